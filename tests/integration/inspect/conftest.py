@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.inspect.bench import Bench
+from upnext.engine.sync import SyncBroker
+
+
+@pytest.fixture
+def bench(redis_url: str, namespace: str) -> Iterator[Bench]:
+    broker = SyncBroker(redis_url, namespace)
+    yield Bench(broker)
+    broker.close()

@@ -1,0 +1,53 @@
+"""page_jobs: the delayed set soonest first, dead letters newest first, in pages."""
+
+from __future__ import annotations
+
+from tests.integration.inspect.bench import Bench, task
+from upnext.core.outcome import JobStatus
+from upnext.engine import dead, inspect
+from upnext.engine.calls import looking
+
+
+def test_delayed_jobs_soonest_first(bench: Bench) -> None:
+    bench.register(task("pack"), task("ship"))
+    late = bench.submit("ship", delay_s=90.0)
+    soon = bench.submit("ship", delay_s=30.0, priority="high")
+    other = bench.submit("pack", delay_s=60.0)
+    found = inspect.jobs(bench.broker, bench.keys, JobStatus.DELAYED)
+    assert [job.job_id for job in found] == [soon, other, late]
+    assert [job.lane for job in found] == ["h", "n", "n"]
+    assert all(job.payload is None for job in found)
+    assert [job.job_id for job in inspect.jobs(bench.broker, bench.keys, JobStatus.DELAYED, "pack")] == [other]
+
+
+def test_dead_letters_newest_first_with_their_errors(bench: Bench) -> None:
+    bench.register(task("ship"))
+    [first] = bench.dead("ship")
+    [second] = bench.dead("ship")
+    bench.broker.command("ZADD", bench.keys.dead, 1, first)
+    found = inspect.dead_letters(bench.broker, bench.keys)
+    assert [job.job_id for job in found] == [second, first]
+    assert [job.error and job.error.type for job in found] == ["ValueError", "ValueError"]
+    assert inspect.jobs(bench.broker, bench.keys, JobStatus.DEAD) == found
+    assert dead.ids_of(bench.broker, bench.keys) == [second, first]
+
+
+def test_pages_go_on_where_the_last_ended(bench: Bench) -> None:
+    bench.register(task("pack"), task("ship"))
+    submitted = [bench.submit("ship" if number % 3 else "pack", delay_s=60.0 + number) for number in range(20)]
+    wanted = [job_id for job_id in submitted if job_id.startswith("ship")]
+    for look in (1, 2, 7, 20, 21):
+        for limit in (1, 3, 50):
+            found: list[str] = []
+            rank: int | None = 0
+            while rank is not None:
+                page = bench.broker.run(looking.page_jobs(bench.keys, dead=False, task="ship", rank=rank, look=look, limit=limit))
+                assert len(page.jobs) <= min(look, limit)
+                found += [job_id for job_id, _ in page.jobs]
+                rank = page.next_rank
+            assert found == wanted
+
+
+def test_nothing(bench: Bench) -> None:
+    assert inspect.jobs(bench.broker, bench.keys, JobStatus.DELAYED) == []
+    assert inspect.dead_letters(bench.broker, bench.keys) == []

@@ -1,0 +1,1 @@
+"""What the suites share: real servers, real daemons, and waiting with a deadline."""

@@ -1,0 +1,124 @@
+"""A real systemd in namespaces of its own, with UpNext installed under /opt/upnext inside. Nothing reaches the host."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Self
+
+REPOSITORY = Path(__file__).parents[2]
+BOX = Path(__file__).with_name("systemd-box")
+UNIT = REPOSITORY / "systemd" / "upnextd@.service"
+SYSTEM_PYTHON = Path("/usr/bin/python3")
+
+# A service user can't read below /root or a home, so the environment inside is made from the system's Python.
+INSTALL = """
+set -e
+{python} -m venv --without-pip /opt/upnext
+packages=$(/opt/upnext/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+cp -r {site}/. "$packages"/
+rm -f "$packages"/__editable__* "$packages"/_upnext*
+cp -r {repository}/upnext {repository}/upnextd "$packages"/
+for program in upnext:upnext.cli.main upnextd:upnextd.main; do
+  file=/opt/upnext/bin/${{program%%:*}}
+  printf '#!/opt/upnext/bin/python\\nimport sys\\nfrom %s import main\\nsys.exit(main())\\n' "${{program#*:}}" > $file
+  chmod 755 $file
+done
+chmod -R go+rX /opt/upnext
+mkdir -p /etc/upnext /srv
+"""
+
+
+def why_not() -> str | None:
+    """Why there can be no box here; None when there can."""
+    if os.geteuid() != 0:
+        return "a systemd of its own needs root"
+    for program in ("unshare", "nsenter", "systemctl", "systemd-run", "pgrep"):
+        if shutil.which(program) is None:
+            return f"no {program} here (apt-get install systemd util-linux procps)"
+    if not SYSTEM_PYTHON.exists():
+        return f"no {SYSTEM_PYTHON} here, from which the service's environment is made"
+    version = subprocess.run(
+        [SYSTEM_PYTHON, "-c", "import sys, venv; print(*sys.version_info[:2])"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if version.stdout.split() != [str(part) for part in sys.version_info[:2]]:
+        return f"{SYSTEM_PYTHON} is not of the version that runs the tests, so it can't use their packages"
+    return None
+
+
+class Box:
+    """`with Box() as box: box.run("systemctl", "start", "upnextd@demo")`."""
+
+    def __init__(self) -> None:
+        self._units = Path(tempfile.mkdtemp(prefix="upnext-units-"))
+        shutil.copy(UNIT, self._units)
+
+    def __enter__(self) -> Self:
+        site = sysconfig.get_path("purelib")
+        self._process = subprocess.Popen(
+            [BOX, self._units, REPOSITORY, site], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.startswith("systemd-box ready"):
+            self.__exit__()
+            raise AssertionError("systemd did not boot")
+        self._pid = line.split()[-1]
+        try:
+            self.shell(INSTALL.format(python=SYSTEM_PYTHON, site=site, repository=REPOSITORY))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(20)
+        self._process.stdout.close()
+        shutil.rmtree(self._units, ignore_errors=True)
+
+    def run(self, *command: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """A command inside, as root."""
+        return subprocess.run(
+            [BOX, "--enter", self._pid, *command],
+            cwd="/",
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def shell(self, script: str, timeout_s: float = 60.0) -> str:
+        """A shell script inside; its output. Raises AssertionError with both streams when it fails."""
+        done = self.run("bash", "-c", script, timeout_s=timeout_s)
+        assert done.returncode == 0, f"{script}\n-> {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def write(self, path: str, text: str, mode: int = 0o644) -> None:
+        subprocess.run(
+            [BOX, "--enter", self._pid, "bash", "-c", f"cat > {path} && chmod {mode:o} {path}"],
+            cwd="/",
+            input=text,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+
+    def show(self, unit: str, *properties: str) -> dict[str, str]:
+        """systemctl show -p …"""
+        out = self.shell(f"systemctl show {unit} -p {','.join(properties)}")
+        return dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
+
+    def journal(self, unit: str) -> str:
+        return self.run("journalctl", "-u", unit, "--no-pager", "-o", "cat").stdout

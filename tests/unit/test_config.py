@@ -1,0 +1,308 @@
+"""Where things are found, in which order, and what is said when they aren't."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from upnext import config
+from upnext.config import ResolvedUrl, UrlSource
+from upnext.errors import NoBrokerError, UsageError
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """Short, because socket paths are."""
+    with tempfile.TemporaryDirectory(prefix="un-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def env(home: Path) -> dict[str, str]:
+    return {"HOME": str(home), "XDG_STATE_HOME": f"{home}/state", "XDG_RUNTIME_DIR": f"{home}/run", "TMPDIR": f"{home}"}
+
+
+@pytest.fixture
+def listen() -> Iterator[Listen]:
+    listeners = Listen()
+    yield listeners
+    for listener in listeners.open:
+        listener.close()
+
+
+class Listen:
+    """Makes sockets that answer a connect."""
+
+    def __init__(self) -> None:
+        self.open: list[socket.socket] = []
+
+    def __call__(self, path: Path) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        listener.listen()
+        self.open.append(listener)
+        return path
+
+    def broker(self, home: Path, name: str) -> str:
+        url = f"unix://{self(home / 'state/upnext' / name / 'broker.sock')}"
+        (home / "state/upnext" / name / "broker.url").write_text(url + "\n")
+        return url
+
+
+def stale(path: Path) -> Path:
+    """A socket file that nobody listens on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    return path
+
+
+# ---- Redis
+
+
+def test_order_of_places(env: dict[str, str], home: Path, listen: Listen) -> None:
+    embedded = listen.broker(home, "shop")
+    full = env | {"UPNEXTD_REDIS_URL": "redis://daemon", "UPNEXT_REDIS_URL": "redis://env"}
+    assert config.redis_url("redis://flag", full, "redis://worker", daemon=True) == ResolvedUrl(
+        "redis://flag", UrlSource.FLAG
+    )
+    assert config.redis_url(None, full, "redis://worker", daemon=True) == ResolvedUrl(
+        "redis://daemon", UrlSource.DAEMON_ENV
+    )
+    assert config.redis_url(None, full, "redis://worker") == ResolvedUrl("redis://env", UrlSource.ENV)
+    blank = env | {"UPNEXT_REDIS_URL": ""}
+    assert config.redis_url(None, blank, "redis://worker") == ResolvedUrl("redis://worker", UrlSource.WORKER)
+    assert config.redis_url(None, blank) == ResolvedUrl(embedded, UrlSource.EMBEDDED)
+    assert config.configured_url(None, blank) is None
+
+
+def test_no_broker_is_one_line_with_two_ways_out(env: dict[str, str]) -> None:
+    with pytest.raises(NoBrokerError) as caught:
+        config.redis_url(None, env)
+    assert str(caught.value) == (
+        "no Redis is configured and no daemon with an embedded broker is running: "
+        "set UPNEXT_REDIS_URL, or start one with `upnextd start service.py`"
+    )
+    with pytest.raises(NoBrokerError, match="no daemon named 'shop' with an embedded broker is running"):
+        config.redis_url(None, env, name="shop")
+
+
+def test_several_brokers_are_listed_and_a_name_chooses(env: dict[str, str], home: Path, listen: Listen) -> None:
+    shop, mail = listen.broker(home, "shop"), listen.broker(home, "mail")
+    with pytest.raises(UsageError) as caught:
+        config.redis_url(None, env)
+    assert str(caught.value) == "several daemons are running: mail, shop; choose one with --name or UPNEXT_REDIS_URL"
+    assert config.redis_url(None, env, name="shop").url == shop
+    assert config.redis_url(None, env | {"UPNEXTD_NAME": "mail"}).url == mail
+    assert config.redis_url(None, env | {"UPNEXTD_STATE_DIR": f"{home}/state/upnext/mail"}).url == mail
+
+
+def test_what_a_dead_daemon_left_is_no_broker(env: dict[str, str], home: Path, listen: Listen) -> None:
+    sock = stale(home / "state/upnext/dead/broker.sock")
+    (sock.parent / "broker.url").write_text(f"unix://{sock}")
+    for name, text in (
+        ("empty", ""),
+        ("odd", "http://x"),
+        ("tcp", "redis://localhost"),
+        ("gone", "unix:///nowhere/b.sock"),
+    ):
+        folder = home / "state/upnext" / name
+        folder.mkdir()
+        (folder / "broker.url").write_text(text)
+    (home / "state/upnext/binary").mkdir()
+    (home / "state/upnext/binary/broker.url").write_bytes(b"\xff\xfe")
+    assert config.find_brokers(env) == []
+    live = listen.broker(home, "live")
+    assert config.find_brokers(env) == [("live", live)]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost", "redis://:secret@localhost:6379/0", "rediss://user:secret@10.0.0.1/2?ssl_cert_reqs=none", "unix:///run/redis.sock",
+        "unix:///run/redis.sock?db=1", "redis+sentinel://a:26379,b:26379/main", "redis+sentinel://a/main", "redis+cluster://a:7000,b:7000",
+        "redis://[::1]:6379", " redis://padded ",
+    ],
+)  # fmt: skip
+def test_good_urls(url: str) -> None:
+    assert config.validate_url(url) == url.strip()
+
+
+HINT = "redis://HOST:6379/0, rediss://…, unix:///PATH, redis+sentinel://H1,H2/NAME or redis+cluster://HOST"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("", f"'' is not a Redis URL; use {HINT}"),
+        ("localhost:6379", f"'localhost:6379' is not a Redis URL; use {HINT}"),
+        ("http://u:hunter2@x", f"'http://u:***@x' is not a Redis URL; use {HINT}"),
+        ("redis://", f"'redis://' names no host; use {HINT}"),
+        ("redis://:hunter2@", f"'redis://:***@' names no host; use {HINT}"),
+        ("unix://run/redis.sock", "'unix://run/redis.sock' names no socket; write unix:///PATH with three slashes"),
+        ("unix:///", "'unix:///' names no socket; write unix:///PATH with three slashes"),
+        ("redis+sentinel://a,b", "'redis+sentinel://a,b' names no master; write redis+sentinel://H1,H2/NAME"),
+        ("redis://a,b/0", "'redis://a,b/0' names several hosts; only redis+sentinel:// and redis+cluster:// do"),
+        ("redis://a:port", "'redis://a:port' is not a Redis URL: Port could not be cast to integer value as 'port'"),
+        ("redis://[::1", "'redis://[::1' is not a Redis URL: Invalid IPv6 URL"),
+    ],
+)
+def test_bad_urls_are_refused_without_their_password(url: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        config.validate_url(url)
+    assert str(caught.value) == message
+
+
+def test_a_bad_url_is_told_with_its_place(env: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=r"^UPNEXT_REDIS_URL: 'ftp://x' is not a Redis URL; use "):
+        config.redis_url(None, env | {"UPNEXT_REDIS_URL": "ftp://x"})
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://h/0", "redis://h/0"),
+        ("redis://user@h", "redis://user@h"),
+        ("redis://:s3cret@h:1/0", "redis://:***@h:1/0"),
+        ("rediss://user:p@ss:w@h/0?a=1", "rediss://user:***@h/0?a=1"),
+        ("unix:///run/r.sock?db=1&password=s3cret&x=1", "unix:///run/r.sock?db=1&password=***&x=1"),
+        ("unix://user:s3cret@/run/r.sock", "unix://user:***@/run/r.sock"),
+        ("redis+sentinel://:a@h1,h2/m?sentinel_password=b", "redis+sentinel://:***@h1,h2/m?sentinel_password=***"),
+    ],
+)
+def test_redact(url: str, shown: str) -> None:
+    assert config.redact(url) == shown
+    assert "s3cret" not in repr(ResolvedUrl(url, UrlSource.FLAG))
+
+
+def test_namespace(env: dict[str, str]) -> None:
+    assert config.namespace(None, env) == "default"
+    assert config.namespace(None, env | {"UPNEXT_NAMESPACE": "blue"}) == "blue"
+    assert config.namespace("green", env | {"UPNEXT_NAMESPACE": "blue"}) == "green"
+    with pytest.raises(UsageError) as caught:
+        config.namespace("a{b}", env)
+    assert str(caught.value) == "namespace 'a{b}': use 1 to 100 characters without spaces, control characters or braces"
+
+
+# ---- names, folders and sockets
+
+
+@pytest.mark.parametrize(
+    ("flag", "variable", "service", "name"),
+    [
+        (None, "", "/srv/shop.py", "shop"),
+        (None, "", "pkg.shop", "shop"),
+        (None, "", "shop", "shop"),
+        (None, "b", "shop.py", "b"),
+        ("a", "b", "s.py", "a"),
+    ],
+)
+def test_daemon_name(flag: str | None, variable: str, service: str, name: str) -> None:
+    assert config.daemon_name(flag, {"UPNEXTD_NAME": variable}, service) == name
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-x", "a b", "x" * 101])
+def test_a_daemon_name_is_part_of_a_path(name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        config.check_daemon_name(name)
+    assert (
+        str(caught.value)
+        == f"daemon name {name!r}: use 1 to 100 letters, digits and _ . @ + -, not starting with a dot or dash"
+    )
+
+
+def test_state_dir() -> None:
+    env = {"UPNEXTD_STATE_DIR": "/a", "STATE_DIRECTORY": "/b:/c", "XDG_STATE_HOME": "/d", "HOME": "/e"}
+    assert config.state_dir("n", "/flag", env) == Path("/flag")
+    assert config.state_dir("n", "here", env) == Path.cwd() / "here"
+    for variable, expected in [
+        ("UPNEXTD_STATE_DIR", "/a"),
+        ("STATE_DIRECTORY", "/b"),
+        ("XDG_STATE_HOME", "/d/upnext/n"),
+    ]:
+        assert config.state_dir("n", None, env) == Path(expected)
+        del env[variable]
+    assert config.state_dir("n", None, env) == Path("/e/.local/state/upnext/n")
+    assert config.state_dir("n", None, env | {"XDG_STATE_HOME": "relative"}) == Path("/e/.local/state/upnext/n")
+
+
+def test_control_socket() -> None:
+    env = {"UPNEXTD_SOCKET": "/a.sock", "RUNTIME_DIRECTORY": "/b:/c", "XDG_RUNTIME_DIR": "/d", "TMPDIR": "/e"}
+    assert config.control_socket("n", "/flag.sock", env) == Path("/flag.sock")
+    for variable, expected in [
+        ("UPNEXTD_SOCKET", "/a.sock"),
+        ("RUNTIME_DIRECTORY", "/b/n.sock"),
+        ("XDG_RUNTIME_DIR", "/d/upnextd/n.sock"),
+    ]:
+        assert config.control_socket("n", None, env) == Path(expected)
+        del env[variable]
+    assert config.control_socket("n", None, env) == Path(f"/e/upnextd-{os.getuid()}/n.sock")
+
+
+def test_a_socket_path_has_a_length() -> None:
+    path = f"/{'x' * 100}"
+    with pytest.raises(UsageError) as caught:
+        config.control_socket("n", path, {})
+    assert (
+        str(caught.value) == f"the socket path {path} has 101 bytes, at most 100 are possible; give a shorter --socket"
+    )
+    assert config.control_socket("n", path[:100], {}) == Path(path[:100])
+
+
+def test_broker_socket_moves_to_the_runtime_directory_when_its_path_is_long() -> None:
+    runtime = Path("/run/u")
+    fits = Path("/" + "x" * 87)  # with /broker.sock: 100 bytes
+    assert config.broker_socket_path(fits, runtime) == fits / "broker.sock"
+    long = Path("/" + "x" * 88 + "/shop")
+    assert config.broker_socket_path(long, runtime) == Path("/run/u/shop-broker.sock")
+    assert config.broker_socket_path(long, runtime, "mail") == Path("/run/u/mail-broker.sock")
+    with pytest.raises(
+        UsageError,
+        match=r"^the socket path /run/u/y+-broker\.sock has 111 bytes, at most 100 are possible; give a shorter --name$",
+    ):
+        config.broker_socket_path(long, runtime, "y" * 92)
+
+
+def test_only_live_control_sockets_are_found(env: dict[str, str], home: Path, listen: Listen) -> None:
+    shop = listen(home / "run/upnextd/shop.sock")
+    mail = listen(home / f"upnextd-{os.getuid()}/mail.sock")
+    unit = listen(home / "unit/web.sock")
+    stale(home / "run/upnextd/dead.sock")
+    listen(home / "run/upnextd/shop-broker.sock")
+    (home / "run/upnextd/file.sock").touch()
+    assert config.find_control_sockets(env) == [("mail", mail), ("shop", shop)]
+    assert config.find_control_sockets(env | {"RUNTIME_DIRECTORY": f"{home}/unit"}) == [
+        ("mail", mail),
+        ("shop", shop),
+        ("web", unit),
+    ]
+    assert config.find_control_sockets(env | {"UPNEXTD_NAME": "shop"}) == [("shop", shop)]
+    assert config.find_control_sockets(env | {"UPNEXTD_SOCKET": str(unit)}) == [("web", unit)]
+    assert config.find_control_sockets(env | {"UPNEXTD_SOCKET": f"{home}/none.sock"}) == []
+
+
+def test_nothing_runs(env: dict[str, str]) -> None:
+    assert config.find_control_sockets(env) == []
+    assert not config.is_listening(Path("/" + "x" * 300))
+
+
+def test_private_dir(home: Path) -> None:
+    made = config.private_dir(home / "a/b")
+    assert made.stat().st_mode & 0o777 == 0o700
+    assert config.private_dir(made) == made
+    made.chmod(0o777)
+    with pytest.raises(UsageError) as caught:
+        config.private_dir(made)
+    assert str(caught.value) == f"{made} can be written by others; run chmod 700 {made}"
+    link = home / "link"
+    made.chmod(0o700)
+    link.symlink_to(made)
+    with pytest.raises(UsageError) as caught:
+        config.private_dir(link)
+    assert str(caught.value) == f"{link} must be a directory of this user (uid {os.geteuid()})"

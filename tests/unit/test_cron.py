@@ -1,0 +1,244 @@
+"""Ticks of crons, over the nights on which clocks change, and what becomes of missed ones."""
+
+from __future__ import annotations
+
+import zoneinfo
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from upnext.core.cron import MAX_TICKS_PER_CALL, DueTicks, due, parse
+from upnext.core.spec import CronSpec, MissedRunPolicy
+from upnext.errors import UsageError
+
+ZONES = sorted(zoneinfo.available_timezones() - {"localtime", "Factory"})
+
+
+def ms(text: str) -> int:
+    """Of a UTC time."""
+    return round(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
+
+
+def ticks(schedule: str, zone: str, start: str, count: int) -> list[str]:
+    parsed = parse(CronSpec(schedule, zone))
+    found, at = list[str](), ms(start)
+    for _ in range(count):
+        tick = parsed.next_after(at)
+        assert tick is not None
+        found.append(datetime.fromtimestamp(tick / 1000, UTC).strftime("%d %H:%M:%S"))
+        at = tick
+    return found
+
+
+@pytest.mark.parametrize(
+    ("schedule", "zone", "start", "expected"),
+    [
+        ("0 9 * * *", "UTC", "2026-01-01 09:00", ["02 09:00:00", "03 09:00:00"]),
+        ("0 9 * * mon-fri", "Asia/Tokyo", "2026-01-02 00:00", ["05 00:00:00", "06 00:00:00"]),
+        ("*/20 * * * * *", "UTC", "2026-01-01 00:00:01", ["01 00:00:20", "01 00:00:40", "01 00:01:00"]),
+        ("@daily", "America/New_York", "2026-01-01 00:00", ["01 05:00:00", "02 05:00:00"]),
+        # Berlin, 29 March 2026: 02:00 -> 03:00 (01:00 UTC); 25 October: 03:00 -> 02:00 (01:00 UTC)
+        ("30 2 * * *", "Europe/Berlin", "2026-03-28 00:00", ["28 01:30:00", "29 01:00:00", "30 00:30:00"]),
+        ("*/10 2 * * *", "Europe/Berlin", "2026-03-29 00:00", ["29 01:00:00", "30 00:00:00"]),
+        ("0 2,3 * * *", "Europe/Berlin", "2026-03-29 00:00", ["29 01:00:00", "30 00:00:00", "30 01:00:00"]),
+        ("30 * * * *", "Europe/Berlin", "2026-03-29 00:00", ["29 00:30:00", "29 01:30:00"]),
+        ("30 2 * * *", "Europe/Berlin", "2026-10-24 12:00", ["25 00:30:00", "26 01:30:00"]),
+        ("*/30 2 * * *", "Europe/Berlin", "2026-10-24 12:00", ["25 00:00:00", "25 00:30:00", "26 01:00:00"]),
+        ("*/30 * * * *", "Europe/Berlin", "2026-10-25 00:10", ["25 00:30:00", "25 01:00:00", "25 01:30:00", "25 02:00:00"]),
+        ("30 2 * * *", "Europe/Berlin", "2026-10-25 01:15", ["26 01:30:00"]),  # from within the second pass
+        ("15 2 * * *", "Australia/Lord_Howe", "2026-10-03 00:00", ["03 15:30:00", "04 15:15:00"]),  # jumps by half an hour
+        ("0 12 * * *", "Pacific/Apia", "2011-12-29 00:00", ["29 22:00:00", "30 10:00:00", "30 22:00:00"]),  # had no 30 December
+    ],
+)  # fmt: skip
+def test_ticks(schedule: str, zone: str, start: str, expected: list[str]) -> None:
+    assert ticks(schedule, zone, start, len(expected)) == expected
+
+
+def test_never() -> None:
+    assert parse(CronSpec("0 0 31 2 *")).next_after(0) is None
+
+
+def changes(zone: zoneinfo.ZoneInfo, year: int) -> list[datetime]:
+    """Instants, to the hour, of the year's changes of offset."""
+    start = datetime(year, 1, 1, tzinfo=UTC)
+    days = [start + timedelta(days=n) for n in range(366)]
+    found: list[datetime] = []
+    for day, after in pairwise(days):
+        if day.astimezone(zone).utcoffset() != after.astimezone(zone).utcoffset():
+            found.append(day)
+    return found
+
+
+NIGHTS = [(name, night) for name in ZONES for night in changes(zoneinfo.ZoneInfo(name), 2026)[:2]]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(NIGHTS), st.integers(0, 23), st.integers(0, 59))
+def test_a_fixed_hour_fires_once_a_day_over_every_change_of_clock(
+    night: tuple[str, datetime], hour: int, minute: int
+) -> None:
+    name, change = night
+    zone = zoneinfo.ZoneInfo(name)
+    parsed = parse(CronSpec(f"{minute} {hour} * * *", name))
+    at = round((change - timedelta(days=2)).timestamp() * 1000)
+    seen: list[datetime] = []
+    for _ in range(5):
+        tick = parsed.next_after(at)
+        assert tick is not None
+        assert tick > at
+        at = tick
+        seen.append(datetime.fromtimestamp(tick / 1000, UTC).astimezone(zone))
+    days = [moment.date() for moment in seen]
+    assert days == [days[0] + timedelta(days=n) for n in range(5)]
+    for moment in seen:
+        assert moment.fold == 0
+        asked = moment.replace(hour=hour, minute=minute, second=0)
+        exists = asked.astimezone(UTC).astimezone(zone).replace(tzinfo=None) == asked.replace(tzinfo=None)
+        if exists:
+            assert moment == asked
+        else:  # right after the gap: one second earlier the clock stood before it
+            before = (moment.astimezone(UTC) - timedelta(seconds=1)).astimezone(zone).replace(tzinfo=None)
+            assert before < asked.replace(tzinfo=None) < moment.replace(tzinfo=None)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(NIGHTS))
+def test_every_quarter_of_an_hour_is_just_that_over_every_change_of_clock(night: tuple[str, datetime]) -> None:
+    name, change = night
+    parsed = parse(CronSpec("*/15 * * * *", name))
+    start = round((change - timedelta(hours=1)).timestamp() * 1000)
+    at, count = start, 0
+    while at < start + 27 * 3_600_000:
+        tick = parsed.next_after(at)
+        assert tick is not None
+        assert tick - at == 900_000
+        at, count = tick, count + 1
+    assert count == 108
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(ZONES),
+    st.integers(0, 4_000_000_000),
+    st.sampled_from(["0 9 * * *", "30 2 * * sun", "7 * * * *", "0 0 1 * *"]),
+)
+def test_ticks_rise_and_next_after_skips_none(zone: str, start_s: int, schedule: str) -> None:
+    parsed = parse(CronSpec(schedule, zone))
+    tick = parsed.next_after(start_s * 1000)
+    assert tick is not None
+    assert tick > start_s * 1000
+    middle = (start_s * 1000 + tick) // 2
+    assert parsed.next_after(middle) == tick
+    assert parsed.next_after(tick - 1) == tick
+    following = parsed.next_after(tick)
+    assert following is not None
+    assert following > tick
+
+
+@pytest.mark.parametrize(
+    ("schedule", "zone", "message"),
+    [
+        (
+            "0 9 * *",
+            "UTC",
+            "cron '0 9 * *': it has 4 fields; write 5 (minute hour day month weekday), or 6 with seconds first",
+        ),
+        ("", "UTC", "cron '': it has 0 fields; write 5 (minute hour day month weekday), or 6 with seconds first"),
+        (
+            "0 0 9 * * * 2026",
+            "UTC",
+            "cron '0 0 9 * * * 2026': it has 7 fields; write 5 (minute hour day month weekday), or 6 with seconds first",
+        ),
+        ("H 9 * * *", "UTC", "cron 'H 9 * * *': hashed and random fields (H, R) are not supported"),
+        ("R(1-5) 9 * jan thu", "UTC", "cron 'R(1-5) 9 * jan thu': hashed and random fields (H, R) are not supported"),
+        ("61 * * * *", "UTC", "cron '61 * * * *': is not acceptable, out of range"),
+        ("a b c d e", "UTC", "cron 'a b c d e': is not acceptable"),
+        ("*/0 * * * *", "UTC", "cron '*/0 * * * *': step '0' in field 0 is not acceptable"),
+        (
+            "0 9 * * *",
+            "Europe/Pariss",
+            "cron '0 9 * * *': no time zone 'Europe/Pariss'; use an IANA name like Europe/Paris",
+        ),
+        (
+            "0 9 * * *",
+            "../etc/passwd",
+            "cron '0 9 * * *': no time zone '../etc/passwd'; use an IANA name like Europe/Paris",
+        ),
+        ("0 9 * * *", "", "cron '0 9 * * *': no time zone ''; use an IANA name like Europe/Paris"),
+    ],
+)
+def test_refusals(schedule: str, zone: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(CronSpec(schedule, zone))
+    assert str(caught.value) == message
+
+
+@settings(deadline=None)
+@given(st.text("0123456789*/,-#lLwWhHrR?@ abc", max_size=20))
+def test_any_text_is_parsed_or_refused_in_one_line(text: str) -> None:
+    try:
+        answer = repr(parse(CronSpec(text)))
+    except UsageError as error:
+        answer = str(error)
+    assert "\n" not in answer
+
+
+def run(schedule: str, policy: MissedRunPolicy, cursor: str, now: str, max_catch_up_s: float | None = None) -> DueTicks:
+    spec = CronSpec(schedule, missed=policy, max_catch_up_s=max_catch_up_s)
+    return due(parse(spec), spec, ms(cursor), ms(now))
+
+
+CATCH_UP, LATEST, SKIP = MissedRunPolicy.CATCH_UP, MissedRunPolicy.LATEST_ONLY, MissedRunPolicy.SKIP
+
+
+@pytest.mark.parametrize("policy", list(MissedRunPolicy))
+def test_nothing_due_leaves_the_cursor(policy: MissedRunPolicy) -> None:
+    got = run("0 9 * * *", policy, "2026-01-01 09:00", "2026-01-02 08:59:59")
+    assert got == DueTicks([], ms("2026-01-01 09:00"), ms("2026-01-02 09:00"))
+
+
+@pytest.mark.parametrize("policy", list(MissedRunPolicy))
+def test_late_ticks_run_under_every_policy(policy: MissedRunPolicy) -> None:
+    got = run("*/20 * * * * *", policy, "2026-01-01 09:00:00", "2026-01-01 09:00:45")
+    assert got == DueTicks(
+        [ms("2026-01-01 09:00:20"), ms("2026-01-01 09:00:40")], ms("2026-01-01 09:00:40"), ms("2026-01-01 09:01")
+    )
+
+
+@pytest.mark.parametrize(
+    ("policy", "limit_s", "fire"),
+    [
+        (CATCH_UP, None, ["10:00", "11:00", "12:00"]),
+        (CATCH_UP, 7200, ["11:00", "12:00"]),
+        (CATCH_UP, 60, []),
+        (LATEST, None, ["12:00"]),
+        (LATEST, 60, []),
+        (SKIP, None, []),
+    ],
+)
+def test_missed_ticks(policy: MissedRunPolicy, limit_s: float | None, fire: list[str]) -> None:
+    got = run("0 * * * *", policy, "2026-01-01 09:00", "2026-01-01 12:30", limit_s)
+    assert got == DueTicks([ms(f"2026-01-01 {at}") for at in fire], ms("2026-01-01 12:00"), ms("2026-01-01 13:00"))
+
+
+@pytest.mark.parametrize(("policy", "fire"), [(CATCH_UP, ["11:00", "12:00"]), (LATEST, ["12:00"]), (SKIP, ["12:00"])])
+def test_missed_and_late_ticks_together(policy: MissedRunPolicy, fire: list[str]) -> None:
+    got = run("0 * * * *", policy, "2026-01-01 10:00", "2026-01-01 12:00:30")
+    assert got.fire == [ms(f"2026-01-01 {at}") for at in fire]
+
+
+def test_a_long_absence_of_a_cron_of_seconds_is_caught_up_in_parts() -> None:
+    got = run("* * * * * *", CATCH_UP, "2026-01-01 00:00", "2026-02-01 00:00")
+    assert got.fire == [ms("2026-01-01 00:00") + 1000 * n for n in range(1, MAX_TICKS_PER_CALL + 1)]
+    assert got.cursor == got.fire[-1]
+    assert got.next_ms == got.cursor + 1000
+    assert run("* * * * * *", LATEST, "2026-01-01 00:00", "2026-02-01 00:00").fire == [ms("2026-02-01 00:00")]
+
+
+def test_a_cron_that_never_comes_is_never_due() -> None:
+    assert run("0 0 31 2 *", CATCH_UP, "2026-01-01 00:00", "2026-02-01 00:00") == DueTicks(
+        [], ms("2026-01-01 00:00"), None
+    )

@@ -1,0 +1,122 @@
+"""UpNext: background jobs for Python, the queue and the process supervisor built as one thing.
+
+    import upnext
+
+    worker = upnext.Worker("orders", concurrency=10)
+
+    @worker.task(retries=3, timeout=30.0)
+    async def process_order(order_id: str, items: list[str]) -> dict[str, int]: ...
+
+    future = await process_order.submit("o-1", ["tea"])
+    value = await future
+
+Everything here is imported when it is first used (PEP 562): the supervisor and the command line import this package
+and must not pay for Redis, event loops or validation libraries.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from upnext.access import aclose as aclose
+    from upnext.context import Context as Context
+    from upnext.context import get_current_context as get_current_context
+    from upnext.core.outcome import FailureReason as FailureReason
+    from upnext.core.outcome import JobStatus as JobStatus
+    from upnext.core.spec import MissedRunPolicy as MissedRunPolicy
+    from upnext.core.spec import RateLimit as RateLimit
+    from upnext.core.spec import SyncExecutor as SyncExecutor
+    from upnext.errors import BrokerFullError as BrokerFullError
+    from upnext.errors import BrokerRefusedError as BrokerRefusedError
+    from upnext.errors import BrokerUnavailableError as BrokerUnavailableError
+    from upnext.errors import ConflictError as ConflictError
+    from upnext.errors import DuplicateJobError as DuplicateJobError
+    from upnext.errors import EncodingError as EncodingError
+    from upnext.errors import InvalidArgumentsError as InvalidArgumentsError
+    from upnext.errors import JobError as JobError
+    from upnext.errors import JobNotFoundError as JobNotFoundError
+    from upnext.errors import NoBrokerError as NoBrokerError
+    from upnext.errors import PayloadTooLargeError as PayloadTooLargeError
+    from upnext.errors import QueueError as QueueError
+    from upnext.errors import Retry as Retry
+    from upnext.errors import ServiceError as ServiceError
+    from upnext.errors import SubmitUncertain as SubmitUncertain
+    from upnext.errors import TaskExecutionError as TaskExecutionError
+    from upnext.errors import TaskTimeoutError as TaskTimeoutError
+    from upnext.errors import UpNextError as UpNextError
+    from upnext.errors import UsageError as UsageError
+    from upnext.event import Event as Event
+    from upnext.event import EventHandler as EventHandler
+    from upnext.future import Future as Future
+    from upnext.future import TaskResult as TaskResult
+    from upnext.later import Api as Api
+    from upnext.later import ArtifactType as ArtifactType
+    from upnext.later import create_artifact as create_artifact
+    from upnext.later import create_artifact_sync as create_artifact_sync
+    from upnext.parallel import first_completed as first_completed
+    from upnext.parallel import gather as gather
+    from upnext.parallel import map_tasks as map_tasks
+    from upnext.parallel import submit_many as submit_many
+    from upnext.parallel import submit_many_sync as submit_many_sync
+    from upnext.running import run as run
+    from upnext.task import Submitter as Submitter
+    from upnext.task import Task as Task
+    from upnext.worker import Worker as Worker
+
+_HOMES = {
+    "upnext.access": ("aclose",),
+    "upnext.context": ("Context", "get_current_context"),
+    "upnext.core.outcome": ("FailureReason", "JobStatus"),
+    "upnext.core.spec": ("MissedRunPolicy", "RateLimit", "SyncExecutor"),
+    "upnext.errors": (
+        "BrokerFullError",
+        "BrokerRefusedError",
+        "BrokerUnavailableError",
+        "ConflictError",
+        "DuplicateJobError",
+        "EncodingError",
+        "InvalidArgumentsError",
+        "JobError",
+        "JobNotFoundError",
+        "NoBrokerError",
+        "PayloadTooLargeError",
+        "QueueError",
+        "Retry",
+        "ServiceError",
+        "SubmitUncertain",
+        "TaskExecutionError",
+        "TaskTimeoutError",
+        "UpNextError",
+        "UsageError",
+    ),
+    "upnext.event": ("Event", "EventHandler"),
+    "upnext.future": ("Future", "TaskResult"),
+    "upnext.later": ("Api", "ArtifactType", "create_artifact", "create_artifact_sync"),
+    "upnext.parallel": ("first_completed", "gather", "map_tasks", "submit_many", "submit_many_sync"),
+    "upnext.running": ("run",),
+    "upnext.task": ("Submitter", "Task"),
+    "upnext.worker": ("Worker",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: PLE0604 - names are strings; the table above is the one list
+    "__version__",
+    *_HOME_OF,  # pyright: ignore[reportUnsupportedDunderAll]
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'upnext' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})

@@ -1,0 +1,176 @@
+"""The SDK's one door to the engine: the brokers it submits through, and the attempt that the calling code runs in.
+
+Connections are made at the first call, never at import. The protocols say what the SDK asks of the engine, and nothing more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Any, Protocol, TypeVar
+
+from upnext.core.outcome import Outcome
+from upnext.core.spec import TaskSpec
+from upnext.core.submission import Submission
+from upnext.engine import clients
+from upnext.engine.attempt import CURRENT
+
+T = TypeVar("T")
+
+
+class AsyncBroker(Protocol):
+    """The operations of a queue, of one event loop."""
+
+    async def submit(self, s: Submission, /) -> str: ...
+    async def submit_many(self, many: Sequence[Submission], /) -> list[str]: ...
+    async def submit_and_wait(self, s: Submission, /, timeout_s: float | None) -> tuple[str, Outcome]: ...
+    async def send(
+        self,
+        event: str,
+        payload: bytes,
+        known_handlers: Sequence[str],
+        parent_id: str | None = None,
+        root_id: str | None = None,
+        idempotency_key: str | None = None,
+        idempotency_ttl_s: float | None = None,
+    ) -> list[str]: ...
+    async def wait(self, job_id: str, /, timeout_s: float | None) -> Outcome: ...
+    async def cancel(self, job_id: str, /) -> bool: ...
+    async def progress(self, job_id: str, fields: dict[str, Any], ttl_s: float) -> None: ...
+
+
+class SyncBroker(Protocol):
+    """The same operations, blocking; of one process, from any of its threads."""
+
+    def submit(self, s: Submission, /) -> str: ...
+    def submit_many(self, many: Sequence[Submission], /) -> list[str]: ...
+    def submit_and_wait(self, s: Submission, /, timeout_s: float | None) -> tuple[str, Outcome]: ...
+    def send(
+        self,
+        event: str,
+        payload: bytes,
+        known_handlers: Sequence[str],
+        parent_id: str | None = None,
+        root_id: str | None = None,
+        idempotency_key: str | None = None,
+        idempotency_ttl_s: float | None = None,
+    ) -> list[str]: ...
+    def wait(self, job_id: str, /, timeout_s: float | None) -> Outcome: ...
+    def cancel(self, job_id: str, /) -> bool: ...
+    def progress(self, job_id: str, fields: dict[str, Any], ttl_s: float) -> None: ...
+
+
+class RunningAttempt(Protocol):
+    """One try of a job, seen from inside it. `loop` is None in a pool process, where there is no slot to give back."""
+
+    @property
+    def job_id(self) -> str: ...
+    @property
+    def spec(self) -> TaskSpec: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def max_attempts(self) -> int: ...
+    @property
+    def started_at(self) -> float: ...
+    @property
+    def parent_id(self) -> str | None: ...
+    @property
+    def root_id(self) -> str | None: ...
+    @property
+    def crashes(self) -> int: ...
+    @property
+    def cancelled(self) -> bool: ...
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None: ...
+    @property
+    def broker(self) -> AsyncBroker: ...
+
+    state: dict[str, Any] | None
+    """What the broker has under the job's progress key: `progress`, `message`, `checkpoint`; read before a later attempt begins."""
+
+    def suspended(self) -> AbstractAsyncContextManager[Any]:
+        """Gives the concurrency slot back for the time of the block. Several may be open at once."""
+        ...
+
+
+def async_broker(redis_url: str | None) -> AsyncBroker:
+    """The broker of the running loop. Raises NoBrokerError when no URL is set anywhere."""
+    return clients.async_broker(redis_url)
+
+
+def sync_broker(redis_url: str | None) -> SyncBroker:
+    """The blocking broker of this process. Raises NoBrokerError when no URL is set anywhere."""
+    return clients.sync_broker(redis_url)
+
+
+async def aclose() -> None:
+    """Closes the connections that `submit`, `wait`, `send` and futures opened in the running loop.
+
+    Optional: a program that ends without it loses nothing and is warned of nothing. The next call connects again.
+    """
+    await clients.aclose()
+
+
+def current_attempt() -> RunningAttempt | None:
+    """The attempt that this code runs in; None outside a task."""
+    return CURRENT.get(None)
+
+
+def lineage() -> tuple[str | None, str | None]:
+    """-> (parent id, root id) of whatever is submitted here; both None outside a task."""
+    attempt = current_attempt()
+    if attempt is None:
+        return None, None
+    return attempt.job_id, attempt.root_id or attempt.job_id
+
+
+@asynccontextmanager
+async def slot_given_back() -> AsyncGenerator[None]:
+    """While a task waits for another job, its place among the worker's concurrent jobs is free: nested flows finish at concurrency 1."""
+    attempt = current_attempt()
+    home = attempt.loop if attempt is not None else None
+    if attempt is None or home is None:
+        yield
+    elif home is asyncio.get_running_loop():
+        async with attempt.suspended():
+            yield
+    else:  # a loop of the task's own, in its thread
+        manager = attempt.suspended()
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_enter(manager), home))
+        try:
+            yield
+        finally:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_leave(manager), home))
+
+
+@contextmanager
+def slot_given_back_sync() -> Generator[None]:
+    """The same from a plain `def` task. On the worker's own loop thread it does nothing: there the caller blocks everybody anyway."""
+    attempt = current_attempt()
+    home = attempt.loop if attempt is not None else None
+    if attempt is None or home is None or _running_loop() is home:
+        yield
+        return
+    manager = attempt.suspended()
+    asyncio.run_coroutine_threadsafe(_enter(manager), home).result()
+    try:
+        yield
+    finally:
+        asyncio.run_coroutine_threadsafe(_leave(manager), home).result()
+
+
+def _enter(manager: AbstractAsyncContextManager[T]) -> Coroutine[Any, Any, T]:
+    return manager.__aenter__()
+
+
+async def _leave(manager: AbstractAsyncContextManager[Any]) -> None:
+    await manager.__aexit__(None, None, None)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

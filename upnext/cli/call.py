@@ -1,0 +1,79 @@
+"""`upnext call`: submit one job by its task's name."""
+
+# ruff: noqa: PLC0415 - heavy modules are imported by the commands that need them
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+import orjson
+
+from upnext.cli import output
+from upnext.cli.options import flags, queue_options
+from upnext.cli.queue import queue
+from upnext.control.exits import ExitCode
+from upnext.errors import UsageError
+
+if TYPE_CHECKING:
+    from upnext.core.outcome import Outcome
+    from upnext.core.submission import Submission
+
+
+@click.command()
+@click.argument("task")
+@click.option("--kwargs", "kwargs_text", metavar="JSON", default="{}", help='Arguments as a JSON object: \'{"order_id": "A1"}\'.')
+@click.option("--delay", type=click.FloatRange(min=0), default=None, help="Run it in so many seconds, not now.")
+@click.option("--wait", is_flag=True, help="Wait for the end and print the value as JSON.")
+@click.option("--timeout", type=click.FloatRange(min=0), default=None, help="Longest wait, in seconds (default: for ever).")
+@queue_options
+@click.pass_context
+def call(ctx: click.Context, task: str, kwargs_text: str, delay: float | None, wait: bool, timeout: float | None) -> None:
+    """Submit a job of TASK; print its id."""
+    from upnext.engine import tasks
+
+    kwargs = _object(kwargs_text)
+    with queue() as broker:
+        job = _submission(task, kwargs, tasks.one(broker, broker.keys, task).definition, delay)
+        if not wait:
+            job_id = broker.submit(job)
+            output.print_json({"job_id": job_id}) if flags().json else output.print_line(job_id)
+            return
+        job_id, outcome = broker.submit_and_wait(job, timeout)
+    ctx.exit(_tell(job_id, outcome))
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = orjson.loads(text)
+    except ValueError as error:
+        raise UsageError(f"--kwargs is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UsageError('--kwargs is not a JSON object; write \'{"name": value}\'')
+    return cast("dict[str, Any]", value)
+
+
+def _submission(task: str, kwargs: dict[str, Any], definition: dict[str, Any], delay_s: float | None) -> Submission:
+    from upnext.cli.signature import payload
+    from upnext.core.submission import Submission
+
+    signature = definition.get("signature")
+    encoded = payload(signature, kwargs) if signature else orjson.dumps(kwargs)
+    options: dict[str, Any] = definition.get("options") or {}
+    return Submission(task, encoded, priority=options.get("priority") or "normal", delay_s=delay_s, limited=bool(definition.get("limits")))
+
+
+def _tell(job_id: str, outcome: Outcome) -> ExitCode:
+    from upnext.core.outcome import JobStatus
+
+    ok = outcome.status is JobStatus.DONE
+    if flags().json:
+        error = {"type": outcome.error.type, "message": outcome.error.message} if outcome.error else None
+        value = orjson.loads(outcome.value) if ok else None
+        output.print_json({"job_id": job_id, "status": outcome.status.value, "value": value, "error": error})
+    elif ok:
+        output.print_json(orjson.loads(outcome.value))
+    else:
+        why = f": {outcome.error.type}: {outcome.error.message}" if outcome.error else ""
+        click.echo(f"upnext: job {job_id} {outcome.status.value}{why}", err=True)
+    return ExitCode.OK if ok else ExitCode.FAILED

@@ -1,0 +1,25 @@
+"""`upnext cancel`."""
+
+from __future__ import annotations
+
+import click
+
+from upnext.cli import output
+from upnext.cli.options import flags, queue_options
+from upnext.cli.queue import queue
+from upnext.control.exits import ExitCode
+
+
+@click.command()
+@click.argument("job_id", metavar="ID")
+@queue_options
+@click.pass_context
+def cancel(ctx: click.Context, job_id: str) -> None:
+    """Cancel a job that is queued, delayed or running. Exit 1 when it had ended."""
+    with queue() as broker:
+        cancelled = broker.cancel(job_id)
+    if flags().json:
+        output.print_json({"job_id": job_id, "cancelled": cancelled})
+    else:
+        output.print_line(f"{job_id} {'cancelled' if cancelled else 'had ended'}")
+    ctx.exit(ExitCode.OK if cancelled else ExitCode.FAILED)

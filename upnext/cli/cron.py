@@ -1,0 +1,44 @@
+"""`upnext cron`: what runs by the clock."""
+
+# ruff: noqa: PLC0415 - heavy modules are imported by the commands that need them
+
+from __future__ import annotations
+
+import click
+
+from upnext.cli import output, shapes
+from upnext.cli.options import flags, queue_options
+from upnext.cli.queue import queue
+
+
+@click.group()
+@queue_options
+def cron() -> None:
+    """Look at crons, or run one now."""
+
+
+@cron.command(name="list")
+@queue_options
+def list_() -> None:
+    """List crons with their last and next runs (UTC)."""
+    from upnext.engine import crons
+
+    with queue() as broker:
+        listed = [shapes.cron(one) for one in crons.crons(broker, broker.keys)]
+    if flags().json:
+        output.print_json(listed)
+        return
+    columns = ("name", "schedule", "timezone", "last", "next", "service")
+    output.print_table(columns, [[one[column] for column in columns] for one in listed], none="no crons are registered")
+
+
+@cron.command()
+@click.argument("cron_name", metavar="NAME")
+@queue_options
+def run(cron_name: str) -> None:
+    """Run a cron now, besides its schedule; print the job's id."""
+    from upnext.engine import crons
+
+    with queue() as broker:
+        job_id = broker.submit(crons.submission(broker, broker.keys, cron_name))
+    output.print_json({"job_id": job_id}) if flags().json else output.print_line(job_id)

@@ -1,0 +1,94 @@
+"""`ctl status` and `ctl dump`: what a daemon says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import click
+
+from upnext.cli import output, texts
+from upnext.cli.ctl.connect import connect
+from upnext.cli.options import control_options, flags
+from upnext.control.exits import ExitCode
+from upnext.control.status import ChildStatus, Status, degraded
+
+COLUMNS = ("slot", "state", "pid", "gen", "up", "beat", "running", "done", "failed", "rss", "restarts", "last exit")
+NUMBERS = ("pid", "gen", "up", "beat", "done", "failed", "rss", "restarts")
+
+
+@click.command()
+@control_options
+@click.pass_context
+def status(ctx: click.Context) -> None:
+    """Show the daemon and its children. Exit 4 when degraded."""
+    with connect() as client:
+        answer = client.call("status")
+    if flags().json:
+        output.print_json(answer)
+    else:
+        said = cast("Status", answer)
+        output.print_line(headline(said))
+        output.print_table(COLUMNS, [row(child) for child in said["children"]], none="no children", right=NUMBERS)
+    ctx.exit(ExitCode.DEGRADED if degraded(cast("Status", answer)) else ExitCode.OK)
+
+
+@click.command()
+@click.argument("slot")
+@control_options
+def dump(slot: str) -> None:
+    """Print the stacks of one child: its threads and what each async task awaits."""
+    with connect() as client:
+        answer = client.call("dump", slot=slot, timeout_s=30.0)
+    if flags().json:
+        output.print_json(answer)
+    else:
+        output.print_line(str(answer.get("stacks", "")).rstrip("\n"))
+
+
+def headline(said: Status) -> str:
+    """One line about the whole daemon."""
+    broker = said["broker"]
+    parts = [
+        f"{said['name']} (pid {said['pid']}): {said['mode']}",
+        f"{said['ready_workers']} of {said['desired_workers']} workers ready",
+        f"generation {said['generation']}",
+        f"broker {broker['url']}{' (embedded)' if broker['embedded'] else ''}{'' if broker['connected'] else ' NOT CONNECTED'}",
+        "leader" if said["scheduler"]["leader"] else "not leader",
+    ]
+    return " · ".join(parts)
+
+
+def row(child: ChildStatus) -> list[Any]:
+    """The cells of one child, in the order of COLUMNS."""
+    return [
+        child["slot"],
+        child["state"],
+        child["pid"],
+        child["generation"],
+        texts.duration(child["uptime_s"]),
+        texts.duration(child["heartbeat_age_s"]),
+        _running(child["in_flight"]),
+        child["jobs_done"],
+        child["jobs_failed"],
+        texts.size(child["pss_bytes"] or child["rss_bytes"]),
+        child["restarts"],
+        _last_exit(child),
+    ]
+
+
+def _running(jobs: Sequence[Any]) -> str | None:
+    """The oldest running job, and how many more there are."""
+    if not jobs:
+        return None
+    oldest = max(jobs, key=lambda job: job["age_s"])
+    more = f" +{len(jobs) - 1}" if len(jobs) > 1 else ""
+    return f"{oldest['task']} {texts.duration(oldest['age_s'])}{more}"
+
+
+def _last_exit(child: ChildStatus) -> str | None:
+    last = child["last_exit"]
+    if last is None:
+        return None
+    detail = last["signal"] or (f"code {last['code']}" if last["code"] is not None else "")
+    return f"{last['cause']} {detail}".strip()

@@ -1,0 +1,107 @@
+"""`upnext dead`: jobs that ran out of attempts or crashed too often, kept until somebody decides."""
+
+# ruff: noqa: PLC0415 - heavy modules are imported by the commands that need them
+
+from __future__ import annotations
+
+import click
+import orjson
+
+from upnext.cli import output, shapes
+from upnext.cli.jobs import fields, print_jobs
+from upnext.cli.options import flags, queue_options
+from upnext.cli.queue import queue
+from upnext.cli.tasks import confirm
+from upnext.control.exits import ExitCode
+from upnext.errors import UsageError
+
+_ids = click.argument("job_ids", metavar="[ID]...", nargs=-1)
+_all = click.option("--all", "all_", is_flag=True, help="All dead letters.")
+_task = click.option("--task", default=None, help="All of this task.")
+
+
+@click.group()
+@queue_options
+def dead() -> None:
+    """Look at dead letters, retry them, or forget them."""
+
+
+@dead.command(name="list")
+@click.option("--task", default=None, help="Only those of this task.")
+@click.option("--limit", type=click.IntRange(min=1, max=100_000), default=100, show_default=True, help="At most so many.")
+@queue_options
+def list_(task: str | None, limit: int) -> None:
+    """List dead letters, newest first."""
+    from upnext.engine import inspect
+
+    with queue() as broker:
+        print_jobs(inspect.dead_letters(broker, broker.keys, task, limit))
+
+
+@dead.command()
+@click.argument("job_id", metavar="ID")
+@queue_options
+def show(job_id: str) -> None:
+    """Show one dead letter: arguments, attempts, error, traceback, cause."""
+    from upnext.engine import inspect
+
+    with queue() as broker:
+        found = inspect.dead_letter(broker, broker.keys, job_id)
+    if flags().json:
+        output.print_json(shapes.dead_letter(found))
+    else:
+        shown = fields(found)
+        shown.insert(2, ("arguments", orjson.dumps(shapes.arguments(found)).decode()))
+        output.print_fields(shown)
+
+
+@dead.command()
+@_ids
+@_task
+@_all
+@queue_options
+@click.pass_context
+def retry(ctx: click.Context, job_ids: tuple[str, ...], task: str | None, all_: bool) -> None:
+    """Queue dead letters again, under their own ids."""
+    from upnext.engine import dead as letters
+
+    with queue() as broker:
+        chosen = list(job_ids) if _given(job_ids, task, all_) else letters.ids_of(broker, broker.keys, task)
+        handled = letters.retry(broker, broker.keys, chosen)
+    _tell(ctx, "retried", handled.done, handled.unknown)
+
+
+@dead.command()
+@_ids
+@_task
+@_all
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@queue_options
+@click.pass_context
+def purge(ctx: click.Context, job_ids: tuple[str, ...], task: str | None, all_: bool, yes: bool) -> None:
+    """Forget dead letters for good."""
+    from upnext.engine import dead as letters
+
+    with queue() as broker:
+        given = _given(job_ids, task, all_)
+        chosen = list(job_ids) if given else letters.ids_of(broker, broker.keys, task)
+        confirm(yes or given, f"forget {len(chosen)} dead letters?")
+        handled = letters.purge(broker, broker.keys, chosen)
+    _tell(ctx, "purged", handled.done, handled.unknown)
+
+
+def _given(job_ids: tuple[str, ...], task: str | None, all_: bool) -> bool:
+    """Whether ids were given rather than --task or --all. Raises UsageError unless exactly one way of choosing was used."""
+    if sum((bool(job_ids), task is not None, all_)) != 1:
+        raise UsageError("say which: one or more IDs, or --task TASK, or --all")
+    return bool(job_ids)
+
+
+def _tell(ctx: click.Context, verb: str, done: list[str], unknown: list[str]) -> None:
+    if flags().json:
+        output.print_json({verb: done, "unknown": unknown})
+    else:
+        output.print_line(f"{verb} {len(done)} dead letter{'' if len(done) == 1 else 's'}")
+        for job_id in unknown:
+            click.echo(f"upnext: {job_id} is no dead letter", err=True)
+    ctx.exit(ExitCode.FAILED if unknown else ExitCode.OK)

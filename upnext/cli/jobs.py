@@ -1,0 +1,206 @@
+"""`upnext job`, `jobs`, `explain`: look at jobs."""
+
+# ruff: noqa: PLC0415 - heavy modules are imported by the commands that need them
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+import orjson
+
+from upnext.cli import output, shapes, texts
+from upnext.cli.options import flags, queue_options
+from upnext.cli.queue import queue
+from upnext.control.exits import ExitCode
+
+if TYPE_CHECKING:
+    from upnext.engine.inspect import Job
+    from upnext.engine.sync import SyncBroker
+
+STATES = ("queued", "running", "delayed", "done", "failed", "cancelled", "dead")
+_ENDED = ("done", "failed", "cancelled", "dead")
+_LOOK_S = 0.25
+"""Between two looks of --follow."""
+
+
+@click.command(name="job")
+@click.argument("job_id", metavar="ID")
+@click.option("--tree", is_flag=True, help="With its ancestors and descendants, as far as they are remembered.")
+@click.option("--follow", is_flag=True, help="Tell what changes until it ends. Exit 1 unless it ended well.")
+@queue_options
+@click.pass_context
+def job(ctx: click.Context, job_id: str, tree: bool, follow: bool) -> None:
+    """Show one job: where it is, since when, its attempts, lineage, result or error."""
+    with queue() as broker:
+        if follow:
+            ctx.exit(_follow(broker, job_id))
+        from upnext.engine import inspect
+
+        found = inspect.job(broker, broker.keys, job_id)
+        family = _family(broker, found) if tree else []
+    if flags().json:
+        said = shapes.job(found)
+        output.print_json({**said, "tree": [shapes.job(one) for one in family]} if tree else said)
+        return
+    if tree:
+        for depth, one in _ordered(family):
+            mark = " <" if one.job_id == job_id else ""
+            output.print_line(f"{'  ' * depth}{one.job_id}  {one.status.value}{mark}")
+        return
+    output.print_fields(fields(found))
+
+
+@click.command(name="jobs")
+@click.option("--state", type=click.Choice(STATES), default=None, help="Only those (default: all that are known).")
+@click.option("--task", default=None, help="Only those of this task.")
+@click.option("--limit", type=click.IntRange(min=1, max=100_000), default=100, show_default=True, help="At most so many.")
+@queue_options
+def jobs(state: str | None, task: str | None, limit: int) -> None:
+    """List jobs: running, queued, delayed, and the recent ends."""
+    from upnext.core.outcome import JobStatus
+    from upnext.engine import inspect
+
+    with queue() as broker:
+        found = inspect.jobs(broker, broker.keys, JobStatus(state) if state else None, task, limit)
+    print_jobs(found)
+
+
+@click.command()
+@click.argument("job_id", metavar="ID")
+@queue_options
+def explain(job_id: str) -> None:
+    """Say why a job doesn't run: paused, limited, delayed, no worker, or its turn hasn't come."""
+    from upnext.cli.idle import idle_workers
+    from upnext.engine.explain import explain as find_gate
+
+    with queue() as broker:
+        found = find_gate(broker, broker.keys, job_id, idle_workers())
+    if flags().json:
+        output.print_json(shapes.explanation(found))
+    else:
+        output.print_line(f"{found.gate.value}: {found.detail}")
+
+
+def print_jobs(found: Sequence[Job]) -> None:
+    """A table, or JSON, of many jobs."""
+    if flags().json:
+        output.print_json([shapes.job(one) for one in found])
+        return
+    columns = ("job", "status", "attempt", "since", "worker", "error")
+    rows = [[one.job_id, one.status.value, one.attempt, texts.iso(one.since_ms or one.due_ms), one.worker, _error(one)] for one in found]
+    output.print_table(columns, rows, none="no jobs", right=("attempt",))
+
+
+def fields(found: Job) -> list[tuple[str, Any]]:
+    """What a person wants to know about one job, most important first."""
+    attempt = f"{found.attempt} of {found.max_attempts}" if found.max_attempts else str(found.attempt)
+    record = found.worker_record or {}
+    place = f" on {record['host']}, pid {record['pid']}" if record.get("host") else ""
+    return [
+        ("job", found.job_id),
+        ("task", found.task),
+        ("status", f"{found.status.value} (dead letter)" if found.dead_letter else found.status.value),
+        ("since", texts.iso(found.since_ms)),
+        ("due", texts.iso(found.due_ms)),
+        ("attempt", attempt),
+        ("crashes", found.crashes or None),
+        ("submitted", texts.iso(found.submitted_ms)),
+        ("started", texts.iso(found.started_ms)),
+        ("finished", texts.iso(found.finished_ms)),
+        ("took", _took(found)),
+        ("expires", texts.iso(found.expires_ms)),
+        ("cancel asked", texts.iso(found.cancel_ms)),
+        ("worker", f"{found.worker}{place}" if found.worker else None),
+        ("parent", found.parent_id),
+        ("root", found.root_id),
+        ("progress", orjson.dumps(found.progress).decode() if found.progress else None),
+        ("result", orjson.dumps(orjson.loads(found.value)).decode() if found.value is not None else None),
+        ("reason", found.reason.value if found.reason else None),
+        ("cause", found.cause),
+        ("error", _error(found)),
+        ("traceback", f"{found.error.traceback.rstrip()}\n" if found.error and found.error.traceback else None),
+    ]
+
+
+def _took(found: Job) -> str | None:
+    if found.started_ms is None or found.finished_ms is None:
+        return None
+    return texts.duration((found.finished_ms - found.started_ms) / 1000)
+
+
+def _error(found: Job) -> str | None:
+    if found.error is None:
+        return None
+    return " ".join(f"{found.error.type}: {found.error.message}".split())[:200]
+
+
+# -- --tree -------------------------------------------------------------------------------------------------------------------------------
+
+
+def _family(broker: SyncBroker, found: Job) -> list[Job]:
+    """The root and all its known descendants; just the job where it stands alone."""
+    from upnext.engine import inspect
+    from upnext.errors import JobNotFoundError
+
+    root_id = found.root_id or found.job_id
+    known = {one.job_id: one for one in inspect.lineage(broker, broker.keys, root_id)}
+    known[found.job_id] = found
+    if root_id not in known:
+        with suppress(JobNotFoundError):  # its result has expired; the descendants still show
+            known[root_id] = inspect.job(broker, broker.keys, root_id)
+    return list(known.values())
+
+
+def _ordered(family: Sequence[Job]) -> list[tuple[int, Job]]:
+    """(depth, job) in the order of a printed tree: parents first, siblings by age. A job whose parent isn't known stands at the top."""
+    known = {one.job_id for one in family}
+    children: dict[str | None, list[Job]] = {}
+    for one in sorted(family, key=lambda one: (one.submitted_ms or 0, one.job_id)):
+        children.setdefault(one.parent_id if one.parent_id in known else None, []).append(one)
+    ordered: list[tuple[int, Job]] = []
+    waiting = [(0, one) for one in reversed(children.get(None, []))]
+    while waiting:
+        depth, one = waiting.pop()
+        ordered.append((depth, one))
+        waiting += [(depth + 1, child) for child in reversed(children.get(one.job_id, []))]
+    return ordered
+
+
+# -- --follow -----------------------------------------------------------------------------------------------------------------------------
+
+
+def _follow(broker: SyncBroker, job_id: str) -> ExitCode:
+    from upnext.engine import inspect
+
+    told: tuple[Any, ...] | None = None
+    while True:
+        found = inspect.job(broker, broker.keys, job_id)
+        state = (found.status.value, found.attempt, found.crashes, found.worker, orjson.dumps(found.progress))
+        if state != told:
+            told = state
+            _tell_change(found)
+        if found.status.value in _ENDED:
+            return ExitCode.OK if found.status.value == "done" else ExitCode.FAILED
+        time.sleep(_LOOK_S)
+
+
+def _tell_change(found: Job) -> None:
+    if flags().json:
+        output.print_json(shapes.job(found))
+        return
+    parts = [texts.iso(found.since_ms or found.due_ms) or "-", found.status.value, f"attempt {found.attempt}"]
+    if found.crashes:
+        parts.append(f"crashes {found.crashes}")
+    if found.worker:
+        parts.append(f"worker {found.worker}")
+    if found.progress:
+        parts.append(orjson.dumps(found.progress).decode())
+    if found.value is not None:
+        parts.append(orjson.dumps(orjson.loads(found.value)).decode())
+    if found.error:
+        parts.append(_error(found) or "")
+    output.print_line("  ".join(parts))

@@ -1,0 +1,131 @@
+"""The `upnext` command: finds the subcommand, turns errors into one line and an exit code."""
+
+# ruff: noqa: PLC0415 - heavy modules are imported by the commands that need them
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import click
+
+from upnext import errors
+from upnext.cli.options import queue_options
+from upnext.control.exits import ExitCode
+from upnext.control.protocol import ErrorCode
+
+COMMANDS: Mapping[str, str] = MappingProxyType(
+    {
+        "call": "upnext.cli.call:call",
+        "list": "upnext.cli.tasks:list_",
+        "job": "upnext.cli.jobs:job",
+        "jobs": "upnext.cli.jobs:jobs",
+        "tasks": "upnext.cli.tasks:tasks_",
+        "explain": "upnext.cli.jobs:explain",
+        "dead": "upnext.cli.dead:dead",
+        "pause-task": "upnext.cli.tasks:pause_task",
+        "resume-task": "upnext.cli.tasks:resume_task",
+        "purge": "upnext.cli.tasks:purge",
+        "cron": "upnext.cli.cron:cron",
+        "ctl": "upnext.cli.ctl:ctl",
+    }
+)
+"""name -> where it is. Modules are imported when their command is asked for, and import what is heavy when it runs."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def __init__(self, *args: Any, lazy: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(self._lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        target = self._lazy.get(cmd_name)
+        if target is None:
+            return None
+        module, _, attribute = target.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: ARG001 - click's signature
+    if value:
+        from importlib.metadata import version
+
+        click.echo(f"upnext {version('upnext')}")
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version.")
+@queue_options
+def cli() -> None:
+    """Submit jobs, look into the queue, control the daemon."""
+
+
+def exit_code(error: BaseException) -> ExitCode:
+    """The code of CONTRACT for an error that ends a command."""
+    match error:
+        case errors.ControlError(code=ErrorCode.INVALID_PARAMS | ErrorCode.NO_SUCH_SLOT):
+            return ExitCode.USAGE
+        case errors.UsageError() | click.ClickException():
+            return ExitCode.USAGE
+        case errors.NoBrokerError() | errors.QueueError():
+            return ExitCode.UNAVAILABLE
+        case errors.DaemonNotRunningError():
+            return ExitCode.NOT_RUNNING
+        case TimeoutError():
+            return ExitCode.TIMEOUT
+        case _:
+            return ExitCode.FAILED
+
+
+def _tell(text: str) -> None:
+    click.echo(f"upnext: {text}", err=True)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """One command line -> its exit code. Prints; raises nothing but KeyboardInterrupt's kin."""
+    try:
+        code = cli.main(args=list(arguments), prog_name="upnext", standalone_mode=False)
+        return code if isinstance(code, int) else ExitCode.OK
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return ExitCode.USAGE
+    except click.UsageError as error:
+        hint = f" (see `{error.ctx.command_path} --help`)" if error.ctx is not None else ""
+        _tell(f"{_one_line(error.format_message())}{hint}")
+        return ExitCode.USAGE
+    except (click.ClickException, errors.UpNextError, TimeoutError) as error:
+        _tell(error.format_message() if isinstance(error, click.ClickException) else str(error))
+        if isinstance(error, errors.ControlError) and isinstance(error.data, str):
+            click.echo(error.data, err=True)
+        return exit_code(error)
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        # The reader of our pipe has seen enough; keep the interpreter from flushing into it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except Exception as error:
+        # The command line's edge: a person gets one line, a developer the traceback on request.
+        if os.environ.get("UPNEXT_DEBUG"):
+            raise
+        _tell(f"unexpected {type(error).__name__}: {_one_line(str(error))} (UPNEXT_DEBUG=1 shows where)")
+        return ExitCode.FAILED
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def main() -> None:
+    """Entry point of the `upnext` script."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,102 @@
+"""What commands print: JSON when asked, tables by rich on a terminal, aligned plain text in a pipe."""
+
+# ruff: noqa: PLC0415 - heavy modules are imported by the commands that need them
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import orjson
+
+_GAP = "  "
+
+
+def on_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def print_json(value: Any) -> None:
+    """Indented on a terminal, one line in a pipe."""
+    options = orjson.OPT_INDENT_2 if on_terminal() else 0
+    click.echo(orjson.dumps(value, option=options))
+
+
+def print_line(text: str = "") -> None:
+    click.echo(text)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, none: str, right: Sequence[str] = ()) -> None:
+    """`none` is the line to print when there are no rows; `right` names the columns of numbers. None in a cell prints as `-`."""
+    if not rows:
+        click.echo(none)
+        return
+    cells = [[_cell(value) for value in row] for row in rows]
+    if on_terminal():
+        _print_rich(columns, cells, right)
+        return
+    for line in aligned(columns, cells, right):
+        click.echo(line)
+
+
+def print_fields(fields: Sequence[tuple[str, Any]]) -> None:
+    """`name  value` lines; fields that are None or empty are left out, values of several lines go below their name."""
+    shown = [(name, _cell(value)) for name, value in fields if value not in (None, "", [])]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        if "\n" in value:
+            click.echo(f"{_styled(name)}")
+            for line in value.rstrip("\n").split("\n"):
+                click.echo(f"  {line}")
+        else:
+            click.echo(f"{_styled(name)}{' ' * (width - len(name))}  {value}")
+
+
+def aligned(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[str] = ()) -> list[str]:
+    """Plain lines, the header first; columns as wide as their widest cell."""
+    table = [[column.upper() for column in columns], *cells]
+    widths = [max(len(row[at]) for row in table) for at in range(len(columns))]
+    lines: list[str] = []
+    for row in table:
+        padded = (
+            text.rjust(width) if column in right else text.ljust(width)
+            for column, text, width in zip(columns, row, widths, strict=True)
+        )
+        lines.append(_GAP.join(padded).rstrip())
+    return lines
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return str(value)
+
+
+def _styled(name: str) -> str:
+    return click.style(name, bold=True) if on_terminal() else name
+
+
+def _print_rich(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(highlight=False).print(rich_table(columns, [[Text(text) for text in row] for row in cells], right))
+
+
+def rich_table(columns: Sequence[str], cells: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> Any:
+    """A rich Table in the house's style. Cells are rich renderables: texts of users go in as `rich.text.Text`, never as markup."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column.upper(), justify="right" if column in right else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,126 @@
+"""`upnext list`, `tasks`, `pause-task`, `resume-task`, `purge`: tasks and their queues."""
+
+# ruff: noqa: PLC0415 - heavy modules are imported by the commands that need them
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import click
+
+from upnext.cli import output, shapes
+from upnext.cli.options import flags, queue_options
+from upnext.cli.queue import queue
+from upnext.errors import UsageError
+
+COLUMNS = ("task", "kind", "service", "queued", "running", "delayed", "dead", "done", "failed", "rate/s", "limits", "paused")
+NUMBERS = ("queued", "running", "delayed", "dead", "done", "failed", "rate/s")
+
+
+@click.command(name="list")
+@queue_options
+def list_() -> None:
+    """List the registered tasks with their signatures."""
+    from upnext.engine import tasks
+
+    with queue() as broker:
+        known = tasks.known(broker, broker.keys)
+    listed = [
+        {
+            "task": facts.name,
+            "kind": facts.definition.get("kind"),
+            "service": facts.definition.get("service"),
+            "event": facts.definition.get("event"),
+            "signature": facts.definition.get("signature"),
+        }
+        for facts in known
+    ]
+    if flags().json:
+        output.print_json(listed)
+        return
+    columns = ("task", "kind", "service", "signature")
+    output.print_table(columns, [[one[column] for column in columns] for one in listed], none="no tasks are registered")
+
+
+@click.command(name="tasks")
+@queue_options
+def tasks_() -> None:
+    """Show depth, running, rate, failures and limits of every task."""
+    from upnext.engine import tasks
+
+    with queue() as broker:
+        found = tasks.tasks(broker, broker.keys, time.time_ns() // 1_000_000)
+    listed = [shapes.task(one) for one in found]
+    if flags().json:
+        output.print_json(listed)
+        return
+    output.print_table(COLUMNS, [_row(one) for one in listed], none="no tasks are registered", right=NUMBERS)
+
+
+def _row(task: dict[str, Any]) -> list[Any]:
+    rate, concurrency = task["limits"]["rate"], task["limits"]["concurrency"]
+    limits = [f"{rate['count']}/{rate['period_s']:g}s"] if rate else []
+    if concurrency is not None:
+        limits.append(f"max {concurrency}")
+    counts = [task[name] for name in ("queued", "running", "delayed", "dead", "done", "failed")]
+    return [task["task"], task["kind"], task["service"], *counts, task["rate_per_s"], " ".join(limits) or None, task["paused"] or None]
+
+
+@click.command(name="pause-task")
+@click.argument("task")
+@queue_options
+def pause_task(task: str) -> None:
+    """Stop the fetching of TASK everywhere; its jobs wait."""
+    from upnext.engine import tasks
+
+    with queue() as broker:
+        changed = tasks.pause(broker, broker.keys, task)
+    _switched(task, True, "paused" if changed else "was paused already")
+
+
+@click.command(name="resume-task")
+@click.argument("task")
+@queue_options
+def resume_task(task: str) -> None:
+    """Let TASK be fetched again."""
+    from upnext.engine import tasks
+
+    with queue() as broker:
+        changed = tasks.resume(broker, broker.keys, task)
+    _switched(task, False, "resumed" if changed else "was not paused")
+
+
+def _switched(task: str, paused: bool, text: str) -> None:
+    if flags().json:
+        output.print_json({"task": task, "paused": paused})
+    else:
+        output.print_line(f"{task} {text}")
+
+
+@click.command()
+@click.argument("task")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@queue_options
+def purge(task: str, yes: bool) -> None:
+    """Remove the queued and delayed jobs of TASK. What runs goes on."""
+    from upnext.engine import tasks
+
+    with queue() as broker:
+        facts = tasks.one(broker, broker.keys, task)
+        confirm(yes, f"remove the {facts.stored - facts.held} queued jobs of {task}, and its delayed ones?")
+        removed = tasks.purge(broker, broker.keys, task)
+    if flags().json:
+        output.print_json({"task": task, "queued": removed.queued, "delayed": removed.delayed})
+    else:
+        output.print_line(f"removed {removed.queued} queued and {removed.delayed} delayed jobs of {task}")
+
+
+def confirm(yes: bool, question: str) -> None:
+    """Ask on a terminal. Raises UsageError where nobody can answer, click.Abort for a no."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question.rstrip('?')}: say so with --yes")
+    click.confirm(question, abort=True, err=True)

@@ -1,0 +1,328 @@
+"""Where things are found: the Redis URL, the state of a daemon, its sockets.
+
+Read once, at the edge, from flags and an environment given as a mapping.
+Every function takes the flag as the user gave it (None: not given); an empty environment variable counts as unset.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tempfile
+import urllib.parse
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from upnext.errors import NoBrokerError, UsageError
+
+SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+
+MAX_SOCKET_PATH_BYTES = 100
+"""The kernel takes 107 bytes; the rest is for a temporary name beside it."""
+
+_CONNECT_TIMEOUT_S = 1.0
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}\Z")
+_NAMESPACE = re.compile(r"[^\s\x00-\x1f{}]{1,100}\Z")
+_PASSWORD = re.compile(r"(?<=://)([^/?#]*?):([^/?#]*)@")
+_PASSWORD_FIELD = re.compile(r"(?i)([?&](?:password|sentinel_password)=)[^&#]*")
+_EXAMPLE = "redis://HOST:6379/0, rediss://…, unix:///PATH, redis+sentinel://H1,H2/NAME or redis+cluster://HOST"
+
+
+class UrlSource(StrEnum):
+    """Which of the places said it; the value names the place as a user would."""
+
+    FLAG = "--redis-url"
+    DAEMON_ENV = "UPNEXTD_REDIS_URL"
+    ENV = "UPNEXT_REDIS_URL"
+    WORKER = "Worker(redis_url=…)"
+    EMBEDDED = "the embedded broker of a running daemon"
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedUrl:
+    """A Redis URL that was checked, and who said it. Shown by `redact(url)` only."""
+
+    url: str
+    source: UrlSource
+
+    def __repr__(self) -> str:
+        return f"ResolvedUrl({redact(self.url)!r}, {self.source.name})"
+
+
+# ---- Redis
+
+
+def redis_url(
+    flag: str | None,
+    env: Mapping[str, str],
+    worker_url: str | None = None,
+    name: str | None = None,
+    *,
+    daemon: bool = False,
+) -> ResolvedUrl:
+    """The URL to use: flag > UPNEXTD_REDIS_URL (only with `daemon`) > UPNEXT_REDIS_URL > the Worker's > a running daemon's broker.
+
+    `name` chooses among several running daemons. Raises NoBrokerError when there is none, UsageError when there are several,
+    and for a URL that can't be one.
+    """
+    said = configured_url(flag, env, worker_url, daemon=daemon)
+    return said if said is not None else embedded_url(env, name)
+
+
+def configured_url(
+    flag: str | None, env: Mapping[str, str], worker_url: str | None = None, *, daemon: bool = False
+) -> ResolvedUrl | None:
+    """As `redis_url`, but None when nobody named a URL, without looking for running daemons. Raises UsageError for a bad URL."""
+    places = (
+        (UrlSource.FLAG, flag),
+        (UrlSource.DAEMON_ENV, env.get("UPNEXTD_REDIS_URL") if daemon else None),
+        (UrlSource.ENV, env.get("UPNEXT_REDIS_URL")),
+        (UrlSource.WORKER, worker_url),
+    )
+    for source, url in places:
+        if url:
+            try:
+                return ResolvedUrl(validate_url(url), source)
+            except UsageError as error:
+                raise UsageError(f"{source}: {error}") from None
+    return None
+
+
+def embedded_url(env: Mapping[str, str], name: str | None = None) -> ResolvedUrl:
+    """The embedded broker of the running daemon (called `name`). Raises NoBrokerError for none, UsageError for several."""
+    name = name or _given(env, "UPNEXTD_NAME")
+    live = find_brokers(env, name)
+    if len(live) == 1:
+        return ResolvedUrl(live[0][1], UrlSource.EMBEDDED)
+    if not live:
+        which = f" named {name!r}" if name else ""
+        raise NoBrokerError(
+            f"no Redis is configured and no daemon{which} with an embedded broker is running: "
+            "set UPNEXT_REDIS_URL, or start one with `upnextd start service.py`"
+        )
+    raise UsageError(
+        f"several daemons are running: {', '.join(n for n, _ in live)}; choose one with --name or UPNEXT_REDIS_URL"
+    )
+
+
+def find_brokers(env: Mapping[str, str], name: str | None = None) -> list[tuple[str, str]]:
+    """(daemon name, URL) of each embedded broker that answers a connect, by name."""
+    found: dict[str, str] = {}
+    for daemon, folder in _state_dirs(env, name):
+        url = broker_url_of(folder)
+        if url is not None and url not in found.values():
+            found[daemon] = url
+    return sorted(found.items())
+
+
+def broker_url_of(state: Path) -> str | None:
+    """What STATE/broker.url says, when the broker there answers a connect; else None."""
+    try:
+        url = (state / "broker.url").read_text(encoding="utf-8").strip()
+        path = urllib.parse.unquote(urllib.parse.urlsplit(validate_url(url)).path)
+    except (OSError, ValueError, UsageError):
+        return None
+    return url if url.startswith("unix:") and is_listening(Path(path)) else None
+
+
+def validate_url(url: str) -> str:
+    """The URL without surrounding space. Raises UsageError, never showing the password, unless it can be a broker's."""
+    url = url.strip()
+    shown = redact(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+        hosts = parts.netloc.rpartition("@")[2]
+        if "," not in hosts:
+            _ = parts.port  # raises ValueError for a port that is no number
+    except ValueError as error:
+        raise UsageError(f"{shown!r} is not a Redis URL: {redact(str(error))}") from None
+    if parts.scheme not in SCHEMES:
+        raise UsageError(f"{shown!r} is not a Redis URL; use {_EXAMPLE}")
+    if parts.scheme == "unix":
+        if hosts or not parts.path.startswith("/") or parts.path == "/":
+            raise UsageError(f"{shown!r} names no socket; write unix:///PATH with three slashes")
+    elif not hosts:
+        raise UsageError(f"{shown!r} names no host; use {_EXAMPLE}")
+    elif parts.scheme == "redis+sentinel" and not parts.path.strip("/"):
+        raise UsageError(f"{shown!r} names no master; write redis+sentinel://H1,H2/NAME")
+    elif "," in hosts and not parts.scheme.startswith("redis+"):
+        raise UsageError(f"{shown!r} names several hosts; only redis+sentinel:// and redis+cluster:// do")
+    return url
+
+
+def redact(url: str) -> str:
+    """The same URL with *** for its password, fit for a log."""
+    return _PASSWORD_FIELD.sub(r"\1***", _PASSWORD.sub(r"\1:***@", url))
+
+
+def namespace(flag: str | None, env: Mapping[str, str]) -> str:
+    """--namespace > UPNEXT_NAMESPACE > "default". Raises UsageError for a name that can't stand in a key."""
+    said = flag or _given(env, "UPNEXT_NAMESPACE") or "default"
+    if not _NAMESPACE.match(said):
+        raise UsageError(f"namespace {said!r}: use 1 to 100 characters without spaces, control characters or braces")
+    return said
+
+
+# ---- a daemon's name, state and sockets
+
+
+def daemon_name(flag: str | None, env: Mapping[str, str], service: str) -> str:
+    """--name > UPNEXTD_NAME > the stem of the service's file or the last part of its module.
+
+    Raises UsageError unless it can be part of a path.
+    """
+    stem = Path(service).stem if service.endswith(".py") or "/" in service else service.rpartition(".")[2]
+    return check_daemon_name(flag or _given(env, "UPNEXTD_NAME") or stem)
+
+
+def check_daemon_name(name: str) -> str:
+    """Returns the name; raises UsageError unless it can be part of a path."""
+    if not _NAME.match(name):
+        raise UsageError(
+            f"daemon name {name!r}: use 1 to 100 letters, digits and _ . @ + -, not starting with a dot or dash"
+        )
+    return name
+
+
+def state_dir(name: str, flag: str | None, env: Mapping[str, str]) -> Path:
+    """--state-dir / UPNEXTD_STATE_DIR as given > $STATE_DIRECTORY > $XDG_STATE_HOME/upnext/NAME > ~/.local/state/upnext/NAME.
+
+    Absolute; not created here.
+    """
+    given = flag or _given(env, "UPNEXTD_STATE_DIR") or _first(env, "STATE_DIRECTORY")
+    if given:
+        return Path(given).expanduser().absolute()
+    return _state_root(env) / check_daemon_name(name)
+
+
+def runtime_dir(env: Mapping[str, str]) -> Path:
+    """Where sockets go: $RUNTIME_DIRECTORY > $XDG_RUNTIME_DIR/upnextd > a folder per user in the temporary directory.
+
+    Not created here: `private_dir` does that.
+    """
+    given = _first(env, "RUNTIME_DIRECTORY")
+    if given:
+        return Path(given)
+    return _user_runtime_dirs(env)[0]
+
+
+def private_dir(path: Path) -> Path:
+    """Makes the folder, mode 0700, and returns it. Raises UsageError when what is there is another user's or open to others."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.lstat()
+    if not path.is_dir() or path.is_symlink() or status.st_uid != os.geteuid():
+        raise UsageError(f"{path} must be a directory of this user (uid {os.geteuid()})")
+    if status.st_mode & 0o022:
+        raise UsageError(f"{path} can be written by others; run chmod 700 {path}")
+    return path
+
+
+def control_socket(name: str, flag: str | None, env: Mapping[str, str]) -> Path:
+    """--socket / UPNEXTD_SOCKET > NAME.sock in the runtime directory. Absolute. Raises UsageError when the path is too long."""
+    given = flag or _given(env, "UPNEXTD_SOCKET")
+    path = Path(given).expanduser().absolute() if given else runtime_dir(env) / f"{check_daemon_name(name)}.sock"
+    size = len(os.fsencode(path))
+    if size > MAX_SOCKET_PATH_BYTES:
+        raise UsageError(
+            f"the socket path {path} has {size} bytes, at most {MAX_SOCKET_PATH_BYTES} are possible; give a shorter --socket"
+        )
+    return path
+
+
+def broker_socket_path(state: Path, runtime: Path, name: str | None = None) -> Path:
+    """STATE/broker.sock, or NAME-broker.sock (NAME: the last part of STATE unless given) in `runtime` when that path is over 100 bytes."""
+    path = state / "broker.sock"
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
+        return path
+    path = runtime / f"{name or state.name}-broker.sock"
+    size = len(os.fsencode(path))
+    if size > MAX_SOCKET_PATH_BYTES:
+        raise UsageError(
+            f"the socket path {path} has {size} bytes, at most {MAX_SOCKET_PATH_BYTES} are possible; give a shorter --name"
+        )
+    return path
+
+
+def find_control_sockets(env: Mapping[str, str]) -> list[tuple[str, Path]]:
+    """(daemon name, path) of each control socket in the known places that answers a connect, by name.
+
+    With UPNEXTD_SOCKET or UPNEXTD_NAME set, only that daemon's.
+    """
+    given = _given(env, "UPNEXTD_SOCKET")
+    if given:
+        path = Path(given).expanduser().absolute()
+        return [(path.stem, path)] if is_listening(path) else []
+    wanted = _given(env, "UPNEXTD_NAME")
+    if wanted:
+        check_daemon_name(wanted)
+    first = _first(env, "RUNTIME_DIRECTORY")
+    folders = [*([Path(first)] if first else []), *_user_runtime_dirs(env)]
+    found: dict[str, Path] = {}
+    for folder in filter(_is_ours, folders):
+        for path in sorted(folder.glob(f"{wanted or '*'}.sock")):
+            if not path.name.endswith("-broker.sock") and path.stem not in found and is_listening(path):
+                found[path.stem] = path
+    return sorted(found.items())
+
+
+def is_listening(path: Path) -> bool:
+    """Whether a Unix socket answers a connect within a second: a socket file alone says nothing."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        probe.settimeout(_CONNECT_TIMEOUT_S)
+        try:
+            probe.connect(os.fspath(path))
+        except (OSError, ValueError):
+            return False
+    return True
+
+
+# ---- shared steps
+
+
+def _given(env: Mapping[str, str], variable: str) -> str | None:
+    return env.get(variable) or None
+
+
+def _first(env: Mapping[str, str], variable: str) -> str | None:
+    """systemd lists several directories, colon separated; the first is ours."""
+    return env.get(variable, "").split(":")[0] or None
+
+
+def _state_root(env: Mapping[str, str]) -> Path:
+    xdg = env.get("XDG_STATE_HOME", "")
+    if xdg.startswith("/"):  # the XDG rules: ignore a relative one
+        return Path(xdg) / "upnext"
+    return Path(env.get("HOME") or Path.home()) / ".local/state/upnext"
+
+
+def _state_dirs(env: Mapping[str, str], name: str | None) -> list[tuple[str, Path]]:
+    """Every (daemon name, folder) where a daemon of this user may keep its state; one folder when the environment names it."""
+    given = _given(env, "UPNEXTD_STATE_DIR") or _first(env, "STATE_DIRECTORY")
+    if given:
+        folder = Path(given).expanduser().absolute()
+        return [(name or folder.name, folder)]
+    root = _state_root(env)
+    if name:
+        return [(name, root / check_daemon_name(name))]
+    with suppress(OSError):
+        return [(folder.name, folder) for folder in sorted(root.iterdir()) if folder.is_dir()]
+    return []
+
+
+def _is_ours(folder: Path) -> bool:
+    """Anyone may have made a folder of our name in the temporary directory."""
+    try:
+        return folder.stat().st_uid in {os.geteuid(), 0}
+    except OSError:
+        return False
+
+
+def _user_runtime_dirs(env: Mapping[str, str]) -> list[Path]:
+    """In the order of preference. A client looks in all: a daemon under another login may lack XDG_RUNTIME_DIR."""
+    xdg = env.get("XDG_RUNTIME_DIR", "")
+    temporary = Path(env.get("TMPDIR") or tempfile.gettempdir()) / f"upnextd-{os.getuid()}"
+    return [*([Path(xdg) / "upnextd"] if xdg.startswith("/") else []), temporary]

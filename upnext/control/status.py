@@ -1,0 +1,80 @@
+"""The shape of `status`: what the daemon answers, `ctl status --json` prints and the table is drawn from. Part of the public contract."""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+Mode = Literal["running", "paused", "draining", "drained", "reloading", "stopping"]
+Role = Literal["worker", "scheduler", "template", "broker"]
+Cause = Literal["exit", "signal", "oom", "hung", "recycled", "reloaded"]
+
+
+class RunningJob(TypedDict):
+    job_id: str
+    task: str
+    age_s: float
+
+
+class LastExit(TypedDict):
+    """How a slot's previous child ended. `at` is ISO 8601, UTC; one of code and signal is null."""
+
+    cause: Cause
+    code: int | None
+    signal: str | None
+    at: str
+
+
+class ChildStatus(TypedDict):
+    """One slot. What isn't known, or means nothing for its role, is null."""
+
+    slot: str
+    role: Role
+    pid: int | None
+    state: str
+    generation: int | None
+    incarnation: int
+    uptime_s: float | None
+    heartbeat_age_s: float | None
+    in_flight: list[RunningJob]
+    jobs_done: int
+    jobs_failed: int
+    rss_bytes: int | None
+    pss_bytes: int | None
+    restarts: int
+    last_exit: LastExit | None
+
+
+class SchedulerStatus(TypedDict):
+    leader: bool
+    epoch: int | None
+
+
+class BrokerStatus(TypedDict):
+    """`url` has its password redacted."""
+
+    url: str
+    embedded: bool
+    connected: bool
+
+
+class Status(TypedDict):
+    protocol: int
+    version: str
+    pid: int
+    name: str
+    service: str
+    mode: Mode
+    generation: int
+    desired_workers: int
+    ready_workers: int
+    children: list[ChildStatus]
+    scheduler: SchedulerStatus
+    broker: BrokerStatus
+
+
+def degraded(status: Status) -> bool:
+    """Fewer workers ready than desired, or the broker is away.
+
+    A daemon that was asked to pause or drain does as it was told: its paused workers are counted as ready by the daemon.
+    """
+    return status["ready_workers"] < status["desired_workers"] or not status["broker"]["connected"]

@@ -1,0 +1,342 @@
+"""A call bound to its function's signature: arguments -> payload at submit, payload -> arguments in the worker.
+
+A payload is the JSON object {name: value}, the names of **kwargs among the others. A function with positional-only parameters
+or *args has the array [[positional], {by name}] instead. Defaults are not sent: the worker's own apply.
+
+Annotations are looked up at first use, not at declaration, so they may name what the module defines further down.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, cast
+
+import orjson
+
+from upnext.core import codec
+from upnext.core.annotations import Converter, converter, resolve
+from upnext.errors import EncodingError, InvalidArgumentsError
+
+_loads = orjson.loads
+_dumps = codec.dumps
+_Parameter = inspect.Parameter
+
+
+class Signature:
+    """What a function takes and gives; implements `upnext.core.spec.Arguments`. Made by `Signature.of`."""
+
+    __slots__ = (
+        "_arrayed",
+        "_converters",
+        "_function",
+        "_name",
+        "_parameters",
+        "_places",
+        "_positional",
+        "_positional_only",
+        "_prepared",
+        "_required",
+        "_rest",
+        "_result",
+        "_returns",
+        "_straight",
+        "_takes_any_name",
+        "names",
+    )
+
+    names: frozenset[str]
+    """Names of the parameters that can be given by name (without those that **kwargs takes)."""
+
+    def __init__(self, function: Callable[..., Any], parameters: list[_Parameter], returns: Any, name: str) -> None:
+        self._function = function
+        self._parameters = parameters
+        self._returns = returns
+        self._name = name
+        by_kind: dict[Any, list[str]] = {kind: [] for kind in type(_Parameter.KEYWORD_ONLY)}
+        for parameter in parameters:
+            by_kind[parameter.kind].append(parameter.name)
+        only, either = by_kind[_Parameter.POSITIONAL_ONLY], by_kind[_Parameter.POSITIONAL_OR_KEYWORD]
+        self._positional = (*only, *either)
+        self._positional_only = frozenset(only)
+        self._places = None if by_kind[_Parameter.VAR_POSITIONAL] else len(self._positional)
+        self._takes_any_name = bool(by_kind[_Parameter.VAR_KEYWORD])
+        self._arrayed = bool(only) or self._places is None
+        self.names = frozenset([*either, *by_kind[_Parameter.KEYWORD_ONLY]])
+        self._required = frozenset(
+            p.name for p in parameters if p.default is p.empty and p.name in {*self.names, *only}
+        )
+        self._prepared = False
+        self._straight = False
+        self._converters: dict[str, Converter] = {}
+        self._rest: tuple[Converter | None, Converter | None] = (None, None)
+        self._result: Converter | None = None
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], *, skip: int = 0, name: str | None = None) -> Signature:
+        """The signature of `function` without its first `skip` parameters, called `name` in messages (default: its own name)."""
+        signature = inspect.signature(function)
+        parameters = list(signature.parameters.values())[skip:]
+        shown = name or getattr(function, "__name__", None) or type(function).__name__
+        return cls(function, parameters, signature.return_annotation, shown)
+
+    @property
+    def takes_any_name(self) -> bool:
+        """Whether it has **kwargs."""
+        return self._takes_any_name
+
+    def prepare(self) -> None:
+        """Looks up the annotations and makes the converters now (else at first decode): call it before forking workers."""
+        names = _globals(self._function)
+        converters = {p.name: converter(resolve(_annotation(p.annotation), names)) for p in self._parameters}
+        kinds = {p.kind: p.name for p in self._parameters}
+        self._rest = (
+            converters.pop(kinds.get(_Parameter.VAR_POSITIONAL, ""), None),
+            converters.pop(kinds.get(_Parameter.VAR_KEYWORD, ""), None),
+        )
+        self._converters = {name: convert for name, convert in converters.items() if convert is not None}
+        self._result = converter(resolve(_annotation(self._returns), names))
+        self._straight = not (self._arrayed or self._converters or self._rest[1])
+        self._prepared = True
+
+    # ---- submit
+
+    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        """-> payload. Raises InvalidArgumentsError (shows the signature) or EncodingError (names the argument)."""
+        if self._arrayed:
+            return self._encode_array(args, kwargs)
+        values = self._by_name(args, kwargs) if args else kwargs
+        if values.keys() != self.names:
+            self._check(values.keys(), self._required, self.names)
+        try:
+            return _dumps(values, "argument ")
+        except EncodingError as error:
+            raise EncodingError(f"{self._name}(): {error}") from error
+
+    def encode_event(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        """-> payload of an event, which is always an object, because every handler reads it. Raises as `encode` does."""
+        if self._places is None and len(args) > len(self._positional):
+            self._refuse("an event carries named values only, none for *args")
+        values = self._by_name(args, kwargs)
+        self._check(values.keys(), self._required, self.names | self._positional_only)
+        try:
+            return _dumps(values, "argument ")
+        except EncodingError as error:
+            raise EncodingError(f"{self._name}(): {error}") from error
+
+    def encode_result(self, value: Any) -> bytes:
+        """-> JSON. Raises EncodingError naming which part of the value has no JSON form."""
+        if value is None:
+            return b"null"
+        return _dumps(value, "result")
+
+    def _by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        if len(args) > len(self._positional):
+            self._refuse(f"takes {len(self._positional)} positional arguments, got {len(args)}")
+        values = dict(zip(self._positional, args))  # noqa: B905 - strict=False costs a third of it
+        if kwargs:
+            for name in kwargs:
+                if name in values:
+                    self._refuse(f"got argument {name!r} twice")
+            values.update(kwargs)
+        return values
+
+    def _encode_array(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        if self._places is not None and len(args) > self._places:
+            self._refuse(f"takes {self._places} positional arguments, got {len(args)}")
+        for name in self._positional[: len(args)]:
+            if name in kwargs and name not in self._positional_only:
+                self._refuse(f"got argument {name!r} twice")
+        self._check_array(args, kwargs)
+        try:
+            return _dumps([args, kwargs], "arguments")
+        except EncodingError as error:
+            raise EncodingError(f"{self._name}(): {error}") from error
+
+    # ---- worker
+
+    def decode(self, payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """-> (args, kwargs) converted by annotation. Raises InvalidArgumentsError."""
+        if self._straight:  # most jobs: every argument there, and none to convert
+            try:
+                values = _loads(payload)
+            except ValueError:
+                return self._decode_carefully(payload)
+            if values.__class__ is dict and values.keys() == self.names:
+                return (), values
+        return self._decode_carefully(payload)
+
+    def _decode_carefully(self, payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if not self._prepared:
+            self.prepare()
+        values = self._load(payload)
+        if self._arrayed:
+            return self._decode_array(values)
+        if type(values) is not dict:
+            self._refuse("the payload is not a JSON object")
+        values = cast("dict[str, Any]", values)
+        if values.keys() != self.names:
+            self._check(values.keys(), self._required, self.names)
+        if self._converters or self._rest[1] is not None:
+            self._convert(values)
+        return (), values
+
+    def decode_event(self, payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """As `decode`, of an event's payload: fields that the handler doesn't name are dropped, unless it has **kwargs."""
+        if not self._prepared:
+            self.prepare()
+        values = self._load(payload)
+        if type(values) is not dict:
+            self._refuse("the event's payload is not a JSON object")
+        values = cast("dict[str, Any]", values)
+        known = self.names | self._positional_only
+        if values.keys() != known:
+            if not self._takes_any_name:
+                values = {name: values[name] for name in values if name in known}
+            self._check(values.keys(), self._required, known)
+        self._convert(values)
+        if not self._positional_only:
+            return (), values
+        args: list[Any] = []
+        for name in self._positional:
+            if name not in self._positional_only or name not in values:
+                break
+            args.append(values.pop(name))
+        for name in self._positional_only:  # those after a gap: only their defaults can be passed
+            values.pop(name, None)
+        return tuple(args), values
+
+    def decode_result(self, raw: bytes) -> Any:
+        """JSON -> value converted by the return annotation; plain JSON values where there is none.
+
+        Raises EncodingError when the function returned something else than it is annotated with.
+        """
+        if not self._prepared:
+            self.prepare()
+        value = _loads(raw)
+        if self._result is None:
+            return value
+        try:
+            return self._result(value)
+        except ValueError as error:
+            shown = _shown_annotation(self._returns)
+            raise EncodingError(f"the result of {self._name}() is no {shown} as annotated: {error}") from error
+
+    def _load(self, payload: bytes) -> Any:
+        try:
+            return _loads(payload)
+        except ValueError as error:
+            self._refuse(f"the payload is not JSON ({error})")
+
+    def _convert(self, values: dict[str, Any]) -> None:
+        converters = self._converters
+        for name, convert in converters.items():
+            if name in values:
+                values[name] = self._converted(name, convert, values[name])
+        rest = self._rest[1]
+        if rest is not None:
+            for name in values.keys() - self.names - self._positional_only:
+                values[name] = self._converted(name, rest, values[name])
+
+    def _converted(self, name: str, convert: Converter, value: Any) -> Any:
+        try:
+            return convert(value)
+        except ValueError as error:
+            self._refuse(f"argument {name!r} doesn't fit: {error}", error)
+
+    def _decode_array(self, values: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        match values:
+            case [list(), dict()]:
+                args, kwargs = cast("list[Any]", values[0]), cast("dict[str, Any]", values[1])
+            case _:
+                self._refuse("the payload is not of the form [[positional], {by name}]")
+        if self._places is not None and len(args) > self._places:
+            self._refuse(f"takes {self._places} positional arguments, got {len(args)}")
+        self._check_array(tuple(args), kwargs)
+        for index, value in enumerate(args):
+            if index < len(self._positional):
+                name = self._positional[index]
+                convert = self._converters.get(name)
+            else:
+                name, convert = f"[{index}]", self._rest[0]
+            if convert is not None:
+                args[index] = self._converted(name, convert, value)
+        self._convert(kwargs)
+        return tuple(args), kwargs
+
+    # ---- refusals
+
+    def _check_array(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        taken = frozenset(self._positional[: len(args)])
+        if not self._takes_any_name:
+            for name in self._positional_only & kwargs.keys():
+                self._refuse(f"takes argument {name!r} by position only")
+        self._check(kwargs.keys(), self._required - taken, self.names)
+
+    def _check(self, given: Any, required: frozenset[str], known: frozenset[str]) -> None:
+        missing = required - given
+        if missing:
+            ordered = [p.name for p in self._parameters if p.name in missing]
+            self._refuse(f"lacks argument {', '.join(map(repr, ordered))}")
+        if self._takes_any_name:
+            return
+        unknown = sorted(given - known)
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], known - given, n=1)
+            guess = f" (did you mean {near[0]!r}?)" if near else ""
+            self._refuse(f"has no argument {', '.join(map(repr, unknown))}{guess}")
+
+    def _refuse(self, what: str, cause: BaseException | None = None) -> NoReturn:
+        raise InvalidArgumentsError(f"{self._name}() {what}; its signature is {self.describe()}") from cause
+
+    def describe(self) -> str:
+        """The signature as a person writes it: `process_order(order_id: str, items: list[str]) -> dict`."""
+        parts: list[str] = []
+        last = None
+        for parameter in self._parameters:
+            if last is _Parameter.POSITIONAL_ONLY and parameter.kind is not last:
+                parts.append("/")
+            if parameter.kind is _Parameter.KEYWORD_ONLY and last not in (parameter.kind, _Parameter.VAR_POSITIONAL):
+                parts.append("*")
+            parts.append(_shown_parameter(parameter))
+            last = parameter.kind
+        if last is _Parameter.POSITIONAL_ONLY:
+            parts.append("/")
+        returns = "" if self._returns is _Parameter.empty else f" -> {_shown_annotation(self._returns)}"
+        return f"{self._name}({', '.join(parts)}){returns}"
+
+
+_STARS = {_Parameter.VAR_POSITIONAL: "*", _Parameter.VAR_KEYWORD: "**"}
+
+
+def _shown_parameter(parameter: _Parameter) -> str:
+    text = _STARS.get(parameter.kind, "") + parameter.name
+    annotated = parameter.annotation is not parameter.empty
+    if annotated:
+        text += f": {_shown_annotation(parameter.annotation)}"
+    if parameter.default is not parameter.empty:
+        default = repr(parameter.default)
+        text += (" = " if annotated else "=") + (default if len(default) <= 60 else "...")
+    return text
+
+
+def _shown_annotation(annotation: Any) -> str:
+    if isinstance(annotation, str):
+        return annotation
+    return inspect.formatannotation(annotation)
+
+
+def _annotation(annotation: Any) -> Any:
+    return Any if annotation is _Parameter.empty else annotation
+
+
+def _globals(function: Any) -> dict[str, Any]:
+    """Where the names in its annotations are looked up."""
+    function = inspect.unwrap(function)
+    while isinstance(function, functools.partial):
+        function = inspect.unwrap(cast("Any", function).func)
+    if not hasattr(function, "__globals__"):
+        function = getattr(type(function).__call__, "__func__", type(function).__call__)
+    return cast("dict[str, Any]", getattr(function, "__globals__", {}))

@@ -1,0 +1,65 @@
+"""Rate limits: how one is written, and the GCRA that grants permits. The fetch script does the same sum in Lua.
+
+Starts are spread evenly over the period. Only fast limits may bunch, up to a tenth of their count at once, so that one fetch can
+take several jobs; 10 a second stay 10 single starts, 100 ms apart.
+"""
+
+from __future__ import annotations
+
+import re
+
+from upnext.core.spec import RateLimit
+from upnext.errors import UsageError
+
+_RATE = re.compile(r"\s*(\d{1,9})\s*/\s*(\d{0,9})\s*([a-z]+)\s*", re.IGNORECASE)
+_UNITS_S = {
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), 60),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 3600),
+    **dict.fromkeys(("d", "day", "days"), 86400),
+}
+_MAX_PERIOD_S = 366 * 86400
+_MAX_PER_S = 100_000
+
+
+def parse_rate(text: str) -> RateLimit:
+    """ "10/minute", "100/s", "5/2h" -> RateLimit. Raises UsageError that shows how to write one."""
+    match = _RATE.fullmatch(text)
+    unit_s = _UNITS_S.get(match[3].lower()) if match else None
+    if match is None or unit_s is None:
+        raise UsageError(f"rate limit {text!r}: write a count, a slash and a period, like 10/minute, 100/s or 5/2h")
+    count, periods = int(match[1]), int(match[2] or 1)
+    if not count or not periods:
+        raise UsageError(f"rate limit {text!r}: the count and the period are at least 1 (to stop a task, pause it)")
+    period_s = periods * unit_s
+    if period_s > _MAX_PERIOD_S:
+        raise UsageError(f"rate limit {text!r}: a period is at most 366 days")
+    if count > _MAX_PER_S * period_s:
+        raise UsageError(f"rate limit {text!r}: at most {_MAX_PER_S} a second; without a limit a task is faster")
+    return RateLimit(count, float(period_s))
+
+
+def interval_us(limit: RateLimit) -> int:
+    """Microseconds from one start to the next, rounded up: never more than `count` in a period."""
+    return max(1, -(-round(limit.period_s * 1_000_000) // limit.count))
+
+
+def burst(limit: RateLimit) -> int:
+    """How many may start at once after a lull."""
+    return max(1, limit.count // 10)
+
+
+def gcra(tat_us: int, now_us: int, limit: RateLimit, want: int) -> tuple[int, int, int]:
+    """Asks for `want` permits. -> (granted, the new theoretical arrival time, ms until one more is granted).
+
+    `tat_us` is the time of the last answer (0: none), to be kept by the caller. Times are microseconds of the server's clock.
+    A `tat_us` further ahead than this limit can have made, of a slower limit or another clock, is brought back.
+    """
+    step, most = interval_us(limit), burst(limit)
+    tolerance = (most - 1) * step
+    tat = min(max(tat_us, now_us), now_us + most * step)
+    free = (now_us + tolerance - tat) // step + 1
+    granted = max(0, min(want, free))
+    tat += granted * step
+    wait_us = max(0, tat - tolerance - now_us)
+    return granted, tat, -(-wait_us // 1000)

@@ -1,0 +1,120 @@
+"""How a job ended: the JSON under `P:r:JOB_ID`, in a waiter's wake-up, and in a dead letter.
+
+One-letter keys keep it small: s status, v value (any JSON), a attempt, c crashes, b begun ms, f finished ms, w worker (consumer),
+p parent id, r root id, e error {type, message, traceback}, y failure reason, x cause of a crash. Absent means null; a absent means 1, c 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, cast
+
+import orjson
+
+
+class JobStatus(StrEnum):
+    """Where a job is in its life. The last four are ends."""
+
+    QUEUED = "queued"
+    DELAYED = "delayed"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    """Out of attempts, or expired; kept as a dead letter when it ran out of attempts."""
+    CANCELLED = "cancelled"
+    DEAD = "dead"
+    """Buried: it crashed its worker max_crashes times. Kept as a dead letter."""
+
+
+class FailureReason(StrEnum):
+    """Why a job has no value."""
+
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    CRASH = "crash"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    """An exception as text. `traceback` is what Python would print, bounded."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended. `value` is the value's JSON bytes (b"null" for None); times are server-near Unix ms."""
+
+    status: JobStatus
+    value: bytes = b"null"
+    attempt: int = 1
+    crashes: int = 0
+    begun_ms: int | None = None
+    finished_ms: int | None = None
+    worker: str | None = None
+    parent_id: str | None = None
+    root_id: str | None = None
+    error: ErrorInfo | None = None
+    reason: FailureReason | None = None
+    cause: str | None = None
+
+
+def encode(outcome: Outcome) -> bytes:
+    said: dict[str, Any] = {"s": outcome.status.value}
+    if outcome.value != b"null":
+        said["v"] = orjson.Fragment(outcome.value)
+    if outcome.attempt != 1:
+        said["a"] = outcome.attempt
+    if outcome.crashes:
+        said["c"] = outcome.crashes
+    for letter, value in (
+        ("b", outcome.begun_ms),
+        ("f", outcome.finished_ms),
+        ("w", outcome.worker),
+        ("p", outcome.parent_id),
+        ("r", outcome.root_id),
+        ("y", outcome.reason and outcome.reason.value),
+        ("x", outcome.cause),
+    ):
+        if value is not None:
+            said[letter] = value
+    if outcome.error is not None:
+        said["e"] = {
+            "type": outcome.error.type,
+            "message": outcome.error.message,
+            "traceback": outcome.error.traceback,
+        }
+    return orjson.dumps(said)
+
+
+def from_dict(said: dict[str, Any]) -> Outcome:
+    error = cast("dict[str, str] | None", said.get("e"))
+    reason = said.get("y")
+    return Outcome(
+        status=JobStatus(said["s"]),
+        value=orjson.dumps(said.get("v")),
+        attempt=said.get("a", 1),
+        crashes=said.get("c", 0),
+        begun_ms=said.get("b"),
+        finished_ms=said.get("f"),
+        worker=said.get("w"),
+        parent_id=said.get("p"),
+        root_id=said.get("r"),
+        error=ErrorInfo(error["type"], error["message"], error.get("traceback", "")) if error else None,
+        reason=FailureReason(reason) if reason else None,
+        cause=said.get("x"),
+    )
+
+
+def decode(raw: bytes) -> Outcome:
+    """Raises ValueError for bytes that are no outcome."""
+    said = orjson.loads(raw)
+    if not isinstance(said, dict) or "s" not in said:
+        raise ValueError("not an outcome")
+    return from_dict(cast("dict[str, Any]", said))

@@ -1,0 +1,152 @@
+"""What a service declares, as plain frozen data: the SDK builds these, the engine runs them, neither knows the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from typing import Any, Protocol
+
+
+class TaskKind(StrEnum):
+    TASK = "task"
+    CRON = "cron"
+    EVENT = "event"
+
+
+class SyncExecutor(Enum):
+    """Where a plain `def` task runs: in a thread of the worker process, or in a pool process."""
+
+    THREAD = "thread"
+    PROCESS = "process"
+
+
+class MissedRunPolicy(StrEnum):
+    """What a cron does about ticks that fell due while no scheduler was there."""
+
+    CATCH_UP = "catch_up"
+    """Run each missed tick, oldest first."""
+    LATEST_ONLY = "latest_only"
+    """Run the newest missed tick once."""
+    SKIP = "skip"
+    """Run none of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """At most `count` starts per `period_s`, evenly spread (GCRA)."""
+
+    count: int
+    period_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """Options of a task, cron or handler; see `Worker.task` for their meaning."""
+
+    retries: int = 0
+    retry_delay_s: float = 1.0
+    retry_backoff: float = 2.0
+    timeout_s: float | None = 1800.0
+    rate_limit: RateLimit | None = None
+    max_concurrency: int | None = None
+    priority: str = "normal"
+    result_ttl_s: float = 600.0
+    max_crashes: int = 3
+    retry_on: tuple[type[BaseException], ...] = ()
+    no_retry_on: tuple[type[BaseException], ...] = ()
+    cache_key: str | Callable[..., str] | None = None
+    cache_ttl_s: float | None = None
+    shared: bool = False
+
+    @property
+    def limited(self) -> bool:
+        return self.rate_limit is not None or self.max_concurrency is not None
+
+
+class Arguments(Protocol):
+    """Binds a call to a function's signature and back. Implemented by `upnext.core.binding.Signature`."""
+
+    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+        """-> payload. Raises InvalidArgumentsError (shows the signature) or EncodingError (names the argument)."""
+        ...
+
+    def decode(self, payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """-> (args, kwargs) converted by annotation. Raises InvalidArgumentsError."""
+        ...
+
+    def encode_result(self, value: Any) -> bytes:
+        """-> JSON. Raises EncodingError naming which part of the value has no JSON form."""
+        ...
+
+    def decode_result(self, raw: bytes) -> Any:
+        """JSON -> value converted by the return annotation; plain JSON values where there is none."""
+        ...
+
+    def describe(self) -> str:
+        """The signature as a person writes it: `process_order(order_id: str, items: list[str]) -> dict`."""
+        ...
+
+
+Hook = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Functions of the user, plain or async, each called with as many of (ctx, result | error) as it takes."""
+
+    on_start: Hook | None = None
+    on_success: Hook | None = None
+    on_failure: Hook | None = None
+    on_retry: Hook | None = None
+    on_complete: Hook | None = None
+
+    def any(self) -> bool:
+        return any((self.on_start, self.on_success, self.on_failure, self.on_retry, self.on_complete))
+
+
+@dataclass(frozen=True, slots=True)
+class CronSpec:
+    """When a cron is due. `schedule` has 5 fields, or 6 with seconds first; `timezone` is an IANA name."""
+
+    schedule: str
+    timezone: str = "UTC"
+    missed: MissedRunPolicy = MissedRunPolicy.LATEST_ONLY
+    max_catch_up_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """One registered function. `name` of an event's handler is EVENT.FUNCTION."""
+
+    name: str
+    kind: TaskKind
+    function: Callable[..., Any]
+    is_async: bool
+    arguments: Arguments
+    options: TaskOptions = field(default_factory=TaskOptions)
+    hooks: Hooks = field(default_factory=Hooks)
+    event: str | None = None
+    cron: CronSpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """One Worker of a service: what a child process runs for it."""
+
+    name: str
+    concurrency: int
+    tasks: Mapping[str, TaskSpec]
+    prefetch: int | None = None
+    sync_executor: SyncExecutor = SyncExecutor.THREAD
+    sync_pool_size: int | None = None
+    redis_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSpec:
+    """A service: the workers of one file or module. `name` is the daemon's NAME; `path` its source, to re-import it in pool processes."""
+
+    name: str
+    workers: tuple[WorkerSpec, ...]
+    path: str | None = None

@@ -1,0 +1,30 @@
+"""One call on its way to the queue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a producer hands to the engine. `payload` is the encoded arguments; `delay_s` counts from the server's now, `at_ms` is Unix ms.
+
+    `queue_ttl_s`: the job expires unless it starts within so long of becoming due. `idempotency_ttl_s` bounds how long a key can be held.
+    """
+
+    task: str
+    payload: bytes
+    priority: str = "normal"
+    delay_s: float | None = None
+    at_ms: int | None = None
+    queue_ttl_s: float | None = None
+    parent_id: str | None = None
+    root_id: str | None = None
+    idempotency_key: str | None = None
+    idempotency_ttl_s: float = 86400.0
+    limited: bool = False
+    trace: str | None = None
+
+    @property
+    def lane(self) -> str:
+        return "h" if self.priority == "high" else "n"

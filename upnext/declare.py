@@ -1,0 +1,217 @@
+"""What can be said when a task, cron or handler is declared: the options by name, and their check with one clear line each.
+
+Durations are seconds (int or float) or a `timedelta`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import timedelta
+from string import Formatter
+from typing import Any, Literal, TypedDict, cast
+
+from upnext.core import ids, limits
+from upnext.core.spec import Hooks, MissedRunPolicy, RateLimit, TaskOptions
+from upnext.errors import ServiceError, UsageError
+
+Duration = float | timedelta
+Priority = Literal["normal", "high"]
+Hook = Callable[..., Any]
+Errors = type[BaseException] | Sequence[type[BaseException]]
+
+
+class CommonSettings(TypedDict, total=False):
+    """Options that every kind of task has; `Worker.task` documents them."""
+
+    name: str | None
+    retries: int
+    retry_delay: Duration
+    retry_backoff: float
+    retry_on: Errors
+    no_retry_on: Errors
+    timeout: Duration | None
+    rate_limit: str | RateLimit | None
+    max_concurrency: int | None
+    priority: Priority
+    result_ttl: Duration
+    max_crashes: int
+    on_start: Hook | None
+    on_success: Hook | None
+    on_failure: Hook | None
+    on_retry: Hook | None
+    on_complete: Hook | None
+
+
+class HandlerSettings(CommonSettings, total=False):
+    """Options of an event's handler."""
+
+
+class CronSettings(CommonSettings, total=False):
+    """Options of a cron."""
+
+    timezone: str
+    missed_run_policy: MissedRunPolicy | Literal["catch_up", "latest_only", "skip"]
+    max_catch_up_seconds: Duration | None
+
+
+class TaskSettings(CommonSettings, total=False):
+    """Options of a task."""
+
+    cache_key: str | Callable[..., str] | None
+    cache_ttl: Duration | None
+    shared: bool
+
+
+HOOKS = ("on_start", "on_success", "on_failure", "on_retry", "on_complete")
+
+
+def check_names(what: str, given: Collection[str], known: type) -> None:
+    """Raises ServiceError for an option that isn't among `known`'s, with the one that was probably meant."""
+    names = inspect.get_annotations(known).keys() | CommonSettings.__annotations__.keys()
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(names))}"
+            raise ServiceError(f"{what}: there is no option {name!r}; {hint}")
+
+
+def function_name(what: str, function: Callable[..., Any], name: str | None) -> str:
+    """The name a function is registered under. Raises ServiceError when it can't be a task at all."""
+    if not callable(function):
+        raise ServiceError(f"{what}: expects a function, not {type(function).__name__}")
+    if name is None:
+        name = getattr(function, "__name__", None)
+        if name is None or name == "<lambda>":
+            raise ServiceError(f"{what}: a function without a name of its own needs name=")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ServiceError(f"{what} {name!r}: is a generator; a task returns one value")
+    return checked_name(what, name)
+
+
+def checked_name(what: str, name: str) -> str:
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may not be type checked
+        raise ServiceError(f"{what}: its name must be text, not {name!r}")
+    try:
+        return ids.check_task_name(name)
+    except UsageError as error:
+        raise ServiceError(f"{what}: {error}") from None
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def task_options(what: str, function: Callable[..., Any], given: Mapping[str, Any]) -> TaskOptions:
+    """Raises ServiceError for a value that can't be meant."""
+    defaults = TaskOptions()
+    cache_key, cache_ttl = given.get("cache_key"), given.get("cache_ttl")
+    if cache_ttl is not None and cache_key is None:
+        raise ServiceError(f"{what}: cache_ttl needs a cache_key")
+    result_ttl_s = seconds(what, "result_ttl", given.get("result_ttl", defaults.result_ttl_s), zero=True)
+    backoff = given.get("retry_backoff", defaults.retry_backoff)
+    if not is_number(backoff) or backoff < 1:
+        raise ServiceError(f"{what}: retry_backoff must be a number of at least 1, not {backoff!r}")
+    return TaskOptions(
+        retries=whole(what, "retries", given.get("retries", defaults.retries), least=0),
+        retry_delay_s=seconds(what, "retry_delay", given.get("retry_delay", defaults.retry_delay_s), zero=True),
+        retry_backoff=float(backoff),
+        timeout_s=_or_none(seconds, what, "timeout", given.get("timeout", defaults.timeout_s)),
+        rate_limit=_rate(what, given.get("rate_limit")),
+        max_concurrency=_or_none(whole, what, "max_concurrency", given.get("max_concurrency")),
+        priority=priority(what, given.get("priority", defaults.priority)),
+        result_ttl_s=result_ttl_s,
+        max_crashes=whole(what, "max_crashes", given.get("max_crashes", defaults.max_crashes), least=1),
+        retry_on=_errors(what, "retry_on", given.get("retry_on", ())),
+        no_retry_on=_errors(what, "no_retry_on", given.get("no_retry_on", ())),
+        cache_key=_cache_key(what, function, cache_key),
+        cache_ttl_s=_or_none(seconds, what, "cache_ttl", cache_ttl),
+        shared=bool(given.get("shared", False)),
+    )
+
+
+def hooks(what: str, given: Mapping[str, Any]) -> Hooks:
+    chosen = {name: given.get(name) for name in HOOKS}
+    for name, hook in chosen.items():
+        if hook is not None and not callable(hook):
+            raise ServiceError(f"{what}: {name} must be a function, not {hook!r}")
+    return Hooks(**chosen)
+
+
+def whole(what: str, name: str, value: Any, *, least: int = 1) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ServiceError(f"{what}: {name} must be a whole number of at least {least}, not {value!r}")
+    return value
+
+
+def seconds(what: str, name: str, value: Any, *, zero: bool = False) -> float:
+    """A duration as seconds. `zero`: whether 0 is one."""
+    number = value.total_seconds() if isinstance(value, timedelta) else value
+    if not is_number(number) or number < 0 or (number == 0 and not zero):
+        least = "0 or more" if zero else "more than 0"
+        raise ServiceError(f"{what}: {name} must be {least} seconds, not {value!r}")
+    return float(number)
+
+
+def priority(what: str, value: Any) -> str:
+    if value not in ("normal", "high"):
+        raise ServiceError(f"{what}: priority must be 'normal' or 'high', not {value!r}")
+    return value
+
+
+def missed_run_policy(what: str, value: Any) -> MissedRunPolicy:
+    try:
+        return MissedRunPolicy(value)
+    except ValueError:
+        names = ", ".join(policy.value for policy in MissedRunPolicy)
+        raise ServiceError(f"{what}: missed_run_policy must be one of {names}, not {value!r}") from None
+
+
+def _or_none(check: Callable[[str, str, Any], Any], what: str, name: str, value: Any) -> Any:
+    return None if value is None else check(what, name, value)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _rate(what: str, value: Any) -> RateLimit | None:
+    if value is None or isinstance(value, RateLimit):
+        return value
+    if not isinstance(value, str):
+        raise ServiceError(f"{what}: rate_limit must be text like '10/minute', not {value!r}")
+    try:
+        return limits.parse_rate(value)
+    except UsageError as error:
+        raise ServiceError(f"{what}: {error}") from None
+
+
+def _errors(what: str, name: str, value: Any) -> tuple[type[BaseException], ...]:
+    kinds: tuple[Any, ...] = (value,)
+    if isinstance(value, (tuple, list, set, frozenset)):
+        kinds = tuple(cast("Collection[Any]", value))
+    for kind in kinds:
+        if not isinstance(kind, type) or not issubclass(kind, BaseException):
+            raise ServiceError(f"{what}: {name} takes exception types, not {kind!r}")
+    return kinds
+
+
+def _cache_key(what: str, function: Callable[..., Any], value: Any) -> str | Callable[..., str] | None:
+    """A template names parameters of the function, so that a typing error shows here and not at each submit."""
+    if value is None or (callable(value) and not isinstance(value, str)):
+        return cast("Callable[..., str] | None", value)
+    if not isinstance(value, str) or not value:
+        raise ServiceError(f"{what}: cache_key must be text like 'user:{{user_id}}' or a function, not {value!r}")
+    parameters = inspect.signature(function).parameters
+    open_ended = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    try:
+        fields = [field for _, field, _, _ in Formatter().parse(value) if field is not None]
+    except ValueError as error:
+        raise ServiceError(f"{what}: cache_key {value!r}: {error}") from None
+    for field in fields:
+        root = field.partition(".")[0].partition("[")[0]
+        if not root or (root not in parameters and not open_ended):
+            raise ServiceError(f"{what}: cache_key {value!r} names {field!r}, which is no parameter of the function")
+    return value

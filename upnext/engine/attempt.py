@@ -1,0 +1,96 @@
+"""The attempt that runs now, as user code and the SDK's Context see it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from upnext.core.entry import Meta
+from upnext.core.spec import TaskSpec
+
+if TYPE_CHECKING:
+    from upnext.engine.broker import Broker
+
+CURRENT: ContextVar[Attempt] = ContextVar("upnext_attempt")
+"""Set around user code, in its threads too."""
+
+
+class Attempt:
+    """One try of one job. Times: `started_at` Unix seconds. `cancelled` turns true when somebody asked for it to end."""
+
+    __slots__ = (
+        "broker",
+        "cancelled",
+        "cell",
+        "entry_id",
+        "lane",
+        "loop",
+        "meta",
+        "release",
+        "retake",
+        "runner",
+        "spec",
+        "started_at",
+        "state",
+        "timed_out",
+    )
+
+    def __init__(self, spec: TaskSpec, lane: str, entry_id: bytes, meta: Meta | None, broker: Broker) -> None:
+        self.spec, self.lane, self.entry_id, self.meta = spec, lane, entry_id, meta
+        self.broker = broker
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.cell = -1
+        self.started_at = 0.0
+        self.cancelled = False
+        self.timed_out = False
+        self.runner: asyncio.Task[None] | None = None
+        self.release: Callable[[], None] | None = None
+        self.retake: Callable[[], Any] | None = None
+        self.state: dict[str, Any] | None = None
+
+    @property
+    def job_id(self) -> str:
+        if self.meta is not None and self.meta.job_id is not None:
+            return self.meta.job_id
+        return f"{self.spec.name}:{self.lane}{self.entry_id.decode()}"
+
+    @property
+    def attempt(self) -> int:
+        return self.meta.attempt if self.meta is not None else 1
+
+    @property
+    def max_attempts(self) -> int:
+        return self.spec.options.retries + 1
+
+    @property
+    def crashes(self) -> int:
+        return self.meta.crashes if self.meta is not None else 0
+
+    @property
+    def parent_id(self) -> str | None:
+        return self.meta.parent_id if self.meta is not None else None
+
+    @property
+    def root_id(self) -> str | None:
+        return self.meta.root_id if self.meta is not None else None
+
+    @property
+    def home_lane(self) -> str:
+        if self.meta is not None and self.meta.lane is not None:
+            return self.meta.lane
+        return self.lane
+
+    @asynccontextmanager
+    async def suspended(self) -> AsyncIterator[None]:
+        """Gives the concurrency slot back while the job waits for another job; nested flows so finish at concurrency 1."""
+        if self.release is None or self.retake is None:
+            yield
+            return
+        self.release()
+        try:
+            yield
+        finally:
+            await self.retake()

@@ -1,0 +1,334 @@
+"""What a producer or a waiter asks of the broker, on asyncio. One Broker belongs to one loop; `upnext.engine.sync` is its blocking twin.
+
+Concurrent submits of one turn of the loop share one request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from upnext.core import entry
+from upnext.core.keys import Keys
+from upnext.core.outcome import Outcome, decode
+from upnext.core.submission import Submission
+from upnext.engine.calls import producing
+from upnext.engine.calls.producing import Held
+from upnext.engine.endpoint import Endpoint, parse_url
+from upnext.engine.link import Backoff, Link
+from upnext.engine.listener import Listener
+from upnext.engine.replies import LostReplyError
+from upnext.engine.scripts import Call, T
+from upnext.errors import (
+    BrokerRefusedError,
+    BrokerUnavailableError,
+    DuplicateJobError,
+    JobNotFoundError,
+    PayloadTooLargeError,
+    SubmitUncertain,
+)
+
+log = logging.getLogger("upnext.engine")
+
+PAYLOAD_CAP_BYTES = 1024 * 1024
+BATCH_JOBS = 1000
+SUBMIT_PATIENCE_S = 5.0
+"""How long a submit goes on trying to reach a broker that is away."""
+REREAD_S = 5.0
+"""A waiter rereads the truth so often, whatever it heard."""
+
+
+def check_payload(job: Submission) -> None:
+    if len(job.payload) > PAYLOAD_CAP_BYTES:
+        raise PayloadTooLargeError(
+            f"the arguments of {job.task} are {len(job.payload):,} bytes as JSON, over the cap of {PAYLOAD_CAP_BYTES:,}: "
+            "store the data elsewhere and pass a reference"
+        )
+
+
+def settle(key: str | None, answer: str | Held, nonce: str) -> str:
+    """The job id, or DuplicateJobError unless the key's holder is this very submit, sent twice."""
+    if isinstance(answer, str):
+        return answer
+    if answer.nonce == nonce:
+        return answer.job_id
+    raise DuplicateJobError(key or "", answer.job_id)
+
+
+class Broker:
+    """Made per loop by `upnext.engine.clients`, or by a runtime for its own jobs."""
+
+    def __init__(self, url: str, namespace: str = "default", *, name: str = "upnext-client") -> None:
+        self.url = url
+        self.endpoint: Endpoint = parse_url(url)
+        self.keys = Keys(namespace)
+        self._nonce = secrets.token_hex(8)
+        self.link = Link(self.endpoint, name)
+        self._listener: Listener | None = None
+        self._queue: list[tuple[Submission, str | None, str, asyncio.Future[str | Held]]] = []
+        self._flushing = False
+        self._batches: set[asyncio.Task[None]] = set()
+        self._waits: dict[str, list[asyncio.Future[Outcome | None]]] = {}
+        self._early: dict[str, Outcome] = {}
+        self._expecting = 0
+        self.pid = os.getpid()
+
+    async def run(self, call: Call[T]) -> T:
+        return await self.link.run(call)
+
+    # --- submitting
+
+    async def submit(self, job: Submission) -> str:
+        """-> job id. Raises SubmitUncertain, DuplicateJobError, BrokerFullError, BrokerUnavailableError, PayloadTooLargeError."""
+        return await self._submit(job, None)
+
+    async def submit_many(self, jobs: Sequence[Submission]) -> list[str]:
+        """Up to 1,000 jobs a request. On an error the earlier thousands are queued; SubmitUncertain says that the last one may be."""
+        for job in jobs:
+            check_payload(job)
+        done: list[str] = []
+        for start in range(0, len(jobs), BATCH_JOBS):
+            nonce = secrets.token_hex(8)
+            part = [(job, None) for job in jobs[start : start + BATCH_JOBS]]
+            answers = await self._run_submit(producing.submit(self.keys, part, nonce), all(job.idempotency_key for job, _ in part))
+            done += [settle(job.idempotency_key, answer, nonce) for (job, _), answer in zip(part, answers, strict=True)]
+        return done
+
+    async def send(
+        self,
+        event: str,
+        payload: bytes,
+        known_handlers: Sequence[str],
+        parent_id: str | None = None,
+        root_id: str | None = None,
+        idempotency_key: str | None = None,
+        idempotency_ttl_s: float | None = None,
+    ) -> list[str]:
+        """One job for each handler. -> their ids. Raises DuplicateJobError when the key is held for every handler."""
+        check_payload(Submission(event, payload))
+        nonce = secrets.token_hex(8)
+        call = producing.send(
+            self.keys,
+            event,
+            payload,
+            known_handlers,
+            meta=entry.Meta(parent_id=parent_id, root_id=root_id) if parent_id else None,
+            idempotency_key=idempotency_key,
+            idempotency_ttl_s=86400.0 if idempotency_ttl_s is None else idempotency_ttl_s,
+            nonce=nonce,
+        )
+        return settle_event(idempotency_key, await self._run_submit(call, idempotency_key is not None), nonce)
+
+    async def _submit(self, job: Submission, reply_to: str | None) -> str:
+        check_payload(job)
+        loop = asyncio.get_running_loop()
+        nonce = secrets.token_hex(8) if job.idempotency_key is not None else ""
+        future: asyncio.Future[str | Held] = loop.create_future()
+        self._queue.append((job, reply_to, nonce, future))
+        if not self._flushing:
+            self._flushing = True
+            loop.call_soon(self._flush)
+        return settle(job.idempotency_key, await future, nonce)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        queue, self._queue = self._queue, []
+        for start in range(0, len(queue), BATCH_JOBS):
+            task = asyncio.create_task(self._submit_batch(queue[start : start + BATCH_JOBS]), name="upnext-submit")
+            self._batches.add(task)
+            task.add_done_callback(self._batches.discard)
+
+    async def _submit_batch(self, batch: list[tuple[Submission, str | None, str, asyncio.Future[str | Held]]]) -> None:
+        # keyed jobs go by themselves: each has a nonce of its own, and only they may be sent again
+        plain = [item for item in batch if not item[2]]
+        for group in [plain, *([item] for item in batch if item[2])]:
+            if not group:
+                continue
+            call = producing.submit(self.keys, [(job, reply_to) for job, reply_to, _, _ in group], group[0][2])
+            try:
+                answers = await self._run_submit(call, bool(group[0][2]))
+            except BaseException as error:  # every submitter gets it; a cancel goes on
+                for *_, future in group:
+                    if not future.done():
+                        if isinstance(error, asyncio.CancelledError):
+                            future.cancel()
+                        else:
+                            future.set_exception(error)
+                if not isinstance(error, Exception):
+                    raise
+            else:
+                for (*_, future), answer in zip(group, answers, strict=True):
+                    if not future.done():
+                        future.set_result(answer)
+
+    async def _run_submit(self, call: Call[T], repeatable: bool) -> T:
+        """Retries while nothing was sent; a lost reply is sent again only where the key settles it."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SUBMIT_PATIENCE_S
+        backoff = Backoff()
+        lost = False
+        while True:
+            try:
+                return await self.link.run(call)
+            except BrokerRefusedError:
+                raise
+            except BrokerUnavailableError as error:
+                lost = lost or isinstance(error, LostReplyError)
+                if lost and (not repeatable or loop.time() > deadline):
+                    raise SubmitUncertain(
+                        f"{error}; the job may or may not be queued. Submit with an idempotency key to make a repeat safe"
+                    ) from None
+                if loop.time() > deadline:
+                    raise
+            await backoff.sleep()
+
+    # --- waiting
+
+    async def submit_and_wait(self, job: Submission, timeout_s: float | None) -> tuple[str, Outcome]:
+        """Raises TimeoutError (its `job_id` says which job) and what submit and wait raise."""
+        await self._listen()
+        self._expecting += 1
+        try:
+            job_id = await self._submit(job, self._nonce)
+        finally:
+            self._expecting -= 1
+        early = self._early.pop(job_id, None)
+        if not self._expecting:
+            self._early.clear()
+        if early is not None:
+            return job_id, early
+        return job_id, await self._wait(job_id, timeout_s, registered=True)
+
+    async def wait(self, job_id: str, timeout_s: float | None = None) -> Outcome:
+        """How the job ended. Raises TimeoutError, JobNotFoundError, BrokerUnavailableError (only when the broker stays away beyond the timeout)."""
+        await self._listen()
+        return await self._wait(job_id, timeout_s, registered=False)
+
+    async def _wait(self, job_id: str, timeout_s: float | None, *, registered: bool) -> Outcome:
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout_s is None else loop.time() + timeout_s
+        backoff = Backoff()
+        woken: asyncio.Future[Outcome | None] = loop.create_future()
+        self._waits.setdefault(job_id, []).append(woken)
+        watched = False
+        try:
+            while True:
+                if not registered:
+                    try:
+                        watched = True
+                        standing = await self.run(producing.watch(self.keys, job_id, self._nonce))
+                        backoff.reset()
+                    except BrokerRefusedError:
+                        raise
+                    except BrokerUnavailableError:
+                        if deadline is not None and loop.time() >= deadline:
+                            raise
+                        await backoff.sleep()
+                        continue
+                    if standing.outcome is not None:
+                        watched = False
+                        return standing.outcome
+                    if not standing.known:
+                        raise JobNotFoundError(job_id)
+                registered = False
+                left = REREAD_S if deadline is None else min(REREAD_S, deadline - loop.time())
+                await asyncio.wait([woken], timeout=max(0.0, left))
+                if woken.done():
+                    outcome = woken.result()
+                    if outcome is not None:
+                        watched = False
+                        return outcome
+                    self._forget(job_id, woken)
+                    woken = loop.create_future()
+                    self._waits.setdefault(job_id, []).append(woken)
+                if deadline is not None and loop.time() >= deadline:
+                    error = TimeoutError(f"job {job_id} did not end within {timeout_s:g} s")
+                    error.job_id = job_id  # type: ignore[attr-defined]
+                    raise error
+        finally:
+            self._forget(job_id, woken)
+            if watched and not self._waits.get(job_id) and self.link.live is not None:
+                self._own(self._unwatch(job_id))
+
+    async def _unwatch(self, job_id: str) -> None:
+        try:
+            await self.run(producing.unwatch(self.keys, job_id, self._nonce))
+        except BrokerUnavailableError:
+            pass  # the registration goes with the job's end
+
+    def _own(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._batches.add(task)
+        task.add_done_callback(self._batches.discard)
+
+    def _forget(self, job_id: str, future: asyncio.Future[Outcome | None]) -> None:
+        waits = self._waits.get(job_id)
+        if waits and future in waits:
+            waits.remove(future)
+            if not waits:
+                del self._waits[job_id]
+
+    async def _listen(self) -> None:
+        if self._listener is None:
+            self._listener = Listener(self.endpoint, "upnext-ear", [self.keys.reply(self._nonce)], self._heard, self._reread)
+        await self._listener.start()
+
+    def _heard(self, _channel: str, data: bytes) -> None:
+        raw_id, _, raw = data.partition(b"\n")
+        job_id = raw_id.decode()
+        waits = self._waits.get(job_id)
+        if waits is None and not self._expecting:
+            return
+        outcome = decode(raw)
+        if waits is None:
+            self._early[job_id] = outcome
+            return
+        for future in waits:
+            if not future.done():
+                future.set_result(outcome)
+
+    def _reread(self) -> None:
+        for waits in self._waits.values():
+            for future in waits:
+                if not future.done():
+                    future.set_result(None)
+
+    # --- a running job's own notes
+
+    async def progress(self, job_id: str, fields: dict[str, Any], ttl_s: float) -> None:
+        """Keeps `fields` (small, JSON) with the job; the newest replaces what was there."""
+        await self.link.command("SET", self.keys.progress(job_id), orjson.dumps(fields), "PX", max(1000, round(ttl_s * 1000)))
+
+    async def read_progress(self, job_id: str) -> dict[str, Any]:
+        raw = await self.link.command("GET", self.keys.progress(job_id))
+        return orjson.loads(raw) if raw else {}
+
+    async def aclose(self) -> None:
+        for task in list(self._batches):
+            task.cancel()
+        await asyncio.gather(*self._batches, return_exceptions=True)
+        if self._listener is not None:
+            await self._listener.aclose()
+        await self.link.aclose()
+
+
+def settle_event(key: str | None, answers: Sequence[str | Held], nonce: str) -> list[str]:
+    """Ids of the jobs that were made; DuplicateJobError when every handler's key was held by others."""
+    made: list[str] = []
+    held: Held | None = None
+    for answer in answers:
+        if isinstance(answer, str):
+            made.append(answer)
+        elif answer.nonce == nonce:
+            made.append(answer.job_id)
+        else:
+            held = answer
+    if not made and held is not None:
+        raise DuplicateJobError(key or "", held.job_id)
+    return made

@@ -1,0 +1,202 @@
+"""Calls of a job's holder, each fenced by the entry id: fetch, finish, retry, hand_back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from upnext.core import entry, outcome
+from upnext.core.keys import LANE_LETTERS, Keys
+from upnext.core.outcome import JobStatus
+from upnext.engine.scripts import Arg, Call, ident, script
+
+RATE_BUCKET_S = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What one fetch gave. `entries` are (task, lane letter, [[entry id, [field, value, …]], …]) in the order of the reply."""
+
+    server_ms: int
+    retry_after_ms: int | None
+    held_back: bool
+    entries: list[tuple[str, str, list[Any]]]
+
+
+def fetch(
+    keys: Keys, epoch: str, consumer: str, tasks: Sequence[str], *, budget: int, idle: bool, lanes: str, most_limited: int
+) -> Call[Fetched]:
+    """Up to `budget` jobs of `tasks`, in this order, lanes in the order of the letters in `lanes`."""
+
+    def parse(reply: list[Any]) -> Fetched:
+        entries = [(tasks[reply[at] - 1], reply[at + 1].decode(), reply[at + 2]) for at in range(3, len(reply), 3)]
+        return Fetched(reply[0], reply[1] if reply[1] >= 0 else None, reply[2] == 1, entries)
+
+    streams = [stream for task in tasks for stream in keys.streams(task)]
+    return Call(
+        script("fetch"),
+        [keys.epoch, keys.leases, keys.paused, keys.limits, keys.gcra, *streams],
+        [epoch, consumer, budget, int(idle), lanes, most_limited, *tasks],
+        parse,
+    )
+
+
+LETTERS = {JobStatus.DONE: "d", JobStatus.FAILED: "f", JobStatus.CANCELLED: "c", JobStatus.DEAD: "x"}
+
+
+@dataclass(slots=True)
+class Finish:
+    """One job's end. `meta` is what its entry said, `job_id` set there when it moved; `bury` keeps it as a dead letter."""
+
+    task: str
+    lane: str
+    entry_id: bytes
+    status: JobStatus
+    outcome: bytes
+    meta: entry.Meta | None = None
+    bury: bool = False
+
+
+def _extra(job: Finish) -> bytes:
+    meta = job.meta
+    if meta is None and not job.bury:
+        return b""
+    said: dict[str, Any] = {}
+    if meta is not None:
+        if meta.job_id is not None:
+            said["i"] = meta.job_id
+        if meta.reply_to is not None:
+            said["w"] = meta.reply_to
+        if meta.idempotency_key is not None:
+            said["k"] = meta.idempotency_key
+        if meta.lane is not None:
+            said["l"] = meta.lane
+    if job.bury:
+        said["bury"] = True
+        kept = entry.Meta() if meta is None else meta
+        said["dead"] = entry.encode_meta(
+            entry.Meta(
+                attempt=kept.attempt,
+                crashes=kept.crashes,
+                lost_hosts=kept.lost_hosts,
+                parent_id=kept.parent_id,
+                root_id=kept.root_id,
+                cause=kept.cause,
+                tick_ms=kept.tick_ms,
+                outcome=orjson.loads(job.outcome),
+            )
+        ).decode()
+    return orjson.dumps(said) if said else b""
+
+
+def finish(keys: Keys, epoch: str, jobs: Sequence[Finish], result_ttl_ms: Mapping[str, int], now_ms: int) -> Call[list[int]]:
+    """-> positions (from 0) of the jobs that another owner has by now; nothing was written for those."""
+    streams: dict[tuple[str, str], int] = {}
+    words: list[Arg] = []
+    add = words.append
+    for job in jobs:
+        where = (job.task, job.lane)
+        index = streams.get(where)
+        if index is None:
+            index = streams[where] = len(streams) + 1
+        add(index)
+        add(job.entry_id)
+        add(LETTERS[job.status])
+        add(job.outcome)
+        add(b"" if job.meta is None and not job.bury else _extra(job))
+    told: list[Arg] = []
+    for task, lane in streams:
+        told += (task, lane, result_ttl_ms[task])
+    bucket = now_ms // 1000 // RATE_BUCKET_S * RATE_BUCKET_S
+    return Call(
+        script("finish"),
+        [
+            keys.epoch,
+            keys.where,
+            keys.waiters,
+            keys.dead,
+            keys.dead_jobs,
+            keys.cancel,
+            keys.stats,
+            f"{keys.rate_prefix}{bucket}",
+            keys.ends,
+            keys.limits,
+            *(keys.stream(task, lane) for task, lane in streams),
+        ],
+        [epoch, keys.result_prefix, keys.idem_prefix, keys.reply_prefix, keys.bell, now_ms, *told, *words],
+        lambda reply: [position - 1 for position in reply],
+    )
+
+
+@dataclass(slots=True)
+class PutBack:
+    """One failed attempt that is to run again. `meta` is that of the next attempt."""
+
+    task: str
+    lane: str
+    entry_id: bytes
+    job_id: str
+    home_lane: str
+    meta: entry.Meta
+    delay_ms: int
+
+
+RETRIED, STALE, CANCELLED = 1, 0, 2
+
+
+def retry(keys: Keys, epoch: str, jobs: Sequence[PutBack]) -> Call[list[int]]:
+    """-> for each RETRIED, STALE (another owner has it) or CANCELLED (finish it as cancelled)."""
+    streams: dict[tuple[str, str], int] = {}
+    words: list[Arg] = []
+    for job in jobs:
+        index = streams.setdefault((job.task, job.lane), len(streams) + 1)
+        words += (index, job.entry_id, job.job_id, job.home_lane, entry.encode_meta(job.meta), job.delay_ms)
+    return Call(
+        script("retry"),
+        [
+            keys.epoch,
+            keys.where,
+            keys.delayed,
+            keys.delayed_jobs,
+            keys.cancel,
+            keys.stats,
+            *(keys.stream(task, lane) for task, lane in streams),
+        ],
+        [epoch, keys.bell, *(task for task, _ in streams), *words],
+        ident,
+    )
+
+
+def hand_back(keys: Keys, epoch: str, jobs: Sequence[tuple[str, str, bytes]]) -> Call[int]:
+    """Jobs as (task, lane letter, entry id). -> how many were still ours."""
+    pairs: dict[tuple[str, str], int] = {}
+    words: list[Arg] = []
+    for task, lane, entry_id in jobs:
+        words += (pairs.setdefault((task, lane), len(pairs) + 1), entry_id)
+    streams: list[str] = []
+    for task, lane in pairs:
+        streams += (keys.stream(task, lane), keys.stream(task, "b"))
+    return Call(
+        script("hand_back"),
+        [keys.epoch, keys.where, *streams],
+        [epoch, keys.bell, *(task for task, _ in pairs), *words],
+        ident,
+    )
+
+
+def own_pending(keys: Keys, epoch: str, consumer: str, tasks: Sequence[str], most: int = 10_000) -> Call[list[tuple[str, str, bytes]]]:
+    """-> what the broker believes this consumer holds: (task, lane letter, entry id)."""
+    lanes = [(task, lane) for task in tasks for lane in LANE_LETTERS]
+
+    def parse(reply: list[Any]) -> list[tuple[str, str, bytes]]:
+        return [(*lanes[position - 1], entry_id) for position, entry_id in zip(reply[::2], reply[1::2], strict=True)]
+
+    return Call(
+        script("own_pending"),
+        [keys.epoch, *(keys.stream(task, lane) for task, lane in lanes)],
+        [epoch, consumer, most],
+        parse,
+    )

@@ -1,0 +1,244 @@
+"""Calls that keep consumers and the delayed set in order: register, beat, promote, tick, reap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from upnext.core.keys import SCHEMA, Keys
+from upnext.core.spec import TaskKind, TaskSpec
+from upnext.engine.scripts import Arg, Call, script, text
+
+MOST_LOST_HOSTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What register needs. `record` is the consumer's, as in `upnext.core.keys`."""
+
+    consumer: str
+    record: Mapping[str, Any]
+    service: str
+    generation_ms: int
+    lease_ms: int
+    tasks: Sequence[TaskSpec]
+
+
+def definition(task: TaskSpec, service: str, generation_ms: int) -> dict[str, Any]:
+    """What Redis keeps about a task."""
+    options = task.options
+    return {
+        "service": service,
+        "kind": task.kind.value,
+        "event": task.event,
+        "signature": task.arguments.describe(),
+        "shared": options.shared,
+        "generation_ms": generation_ms,
+        "options": {
+            "retries": options.retries,
+            "timeout_s": options.timeout_s,
+            "max_crashes": options.max_crashes,
+            "result_ttl_s": options.result_ttl_s,
+            "priority": options.priority,
+        },
+        "limits": limits(task),
+    }
+
+
+def limits(task: TaskSpec) -> dict[str, Any] | None:
+    options = task.options
+    if not options.limited:
+        return None
+    said: dict[str, Any] = {}
+    if options.rate_limit is not None:
+        said["rate"] = options.rate_limit.count
+        said["period_s"] = options.rate_limit.period_s
+    if options.max_concurrency is not None:
+        said["concurrency"] = options.max_concurrency
+    return said
+
+
+def register(keys: Keys, registration: Registration, new_epoch: str) -> Call[tuple[str, int]]:
+    """-> (epoch, server ms). Error codes SCHEMA and CONFLICT come as ReplyError."""
+    told: list[Arg] = []
+    streams: list[str] = []
+    crons: list[Arg] = []
+    handlers: list[str] = []
+    events: list[str] = []
+    for task in registration.tasks:
+        limit = limits(task)
+        told += (
+            task.name,
+            orjson.dumps(definition(task, registration.service, registration.generation_ms)),
+            orjson.dumps(limit) if limit else b"",
+        )
+        streams += keys.streams(task.name)
+        if task.kind is TaskKind.CRON and task.cron is not None:
+            cron = {
+                "task": task.name,
+                "schedule": task.cron.schedule,
+                "timezone": task.cron.timezone,
+                "missed": task.cron.missed.value,
+                "max_catch_up_s": task.cron.max_catch_up_s,
+                "service": registration.service,
+                "generation_ms": registration.generation_ms,
+            }
+            crons += (task.name, orjson.dumps(cron))
+        if task.event is not None:
+            handlers.append(task.name)
+            events.append(keys.event(task.event))
+    return Call(
+        script("register"),
+        [keys.epoch, keys.schema, keys.tasks, keys.limits, keys.consumers, keys.leases, keys.crons, keys.cursors, *streams, *events],
+        [
+            new_epoch,
+            SCHEMA,
+            registration.consumer,
+            orjson.dumps(dict(registration.record)),
+            registration.lease_ms,
+            registration.service,
+            registration.generation_ms,
+            len(registration.tasks),
+            len(crons) // 2,
+            len(handlers),
+            keys.bell,
+            *told,
+            *crons,
+            *handlers,
+        ],
+        lambda reply: (text(reply[0]), reply[1]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """`missing` consumers were reaped; `ended` are (foreign) consumers whose lease is over or whose grave is open."""
+
+    server_ms: int
+    leads: bool
+    term: int
+    next_due_ms: int | None
+    missing: list[str]
+    ended: list[str]
+
+
+def beat(
+    keys: Keys, epoch: str, *, daemon: str, token: str, lease_ms: int, leadership_ms: int, consumers: Sequence[str]
+) -> Call[Beat]:
+    def parse(reply: list[Any]) -> Beat:
+        count = reply[4]
+        names = [text(name) for name in reply[5:]]
+        due = reply[3] if reply[3] >= 0 else None
+        return Beat(reply[0], reply[1] == 1, reply[2], due, names[:count], list(dict.fromkeys(names[count:])))
+
+    return Call(
+        script("beat"),
+        [keys.epoch, keys.leases, keys.leader, keys.delayed, keys.graves],
+        [epoch, daemon, token, lease_ms, leadership_ms, *consumers],
+        parse,
+    )
+
+
+def promote(keys: Keys, epoch: str, most: int) -> Call[tuple[int, int | None]]:
+    """-> (jobs promoted, ms until the next is due or None)."""
+    return Call(
+        script("promote"),
+        [keys.epoch, keys.delayed, keys.delayed_jobs, keys.where, keys.limits],
+        [epoch, keys.stream_prefix, keys.bell, most],
+        lambda reply: (reply[0], reply[1] if reply[1] >= 0 else None),
+    )
+
+
+FIRED, PASSED, EARLY, GONE = 1, 2, 3, 4
+
+
+def tick(
+    keys: Keys, epoch: str, *, term: int, cron: str, tick_ms: int, payload: bytes, meta: bytes, fire: bool
+) -> Call[tuple[int, int | str]]:
+    """-> (FIRED, entry id) · (PASSED, cursor ms) · (EARLY, ms to wait) · (GONE, 0)."""
+    return Call(
+        script("tick"),
+        [keys.epoch, keys.leader, keys.crons, keys.cursors, keys.limits, keys.stream(cron, "n")],
+        [epoch, term, cron, tick_ms, payload, meta, keys.bell, int(fire)],
+        lambda reply: (reply[0], text(reply[1]) if reply[0] == FIRED else reply[1]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """`pending` -1: its lease is in force, nothing was done."""
+
+    moved: int
+    pending: int
+    gone: bool
+    buried: int
+
+
+def reap(
+    keys: Keys,
+    epoch: str,
+    *,
+    consumer: str,
+    tasks: Sequence[str],
+    foreign: bool,
+    final: bool,
+    charge: str = "none",
+    cause: str = "",
+    detail: str = "",
+    started: Sequence[tuple[str, str, str]] = (),
+) -> Call[Reaped]:
+    """`started` are (task, lane letter, entry id); `charge` is none, crash or host."""
+    streams = [stream for task in tasks for stream in keys.streams(task)]
+    return Call(
+        script("reap"),
+        [
+            keys.epoch,
+            keys.leases,
+            keys.graves,
+            keys.consumers,
+            keys.where,
+            keys.waiters,
+            keys.dead,
+            keys.dead_jobs,
+            keys.cancel,
+            keys.stats,
+            keys.tasks,
+            *streams,
+        ],
+        [
+            epoch,
+            consumer,
+            int(foreign),
+            int(final),
+            charge,
+            cause,
+            detail,
+            keys.result_prefix,
+            keys.idem_prefix,
+            keys.reply_prefix,
+            keys.bell,
+            MOST_LOST_HOSTS,
+            len(tasks),
+            *tasks,
+            *(f"{task}:{lane} {entry_id}" for task, lane, entry_id in started),
+        ],
+        lambda reply: Reaped(reply[0], reply[1], reply[2] == 1, reply[3]),
+    )
+
+
+def attach(keys: Keys, epoch: str, consumer: str, client_id: int) -> Call[bool]:
+    """-> whether the consumer is known."""
+    return Call(script("attach"), [keys.epoch, keys.consumers], [epoch, consumer, client_id], bool)
+
+
+def seen(keys: Keys, epoch: str, *, service: str, generation_ms: int, crons: Sequence[str], handlers: Sequence[tuple[str, str]]) -> Call[int]:
+    """`handlers` are (event, task). -> how many crons of older code were removed."""
+    return Call(
+        script("seen"),
+        [keys.epoch, keys.crons, keys.cursors, *(keys.event(event) for event, _ in handlers)],
+        [epoch, service, generation_ms, len(crons), *crons, *(task for _, task in handlers)],
+        int,
+    )

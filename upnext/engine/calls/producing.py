@@ -1,0 +1,167 @@
+"""Calls of producers and waiters: submit, send, watch, unwatch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from upnext.core import entry, ids, outcome
+from upnext.core.keys import Keys
+from upnext.core.outcome import Outcome
+from upnext.core.submission import Submission
+from upnext.engine.scripts import Arg, Call, script
+
+HANDLER_LIFE_MS = 7 * 24 * 3600 * 1000
+"""A handler not seen by any scheduler for so long gets no more events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Instead of an id: the idempotency key is held by this job. `nonce` tells the submit that took it."""
+
+    job_id: str
+    nonce: str
+
+
+def _meta(job: Submission, reply_to: str | None) -> bytes:
+    if not (job.parent_id or job.idempotency_key or reply_to or job.trace):
+        return b""
+    return entry.encode_meta(
+        entry.Meta(
+            parent_id=job.parent_id,
+            root_id=job.root_id,
+            idempotency_key=job.idempotency_key,
+            reply_to=reply_to,
+            trace=job.trace,
+        )
+    )
+
+
+def _special(job: Submission, nonce: str) -> bytes:
+    if job.delay_s is None and job.at_ms is None and job.queue_ttl_s is None and job.idempotency_key is None:
+        return b""
+    wish: dict[str, Any] = {}
+    if job.at_ms is not None:
+        wish["at"] = job.at_ms
+    elif job.delay_s is not None:
+        wish["delay"] = max(0, round(job.delay_s * 1000))
+    if job.queue_ttl_s is not None:
+        wish["ttl"] = round(job.queue_ttl_s * 1000)
+    if job.idempotency_key is not None:
+        wish["key"] = job.idempotency_key
+        wish["key_ttl"] = max(1, round(job.idempotency_ttl_s * 1000))
+        wish["nonce"] = nonce
+    return orjson.dumps(wish)
+
+
+def _held(reply: str) -> Held:
+    job_id, _, nonce = reply[1:].rpartition(" ")
+    return Held(job_id, nonce)
+
+
+def submit(keys: Keys, jobs: Sequence[tuple[Submission, str | None]], nonce: str) -> Call[list[str | Held]]:
+    """Jobs with the channel of their waiter (or None). -> for each its job id, or who holds its key."""
+    streams: dict[tuple[str, str], int] = {}
+    words: list[Arg] = []
+    add = words.append
+    for job, reply_to in jobs:
+        where = (job.task, job.lane)
+        index = streams.get(where)
+        if index is None:
+            index = streams[where] = len(streams) + 1
+        add(index)
+        add(_meta(job, reply_to))
+        add(job.payload)
+        add(_special(job, nonce))
+
+    def parse(reply: list[bytes]) -> list[str | Held]:
+        done: list[str | Held] = []
+        for (job, _), raw in zip(jobs, reply, strict=True):
+            word = raw.decode()
+            if word[0] == "=":
+                done.append(_held(word))
+            elif word[0] == "d":
+                done.append(f"{job.task}:{word}")
+            else:
+                done.append(f"{job.task}:{job.lane}{word}")
+        return done
+
+    return Call(
+        script("submit"),
+        [keys.seq, keys.delayed, keys.delayed_jobs, keys.limits, *(keys.stream(task, lane) for task, lane in streams)],
+        [keys.bell, keys.idem_prefix, *(task for task, _ in streams), *words],
+        parse,
+    )
+
+
+def send(
+    keys: Keys,
+    event: str,
+    payload: bytes,
+    known_handlers: Sequence[str],
+    *,
+    meta: entry.Meta | None = None,
+    idempotency_key: str | None = None,
+    idempotency_ttl_s: float = 86400.0,
+    nonce: str = "",
+) -> Call[list[str | Held]]:
+    def parse(reply: list[bytes]) -> list[str | Held]:
+        done: list[str | Held] = []
+        for task, raw in zip(reply[::2], reply[1::2], strict=True):
+            word = raw.decode()
+            done.append(_held(word) if word[0] == "=" else ids.make(task.decode(), "n", word))
+        return done
+
+    args: list[Arg] = [
+        payload,
+        entry.encode_meta(meta) if meta else b"",
+        keys.stream_prefix,
+        keys.bell,
+        HANDLER_LIFE_MS,
+        keys.idem_prefix,
+        idempotency_key or "",
+        max(1, round(idempotency_ttl_s * 1000)),
+        nonce,
+        *known_handlers,
+    ]
+    return Call(script("send"), [keys.event(event), keys.limits], args, parse)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a job stands: `outcome` when it ended, else whether anybody knows it."""
+
+    known: bool
+    outcome: Outcome | None = None
+
+
+def watch(keys: Keys, job_id: str, channel: str) -> Call[Standing]:
+    """Registers `channel` for the job's end unless it has ended or is unknown; '' only asks."""
+    parsed = ids.parse(job_id)
+    born = parsed.born if parsed.born != "d" else "n"
+
+    def parse(reply: list[bytes]) -> Standing:
+        match reply:
+            case [b"r", raw]:
+                return Standing(True, outcome.decode(raw))
+            case [b"z", packed]:
+                _, meta, _ = entry.unpack(packed)
+                return Standing(True, outcome.from_dict(meta.outcome) if meta.outcome else None)
+            case [b"w"]:
+                return Standing(True)
+            case _:
+                return Standing(False)
+
+    return Call(
+        script("watch"),
+        [keys.waiters, keys.result(job_id), keys.where, keys.delayed_jobs, keys.dead_jobs, keys.stream(parsed.task, born)],
+        [job_id, parsed.entry_id, channel],
+        parse,
+    )
+
+
+def unwatch(keys: Keys, job_id: str, channel: str) -> Call[bool]:
+    return Call(script("unwatch"), [keys.waiters], [job_id, channel], bool)

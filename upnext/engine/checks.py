@@ -1,0 +1,22 @@
+"""Is this broker one that we can trust jobs to?"""
+
+from __future__ import annotations
+
+from upnext.engine.link import Link
+from upnext.errors import BrokerRefusedError
+
+
+async def check_broker(link: Link) -> None:
+    """Raises BrokerRefusedError for a server that is too old or may evict keys."""
+    raw: bytes = await link.command("INFO")
+    info = dict(line.split(":", 1) for line in raw.decode(errors="replace").splitlines() if ":" in line)
+    valkey = info.get("valkey_version")
+    version = valkey or info.get("redis_version", "0")
+    major, minor = (int(part) for part in (version.split(".") + ["0"])[:2])
+    if (major, minor) < ((7, 2) if valkey else (7, 0)):
+        raise BrokerRefusedError(f"the broker is {'Valkey' if valkey else 'Redis'} {version}: Redis 7.0 or Valkey 7.2 is needed")
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise BrokerRefusedError(
+            f"the broker may evict jobs (maxmemory-policy {policy}): set it to noeviction (CONFIG SET maxmemory-policy noeviction)"
+        )

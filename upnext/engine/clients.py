@@ -1,0 +1,88 @@
+"""The clients of this process: one Broker per (loop, URL, namespace), one SyncBroker per (process, URL, namespace), made when first used."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
+
+from upnext.config import namespace as read_namespace
+from upnext.config import redis_url
+from upnext.engine.attempt import CURRENT
+from upnext.engine.broker import Broker
+
+if TYPE_CHECKING:
+    from upnext.engine.sync import SyncBroker
+
+_Where = tuple[str, str]
+_async: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Where, Broker]] = weakref.WeakKeyDictionary()
+_closers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None]] = weakref.WeakKeyDictionary()
+_sync: dict[_Where, SyncBroker] = {}
+_lock = threading.Lock()
+
+
+def _where(worker_url: str | None) -> _Where:
+    attempt = CURRENT.get(None)
+    if attempt is not None and worker_url is None:
+        return _of_attempt(attempt.broker)
+    return redis_url(None, os.environ, worker_url).url, read_namespace(None, os.environ)
+
+
+def _of_attempt(broker: Broker) -> _Where:
+    return broker.url, broker.keys.namespace
+
+
+def async_broker(worker_url: str | None = None) -> Broker:
+    """The Broker of the running loop. Inside a job: the one that its runtime uses. Raises NoBrokerError."""
+    attempt = CURRENT.get(None)
+    loop = asyncio.get_running_loop()
+    if attempt is not None and attempt.loop is loop:
+        return attempt.broker
+    where = _where(worker_url)
+    brokers = _async.get(loop)
+    if brokers is None:
+        brokers = _async[loop] = {}
+        _close_with_the_loop(brokers)
+    broker = brokers.get(where)
+    if broker is None or broker.pid != os.getpid():
+        broker = brokers[where] = Broker(*where)
+    return broker
+
+
+def sync_broker(worker_url: str | None = None) -> SyncBroker:
+    """The blocking client of this process. Raises NoBrokerError."""
+    from upnext.engine.sync import SyncBroker  # redis-py is imported by those who need it
+
+    where = _where(worker_url)
+    with _lock:
+        broker = _sync.get(where)
+        if broker is None:
+            broker = _sync[where] = SyncBroker(*where)
+        return broker
+
+
+def _close_with_the_loop(brokers: dict[_Where, Broker]) -> None:
+    """`asyncio.run` closes the async generators that are still open before it closes the loop: one that waits here closes the clients."""
+
+    async def at_the_end() -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            for broker in brokers.values():
+                await broker.aclose()
+
+    generator = at_the_end()
+    try:
+        generator.__anext__().send(None)  # up to the yield; the loop knows of it from now on
+    except StopIteration:
+        pass
+    _closers[asyncio.get_running_loop()] = generator
+
+
+async def aclose() -> None:
+    """Closes the clients of the running loop."""
+    for broker in _async.pop(asyncio.get_running_loop(), {}).values():
+        await broker.aclose()

@@ -1,0 +1,50 @@
+"""Dead letters as a person handles them: retry and purge, some or all. Reading them is `upnext.engine.inspect`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from upnext.core.keys import Keys
+from upnext.engine.calls import looking, steering
+from upnext.engine.inspect import Transport
+from upnext.engine.scripts import Call
+
+_LOOK = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Handled:
+    """`done` were retried or purged; `unknown` were no dead letters."""
+
+    done: list[str]
+    unknown: list[str]
+
+
+def ids_of(transport: Transport, keys: Keys, task: str | None = None) -> list[str]:
+    """All dead letters, or those of one task, newest first."""
+    found: list[str] = []
+    rank: int | None = 0
+    while rank is not None:
+        page = transport.run(looking.page_jobs(keys, dead=True, task=task, rank=rank, look=_LOOK, limit=_LOOK))
+        found += [job_id for job_id, _ in page.jobs]
+        rank = page.next_rank
+    return found
+
+
+def retry(transport: Transport, keys: Keys, job_ids: Sequence[str]) -> Handled:
+    """Queue them again under their own ids, attempts and crashes counted from the start."""
+    return _in_batches(transport, job_ids, lambda part: steering.retry_dead(keys, part))
+
+
+def purge(transport: Transport, keys: Keys, job_ids: Sequence[str]) -> Handled:
+    """Forget them for good."""
+    return _in_batches(transport, job_ids, lambda part: steering.purge_dead(keys, part))
+
+
+def _in_batches(transport: Transport, job_ids: Sequence[str], call: Callable[[Sequence[str]], Call[list[str]]]) -> Handled:
+    unknown: list[str] = []
+    for start in range(0, len(job_ids), steering.BATCH):
+        unknown += transport.run(call(job_ids[start : start + steering.BATCH]))
+    lost = set(unknown)
+    return Handled([job_id for job_id in job_ids if job_id not in lost], unknown)

@@ -1,0 +1,380 @@
+"""Takes jobs for an executor: a script that looks at everything without waiting; only when it gave nothing, a read that waits.
+
+It is the one place that takes, so what it does not know of and the broker says we hold is lost on the way, and is handed back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+from upnext.core.entry import META_FIELD, PAYLOAD_FIELD, Meta, decode_meta
+from upnext.core.fetchplan import FetchPlan
+from upnext.core.keys import GROUP
+from upnext.core.spec import WorkerSpec
+from upnext.engine.attempt import Attempt
+from upnext.engine.broker import Broker
+from upnext.engine.calls import holding
+from upnext.engine.executor import Executor
+from upnext.engine.link import Backoff, Link
+from upnext.engine.replies import EpochError, ReapedError, ReplyError
+from upnext.engine.wire import Wire
+from upnext.errors import BrokerFullError, BrokerUnavailableError
+
+if TYPE_CHECKING:
+    from upnext.engine.runtime import WorkerRuntime
+
+log = logging.getLogger("upnext.engine")
+
+BLOCK_MS = 2000
+MOST_JOBS = 1000
+MOST_BYTES = 8 * 1024 * 1024
+PREFETCH_S = 0.02
+"""Short jobs are buffered for so long a time of work, to cover the round trip of a fetch."""
+HELD_TOO_LONG_S = 0.1
+HELD_BACK_REREAD_S = 1.0
+OWN_PENDING_S = 30.0
+MOST_UNCONFIRMED = 20_000
+"""With more ends than this unconfirmed (a broker that is away or slow) nothing is fetched."""
+
+_SCHEMA_FIELD = re.compile(rb"p\d+\Z")
+_PAYLOAD, _META = PAYLOAD_FIELD.encode(), META_FIELD.encode()
+
+
+class Fetcher:
+    def __init__(self, runtime: WorkerRuntime, executor: Executor, broker: Broker, worker: WorkerSpec) -> None:
+        self._runtime, self._executor, self._broker, self._worker = runtime, executor, broker, worker
+        self._link = Link(broker.endpoint, "upnext-fetch")
+        self._plan = FetchPlan(list(worker.tasks))
+        self._kick = asyncio.Event()
+        self._blocked: asyncio.Future[Any] | None = None
+        self._blocked_on: Wire | None = None
+        self._quiet = asyncio.Event()
+        self._look = True
+        self._plans_stale = True
+        self._waits_for_room = False
+        self._exclusive: Attempt | None = None
+        self._streams: list[str] = []
+        self._lanes: dict[str, tuple[str, str]] = {
+            stream: (task, lane)
+            for task in worker.tasks
+            for lane, stream in zip("nhbx", broker.keys.streams(task), strict=True)
+        }
+        self._rate = 0.0
+        self._rate_at = time.perf_counter()
+        self._rate_count = 0
+        self._entry_bytes = 200.0
+        self._checked_at = time.monotonic()
+        self._must_check = False
+        self._hand_back_timer: asyncio.TimerHandle | None = None
+        self._handing: set[asyncio.Task[None]] = set()
+        self._ready_told = False
+        self.client_id = 0
+
+    # --- signals from outside
+
+    def wake(self) -> None:
+        """There may be work that the waiting read doesn't see."""
+        self._look = True
+        self._kick.set()
+
+    def reread(self) -> None:
+        """Pauses or limits may have changed, or the bell was away."""
+        self._plans_stale = True
+        self.wake()
+
+    def replan(self) -> None:
+        """The mode changed."""
+        self._quiet.clear()
+        self._kick.set()
+
+    def room(self) -> None:
+        """The executor could take more."""
+        if self._waits_for_room:
+            self._kick.set()
+
+    async def quiet(self) -> None:
+        """Returns when no fetch is out and none will be, while the mode forbids it."""
+        await self._quiet.wait()
+
+    async def connect(self) -> None:
+        self.client_id = (await self._link.wire()).client_id
+
+    async def aclose(self) -> None:
+        if self._hand_back_timer is not None:
+            self._hand_back_timer.cancel()
+        await asyncio.gather(*self._handing, return_exceptions=True)
+        await self._link.aclose()
+
+    # --- the loop
+
+    async def run(self) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                await self._runtime.registered()
+                await self._turn()
+                backoff.reset()
+            except (EpochError, ReapedError) as error:
+                self._forget_block()
+                self._runtime.lost_registration(str(error))
+            except BrokerUnavailableError as error:
+                log.debug("fetching: %s", error)
+                self._forget_block()
+                self._must_check = True
+                await backoff.sleep()
+            except ReplyError as error:
+                self._forget_block()
+                if "NOGROUP" in str(error):
+                    self._runtime.lost_registration(f"EPOCH {error}")
+                else:
+                    log.error("fetching: %s", error)
+                await backoff.sleep()
+            except BrokerFullError as error:
+                log.error("fetching: %s", error)
+                await backoff.sleep()
+
+    async def _turn(self) -> None:
+        self._kick.clear()
+        if not self._may_fetch():
+            await self._unblock()
+            self._quiet.set()
+            await self._kick.wait()
+            self._quiet.clear()
+            return
+        if self._plans_stale:
+            await self._unblock()
+            await self._read_plans()
+        if self._must_check or time.monotonic() - self._checked_at > OWN_PENDING_S:
+            await self._unblock()
+            await self._check_pending()
+        if self._exclusive is not None:
+            await self._wait(None)
+            return
+        budget = self._budget()
+        if budget <= 0 or self._runtime.unconfirmed > MOST_UNCONFIRMED:
+            self._waits_for_room = True
+            try:
+                await self._wait(HELD_BACK_REREAD_S)
+            finally:
+                self._waits_for_room = False
+            return
+        wait_s: float | None = None
+        if self._look:
+            self._look = False
+            found, wait_s = await self._fetch(budget)
+            self._told_ready()
+            if found:
+                self._look = True  # there may be more
+                if found <= 4:
+                    await asyncio.sleep(0)  # a few: let them run before the next request goes out
+                return
+        await self._block(wait_s)
+
+    def _may_fetch(self) -> bool:
+        from upnext.engine.runtime import Mode
+
+        return self._runtime.mode is Mode.RUNNING
+
+    def _told_ready(self) -> None:
+        if not self._ready_told:
+            self._ready_told = True
+            self._runtime.first_fetch_is_out()
+
+    def _budget(self) -> int:
+        executor = self._executor
+        now = time.perf_counter()
+        passed = now - self._rate_at
+        if passed > 0.005:
+            ended = executor.finished - self._rate_count
+            share = min(1.0, passed / 0.02)  # older than a few turns says nothing
+            self._rate += share * (ended / passed - self._rate)
+            self._rate_at, self._rate_count = now, executor.finished
+        depth = int(self._rate * PREFETCH_S) if self._worker.prefetch is None else self._worker.prefetch
+        most = min(MOST_JOBS, max(1, int(MOST_BYTES / self._entry_bytes)))
+        budget = min(most, executor.room + depth)
+        if executor.held and budget < depth // 4:
+            return 0  # no small fetches while there is work
+        return budget
+
+    async def _fetch(self, budget: int) -> tuple[int, float | None]:
+        """-> (jobs taken, seconds after which a limited task may have a permit)."""
+        executor, runtime = self._executor, self._runtime
+        full = not executor.held
+        tasks, lanes = self._plan.turn(full=full)
+        call = holding.fetch(
+            runtime.keys,
+            runtime.epoch,
+            runtime.consumer,
+            tasks,
+            budget=budget,
+            idle=not executor.running and not executor.held,
+            lanes=lanes,
+            most_limited=max(0, executor.room),
+        )
+        got = await self._broker.run(call)
+        executor.server_offset_s = got.server_ms / 1000 - time.time()
+        found = 0
+        for task, lane, entries in got.entries:
+            found += len(entries)
+            self._take(task, lane, entries)
+        if found:
+            self._plan.gave({task for task, _, _ in got.entries})
+            executor.go()
+        wait_s = None
+        if got.retry_after_ms is not None:
+            wait_s = got.retry_after_ms / 1000
+        if got.held_back:
+            wait_s = min(wait_s or HELD_BACK_REREAD_S, HELD_BACK_REREAD_S)
+        return found, wait_s
+
+    async def _block(self, wait_s: float | None) -> None:
+        if self._blocked is None and self._streams:
+            wire = await self._link.wire()
+            if wire.client_id != self.client_id:
+                self.client_id = wire.client_id
+                await self._runtime.record_connection()
+            self._blocked_on = wire
+            self._blocked = wire.send(
+                "XREADGROUP", "GROUP", GROUP, self._runtime.consumer, "COUNT", 1, "BLOCK", BLOCK_MS, "STREAMS", *self._streams, *[">"] * len(self._streams)
+            )  # fmt: skip
+        await self._wait(wait_s)
+        if wait_s is not None and not self._kick.is_set():
+            self._look = True
+        if self._blocked is not None and self._blocked.done():
+            self._collect()
+
+    async def _wait(self, timeout_s: float | None) -> None:
+        """Until kicked, the waiting read has something, or the time is over."""
+        kicked = asyncio.ensure_future(self._kick.wait())
+        waiting: list[asyncio.Future[Any]] = [kicked]
+        if self._blocked is not None:
+            waiting.append(self._blocked)
+        try:
+            await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            kicked.cancel()
+        if self._blocked is not None and self._blocked.done():
+            self._collect()
+
+    def _collect(self) -> None:
+        blocked, self._blocked = self._blocked, None
+        assert blocked is not None
+        reply = blocked.result()
+        if not reply:
+            return
+        for stream, entries in reply:
+            self._take(*self._lanes[stream.decode()], entries)
+        self._look = True
+        self._executor.go()
+
+    async def _unblock(self) -> None:
+        """Ends the waiting read; what it had got counts."""
+        if self._blocked is None:
+            return
+        assert self._blocked_on is not None
+        if not self._blocked.done():
+            await self._broker.link.command("CLIENT", "UNBLOCK", self._blocked_on.client_id)
+            await asyncio.wait([self._blocked])
+        self._collect()
+
+    def _forget_block(self) -> None:
+        """After an error: a reply still to come can't be told from a lost one, so the connection goes."""
+        if self._blocked is not None:
+            if not self._blocked.done() and self._blocked_on is not None:
+                self._blocked_on.abort()
+                self._must_check = True
+            elif self._blocked.done() and not self._blocked.cancelled():
+                self._blocked.exception()
+            self._blocked = None
+        self._look = True
+
+    # --- what came
+
+    def _take(self, task: str, lane: str, entries: list[Any]) -> None:
+        executor = self._executor
+        spec = executor.tasks[task].spec
+        size = 0
+        for entry_id, fields in entries:
+            if not fields or fields[0] != _PAYLOAD:
+                self._alien(task, lane, entry_id, fields)
+                continue
+            payload = fields[1]
+            size += len(payload)
+            meta: Meta | None = None
+            if len(fields) > 2:
+                try:
+                    meta = decode_meta(fields[3]) if fields[2] == _META else Meta()
+                except ValueError as error:
+                    self._runtime.bury_garbage(task, lane, entry_id, f"its meta can't be read: {error}")
+                    continue
+            attempt = Attempt(spec, lane, entry_id, meta, self._broker)
+            if lane == "x":
+                self._exclusive = attempt
+            executor.hold(attempt, payload)
+        if entries:
+            self._entry_bytes += 0.1 * (100 + size / len(entries) - self._entry_bytes)
+        if executor.held and self._hand_back_timer is None:
+            self._hand_back_timer = asyncio.get_running_loop().call_later(HELD_TOO_LONG_S, self._held_too_long)
+        if self._exclusive is not None:
+            executor.when_idle(self._exclusive_over)
+
+    def _exclusive_over(self) -> None:
+        self._exclusive = None
+        self.wake()
+
+    def _alien(self, task: str, lane: str, entry_id: bytes, fields: list[bytes]) -> None:
+        if fields and _SCHEMA_FIELD.match(fields[0]):
+            log.error("entry %s of %s was written by a newer version of upnext: left alone; upgrade this worker", entry_id.decode(), task)
+        else:
+            self._runtime.bury_garbage(task, lane, entry_id, f"it has no field {PAYLOAD_FIELD}")
+
+    def _held_too_long(self) -> None:
+        self._hand_back_timer = None
+        executor = self._executor
+        late = executor.unheld(lambda a, held_s: held_s >= HELD_TOO_LONG_S and not (a.meta is not None and a.meta.handed_back))
+        if late:
+            self._rate = 0.0
+            task = asyncio.create_task(self._hand_back(late), name="upnext-hand-back")
+            self._handing.add(task)
+            task.add_done_callback(self._handing.discard)
+        if executor.held:
+            self._hand_back_timer = asyncio.get_running_loop().call_later(HELD_TOO_LONG_S, self._held_too_long)
+
+    async def _hand_back(self, attempts: list[Attempt]) -> None:
+        runtime = self._runtime
+        jobs = [(attempt.spec.name, attempt.lane, attempt.entry_id) for attempt in attempts]
+        try:
+            await self._broker.run(holding.hand_back(runtime.keys, runtime.epoch, jobs))
+        except (EpochError, BrokerUnavailableError, ReplyError) as error:
+            log.debug("handing back: %s", error)
+            self._must_check = True  # what is still ours then is found as unknown
+
+    # --- the truth
+
+    async def _read_plans(self) -> None:
+        """Which tasks the waiting read may take: not the paused, not the limited ones."""
+        keys = self._runtime.keys
+        wire = await self._broker.link.wire()
+        paused, limited = wire.send("SMEMBERS", keys.paused), wire.send("HKEYS", keys.limits)
+        closed = {name.decode() for name in [*await paused, *await limited]}
+        open_tasks = [task for task in self._worker.tasks if task not in closed]
+        self._streams = [keys.stream(task, "h") for task in open_tasks] + [keys.stream(task, "n") for task in open_tasks]
+        self._plans_stale = False
+        self._look = True
+
+    async def _check_pending(self) -> None:
+        """Compares what the broker believes we hold with what we do; the difference is handed back, unstarted."""
+        runtime = self._runtime
+        believed = await self._broker.run(holding.own_pending(runtime.keys, runtime.epoch, runtime.consumer, list(self._worker.tasks)))
+        known = runtime.known_entries()
+        lost = [job for job in believed if job not in known]
+        if lost:
+            log.warning("%d job(s) were lost on the way here: handed back", len(lost))
+            await self._broker.run(holding.hand_back(runtime.keys, runtime.epoch, lost))
+        self._checked_at = time.monotonic()
+        self._must_check = False
+        self._look = True

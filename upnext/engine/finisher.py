@@ -1,0 +1,183 @@
+"""Tells the broker how jobs ended: all that one turn of the loop ends goes in one request, kept until the broker has confirmed it.
+
+An end whose reply was lost is sent again: the fence makes a repeat harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from upnext.core.keys import Keys
+from upnext.core.outcome import JobStatus
+from upnext.engine.calls import holding
+from upnext.engine.calls.holding import Finish, PutBack
+from upnext.engine.link import Backoff, Link
+from upnext.engine.replies import EpochError, NoScriptError
+from upnext.engine.scripts import Call
+from upnext.errors import BrokerUnavailableError, QueueError
+
+log = logging.getLogger("upnext.engine")
+
+BATCH_JOBS = 500
+BATCH_BYTES = 4 * 1024 * 1024
+
+
+class Finisher:
+    """`epoch()` is the data set we are registered with; `lost_epoch()` is called when the broker has another one."""
+
+    def __init__(
+        self,
+        link: Link,
+        keys: Keys,
+        result_ttl_ms: Mapping[str, int],
+        epoch: Callable[[], str],
+        lost_epoch: Callable[[], None],
+        cancelled: Callable[[PutBack], Finish],
+    ) -> None:
+        self._link, self._keys, self._ttl_ms = link, keys, result_ttl_ms
+        self._epoch, self._lost_epoch, self._cancelled = epoch, lost_epoch, cancelled
+        self._ends: list[Finish] = []
+        self._backs: list[PutBack] = []
+        self._scheduled = False
+        self._sending: set[asyncio.Task[None]] = set()
+        self.unconfirmed = 0
+        """Ends that the broker has not confirmed yet."""
+        self._open: dict[int, list[Finish] | list[PutBack]] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def finish(self, job: Finish) -> None:
+        self._ends.append(job)
+        self._schedule()
+
+    def put_back(self, job: PutBack) -> None:
+        self._backs.append(job)
+        self._schedule()
+
+    async def flushed(self) -> None:
+        """Returns when everything is confirmed."""
+        await self._idle.wait()
+
+    def unconfirmed_entries(self) -> set[tuple[str, str, bytes]]:
+        """(task, lane, entry id) of all that ended here and is not confirmed."""
+        batches: list[list[Finish] | list[PutBack]] = [*self._open.values(), self._ends, self._backs]
+        return {(job.task, job.lane, job.entry_id) for batch in batches for job in batch}
+
+    async def aclose(self) -> None:
+        """Gives up on what could not be confirmed; those jobs run again elsewhere."""
+        for task in list(self._sending):
+            task.cancel()
+        await asyncio.gather(*self._sending, return_exceptions=True)
+
+    def _schedule(self) -> None:
+        self.unconfirmed += 1
+        self._idle.clear()
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        ends, self._ends = self._ends, []
+        start = 0
+        while start < len(ends):
+            size = stop = 0
+            for stop in range(start, min(start + BATCH_JOBS, len(ends))):  # noqa: B007 - the last one looked at
+                size += len(ends[stop].outcome)
+                if size > BATCH_BYTES:
+                    break
+            batch = ends[start : stop + 1]
+            self._open[id(batch)] = batch
+            self._send_ends(batch)
+            start = stop + 1
+        if self._backs:
+            backs, self._backs = self._backs, []
+            self._open[id(backs)] = backs
+            self._own(self._settle_backs(backs), backs)
+
+    def _finish_call(self, batch: list[Finish]) -> Call[list[int]]:
+        return holding.finish(self._keys, self._epoch(), batch, self._ttl_ms, time.time_ns() // 1_000_000)
+
+    def _send_ends(self, batch: list[Finish]) -> None:
+        """The quick way: written at once on the live connection, no task; whatever goes wrong takes the slow way."""
+        wire = self._link.live
+        if wire is None:
+            self._own(self._settle_ends(batch), batch)
+            return
+        call = self._finish_call(batch)
+        try:
+            reply = wire.start(call)
+        except BrokerUnavailableError:
+            self._own(self._settle_ends(batch), batch)
+            return
+
+        def confirmed(reply: asyncio.Future[Any]) -> None:
+            if reply.cancelled() or reply.exception() is not None:
+                if not reply.cancelled() and not isinstance(reply.exception(), NoScriptError):
+                    log.debug("finish: %s", reply.exception())
+                self._own(self._settle_ends(batch), batch)
+                return
+            self._told(batch, call.parse(reply.result()))
+            self._confirm(batch)
+
+        reply.add_done_callback(confirmed)
+
+    async def _settle_ends(self, batch: list[Finish]) -> None:
+        async def once() -> None:
+            self._told(batch, await self._link.run(self._finish_call(batch)))
+
+        await self._until_done(once, "the end", len(batch))
+
+    async def _settle_backs(self, batch: list[PutBack]) -> None:
+        async def once() -> None:
+            answers = await self._link.run(holding.retry(self._keys, self._epoch(), batch))
+            for job, answer in zip(batch, answers, strict=True):
+                if answer == holding.CANCELLED:
+                    self.finish(self._cancelled(job))
+                elif answer == holding.STALE:
+                    log.debug("%s was taken over by another worker while it ran here", job.job_id)
+
+        await self._until_done(once, "the retry", len(batch))
+
+    async def _until_done(self, once: Callable[[], Awaitable[None]], what: str, count: int) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                return await once()
+            except EpochError:
+                log.warning("%s of %d job(s) is not recorded: the broker lost its data", what, count)
+                self._lost_epoch()
+                return
+            except BrokerUnavailableError:
+                pass
+            except QueueError as error:
+                log.error("%s of %d job(s) was refused by the broker: %s", what, count, error)
+                return
+            await backoff.sleep()
+
+    def _told(self, batch: list[Finish], stale: list[int]) -> None:
+        for position in stale:
+            job = batch[position]
+            if job.status is not JobStatus.CANCELLED:
+                log.debug("an end of %s (%s) came too late: another worker has the job", job.task, job.entry_id.decode())
+
+    def _own(self, work: Any, batch: list[Finish] | list[PutBack]) -> None:
+        async def do() -> None:
+            try:
+                await work
+            finally:
+                self._confirm(batch)
+
+        task = asyncio.create_task(do(), name="upnext-finish")
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    def _confirm(self, batch: list[Finish] | list[PutBack]) -> None:
+        self._open.pop(id(batch), None)
+        self.unconfirmed -= len(batch)
+        if not self.unconfirmed:
+            self._idle.set()

@@ -1,0 +1,107 @@
+#!lua flags=allow-oom
+-- Takes jobs for a consumer, at most a total budget, without waiting. The only way in for limited tasks, and for lanes back and suspect.
+-- KEYS: 1 epoch, 2 leases, 3 paused, 4 limits, 5 gcra, 6... four per task: its lanes normal, high, back, suspect
+-- ARGV: 1 epoch, 2 consumer, 3 budget, 4 '1' when the consumer is idle (it may take one suspect and nothing else), 5 order of lanes (letters of n, h, b),
+--       6 most of one limited task at once, 7... for each task: its name
+-- Returns: {server ms, retry-after ms of what a rate holds back (-1: nothing is), 1 when a limit holds something back, then triples: position of the
+--           task from 1, lane letter, entries as XREADGROUP gives them}
+-- Errors: EPOCH; REAPED when the consumer has no lease
+-- include: epoch
+local consumer, budget, idle, order = ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5]
+if not redis.call('ZSCORE', KEYS[2], consumer) then
+  return redis.error_reply('REAPED ' .. consumer)
+end
+local most_limited = tonumber(ARGV[6])
+local OFFSET = {n = 6, h = 7, b = 8, x = 9}
+local tasks = #ARGV - 6
+local time = redis.call('TIME')
+local now_us = time[1] * 1000000 + time[2]
+local reply = {math.floor(now_us / 1000), -1, 0}
+if tasks == 0 then
+  return reply
+end
+local paused = redis.call('SCARD', KEYS[3]) > 0 and redis.call('SMISMEMBER', KEYS[3], unpack(ARGV, 7)) or nil
+local limits = redis.call('HLEN', KEYS[4]) > 0 and redis.call('HMGET', KEYS[4], unpack(ARGV, 7)) or nil
+
+local function take(position, lane, want)
+  local read = redis.call('XREADGROUP', 'GROUP', 'w', consumer, 'COUNT', want, 'STREAMS', KEYS[OFFSET[lane] + 4 * (position - 1)], '>')
+  if not read then
+    return 0
+  end
+  local entries = read[1][2]
+  local size = #reply
+  reply[size + 1], reply[size + 2], reply[size + 3] = position, lane, entries
+  return #entries
+end
+
+if idle then
+  for position = 1, tasks do
+    if not (paused and paused[position] == 1) and redis.call('XLEN', KEYS[9 + 4 * (position - 1)]) > 0 then
+      if take(position, 'x', 1) > 0 then
+        return reply
+      end
+    end
+  end
+end
+
+for position = 1, tasks do
+  if budget <= 0 then
+    break
+  end
+  if not (paused and paused[position] == 1) then
+    local limit = limits and limits[position]
+    if not limit then
+      for at = 1, #order do
+        budget = budget - take(position, string.sub(order, at, at), budget)
+        if budget <= 0 then
+          break
+        end
+      end
+    else
+      limit = cjson.decode(limit)
+      local want = math.min(budget, most_limited)
+      local base = 4 * (position - 1)
+      if limit.concurrency and want > 0 then
+        local pending = 0
+        for lane = 6, 9 do
+          pending = pending + redis.call('XPENDING', KEYS[lane + base], 'w')[1]
+        end
+        if pending + want > limit.concurrency then
+          want = limit.concurrency - pending
+          reply[3] = 1
+        end
+      end
+      local tat, step
+      if limit.rate and want > 0 then
+        -- GCRA: a start every `step` us, counted from the theoretical arrival time; a fetch that comes up to 50 ms late loses nothing
+        step = limit.period_s * 1000000 / limit.rate
+        tat = math.max(tonumber(redis.call('HGET', KEYS[5], ARGV[6 + position]) or '0'), now_us - step - 50000)
+        local free = math.floor((now_us - tat) / step)
+        if free < want then
+          want = free
+          reply[3] = 1
+        end
+      end
+      local took = 0
+      for at = 1, #order do
+        if want - took > 0 then
+          took = took + take(position, string.sub(order, at, at), want - took)
+        end
+      end
+      budget = budget - took
+      if tat then
+        if took > 0 then
+          tat = tat + took * step
+          redis.call('HSET', KEYS[5], ARGV[6 + position], string.format('%.0f', tat))
+        end
+        if took >= want then
+          local wait = math.max(1, math.ceil((tat + step - now_us) / 1000))
+          if reply[2] < 0 or wait < reply[2] then
+            reply[2] = wait
+          end
+        end
+      end
+    end
+  end
+end
+return reply

@@ -1,0 +1,35 @@
+-- end_job: what every terminal path does besides removing the entry: outcome, waiters, idempotency key, location, dead letter.
+-- Expects `keys` = {where, waiters, dead, dead_jobs, cancel, result, idem, reply} (the last three are prefixes) and `now`.
+local function end_job(keys, now, job, outcome, ttl_ms, meta, dead_packed, moved)
+  if ttl_ms > 0 then
+    redis.call('SET', keys.result .. job, outcome, 'PX', ttl_ms)
+  end
+  if dead_packed then
+    redis.call('HSET', keys.dead_jobs, job, dead_packed)
+    redis.call('ZADD', keys.dead, string.format('%.0f', now), job)
+  end
+  if moved then
+    redis.call('HDEL', keys.where, job)
+  end
+  if meta.w then
+    redis.call('PUBLISH', keys.reply .. meta.w, job .. '\n' .. outcome)
+  end
+  if keys.have_waiters then
+    local channels = redis.call('HGET', keys.waiters, job)
+    if channels then
+      redis.call('HDEL', keys.waiters, job)
+      for channel in string.gmatch(channels, '%S+') do
+        redis.call('PUBLISH', keys.reply .. channel, job .. '\n' .. outcome)
+      end
+    end
+  end
+  if meta.k then
+    local held = redis.call('GET', keys.idem .. meta.k)
+    if held and string.sub(held, 1, #job + 1) == job .. ' ' then
+      redis.call('DEL', keys.idem .. meta.k)
+    end
+  end
+  if keys.have_cancels then
+    redis.call('HDEL', keys.cancel, job)
+  end
+end

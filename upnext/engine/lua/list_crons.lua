@@ -1,0 +1,14 @@
+#!lua flags=no-writes
+-- All known crons and how far each has come.
+-- KEYS: 1 crons, 2 cursors
+-- ARGV: none
+-- Returns: {server ms, then triples: name, definition, newest tick that fired (or when it was first seen), ms, or nil}
+-- Errors: none
+local time = redis.call('TIME')
+local reply = {time[1] * 1000 + math.floor(time[2] / 1000)}
+local crons = redis.call('HGETALL', KEYS[1])
+for at = 1, #crons, 2 do
+  local size = #reply
+  reply[size + 1], reply[size + 2], reply[size + 3] = crons[at], crons[at + 1], redis.call('HGET', KEYS[2], crons[at])
+end
+return reply

@@ -1,0 +1,38 @@
+#!lua flags=allow-oom
+-- Moves due jobs from the delayed set into their lanes, by the server's clock; never early. Any scheduler may.
+-- KEYS: 1 epoch, 2 delayed, 3 delayed:jobs, 4 where, 5 limits
+-- ARGV: 1 epoch, 2 stream prefix, 3 bell channel, 4 most jobs in this run
+-- Returns: {jobs promoted, ms until the next is due (-1: none; 0: more are due now)}
+-- Errors: EPOCH
+-- include: epoch
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local due = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[4])
+local rung = {}
+for _, job in ipairs(due) do
+  local packed = redis.call('HGET', KEYS[3], job)
+  redis.call('ZREM', KEYS[2], job)
+  if packed then
+    redis.call('HDEL', KEYS[3], job)
+    local lane, size, start = string.match(packed, '^(%l)(%d+):()')
+    size = tonumber(size)
+    local meta = size > 0 and cjson.decode(string.sub(packed, start, start + size - 1)) or {}
+    meta.i = job
+    local task = string.match(job, '^(.*):[^:]*$')
+    local id = redis.call('XADD', ARGV[2] .. task .. ':' .. lane, '*', 'p1', string.sub(packed, start + size), 'm', cjson.encode(meta))
+    redis.call('HSET', KEYS[4], job, lane .. ' ' .. id)
+    rung[task] = true
+  end
+end
+for task, _ in pairs(rung) do
+  if redis.call('HEXISTS', KEYS[5], task) == 1 then
+    redis.call('PUBLISH', ARGV[3], 't' .. task)
+  end
+end
+local head = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
+local wait = -1
+if head then
+  -- to the end of this millisecond counts: rounding down would be early
+  wait = math.max(0, math.ceil(tonumber(head) - time[1] * 1000 - time[2] / 1000))
+end
+return {#due, wait}

@@ -1,0 +1,30 @@
+#!lua flags=allow-oom
+-- Removes a task's jobs from a part of the delayed set; called until the cursor is 0 again. Each ends cancelled: its waiters wake, its key is free.
+-- KEYS: 1 delayed, 2 delayed:jobs, 3 where, 4 waiters, 5 dead, 6 dead:jobs, 7 cancel, 8 stats
+-- ARGV: 1 result prefix, 2 idempotency prefix, 3 reply prefix, 4 task, 5 outcome, 6 cursor, 7 about how many jobs to look at
+-- Returns: {next cursor, the number of jobs removed}
+-- Errors: none
+-- include: end_job
+local keys = {
+  where = KEYS[3], waiters = KEYS[4], dead = KEYS[5], dead_jobs = KEYS[6], cancel = KEYS[7],
+  result = ARGV[1], idem = ARGV[2], reply = ARGV[3],
+  have_waiters = redis.call('HLEN', KEYS[4]) > 0, have_cancels = redis.call('HLEN', KEYS[7]) > 0,
+}
+local found = redis.call('ZSCAN', KEYS[1], ARGV[6], 'COUNT', ARGV[7])
+local removed = 0
+for at = 1, #found[2], 2 do
+  local job = found[2][at]
+  if string.match(job, '^(.*):[^:]*$') == ARGV[4] and redis.call('ZREM', KEYS[1], job) == 1 then
+    local packed = redis.call('HGET', KEYS[2], job)
+    local size, start = string.match(packed or '', '^%l(%d+):()')
+    size = tonumber(size or '0')
+    local meta = size > 0 and cjson.decode(string.sub(packed, start, start + size - 1)) or {}
+    redis.call('HDEL', KEYS[2], job)
+    end_job(keys, 0, job, ARGV[5], 0, meta, nil, false)
+    removed = removed + 1
+  end
+end
+if removed > 0 then
+  redis.call('HINCRBY', KEYS[8], ARGV[4] .. ':cancelled', removed)
+end
+return {found[1], removed}

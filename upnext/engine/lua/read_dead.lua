@@ -1,0 +1,11 @@
+#!lua flags=no-writes
+-- One dead letter.
+-- KEYS: 1 dead, 2 dead:jobs
+-- ARGV: 1 job id
+-- Returns: {ms of death, packed job}, or nothing for a job that is no dead letter
+-- Errors: none
+local died = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not died then
+  return {}
+end
+return {died, redis.call('HGET', KEYS[2], ARGV[1])}

@@ -1,0 +1,139 @@
+#!lua flags=allow-oom
+-- Takes a dead consumer's entries back, at most 500 a call, and removes the consumer once nothing is pending. A clean stop is the same, by the consumer itself.
+-- KEYS: 1 epoch, 2 leases, 3 graves, 4 consumers, 5 where, 6 waiters, 7 dead, 8 dead:jobs, 9 cancel, 10 stats, 11 tasks, 12... four streams per task
+-- ARGV: 1 epoch, 2 consumer, 3 '1': only if its lease has ended (a foreign consumer), 4 '1': remove the consumer when nothing is pending,
+--       5 charge: 'none'; 'crash' charges the started entries; 'host' charges every entry a lost host, 6 cause, 7 detail (stack of a hang, or ''),
+--       8 result prefix, 9 idempotency prefix, 10 reply prefix, 11 bell channel, 12 most lost hosts, 13 number of tasks, 14... those tasks,
+--       then the started entries, each `TASK:LANE ENTRY_ID`
+-- Returns: {entries moved, entries still pending, 1 when the consumer is gone, number buried}
+-- Errors: EPOCH
+-- include: epoch
+-- include: end_job
+local consumer, foreign, final, charge, cause, detail = ARGV[2], ARGV[3] == '1', ARGV[4] == '1', ARGV[5], ARGV[6], ARGV[7]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local lease = redis.call('ZSCORE', KEYS[2], consumer)
+if foreign and lease and tonumber(lease) >= now then
+  return {0, -1, 0, 0}
+end
+redis.call('ZREM', KEYS[2], consumer)
+redis.call('ZADD', KEYS[3], 'NX', string.format('%.0f', now), consumer)
+
+local keys = {
+  where = KEYS[5], waiters = KEYS[6], dead = KEYS[7], dead_jobs = KEYS[8], cancel = KEYS[9],
+  result = ARGV[8], idem = ARGV[9], reply = ARGV[10], have_waiters = true, have_cancels = true,
+}
+local tasks = tonumber(ARGV[13])
+local started, suspects = {}, 0
+for at = 14 + tasks, #ARGV do
+  started[ARGV[at]] = true
+  suspects = suspects + 1
+end
+
+local function outcome_of(status, meta, reason, message)
+  local said = {s = status, a = meta.a, c = meta.c, f = now, w = consumer, p = meta.p, r = meta.r, y = reason, x = cause}
+  said.e = {type = reason == 'cancelled' and 'Cancelled' or 'WorkerCrash', message = message, traceback = detail}
+  return cjson.encode(said)
+end
+
+local function count(task, word)
+  redis.call('HINCRBY', KEYS[10], task .. ':' .. word, 1)
+end
+
+local moved, buried, budget = 0, 0, 500
+for position = 1, tasks do
+  local task = ARGV[13 + position]
+  local base = 11 + 4 * (position - 1)
+  local definition
+  for number = 1, 4 do
+    local stream = KEYS[base + number]
+    local lane = string.sub('nhbx', number, number)
+    local pending = budget > 0 and redis.pcall('XPENDING', stream, 'w', '-', '+', budget, consumer) or {}
+    for _, row in ipairs(pending.err and {} or pending) do
+      local entry = row[1]
+      budget = budget - 1
+      local found = redis.call('XRANGE', stream, entry, entry)
+      redis.call('XACK', stream, 'w', entry)
+      if found[1] then
+        local fields = found[1][2]
+        local meta = fields[4] and cjson.decode(fields[4]) or {}
+        local home = meta.l or (lane ~= 'b' and lane ~= 'x' and lane) or 'n'
+        local had_location = meta.i ~= nil
+        meta.i = meta.i or (task .. ':' .. lane .. entry)
+        meta.l = home
+        local job, target, letter = meta.i, 'b', nil
+        local guilty = charge == 'crash' and started[task .. ':' .. lane .. ' ' .. entry]
+        if not definition then
+          definition = redis.call('HGET', KEYS[11], task)
+          definition = definition and cjson.decode(definition).options or {}
+        end
+        local ttl = math.floor((tonumber(definition.result_ttl_s) or 600) * 1000)
+        if guilty then
+          meta.x = cause
+          if suspects > 1 then
+            meta.s = 1
+            target = 'x'
+          else
+            meta.c = (meta.c or 0) + 1
+            count(task, 'crashes')
+            if meta.c >= (tonumber(definition.max_crashes) or 3) then
+              letter = 'dead'
+            elseif meta.s then
+              target = 'x'
+            end
+          end
+        elseif charge == 'host' then
+          meta.h = (meta.h or 0) + 1
+          meta.x = cause
+          if meta.h >= tonumber(ARGV[12]) then
+            letter = 'dead'
+          elseif lane == 'x' then
+            target = 'x'
+          end
+        elseif lane == 'x' then
+          target = 'x'
+        end
+        if redis.call('HEXISTS', KEYS[9], job) == 1 then
+          local outcome = outcome_of('cancelled', meta, 'cancelled', 'cancelled')
+          end_job(keys, now, job, outcome, ttl, meta, nil, had_location)
+          count(task, 'cancelled')
+        elseif letter then
+          local times = meta.h and meta.h >= tonumber(ARGV[12]) and (meta.h .. ' hosts were lost') or (meta.c .. ' worker crashes')
+          local outcome = outcome_of('dead', meta, 'crash', 'buried after ' .. times .. ', the last: ' .. cause)
+          local kept = {a = meta.a, c = meta.c, h = meta.h, p = meta.p, r = meta.r, x = meta.x, z = cjson.decode(outcome)}
+          kept = cjson.encode(kept)
+          end_job(keys, now, job, outcome, ttl, meta, home .. #kept .. ':' .. kept .. fields[2], had_location)
+          count(task, 'dead')
+          buried = buried + 1
+        else
+          local at = target == 'x' and 4 or 3
+          local new = redis.call('XADD', KEYS[base + at], '*', 'p1', fields[2], 'm', cjson.encode(meta))
+          redis.call('HSET', KEYS[5], job, target .. ' ' .. new)
+          moved = moved + 1
+        end
+        redis.call('XDEL', stream, entry)
+      end
+    end
+  end
+end
+if moved > 0 then
+  redis.call('PUBLISH', ARGV[11], 'b')
+end
+
+local left = 0
+for stream = 12, 11 + 4 * tasks do
+  local summary = redis.pcall('XPENDING', KEYS[stream], 'w', '-', '+', 1, consumer)
+  if not summary.err then
+    left = left + #summary
+  end
+end
+local gone = 0
+if left == 0 and final then
+  for stream = 12, 11 + 4 * tasks do
+    redis.pcall('XGROUP', 'DELCONSUMER', KEYS[stream], 'w', consumer)
+  end
+  redis.call('HDEL', KEYS[4], consumer)
+  redis.call('ZREM', KEYS[3], consumer)
+  gone = 1
+end
+return {moved, left, gone, buried}

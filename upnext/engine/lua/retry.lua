@@ -1,0 +1,43 @@
+#!lua flags=allow-oom
+-- Puts failed attempts back to run again after a delay. Fenced by the entry id. A job whose cancel was asked for meanwhile is left to its holder.
+-- KEYS: 1 epoch, 2 where, 3 delayed, 4 delayed:jobs, 5 cancel, 6 stats, 7... streams
+-- ARGV: 1 epoch, 2 bell channel, then for each stream: its task; then for each job six: index of its stream from 1, entry id, job id, own lane letter,
+--       meta of the next attempt (JSON), delay ms
+-- Returns: for each job 1 (put back), 0 (not ours any more), 2 (a cancel was asked for: nothing was changed, finish it as cancelled)
+-- Errors: EPOCH
+-- include: epoch
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.ceil(time[2] / 1000)
+local streams = #KEYS - 6
+local head = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
+head = head and tonumber(head)
+local ring = false
+local done = {}
+for at = 3 + streams, #ARGV, 6 do
+  local index, entry, job, lane, meta = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  local stream = KEYS[6 + index]
+  local answer = 1
+  if redis.call('HEXISTS', KEYS[5], job) == 1 then
+    answer = 2
+  elseif redis.call('XACK', stream, 'w', entry) == 0 then
+    answer = 0
+  else
+    local found = redis.call('XRANGE', stream, entry, entry)
+    local payload = found[1] and found[1][2][2] or '{}'
+    redis.call('XDEL', stream, entry)
+    local due = now + tonumber(ARGV[at + 5])
+    redis.call('HSET', KEYS[4], job, lane .. #meta .. ':' .. meta .. payload)
+    redis.call('ZADD', KEYS[3], string.format('%.0f', due), job)
+    redis.call('HDEL', KEYS[2], job)
+    redis.call('HINCRBY', KEYS[6], ARGV[2 + index] .. ':retried', 1)
+    if not head or due < head then
+      head = due
+      ring = true
+    end
+  end
+  done[#done + 1] = answer
+end
+if ring then
+  redis.call('PUBLISH', ARGV[2], 'd')
+end
+return done

@@ -1,0 +1,83 @@
+#!lua
+-- Takes jobs in: one stream entry each, or a place in the delayed set. Refused as a whole by a full Redis (no allow-oom).
+-- KEYS: 1 seq, 2 delayed, 3 delayed:jobs, 4 limits, 5... one stream per (task, lane) that the jobs name
+-- ARGV: 1 bell channel, 2 idempotency key prefix, then for each stream of KEYS: its task; then for each job four:
+--       index of its stream from 1, meta (JSON or ''), payload, special ('' or JSON {at, delay, ttl, key, key_ttl, nonce}, all ms)
+-- Returns: for each job its first entry id; `dID` when it is delayed; `=JOB_ID NONCE` when its key is held
+-- Errors: OOM
+local seq, delayed, delayed_jobs, limits = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local bell, idem = ARGV[1], ARGV[2]
+local streams = #KEYS - 4
+local ids = {}
+local rung = {}
+local head
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+for at = 3 + streams, #ARGV, 4 do
+  local index = tonumber(ARGV[at])
+  local stream, task = KEYS[4 + index], ARGV[2 + index]
+  local meta, payload, special = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local id
+  if special == '' then
+    if meta == '' then
+      id = redis.call('XADD', stream, '*', 'p1', payload)
+    else
+      id = redis.call('XADD', stream, '*', 'p1', payload, 'm', meta)
+    end
+  else
+    local wish = cjson.decode(special)
+    local held = wish.key and redis.call('GET', idem .. wish.key)
+    if held then
+      id = '=' .. held
+    else
+      local now = now_ms()
+      local lane = string.sub(stream, -1)
+      local due = wish.at or (wish.delay and now + wish.delay)
+      if wish.ttl then
+        local said = meta == '' and {} or cjson.decode(meta)
+        said.q = math.max(due or now, now) + wish.ttl
+        meta = cjson.encode(said)
+      end
+      local job_id
+      if due then
+        id = 'd' .. string.format('%.0f', now) .. '-' .. redis.call('INCR', seq)
+        job_id = task .. ':' .. id
+        if head == nil then
+          local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
+          head = first[2] and tonumber(first[2]) or false
+        end
+        redis.call('HSET', delayed_jobs, job_id, lane .. #meta .. ':' .. meta .. payload)
+        redis.call('ZADD', delayed, string.format('%.0f', due), job_id)
+        if not head or due < head then
+          head = due
+          rung.d = 'd'
+        end
+      elseif meta == '' then
+        id = redis.call('XADD', stream, '*', 'p1', payload)
+        job_id = task .. ':' .. lane .. id
+      else
+        id = redis.call('XADD', stream, '*', 'p1', payload, 'm', meta)
+        job_id = task .. ':' .. lane .. id
+      end
+      if wish.key then
+        redis.call('SET', idem .. wish.key, job_id .. ' ' .. wish.nonce, 'PX', wish.key_ttl)
+      end
+    end
+  end
+  ids[#ids + 1] = id
+end
+
+for index = 1, streams do
+  local task = ARGV[2 + index]
+  if not rung[task] and redis.call('HEXISTS', limits, task) == 1 then
+    rung[task] = 't' .. task
+  end
+end
+for _, word in pairs(rung) do
+  redis.call('PUBLISH', bell, word)
+end
+return ids

@@ -1,0 +1,174 @@
+"""Takes dead consumers' jobs back: cut its fetch connection, move its entries, sweep until nothing can arrive any more, remove it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from upnext.core.keys import Keys
+from upnext.engine.calls import keeping
+from upnext.engine.fetcher import BLOCK_MS
+from upnext.engine.link import Backoff, Link
+from upnext.engine.replies import EpochError, ReplyError
+from upnext.errors import BrokerUnavailableError
+
+log = logging.getLogger("upnext.scheduler")
+
+SWEEPS_S = (0.0, 0.05, 0.25, 1.0, 2 * BLOCK_MS / 1000 + 0.5)
+"""When to look again, counted from the first look: a read that waited on the server may still be fed until twice its time has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A job that had started when its worker died."""
+
+    task: str
+    lane: str
+    entry_id: str
+    job_id: str
+    age_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeathNotice:
+    """A consumer's process is dead, as its supervisor knows for certain.
+
+    `cause` is for people (`signal:SIGSEGV`, `oom`, `exit:3`, `hung`, `stopped`); `charge`: count it against the jobs that had started;
+    `detail` is the stack of a hang.
+    """
+
+    consumer: str
+    cause: str
+    charge: bool
+    started: tuple[Started, ...] = ()
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    consumer: str
+    foreign: bool
+    charge: str
+    cause: str
+    detail: str = ""
+    started: tuple[Started, ...] = ()
+
+
+class Reaper:
+    """`reaped(consumer)` is called once its jobs are back; sweeping goes on after that."""
+
+    def __init__(self, link: Link, keys: Keys, epoch: Callable[[], str], reaped: Callable[[str], None]) -> None:
+        self._link, self._keys, self._epoch, self._reaped = link, keys, epoch, reaped
+        self._open: dict[str, asyncio.Task[None]] = {}
+        self._told: set[str] = set()
+
+    def died(self, notice: DeathNotice) -> None:
+        """A local death. Repeating a notice is harmless."""
+        charge = "crash" if notice.charge else "none"
+        self._begin(_Case(notice.consumer, False, charge, notice.cause, notice.detail, notice.started))
+
+    def ended(self, consumer: str) -> None:
+        """A foreign consumer's lease has ended, or its grave is open."""
+        self._begin(_Case(consumer, True, "host", "lost host"))
+
+    def left_over(self, consumer: str) -> None:
+        """A consumer of this daemon's former life."""
+        self._begin(_Case(consumer, False, "host", "its supervisor died"))
+
+    async def aclose(self) -> None:
+        for task in self._open.values():
+            task.cancel()
+        await asyncio.gather(*self._open.values(), return_exceptions=True)
+
+    def _begin(self, case: _Case) -> None:
+        if case.consumer in self._told and not case.foreign:
+            self._reaped(case.consumer)
+        if case.consumer in self._open:
+            return
+        task = asyncio.create_task(self._work(case), name=f"upnext-reap-{case.consumer}")
+        self._open[case.consumer] = task
+
+        def over(task: asyncio.Task[None]) -> None:
+            self._open.pop(case.consumer, None)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("reaping %s failed: %r", case.consumer, error)
+
+        task.add_done_callback(over)
+
+    async def _work(self, case: _Case) -> None:
+        loop = asyncio.get_running_loop()
+        backoff = Backoff()
+        begun = loop.time()
+        sweep = 0
+        while sweep < len(SWEEPS_S):
+            await asyncio.sleep(max(0.0, begun + SWEEPS_S[sweep] - loop.time()))
+            try:
+                record = await self._record(case.consumer)
+                if record is None:
+                    self._tell(case)
+                    return
+                if sweep == 0:
+                    await self._cut(record)
+                if not await self._sweep(case, record["tasks"], final=sweep == len(SWEEPS_S) - 1):
+                    return
+                self._tell(case)
+                sweep += 1
+                backoff.reset()
+            except EpochError:
+                self._tell(case)  # another data set: there is nothing of it to take back
+                return
+            except (BrokerUnavailableError, ReplyError) as error:
+                log.debug("reaping %s: %s", case.consumer, error)
+                await backoff.sleep()
+
+    def _tell(self, case: _Case) -> None:
+        if case.consumer not in self._told:
+            self._told.add(case.consumer)
+            if len(self._told) > 10_000:
+                self._told.clear()
+        if not case.foreign:
+            self._reaped(case.consumer)
+
+    async def _record(self, consumer: str) -> dict[str, Any] | None:
+        raw = await self._link.command("HGET", self._keys.consumers, consumer)
+        return orjson.loads(raw) if raw else None
+
+    async def _cut(self, record: dict[str, Any]) -> None:
+        """A lost host's waiting read would be fed for ever. The id may have been given to another client since: look before."""
+        client_id = int(record.get("client_id") or 0)
+        if client_id:
+            listed = await self._link.command("CLIENT", "LIST", "ID", client_id)
+            if b"name=upnext-fetch " in listed:
+                await self._link.command("CLIENT", "KILL", "ID", client_id)
+
+    async def _sweep(self, case: _Case, tasks: list[str], *, final: bool) -> bool:
+        """-> False when it turns out to live."""
+        while True:
+            done = await self._link.run(
+                keeping.reap(
+                    self._keys,
+                    self._epoch(),
+                    consumer=case.consumer,
+                    tasks=tasks,
+                    foreign=case.foreign,
+                    final=final,
+                    charge=case.charge,
+                    cause=case.cause,
+                    detail=case.detail,
+                    started=[(job.task, job.lane, job.entry_id) for job in case.started],
+                )
+            )
+            if done.pending < 0:
+                return False
+            if done.moved or done.buried:
+                log.warning(
+                    "%s is dead (%s): %d job(s) taken back%s",
+                    case.consumer, case.cause, done.moved, f", {done.buried} buried" if done.buried else "",
+                )  # fmt: skip
+            if not done.pending:
+                return True

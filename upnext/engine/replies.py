@@ -1,0 +1,69 @@
+"""What the broker's error replies mean to us."""
+
+from __future__ import annotations
+
+from upnext.errors import (
+    BrokerFullError,
+    BrokerRefusedError,
+    BrokerUnavailableError,
+    QueueError,
+)
+
+
+class ReplyError(QueueError):
+    """An error reply that has no meaning of its own here. `code` is its first word."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.code = text.partition(" ")[0]
+
+
+class NoScriptError(ReplyError):
+    """The server doesn't have this script (new, restarted, flushed): send its text."""
+
+
+class EpochError(ReplyError):
+    """The data set is another one than the one we registered with (FLUSHALL, a regressed failover): register anew."""
+
+
+class ReapedError(ReplyError):
+    """Our consumer was declared dead: take a new name and register again."""
+
+
+class MovedError(ReplyError):
+    """The slot lives on another node of a cluster. `address` is host, port."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        host, _, port = text.split()[-1].rpartition(":")
+        self.address = (host, int(port))
+
+
+class LostReplyError(BrokerUnavailableError):
+    """The connection broke after sending and before the reply: it may or may not have been done."""
+
+
+_OWN: dict[str, type[ReplyError]] = {
+    "NOSCRIPT": NoScriptError,
+    "EPOCH": EpochError,
+    "REAPED": ReapedError,
+    "MOVED": MovedError,
+    "ASK": MovedError,
+}
+_REFUSED = {"NOAUTH", "WRONGPASS", "NOPERM", "DENIED"}
+_AWAY = {"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "MISCONF", "UNBLOCKED"}
+
+
+def read_error(text: str) -> QueueError:
+    """The exception for an error reply, without the leading `-`."""
+    code = text.partition(" ")[0]
+    # an error raised inside a script is wrapped by some servers: `ERR Error running script ... @user_script: OOM ...`
+    if code in _OWN:
+        return _OWN[code](text)
+    if code in _REFUSED or "invalid password" in text or "Client sent AUTH" in text:
+        return BrokerRefusedError(f"the broker refuses: {text}")
+    if code in _AWAY:
+        return BrokerUnavailableError(f"the broker can't serve now: {text}")
+    if code == "OOM" or "maxmemory" in text:
+        return BrokerFullError(f"the broker is full: {text}")
+    return ReplyError(text)

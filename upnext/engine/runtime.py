@@ -1,0 +1,342 @@
+"""One Worker's life in a process: register, fetch, run, finish, until it is told to stop.
+
+`Fetcher` takes jobs, `Executor` runs them, `Finisher` tells the broker how they ended; this file joins them and knows the modes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from upnext.core.keys import Keys
+from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome, encode
+from upnext.core.spec import ServiceSpec, WorkerSpec
+from upnext.engine import bell
+from upnext.engine.broker import Broker
+from upnext.engine.calls import holding, keeping
+from upnext.engine.calls.holding import Finish
+from upnext.engine.checks import check_broker
+from upnext.engine.executor import Executor, cancelled_end
+from upnext.engine.fetcher import Fetcher
+from upnext.engine.finisher import Finisher
+from upnext.engine.host import Host
+from upnext.engine.link import Backoff
+from upnext.engine.listener import Listener
+from upnext.engine.replies import ReplyError
+from upnext.errors import BrokerRefusedError, BrokerUnavailableError, ConflictError
+
+log = logging.getLogger("upnext.worker")
+
+LEASE_MS = 10_000
+BEAT_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeSettings:
+    """`generation_ms` orders definitions: the newest code's win. `boot_timeout_s` None waits for a broker that is away."""
+
+    redis_url: str
+    namespace: str = "default"
+    daemon_id: str = "local"
+    host_name: str = field(default_factory=socket.gethostname)
+    generation_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+    boot_timeout_s: float | None = 5.0
+
+
+class Mode(Enum):
+    """What the runtime may do. PAUSED only stops fetching; DRAINING also hands back what is unstarted."""
+
+    STARTING = auto()
+    RUNNING = auto()
+    PAUSED = auto()
+    DRAINING = auto()
+    STOPPED = auto()
+
+
+class WorkerRuntime:
+    """Runs the jobs of one Worker. `run()` lasts until `stop()`; the rest may be called from the loop at any time."""
+
+    def __init__(self, worker: WorkerSpec, service: ServiceSpec, settings: RuntimeSettings, host: Host) -> None:
+        self._worker, self._service, self._settings, self._host = worker, service, settings, host
+        self.keys = Keys(settings.namespace)
+        self.mode = Mode.STARTING
+        self.consumer = ""
+        self.epoch = ""
+        self._broker = Broker(settings.redis_url, settings.namespace, name="upnext-worker")
+        ttl_ms: Mapping[str, int] = {name: round(task.options.result_ttl_s * 1000) for name, task in worker.tasks.items()}
+        self._finisher = Finisher(
+            self._broker.link,
+            self.keys,
+            ttl_ms,
+            lambda: self.epoch,
+            self._lost_epoch,
+            lambda job: cancelled_end(job, self.consumer),
+        )
+        self._executor = Executor(worker, lambda: self.consumer, self._finisher, host, self._room, random.Random())
+        self._fetcher = Fetcher(self, self._executor, self._broker, worker)
+        self._listener = Listener(self._broker.endpoint, "upnext-bell", [self.keys.bell], self._heard, self._fetcher.reread)
+        self._stopped = asyncio.Event()
+        self._registering: asyncio.Task[None] | None = None
+        self._registered = asyncio.Event()
+
+    # --- life
+
+    async def run(self) -> None:
+        """Raises BrokerRefusedError, BrokerUnavailableError (not within the boot timeout), ConflictError; else returns after `stop`."""
+        try:
+            await self._boot()
+            async with asyncio.TaskGroup() as group:
+                loops = [
+                    group.create_task(self._fetcher.run(), name="upnext-fetch"),
+                    group.create_task(self._beat(), name="upnext-beat"),
+                ]
+                await self._stopped.wait()
+                for loop in loops:
+                    loop.cancel()
+        finally:
+            await self._close()
+
+    def pause(self) -> None:
+        """Stops fetching; what was fetched still runs."""
+        if self.mode is Mode.RUNNING:
+            self.mode = Mode.PAUSED
+            self._fetcher.replan()
+
+    def resume(self) -> None:
+        """Reverses pause and drain."""
+        if self.mode in (Mode.PAUSED, Mode.DRAINING):
+            self.mode = Mode.RUNNING
+            self._fetcher.replan()
+
+    async def drain(self) -> None:
+        """Fetches no more, hands the unstarted back; returns when nothing runs and the broker has confirmed every end."""
+        if self.mode not in (Mode.STARTING, Mode.STOPPED):
+            self.mode = Mode.DRAINING
+            self._fetcher.replan()
+            await self._fetcher.quiet()
+        while self.mode is Mode.DRAINING:
+            await self._hand_back_held()
+            await self._executor.drained()
+            await self._finisher.flushed()
+            if not self._executor.running and not self._executor.held:
+                return
+
+    async def stop(self, grace_s: float | None = None) -> list[str]:
+        """Drains; when `grace_s` has passed, gives up. -> ids of the jobs that still ran."""
+        left: list[str] = []
+        try:
+            async with asyncio.timeout(grace_s):
+                await self.drain()
+        except TimeoutError:
+            left = [attempt.job_id for attempt in self._executor.running]
+        self.mode = Mode.STOPPED
+        self._stopped.set()
+        return left
+
+    @property
+    def running_ids(self) -> list[str]:
+        return [attempt.job_id for attempt in self._executor.running]
+
+    async def _close(self) -> None:
+        self.mode = Mode.STOPPED
+        await self._executor.aclose()
+        if self.consumer and self._broker.link.live is not None:
+            try:
+                async with asyncio.timeout(2):
+                    await self._finisher.flushed()
+                    await self._leave()
+            except (TimeoutError, BrokerUnavailableError, ReplyError) as error:
+                log.debug("no goodbye: %s", error)  # the lease ends by itself, then others take over
+        if self._registering is not None:
+            self._registering.cancel()
+            await asyncio.gather(self._registering, return_exceptions=True)
+        await self._finisher.aclose()
+        await self._fetcher.aclose()
+        await self._listener.aclose()
+        await self._broker.aclose()
+
+    async def _leave(self) -> None:
+        await self._broker.run(
+            keeping.reap(
+                self.keys, self.epoch, consumer=self.consumer, tasks=list(self._worker.tasks), foreign=False, final=True, cause="stopped"
+            )
+        )
+
+    # --- registration
+
+    async def _boot(self) -> None:
+        deadline = None if self._settings.boot_timeout_s is None else time.monotonic() + self._settings.boot_timeout_s
+        backoff = Backoff()
+        while True:
+            try:
+                left = None if deadline is None else max(0.05, deadline - time.monotonic())
+                async with asyncio.timeout(left):
+                    await self._broker.link.wire()
+                    await check_broker(self._broker.link)
+                    await self._listener.start()
+                    await self._fetcher.connect()
+                    await self._register()
+                break
+            except BrokerRefusedError:
+                raise
+            except (BrokerUnavailableError, TimeoutError) as error:
+                if deadline is not None and time.monotonic() >= deadline:
+                    if isinstance(error, BrokerUnavailableError):
+                        raise
+                    where = self._broker.endpoint.describe()
+                    raise BrokerUnavailableError(f"Redis at {where} did not answer within {self._settings.boot_timeout_s:g} s") from None
+            await backoff.sleep()
+        self.mode = Mode.RUNNING
+
+    async def _register(self) -> None:
+        consumer = f"{self._settings.host_name}.{os.getpid()}.{secrets.token_hex(5)}"
+        self._host.consumer(consumer)
+        record = {
+            "daemon": self._settings.daemon_id,
+            "host": self._settings.host_name,
+            "pid": os.getpid(),
+            "service": self._service.name,
+            "worker": self._worker.name,
+            "tasks": list(self._worker.tasks),
+            "since_ms": time.time_ns() // 1_000_000,
+            "client_id": self._fetcher.client_id,
+        }
+        registration = keeping.Registration(
+            consumer, record, self._service.name, self._settings.generation_ms, LEASE_MS, list(self._worker.tasks.values())
+        )
+        try:
+            epoch, server_ms = await self._broker.run(keeping.register(self.keys, registration, secrets.token_hex(8)))
+        except ReplyError as error:
+            if error.code == "CONFLICT":
+                _, task, other = str(error).split(" ", 2)
+                raise ConflictError(
+                    f"task {task!r} belongs to service {other!r}, which is running: rename one of the two, or declare both shared=True"
+                ) from None
+            if error.code == "SCHEMA":
+                raise BrokerRefusedError("the data in Redis was written by a newer version of upnext: upgrade this one") from None
+            raise
+        self.consumer, self.epoch = consumer, epoch
+        self._executor.server_offset_s = server_ms / 1000 - time.time()
+        self._registered.set()
+
+    async def record_connection(self) -> None:
+        """The fetch connection is a new one: reapers of ours must know which to cut."""
+        if self.consumer:
+            await self._broker.run(keeping.attach(self.keys, self.epoch, self.consumer, self._fetcher.client_id))
+
+    def lost_registration(self, reason: str) -> None:
+        """We were declared dead, or the data set is another one: a new name, and nothing of the old is ours."""
+        if self._registering is not None or self.mode is Mode.STOPPED:
+            return
+        log.warning("registering anew: %s", reason)
+        self._registered.clear()
+        self._executor.held.clear()
+        if reason.startswith("REAPED"):
+            self._executor.abandon()
+        self._registering = asyncio.create_task(self._register_again(), name="upnext-register")
+
+    def _lost_epoch(self) -> None:
+        self.lost_registration("EPOCH the broker has another data set")
+
+    async def _register_again(self) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                await self._register()
+                break
+            except BrokerUnavailableError as error:
+                log.debug("registering: %s", error)
+            except (ConflictError, ReplyError) as error:
+                log.error("can't register: %s", error)
+            await backoff.sleep()
+        self._registering = None
+        log.info("registered anew as %s", self.consumer)
+        self._fetcher.reread()
+
+    async def registered(self) -> None:
+        await self._registered.wait()
+
+    # --- what happens around
+
+    def first_fetch_is_out(self) -> None:
+        self._host.ready()
+
+    def _room(self) -> None:
+        self._fetcher.room()
+
+    def _heard(self, _channel: str, data: bytes) -> None:
+        match bell.parse(data):
+            case (bell.Word.BACK, _):
+                self._fetcher.wake()
+            case (bell.Word.TASK, task):
+                if task in self._worker.tasks:
+                    self._fetcher.wake()
+            case (bell.Word.PLANS, _):
+                self._fetcher.reread()
+            case (bell.Word.CANCEL, job_id):
+                self.cancel(job_id)
+            case _:
+                pass
+
+    def cancel(self, job_id: str) -> None:
+        """Ends a job that runs or is held here, as cancelled."""
+        if self._executor.cancel(job_id):
+            return
+        for attempt in self._executor.unheld(lambda attempt, _: attempt.job_id == job_id):
+            outcome = Outcome(
+                JobStatus.CANCELLED,
+                attempt=attempt.attempt,
+                crashes=attempt.crashes,
+                finished_ms=time.time_ns() // 1_000_000,
+                parent_id=attempt.parent_id,
+                root_id=attempt.root_id,
+                error=ErrorInfo("Cancelled", "cancelled"),
+                reason=FailureReason.CANCELLED,
+            )
+            self._finisher.finish(
+                Finish(attempt.spec.name, attempt.lane, attempt.entry_id, JobStatus.CANCELLED, encode(outcome), attempt.meta)
+            )
+
+    async def _hand_back_held(self) -> None:
+        held = self._executor.unheld(lambda *_: True)
+        if not held:
+            return
+        backoff = Backoff()
+        while True:
+            try:
+                jobs = [(attempt.spec.name, attempt.lane, attempt.entry_id) for attempt in held]
+                await self._broker.run(holding.hand_back(self.keys, self.epoch, jobs))
+                return
+            except BrokerUnavailableError:
+                await backoff.sleep()
+            except ReplyError as error:
+                self.lost_registration(str(error))
+                return
+
+    def known_entries(self) -> set[tuple[str, str, bytes]]:
+        """(task, lane, entry id) of all that is held, runs, or ended without confirmation here."""
+        attempts = [*self._executor.running, *(item[0] for item in self._executor.held)]
+        return {(a.spec.name, a.lane, a.entry_id) for a in attempts} | self._finisher.unconfirmed_entries()
+
+    @property
+    def unconfirmed(self) -> int:
+        return self._finisher.unconfirmed
+
+    def bury_garbage(self, task: str, lane: str, entry_id: bytes, reason: str) -> None:
+        """An entry that is no job: kept as a dead letter, so that it stops coming back and somebody can look at it."""
+        log.error("entry %s of %s is not a job (%s): kept as a dead letter", entry_id.decode(), task, reason)
+        outcome = Outcome(JobStatus.FAILED, error=ErrorInfo("NotAJob", reason), reason=FailureReason.UNKNOWN)
+        self._finisher.finish(Finish(task, lane, entry_id, JobStatus.FAILED, encode(outcome), None, True))
+
+    async def _beat(self) -> None:
+        while True:
+            self._host.beat()
+            await asyncio.sleep(BEAT_S)

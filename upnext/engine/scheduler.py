@@ -1,0 +1,269 @@
+"""A daemon's scheduler: leases of its consumers, promotion of due jobs, reaping of the dead, and, while it leads, crons.
+
+It knows nothing of processes: the supervisor tells it who lives and who died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from upnext.core.keys import Keys
+from upnext.core.spec import ServiceSpec, TaskKind, TaskSpec
+from upnext.engine import bell
+from upnext.engine.calls import keeping
+from upnext.engine.checks import check_broker
+from upnext.engine.cronwork import CronWork
+from upnext.engine.endpoint import parse_url
+from upnext.engine.link import Backoff, Link
+from upnext.engine.listener import Listener
+from upnext.engine.reaper import DeathNotice, Reaper, Started
+from upnext.engine.replies import EpochError, ReplyError
+from upnext.engine.runtime import LEASE_MS
+from upnext.errors import BrokerRefusedError, BrokerUnavailableError
+
+__all__ = ["DeathNotice", "Scheduler", "SchedulerSettings", "Started"]
+
+log = logging.getLogger("upnext.scheduler")
+
+BEAT_S = 2.5
+LEADERSHIP_MS = 6_000
+SEEN_S = 20.0
+PROMOTE_JOBS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSettings:
+    """`since_ms`: when this daemon started (Unix ms, this host's clock): consumers of this daemon id that are older are of its former life."""
+
+    redis_url: str
+    namespace: str
+    daemon_id: str
+    service: ServiceSpec | None = None
+    generation_ms: int = 0
+    since_ms: int = 0
+
+
+class Scheduler:
+    """`on_reaped(consumer)` acknowledges a death notice; `on_lost(consumer)` says that a living consumer of ours was reaped by others."""
+
+    def __init__(
+        self,
+        settings: SchedulerSettings,
+        on_reaped: Callable[[str], None],
+        on_lost: Callable[[str], None] = lambda consumer: None,
+    ) -> None:
+        self._settings = settings
+        self.on_lost = on_lost
+        self._keys = Keys(settings.namespace)
+        self._token = secrets.token_hex(8)
+        endpoint = parse_url(settings.redis_url)
+        self._link = Link(endpoint, "upnext-scheduler")
+        self._listener = Listener(endpoint, "upnext-bell", [self._keys.bell], self._heard, self._bell_was_away)
+        self._reaper = Reaper(self._link, self._keys, lambda: self._epoch, on_reaped)
+        self._crons = CronWork(self._link, self._keys, lambda: self._epoch, self._term, self._server_ms)
+        self._alive: set[str] = set()
+        self._epoch = ""
+        self._offset_ms = 0
+        self._beat_now = asyncio.Event()
+        self._promote_now = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._up_since: float | None = None
+        self._up_client = 0
+        self._former_done = False
+        self._seen_at = -SEEN_S
+        self.leader = False
+        self.epoch = 0
+        """Term of the leadership that this scheduler saw last; its own while `leader`."""
+
+    @property
+    def connected(self) -> bool:
+        return self._link.live is not None
+
+    def alive(self, consumers: Collection[str]) -> None:
+        """The daemon's living consumers; call it on every change."""
+        self._alive = set(consumers)
+
+    def died(self, notice: DeathNotice) -> None:
+        """A child died. Repeat it until `on_reaped` acknowledges: that is harmless."""
+        self._alive.discard(notice.consumer)
+        self._reaper.died(notice)
+
+    async def run(self) -> None:
+        """Until `stop`. A broker that is away is waited for; BrokerRefusedError is raised."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                loops = [
+                    group.create_task(self._keep_beating(), name="upnext-beat"),
+                    group.create_task(self._keep_promoting(), name="upnext-promote"),
+                    group.create_task(self._crons.run(), name="upnext-crons"),
+                ]
+                await self._stopped.wait()
+                for loop in loops:
+                    loop.cancel()
+        except* BrokerRefusedError as refused:
+            raise refused.exceptions[0] from None
+        finally:
+            self.leader = False
+            await self._reaper.aclose()
+            await self._listener.aclose()
+            await self._link.aclose()
+
+    async def stop(self) -> None:
+        self._stopped.set()
+
+    # --- beats
+
+    async def _keep_beating(self) -> None:
+        loop = asyncio.get_running_loop()
+        backoff = Backoff()
+        checked = False
+        while True:
+            try:
+                if not checked:
+                    await check_broker(self._link)
+                    await self._listener.start()
+                    checked = True
+                await self._beat()
+                backoff.reset()
+                wait_s = BEAT_S
+            except BrokerRefusedError:
+                if not checked:
+                    raise
+                wait_s = backoff.next_s()
+            except EpochError:
+                log.warning("the broker has another data set: its consumers register anew")
+                self._epoch = ""
+                self.leader = False
+                wait_s = backoff.next_s()
+            except (BrokerUnavailableError, ReplyError) as error:
+                log.debug("beat: %s", error)
+                self._up_since = None
+                if self.leader:
+                    log.warning("not leading any more: %s", error)
+                self.leader = False
+                wait_s = backoff.next_s()
+            self._beat_now.clear()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._beat_now.wait()
+            except TimeoutError:
+                pass
+            if self._up_since is None and self._link.live is not None:
+                self._up_since = loop.time()
+
+    async def _beat(self) -> None:
+        wire = await self._link.wire()
+        loop = asyncio.get_running_loop()
+        if self._up_since is None or wire.client_id != self._up_client:
+            self._up_since, self._up_client = loop.time(), wire.client_id
+        if not self._epoch:
+            raw = await wire.send("GET", self._keys.epoch)
+            if raw is None:
+                raise BrokerUnavailableError("nobody has registered yet")
+            self._epoch = raw.decode()
+        if not self._former_done:
+            await self._bury_former()
+        asked_ms = time.time_ns() // 1_000_000
+        beat = await self._link.run(
+            keeping.beat(
+                self._keys,
+                self._epoch,
+                daemon=self._settings.daemon_id,
+                token=self._token,
+                lease_ms=LEASE_MS,
+                leadership_ms=LEADERSHIP_MS,
+                consumers=sorted(self._alive),
+            )
+        )
+        self._offset_ms = beat.server_ms - (asked_ms + time.time_ns() // 1_000_000) // 2
+        led = self.leader
+        self.leader, self.epoch = beat.leads, beat.term
+        if beat.leads and not led:
+            log.info("leading (term %d)", beat.term)
+            self._crons.wake()
+        for consumer in beat.missing:
+            self.on_lost(consumer)
+        # an outage of the broker ends everybody's lease: the living get one full lease to renew theirs
+        if loop.time() - self._up_since > LEASE_MS / 1000:
+            for consumer in beat.ended:
+                if consumer not in self._alive:
+                    self._reaper.ended(consumer)
+        if beat.next_due_ms is not None and beat.next_due_ms <= beat.server_ms + BEAT_S * 1000:
+            self._promote_now.set()
+        if loop.time() - self._seen_at > SEEN_S:
+            await self._tell_seen()
+            self._seen_at = loop.time()
+
+    async def _bury_former(self) -> None:
+        raw = await self._link.command("HGETALL", self._keys.consumers)
+        for name, record in zip(raw[::2], raw[1::2], strict=True):
+            said = orjson.loads(record)
+            if said["daemon"] == self._settings.daemon_id and said["since_ms"] < self._settings.since_ms and name.decode() not in self._alive:
+                self._reaper.left_over(name.decode())
+        self._former_done = True
+
+    async def _tell_seen(self) -> None:
+        service = self._settings.service
+        if service is None:
+            return
+        tasks: Sequence[TaskSpec] = [task for worker in service.workers for task in worker.tasks.values()]
+        await self._link.run(
+            keeping.seen(
+                self._keys,
+                self._epoch,
+                service=service.name,
+                generation_ms=self._settings.generation_ms,
+                crons=[task.name for task in tasks if task.kind is TaskKind.CRON],
+                handlers=[(task.event, task.name) for task in tasks if task.event is not None],
+            )
+        )
+
+    def _term(self) -> int | None:
+        return self.epoch if self.leader and self._epoch else None
+
+    def _server_ms(self) -> int:
+        return time.time_ns() // 1_000_000 + self._offset_ms
+
+    # --- promotion
+
+    async def _keep_promoting(self) -> None:
+        """Sleeps until the head of the delayed set is due; the bell says when there is a new head."""
+        backoff = Backoff()
+        wait_s: float | None = None
+        while True:
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._promote_now.wait()
+            except TimeoutError:
+                pass
+            self._promote_now.clear()
+            if not self._epoch:
+                wait_s = 0.1
+                continue
+            try:
+                _, wait_ms = await self._link.run(keeping.promote(self._keys, self._epoch, PROMOTE_JOBS))
+                wait_s = None if wait_ms is None else wait_ms / 1000
+                backoff.reset()
+            except (BrokerUnavailableError, ReplyError) as error:
+                log.debug("promote: %s", error)
+                wait_s = backoff.next_s()
+
+    def _heard(self, _channel: str, data: bytes) -> None:
+        match bell.parse(data):
+            case (bell.Word.DELAYED, _):
+                self._promote_now.set()
+            case (bell.Word.PLANS, _):
+                self._crons.wake()
+            case _:
+                pass
+
+    def _bell_was_away(self) -> None:
+        self._promote_now.set()
+        self._crons.wake()

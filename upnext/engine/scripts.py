@@ -1,0 +1,61 @@
+"""Lua scripts as values, and calls of them as values: a `Call` says what to run and how to read the reply; a transport runs it.
+
+So each script has one Python caller, and the async and the blocking transport share it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+Arg = str | bytes | int | float
+
+_INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script; `sha` is what EVALSHA takes."""
+
+    name: str
+    text: str
+    sha: str
+
+
+@functools.cache
+def script(name: str) -> Script:
+    """Loads `lua/NAME.lua`; a line `-- include: X` is replaced by `lua/include/X.lua`."""
+    folder = resources.files("upnext.engine") / "lua"
+    text = (folder / f"{name}.lua").read_text()
+    text = _INCLUDE.sub(lambda match: (folder / "include" / f"{match[1]}.lua").read_text().rstrip(), text)
+    return Script(name, text, hashlib.sha1(text.encode()).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One run of a script. `parse` turns the raw reply (bytes, int, list, None) into what the operation returns."""
+
+    script: Script
+    keys: Sequence[str]
+    args: Sequence[Arg]
+    parse: Callable[[Any], T]
+
+    def evalsha(self) -> tuple[Arg, ...]:
+        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
+
+    def eval(self) -> tuple[Arg, ...]:
+        return ("EVAL", self.script.text, len(self.keys), *self.keys, *self.args)
+
+
+def text(reply: bytes | str) -> str:
+    return reply.decode() if isinstance(reply, bytes) else reply
+
+
+def ident(reply: Any) -> Any:
+    return reply

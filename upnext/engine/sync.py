@@ -1,0 +1,316 @@
+"""The blocking twin of `upnext.engine.broker`: the same calls over redis-py's connections, for plain threads and processes.
+
+Safe to use from many threads, and before and after a fork: each process has a pool of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import orjson
+import redis
+import redis.exceptions as theirs
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from upnext.core import entry
+from upnext.core.keys import Keys
+from upnext.core.outcome import Outcome, decode
+from upnext.core.submission import Submission
+from upnext.engine.broker import BATCH_JOBS, REREAD_S, SUBMIT_PATIENCE_S, check_payload, settle, settle_event
+from upnext.engine.calls import producing
+from upnext.engine.calls.producing import Held
+from upnext.engine.endpoint import Endpoint, parse_url
+from upnext.engine.link import Backoff
+from upnext.engine.replies import LostReplyError, NoScriptError, read_error
+from upnext.engine.scripts import Arg, Call, T
+from upnext.errors import BrokerRefusedError, BrokerUnavailableError, JobNotFoundError, QueueError, SubmitUncertain
+
+SOCKET_TIMEOUT_S = 10.0
+
+_CODES: list[tuple[type[Exception], str]] = [
+    (theirs.NoScriptError, "NOSCRIPT"),
+    (theirs.OutOfMemoryError, "OOM"),
+    (theirs.ReadOnlyError, "READONLY"),
+    (theirs.NoPermissionError, "NOPERM"),
+    (theirs.AuthenticationWrongNumberOfArgsError, "NOAUTH"),
+    (theirs.AuthenticationError, "NOAUTH"),
+    (theirs.BusyLoadingError, "LOADING"),
+    (theirs.ClusterDownError, "CLUSTERDOWN"),
+    (theirs.TryAgainError, "TRYAGAIN"),
+    (theirs.MasterDownError, "MASTERDOWN"),
+]
+
+
+def _ours(error: Exception) -> QueueError:
+    """redis-py strips the code of the errors that it knows; put it back and read it as the async side does."""
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return read_error(f"{code} {error}")
+    return read_error(str(error))
+
+
+class SyncBroker:
+    """Blocking; methods and errors as `upnext.engine.broker.Broker`."""
+
+    def __init__(self, url: str, namespace: str = "default", *, name: str = "upnext-client") -> None:
+        self.endpoint: Endpoint = parse_url(url)
+        self.keys = Keys(namespace)
+        self._name = name
+        self._lock = threading.Lock()
+        self._pid = 0
+        self._pools: dict[tuple[str, int] | None, redis.ConnectionPool] = {}
+        self._moved: tuple[str, int] | None = None
+
+    # --- transport
+
+    def run(self, call: Call[T]) -> T:
+        try:
+            reply = self.command(*call.evalsha())
+        except NoScriptError:
+            reply = self.command(*call.eval())
+        return call.parse(reply)
+
+    def command(self, *command: Arg) -> Any:
+        """One command. Raises BrokerUnavailableError (nothing was sent), LostReplyError (sent, no reply), or what the reply says."""
+        for _ in range(5):
+            with self._connection() as connection:
+                try:
+                    connection.send_command(*command, check_health=False)
+                    return connection.read_response(timeout=SOCKET_TIMEOUT_S)
+                except theirs.MovedError as error:
+                    self._moved = (str(error.host), int(error.port))
+                except theirs.ConnectionError as error:
+                    if isinstance(error, theirs.BusyLoadingError | theirs.AuthenticationError):
+                        raise _ours(error) from None
+                    raise LostReplyError(f"connection to the broker lost: {error}") from None
+                except (theirs.TimeoutError, OSError) as error:
+                    connection.disconnect()
+                    raise LostReplyError(f"no reply from the broker: {error}") from None
+                except theirs.ResponseError as error:
+                    raise _ours(error) from None
+        raise BrokerUnavailableError("the cluster keeps redirecting")
+
+    @contextmanager
+    def _connection(self) -> Iterator[Any]:
+        pool = self._pool()
+        try:
+            connection = cast("Any", pool.get_connection())
+        except (theirs.AuthenticationError, theirs.NoPermissionError) as error:
+            raise _ours(error) from None
+        except theirs.ResponseError as error:
+            raise _ours(error) from None
+        except (theirs.ConnectionError, theirs.TimeoutError, OSError) as error:
+            raise BrokerUnavailableError(f"can't reach Redis at {self.endpoint.describe()}: {error}") from None
+        try:
+            yield connection
+        finally:
+            pool.release(connection)
+
+    def _pool(self) -> redis.ConnectionPool:
+        with self._lock:
+            if self._pid != os.getpid():  # the parent's connections are the parent's
+                self._pools = {}
+                self._pid = os.getpid()
+            pool = self._pools.get(self._moved)
+            if pool is None:
+                pool = self._pools[self._moved] = self._make_pool(self._moved)
+            return pool
+
+    def _make_pool(self, moved: tuple[str, int] | None) -> redis.ConnectionPool:
+        endpoint = self.endpoint
+        settings: dict[str, Any] = {
+            "username": endpoint.username,
+            "password": endpoint.password,
+            "db": 0 if endpoint.cluster else endpoint.db,
+            "client_name": self._name,
+            "socket_timeout": SOCKET_TIMEOUT_S,
+            "socket_connect_timeout": 5.0,
+            "retry": Retry(NoBackoff(), 0),  # a submit is never repeated behind our back
+            "max_connections": 1000,
+            "protocol": 2,
+        }
+        if endpoint.path is not None:
+            return redis.ConnectionPool(connection_class=redis.UnixDomainSocketConnection, path=endpoint.path, **settings)
+        if endpoint.tls:
+            settings["connection_class"] = redis.SSLConnection
+            settings.update(endpoint.tls_options)
+        if endpoint.sentinel is not None:
+            sentinels = Sentinel(list(endpoint.nodes), socket_timeout=5.0)
+            try:
+                host, port = sentinels.discover_master(endpoint.sentinel)
+            except (theirs.ConnectionError, theirs.TimeoutError) as error:
+                raise BrokerUnavailableError(f"no sentinel tells the master: {error}") from None
+            return redis.ConnectionPool(host=host, port=port, **settings)
+        error: Exception | None = None
+        for host, port in [moved] if moved else endpoint.nodes:
+            pool = redis.ConnectionPool(host=host, port=port, **settings)
+            if len(endpoint.nodes) == 1 or moved:
+                return pool
+            try:
+                pool.release(pool.get_connection())
+                return pool
+            except (theirs.ConnectionError, theirs.TimeoutError, OSError) as caught:
+                error = caught
+        raise BrokerUnavailableError(f"can't reach Redis at {endpoint.describe()}: {error}")
+
+    # --- submitting
+
+    def submit(self, job: Submission) -> str:
+        return self._submit(job, None)
+
+    def _submit(self, job: Submission, reply_to: str | None) -> str:
+        check_payload(job)
+        nonce = secrets.token_hex(8)
+        [answer] = self._run_submit(producing.submit(self.keys, [(job, reply_to)], nonce), job.idempotency_key is not None)
+        return settle(job.idempotency_key, answer, nonce)
+
+    def submit_many(self, jobs: Sequence[Submission]) -> list[str]:
+        for job in jobs:
+            check_payload(job)
+        done: list[str] = []
+        for start in range(0, len(jobs), BATCH_JOBS):
+            nonce = secrets.token_hex(8)
+            part = [(job, None) for job in jobs[start : start + BATCH_JOBS]]
+            answers = self._run_submit(producing.submit(self.keys, part, nonce), all(job.idempotency_key for job, _ in part))
+            done += [settle(job.idempotency_key, answer, nonce) for (job, _), answer in zip(part, answers, strict=True)]
+        return done
+
+    def send(
+        self,
+        event: str,
+        payload: bytes,
+        known_handlers: Sequence[str],
+        parent_id: str | None = None,
+        root_id: str | None = None,
+        idempotency_key: str | None = None,
+        idempotency_ttl_s: float | None = None,
+    ) -> list[str]:
+        check_payload(Submission(event, payload))
+        nonce = secrets.token_hex(8)
+        call = producing.send(
+            self.keys,
+            event,
+            payload,
+            known_handlers,
+            meta=entry.Meta(parent_id=parent_id, root_id=root_id) if parent_id else None,
+            idempotency_key=idempotency_key,
+            idempotency_ttl_s=86400.0 if idempotency_ttl_s is None else idempotency_ttl_s,
+            nonce=nonce,
+        )
+        return settle_event(idempotency_key, self._run_submit(call, idempotency_key is not None), nonce)
+
+    def _run_submit(self, call: Call[list[str | Held]], repeatable: bool) -> list[str | Held]:
+        deadline = time.monotonic() + SUBMIT_PATIENCE_S
+        backoff = Backoff()
+        lost = False
+        while True:
+            try:
+                return self.run(call)
+            except BrokerRefusedError:
+                raise
+            except BrokerUnavailableError as error:
+                lost = lost or isinstance(error, LostReplyError)
+                if lost and (not repeatable or time.monotonic() > deadline):
+                    raise SubmitUncertain(
+                        f"{error}; the job may or may not be queued. Submit with an idempotency key to make a repeat safe"
+                    ) from None
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(backoff.next_s())
+
+    # --- waiting
+
+    def submit_and_wait(self, job: Submission, timeout_s: float | None) -> tuple[str, Outcome]:
+        with self._ear() as (nonce, ear):
+            job_id = self._submit(job, nonce)
+            return job_id, self._wait(job_id, timeout_s, nonce, ear, registered=True)
+
+    def wait(self, job_id: str, timeout_s: float | None = None) -> Outcome:
+        with self._ear() as (nonce, ear):
+            return self._wait(job_id, timeout_s, nonce, ear, registered=False)
+
+    @contextmanager
+    def _ear(self) -> Iterator[tuple[str, Any]]:
+        nonce = secrets.token_hex(8)
+        ear = redis.Redis(connection_pool=self._pool()).pubsub(ignore_subscribe_messages=True)
+        try:
+            try:
+                ear.subscribe(self.keys.reply(nonce))
+            except (theirs.ConnectionError, theirs.TimeoutError, OSError) as error:
+                raise BrokerUnavailableError(f"can't reach Redis at {self.endpoint.describe()}: {error}") from None
+            yield nonce, ear
+        finally:
+            ear.close()
+
+    def _wait(self, job_id: str, timeout_s: float | None, nonce: str, ear: Any, *, registered: bool) -> Outcome:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        backoff = Backoff()
+        watched = False
+        try:
+            while True:
+                if not registered:
+                    try:
+                        watched = True
+                        standing = self.run(producing.watch(self.keys, job_id, nonce))
+                        backoff.reset()
+                    except BrokerRefusedError:
+                        raise
+                    except BrokerUnavailableError:
+                        if deadline is not None and time.monotonic() >= deadline:
+                            raise
+                        time.sleep(backoff.next_s())
+                        continue
+                    if standing.outcome is not None:
+                        watched = False
+                        return standing.outcome
+                    if not standing.known:
+                        raise JobNotFoundError(job_id)
+                registered = False
+                until = time.monotonic() + REREAD_S if deadline is None else min(time.monotonic() + REREAD_S, deadline)
+                while (left := until - time.monotonic()) > 0:
+                    heard = self._hear(ear, left)
+                    if heard is None:
+                        continue
+                    raw_id, _, raw = cast("bytes", heard["data"]).partition(b"\n")
+                    if raw_id.decode() == job_id:
+                        watched = False
+                        return decode(raw)
+                if deadline is not None and time.monotonic() >= deadline:
+                    error = TimeoutError(f"job {job_id} did not end within {timeout_s:g} s")
+                    error.job_id = job_id  # type: ignore[attr-defined]
+                    raise error
+        finally:
+            if watched:
+                try:
+                    self.run(producing.unwatch(self.keys, job_id, nonce))
+                except BrokerUnavailableError:
+                    pass  # the registration goes with the job's end
+
+    @staticmethod
+    def _hear(ear: Any, left_s: float) -> dict[str, Any] | None:
+        try:
+            return ear.get_message(timeout=left_s)
+        except (theirs.ConnectionError, theirs.TimeoutError, OSError):
+            time.sleep(min(left_s, 0.1))  # it subscribes again by itself; the truth is reread meanwhile
+            return None
+
+    def progress(self, job_id: str, fields: dict[str, Any], ttl_s: float) -> None:
+        self.command("SET", self.keys.progress(job_id), orjson.dumps(fields), "PX", max(1000, round(ttl_s * 1000)))
+
+    def read_progress(self, job_id: str) -> dict[str, Any]:
+        raw = self.command("GET", self.keys.progress(job_id))
+        return orjson.loads(raw) if raw else {}
+
+    def close(self) -> None:
+        with self._lock:
+            for pool in self._pools.values():
+                pool.disconnect()
+            self._pools = {}

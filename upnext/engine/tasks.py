@@ -1,0 +1,138 @@
+"""Registered tasks as a person sees and steers them: depths and rates, pause, resume, purge."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from upnext.core.keys import LANE_LETTERS, Keys
+from upnext.engine.calls import looking, steering
+from upnext.engine.calls.holding import RATE_BUCKET_S
+from upnext.engine.calls.looking import TaskFacts
+from upnext.engine.inspect import Transport
+from upnext.engine.scripts import Call
+from upnext.errors import UsageError
+
+_LOOK = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One registered task. `done` and `failed` count all ends ever; failed takes those that crashed in. `dead` counts dead letters."""
+
+    name: str
+    kind: str
+    service: str
+    signature: str
+    event: str | None
+    queued: int
+    running: int
+    delayed: int
+    dead: int
+    done: int
+    failed: int
+    rate_per_s: float
+    paused: bool
+    limits: dict[str, Any] | None
+    options: dict[str, Any]
+
+
+def tasks(transport: Transport, keys: Keys, now_ms: int) -> list[Task]:
+    """All registered tasks by name. `now_ms` is the caller's clock; `rate_per_s` is over the last minute."""
+    delayed, dead = _counts(transport, keys, dead=False), _counts(transport, keys, dead=True)
+    window_s = looking.RATE_BUCKETS * RATE_BUCKET_S + now_ms / 1000 % RATE_BUCKET_S
+    return [
+        _task(facts, delayed.get(facts.name, 0), dead.get(facts.name, 0), window_s)
+        for facts in transport.run(looking.list_tasks(keys, now_ms))
+    ]
+
+
+def known(transport: Transport, keys: Keys) -> list[TaskFacts]:
+    """The registered tasks without the counting of delayed jobs and dead letters."""
+    return transport.run(looking.list_tasks(keys, 0))
+
+
+def one(transport: Transport, keys: Keys, task: str) -> TaskFacts:
+    """Raises UsageError for a task that nobody registered, naming those that are alike."""
+    facts = {facts.name: facts for facts in known(transport, keys)}
+    if task not in facts:
+        raise _unknown(task, list(facts))
+    return facts[task]
+
+
+def pause(transport: Transport, keys: Keys, task: str) -> bool:
+    """Nobody fetches it from now on; False when it was paused already. Raises UsageError for an unknown task."""
+    return _switched(transport, keys, task, steering.pause_task(keys, task))
+
+
+def resume(transport: Transport, keys: Keys, task: str) -> bool:
+    """False when it was not paused. Raises UsageError for an unknown task."""
+    return _switched(transport, keys, task, steering.resume_task(keys, task))
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """How many jobs were removed."""
+
+    queued: int
+    delayed: int
+
+
+def purge(transport: Transport, keys: Keys, task: str) -> Purged:
+    """Remove the jobs of a task that wait in its lanes or are not yet due. What runs goes on."""
+    queued = 0
+    for lane in LANE_LETTERS:
+        while removed := transport.run(steering.purge_queued(keys, task, lane)):
+            queued += removed
+    delayed, cursor = 0, "0"
+    while True:
+        cursor, removed = transport.run(steering.purge_delayed(keys, task, cursor))
+        delayed += removed
+        if cursor == "0":
+            return Purged(queued, delayed)
+
+
+def _task(facts: TaskFacts, delayed: int, dead: int, window_s: float) -> Task:
+    said = facts.definition
+    return Task(
+        name=facts.name,
+        kind=said.get("kind", "task"),
+        service=said.get("service", ""),
+        signature=said.get("signature", ""),
+        event=said.get("event"),
+        queued=max(0, facts.stored - facts.held),
+        running=facts.held,
+        delayed=delayed,
+        dead=dead,
+        done=facts.stats.get("done", 0),
+        failed=facts.stats.get("failed", 0) + facts.stats.get("dead", 0),
+        rate_per_s=facts.recent_ends / window_s,
+        paused=facts.paused,
+        limits=facts.limits,
+        options=said.get("options") or {},
+    )
+
+
+def _counts(transport: Transport, keys: Keys, *, dead: bool) -> dict[str, int]:
+    totals: dict[str, int] = {}
+    cursor = "0"
+    while True:
+        cursor, counts = transport.run(looking.count_by_task(keys, dead=dead, cursor=cursor, look=_LOOK))
+        for task, count in counts.items():
+            totals[task] = totals.get(task, 0) + count
+        if cursor == "0":
+            return totals
+
+
+def _switched(transport: Transport, keys: Keys, task: str, call: Call[int]) -> bool:
+    answer = transport.run(call)
+    if answer == steering.UNKNOWN_TASK:
+        raise _unknown(task, [facts.name for facts in known(transport, keys)])
+    return answer == steering.CHANGED
+
+
+def _unknown(task: str, names: list[str]) -> UsageError:
+    near = difflib.get_close_matches(task, names, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`upnext list` shows those that are"
+    return UsageError(f"no task {task!r} is registered here; {hint}")

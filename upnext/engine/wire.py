@@ -1,0 +1,224 @@
+"""One connection to the broker: requests are written in order, replies matched in order, many may be in flight.
+
+All that one turn of the loop sends leaves in one write. RESP is encoded and decoded by hiredis. Reconnecting is `link`'s business:
+a Wire that broke stays broken. RESP2 is described at https://redis.io/docs/latest/develop/reference/protocol-spec/.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+import hiredis
+
+from upnext.engine.endpoint import Endpoint
+from upnext.engine.replies import LostReplyError, NoScriptError, read_error
+from upnext.engine.scripts import Arg, Call, T
+from upnext.errors import BrokerUnavailableError, QueueError
+
+pack_command = cast("Callable[[tuple[Arg, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
+
+REPLY_TIMEOUT_S = 10.0
+"""A connection that owes replies and is silent for so long is given up (a server that hangs, a path that swallows packets)."""
+
+WRITE_HIGH_WATER_BYTES = 4 * 1024 * 1024
+"""Above this many unsent bytes `run` waits before it sends more."""
+
+
+class Wire(asyncio.Protocol):
+    """Made by `connect`. `on_push` gets what arrives while no reply is awaited (a subscription's deliveries)."""
+
+    def __init__(self, on_push: Callable[[Any], None] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(replyError=read_error, protocolError=QueueError)
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._out: list[bytes] = []
+        self._flushing = False
+        self._transport: asyncio.Transport | None = None
+        self._writable: asyncio.Event | None = None
+        self._on_push = on_push
+        self._heard_at = 0.0
+        self._watchdog: asyncio.TimerHandle | None = None
+        self.closed = self._loop.create_future()
+        """Done when the connection is gone; its result is the reason."""
+        self.client_id = 0
+
+    # --- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        reader = self._reader
+        self._heard_at = self._loop.time()
+        reader.feed(data)
+        waiting = self._waiting
+        try:
+            while (reply := reader.gets()) is not False:
+                if self._on_push is not None and (not waiting or _is_delivery(reply)):
+                    self._on_push(reply)
+                    continue
+                future = waiting.popleft()
+                if future.done():  # its caller gave up waiting; the reply is still consumed in its turn
+                    continue
+                if isinstance(reply, QueueError):
+                    future.set_exception(reply)
+                else:
+                    future.set_result(reply)
+        except (QueueError, IndexError) as error:
+            self._broken(f"protocol error: {error}")
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._broken(str(exc) if exc else "closed by the broker")
+
+    def pause_writing(self) -> None:
+        self._writable = asyncio.Event()
+
+    def resume_writing(self) -> None:
+        if self._writable is not None:
+            self._writable.set()
+            self._writable = None
+
+    # --- requests
+
+    def send(self, *command: Arg) -> asyncio.Future[Any]:
+        """Queues one command for the write at the end of this turn; the Future is its reply.
+
+        Raises BrokerUnavailableError when the connection is already gone: nothing was sent.
+        """
+        return self._send(pack_command(command))
+
+    def _send(self, packed: bytes) -> asyncio.Future[Any]:
+        if self.closed.done():
+            raise BrokerUnavailableError(f"not connected: {self.closed.result()}")
+        self._out.append(packed)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._waiting.append(future)
+        if self._watchdog is None:
+            self._heard_at = self._loop.time()
+            self._watchdog = self._loop.call_later(REPLY_TIMEOUT_S / 2, self._check)
+        return future
+
+    def _check(self) -> None:
+        self._watchdog = None
+        if not self._waiting or self.closed.done():
+            return
+        if self._loop.time() - self._heard_at > REPLY_TIMEOUT_S:
+            self._broken(f"no reply within {REPLY_TIMEOUT_S:g} s")
+            self.abort()
+            return
+        self._watchdog = self._loop.call_later(REPLY_TIMEOUT_S / 2, self._check)
+
+    def post(self, *command: Arg) -> None:
+        """Sends a command that has no reply of its own (SUBSCRIBE on a connection with `on_push`)."""
+        if self.closed.done():
+            raise BrokerUnavailableError(f"not connected: {self.closed.result()}")
+        self._out.append(pack_command(command))
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def start(self, call: Call[Any]) -> asyncio.Future[Any]:
+        """Sends a call without waiting; the Future's raw reply still has to pass `call.parse`, and may be NoScriptError."""
+        return self.send(*call.evalsha())
+
+    async def run(self, call: Call[T]) -> T:
+        """Runs a script. Raises LostReplyError when the connection breaks in between, and what the script raises."""
+        if self._writable is not None:
+            await self._writable.wait()
+        try:
+            reply = await self.send(*call.evalsha())
+        except NoScriptError:
+            reply = await self.send(*call.eval())
+        return call.parse(reply)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._waiting)
+
+    def close(self) -> None:
+        """Sends what is queued, then closes."""
+        if self._transport is not None and not self.closed.done():
+            self._flush()
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._out and self._transport is not None and not self.closed.done():
+            self._transport.write(b"".join(self._out) if len(self._out) > 1 else self._out[0])
+        self._out.clear()
+
+    def _broken(self, reason: str) -> None:
+        if self.closed.done():
+            return
+        self.closed.set_result(reason)
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+        self.resume_writing()
+        waiting, self._waiting = self._waiting, deque()
+        for future in waiting:
+            if not future.done():
+                future.set_exception(LostReplyError(f"connection to the broker lost: {reason}"))
+                future.exception()  # its caller may be gone: don't report it as never retrieved
+
+
+def _is_delivery(reply: Any) -> bool:
+    return isinstance(reply, list) and bool(reply) and reply[0] in (b"message", b"subscribe", b"unsubscribe", b"smessage")  # pyright: ignore[reportUnknownArgumentType]
+
+
+async def connect(endpoint: Endpoint, *, name: str, timeout_s: float, on_push: Callable[[Any], None] | None = None) -> Wire:
+    """Connects and introduces itself: AUTH, SELECT, CLIENT SETNAME. Raises BrokerUnavailableError or BrokerRefusedError (within `timeout_s`)."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _connect(endpoint, name, on_push)
+    except TimeoutError:
+        raise BrokerUnavailableError(f"Redis at {endpoint.describe()} did not answer within {timeout_s:g} s") from None
+    except OSError as error:
+        raise BrokerUnavailableError(f"can't reach Redis at {endpoint.describe()}: {error.strerror or error}") from None
+
+
+async def _connect(endpoint: Endpoint, name: str, on_push: Callable[[Any], None] | None) -> Wire:
+    wire = Wire(on_push)
+    loop = asyncio.get_running_loop()
+    replies: list[asyncio.Future[Any]] = []
+    if endpoint.path is not None:
+        await loop.create_unix_connection(lambda: wire, endpoint.path)
+    else:
+        host, port = endpoint.nodes[0]
+        context = endpoint.tls_context()
+        transport, _ = await loop.create_connection(lambda: wire, host, port, ssl=context, server_hostname=host if context else None)
+        raw = transport.get_extra_info("socket")
+        if raw is not None:
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+                if hasattr(socket, option):
+                    raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    try:
+        if endpoint.password:
+            replies.append(wire.send("AUTH", *([endpoint.username] if endpoint.username else []), endpoint.password))
+        if endpoint.db and not endpoint.cluster:
+            replies.append(wire.send("SELECT", endpoint.db))
+        replies.append(wire.send("CLIENT", "SETNAME", name))
+        replies.append(wire.send("CLIENT", "ID"))
+        for reply in replies:
+            wire.client_id = await reply
+    except BaseException:
+        for reply in replies:
+            reply.cancel()  # the others' errors would say the same
+        wire.abort()
+        raise
+    return wire

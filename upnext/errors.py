@@ -1,0 +1,145 @@
+"""Every error of UpNext, in one tree that says whose fault it is.
+
+UpNextError
+├── UsageError                 the caller's: wrong arguments, a bad option, a bad expression
+│   ├── InvalidArgumentsError      arguments that don't fit the task's signature
+│   ├── EncodingError              a value that cannot be sent or stored
+│   ├── PayloadTooLargeError       a payload over the cap
+│   └── ServiceError               a service file that can't be used
+│       └── ConflictError              two definitions of one name
+├── QueueError                 the broker's: unreachable, full, refusing
+│   ├── BrokerUnavailableError     no connection, or lost before the request was sent: nothing was done
+│   │   └── BrokerRefusedError         reached, but it won't have us: password, permissions, eviction policy
+│   ├── SubmitUncertain            the reply to a submit was lost: it may or may not be queued
+│   └── BrokerFullError            maxmemory reached: nothing was written
+├── JobError                   of one job
+│   ├── JobNotFoundError           nobody knows this id
+│   ├── DuplicateJobError          the idempotency key is held by another job
+│   └── TaskExecutionError         the job ended without a value (`.task_result` tells how)
+│       └── TaskTimeoutError           … because it ran longer than its own timeout
+├── ControlError               the daemon's: it answered a control request with an error
+├── DaemonNotRunningError      nobody answers on the control socket
+│   └── DaemonGoneError            it hung up before it answered
+├── Retry                      raised by a task to ask for another attempt
+└── NoBrokerError              no Redis URL is configured and no daemon with an embedded broker is running
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from upnext.future import TaskResult
+
+
+class UpNextError(Exception):
+    """Base of all errors raised by UpNext."""
+
+
+class UsageError(UpNextError):
+    """The caller's fault; the message says what is wrong and what to do."""
+
+
+class InvalidArgumentsError(UsageError, TypeError):
+    """Arguments don't fit the task's signature, which the message shows."""
+
+
+class EncodingError(UsageError, TypeError):
+    """A value has no JSON form; the message names where it sits."""
+
+
+class PayloadTooLargeError(UsageError, ValueError):
+    """The encoded arguments are over the payload cap."""
+
+
+class ServiceError(UsageError):
+    """The service can't be used: missing, without a Worker, wrongly declared."""
+
+
+class ConflictError(ServiceError):
+    """Two tasks, or two services' tasks, of one name."""
+
+
+class QueueError(UpNextError):
+    """The broker can't serve the request."""
+
+
+class BrokerUnavailableError(QueueError):
+    """No connection to the broker; nothing was sent."""
+
+
+class BrokerRefusedError(BrokerUnavailableError):
+    """The broker answers but refuses: wrong password, missing permission, unsafe configuration."""
+
+
+class SubmitUncertain(QueueError):  # noqa: N818 - a public name of the contract
+    """The connection broke between sending a submit and its reply: the job may or may not be queued.
+
+    Submit again with an idempotency key to be safe.
+    """
+
+
+class BrokerFullError(QueueError):
+    """The broker is at its memory limit and takes no new jobs; nothing was written."""
+
+
+class NoBrokerError(UpNextError):
+    """No Redis URL is set anywhere, and no running daemon offers an embedded broker."""
+
+
+class ControlError(UpNextError):
+    """The daemon refuses a control request, or failed at it. `code` is an ErrorCode of upnext.control.protocol; `data` is for people."""
+
+    def __init__(self, message: str, code: int, data: Any = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.data = data
+
+
+class DaemonNotRunningError(UpNextError):
+    """Nobody answers on the control socket."""
+
+
+class DaemonGoneError(DaemonNotRunningError):
+    """The daemon closed the control connection before it answered."""
+
+
+class JobError(UpNextError):
+    """About one job."""
+
+
+class JobNotFoundError(JobError):
+    """No job of this id is queued, delayed, running or remembered."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"no job {job_id!r}: never submitted, or ended and its result has expired")
+        self.job_id = job_id
+
+
+class DuplicateJobError(JobError):
+    """An idempotency key is in use. `job_id` is the job that holds it."""
+
+    def __init__(self, key: str, job_id: str) -> None:
+        super().__init__(f"idempotency key {key!r} is held by job {job_id}")
+        self.key = key
+        self.job_id = job_id
+
+
+class TaskExecutionError(JobError):
+    """The job ended without a value. `task_result` holds its status, error and attempts."""
+
+    def __init__(self, message: str, task_result: TaskResult[Any]) -> None:
+        super().__init__(message)
+        self.task_result = task_result
+
+
+class TaskTimeoutError(TaskExecutionError):
+    """The job ran longer than its own timeout (not the caller's wait, which raises TimeoutError)."""
+
+
+class Retry(UpNextError):  # noqa: N818 - reads `raise upnext.Retry(delay=5)`
+    """Raised inside a task: run me again, after `delay` seconds (None: the task's own backoff)."""
+
+    def __init__(self, message: str = "retry requested", *, delay: float | None = None) -> None:
+        super().__init__(message)
+        self.delay_s = delay

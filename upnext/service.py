@@ -1,0 +1,225 @@
+"""Loading a service: a Python file or module whose Workers are to be run.
+
+A file inside a package (a folder with `__init__.py`) is imported as `pkg.mod`, any other by its stem with its folder first on sys.path;
+never as
+`__main__`. The service's own module is always compiled from its source: a .pyc of the same second could be of the code before the last
+edit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from upnext.core.spec import ServiceSpec, WorkerSpec
+from upnext.errors import ConflictError, ServiceError, UpNextError
+from upnext.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A loaded service: `spec` is what to run, `workers` the objects it was made of, `module` where they were found."""
+
+    spec: ServiceSpec
+    workers: tuple[Worker, ...]
+    module: ModuleType
+
+
+def load(path_or_module: str, *, only: Sequence[str] = ()) -> Service:
+    """Imports a service (`service.py`, `folder/service.py` or `pkg.mod`) and collects its Workers; `only` keeps the workers of these names.
+
+    Raises ServiceError with one clear line: no such file or module, not Python, an error at import (its `__cause__` is that error), no
+    Worker, a worker of
+    `only` that isn't there; ConflictError for two tasks of one name.
+    """
+    path = _as_path(path_or_module)
+    if path is not None:
+        module, source, name = _import_file(path), str(path), path.stem
+    else:
+        module, source, name = _import_name(path_or_module), path_or_module, path_or_module.rpartition(".")[2]
+    workers = _workers_of(module)
+    if not workers:
+        raise ServiceError(
+            f"{path_or_module}: has no Worker; a service makes one at module level: worker = upnext.Worker()"
+        )
+    specs = named_apart(workers)
+    if only:
+        names = [spec.name for spec in specs]
+        for unknown in (one for one in only if one not in names):
+            raise ServiceError(f"{path_or_module}: has no worker {unknown!r}; there are: {', '.join(names)}")
+        workers = tuple(worker for worker, spec in zip(workers, specs, strict=True) if spec.name in only)
+        specs = tuple(spec for spec in specs if spec.name in only)
+    try:
+        check_task_names(specs)
+    except ConflictError as error:
+        raise ConflictError(f"{path_or_module}: {error}") from None
+    return Service(ServiceSpec(name=name, workers=specs, path=source), workers, module)
+
+
+def named_apart(workers: Sequence[Worker]) -> tuple[WorkerSpec, ...]:
+    """The workers' specs; those without a name of their own are numbered apart. Raises ServiceError for two of one given name."""
+    taken = [worker.name for worker in workers if not worker.auto_named]
+    for name in {name for name in taken if taken.count(name) > 1}:
+        raise ServiceError(f"two workers are named {name!r}")
+    specs: list[WorkerSpec] = []
+    for worker in workers:
+        spec = worker.spec()
+        if worker.auto_named:
+            name, number = spec.name, 1
+            while name in taken:
+                number += 1
+                name = f"{spec.name}-{number}"
+            taken.append(name)
+            spec = replace(spec, name=name)
+        specs.append(spec)
+    return tuple(specs)
+
+
+def check_task_names(specs: Sequence[WorkerSpec]) -> None:
+    """Raises ConflictError when two workers have a task of one name."""
+    owners: dict[str, str] = {}
+    for spec in specs:
+        for task in spec.tasks:
+            other = owners.setdefault(task, spec.name)
+            if other != spec.name:
+                raise ConflictError(f"workers {other!r} and {spec.name!r} both have a task named {task!r}")
+
+
+def _workers_of(module: ModuleType) -> tuple[Worker, ...]:
+    """Each Worker among the module's globals, once, in the order of definition."""
+    return tuple({id(value): value for value in vars(module).values() if isinstance(value, Worker)}.values())
+
+
+# -- finding ------------------------------------------------------------------------------------------------------------
+
+
+def _as_path(said: str) -> Path | None:
+    """The file that is meant; None for a module's name."""
+    path = Path(said)
+    if path.is_dir():
+        inside = path / "__init__.py"
+        if inside.is_file():
+            return inside.resolve()
+        raise ServiceError(f"{said}: is a folder; name the service's file in it")
+    looks_like_file = path.suffix == ".py" or os.sep in said
+    if path.is_file():
+        if path.suffix != ".py":
+            raise ServiceError(f"{said}: is not a Python file (its name doesn't end in .py)")
+        return path.resolve()
+    if looks_like_file:
+        raise ServiceError(f"{said}: {'is not a file' if path.exists() else 'there is no such file'}")
+    if not all(part.isidentifier() for part in said.split(".")):
+        raise ServiceError(f"{said!r}: is neither a file nor the name of a module")
+    return None
+
+
+def _import_file(path: Path) -> ModuleType:
+    root, parts = path.parent, [] if path.stem == "__init__" else [path.stem.replace(".", "_")]
+    while (root / "__init__.py").is_file():
+        parts.insert(0, root.name)
+        root = root.parent
+    _first_on_path(str(root))
+    name = ".".join(parts)
+    known = sys.modules.get(name)
+    if known is not None:
+        if getattr(known, "__file__", None) and Path(str(known.__file__)).resolve() == path:
+            return known
+        where = getattr(known, "__file__", None) or "built into Python"
+        raise ServiceError(f"{path}: another module is named {name!r} already ({where}); rename the file")
+    parent = name.rpartition(".")[0]
+    if parent:
+        _guarded(str(path), lambda: importlib.import_module(parent))
+    is_package = path.stem == "__init__"
+    spec = importlib.util.spec_from_file_location(
+        name,
+        path,
+        loader=_FromSource(name, str(path)),
+        submodule_search_locations=[str(path.parent)] if is_package else None,
+    )
+    return _execute(spec, str(path))
+
+
+def _import_name(name: str) -> ModuleType:
+    _first_on_path(os.getcwd())
+    known = sys.modules.get(name)
+    if known is not None:
+        return known
+    spec = _guarded(name, lambda: _find(name))
+    if spec is None:
+        raise ServiceError(f"{name}: there is no such module, and no file of that name")
+    if isinstance(spec.loader, SourceFileLoader):
+        spec.loader = _FromSource(spec.loader.name, spec.loader.path)
+    return _execute(spec, name)
+
+
+def _find(name: str) -> ModuleSpec | None:
+    """Imports the packages around it, as find_spec does, whose own errors are not a missing module."""
+    try:
+        return importlib.util.find_spec(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            return None
+        raise
+
+
+def _first_on_path(folder: str) -> None:
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
+# -- importing ----------------------------------------------------------------------------------------------------------
+
+
+class _FromSource(SourceFileLoader):
+    """Never reads or writes a .pyc."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
+def _execute(spec: ModuleSpec | None, said: str) -> ModuleType:
+    if spec is None or spec.loader is None:
+        raise ServiceError(f"{said}: can't be imported")
+    loader = spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        _guarded(said, lambda: loader.exec_module(module))
+    except ServiceError:
+        sys.modules.pop(spec.name, None)
+        raise
+    parent, _, last = spec.name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], last, module)
+    return sys.modules[spec.name]
+
+
+def _guarded(said: str, do: Any) -> Any:
+    try:
+        return do()
+    except UpNextError as error:  # a declaration that is refused: its own line says all
+        kind = type(error) if isinstance(error, ServiceError) else ServiceError
+        raise kind(f"{_place(error) or said}: {error}") from error
+    except (Exception, SystemExit) as error:  # the service's own code may raise anything
+        line = traceback.format_exception_only(error)[-1].strip()
+        where = said
+        if isinstance(error, SyntaxError) and error.filename is not None:
+            where = f"{error.filename}:{error.lineno}"
+        raise ServiceError(f"{where}: {line}") from error
+
+
+def _place(error: BaseException) -> str | None:
+    """FILE:LINE of the declaration that raised: the last frame that isn't ours."""
+    ours = os.path.dirname(__file__) + os.sep
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((ours, "<"))]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else None

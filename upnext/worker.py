@@ -1,0 +1,308 @@
+"""`Worker`: what a service declares its tasks, crons and events on."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import pkgutil
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, Unpack, overload
+
+from upnext import config
+from upnext.core.binding import Signature
+from upnext.core.spec import CronSpec, MissedRunPolicy, SyncExecutor, TaskKind, TaskSpec, WorkerSpec
+from upnext.declare import (
+    CronSettings,
+    TaskSettings,
+    check_names,
+    checked_name,
+    function_name,
+    hooks,
+    is_async,
+    missed_run_policy,
+    seconds,
+    task_options,
+    whole,
+)
+from upnext.errors import ConflictError, ServiceError, UsageError
+from upnext.event import Event
+from upnext.task import AsyncTask, SyncTask, Task, TaskDecorator
+
+if TYPE_CHECKING:
+    from upnext.running import Running
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Worker:
+    """A set of tasks, crons and event handlers that run together, and how much of them at once.
+
+    name: shown in status and taken by `--only`; without one it is "worker", numbered when a service has several.
+    concurrency: jobs that each worker process runs at the same time.
+    prefetch: unstarted jobs a process may hold; None: tuned to how long tasks take; 0: none.
+    sync_executor: where plain `def` tasks run, in threads or in pool processes.
+    sync_pool_size: threads or processes of that pool; None: as many as `concurrency`.
+    redis_url: used when neither a flag nor the environment names one.
+
+    Raises ServiceError for a value that can't be meant, UsageError for a URL of an unknown kind.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        concurrency: int = 2,
+        prefetch: int | None = None,
+        sync_executor: SyncExecutor | Literal["thread", "process"] = SyncExecutor.THREAD,
+        sync_pool_size: int | None = None,
+        redis_url: str | None = None,
+        secrets: Sequence[str] = (),
+    ) -> None:
+        if secrets:
+            raise UsageError("Worker(secrets=…) is not available yet: pass secrets by the environment or by files")
+        what = "Worker" if name is None else f"worker {name!r}"
+        self.auto_named = name is None
+        self.name = "worker" if name is None else checked_name(what, name)
+        self.concurrency = whole(what, "concurrency", concurrency)
+        self.prefetch = None if prefetch is None else whole(what, "prefetch", prefetch, least=0)
+        self.sync_executor = _executor(what, sync_executor)
+        self.sync_pool_size = None if sync_pool_size is None else whole(what, "sync_pool_size", sync_pool_size)
+        if redis_url is not None:
+            config.validate_url(redis_url)
+        self.redis_url = redis_url
+        self._specs: dict[str, TaskSpec] = {}
+        self._tasks: dict[str, Task[..., Any]] = {}
+        self._crons: dict[str, Task[..., Any]] = {}
+        self._events: dict[str, Event] = {}
+        self._running: Running | None = None
+
+    # -- declaring ---------------------------------------------------------------------------------------------------
+
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> AsyncTask[P, T]: ...  # pyright: ignore[reportOverlappingOverload]
+    @overload
+    def task(self, function: Callable[P, T], /) -> SyncTask[P, T]: ...
+    @overload
+    def task(self, /, **settings: Unpack[TaskSettings]) -> TaskDecorator: ...
+    def task(self, function: Any = None, /, **settings: Any) -> Any:
+        """Declares a task: `@worker.task`, or `@worker.task(retries=3, timeout=30)`. -> its handle, with `submit`, `wait`, `options`, ...
+
+        The function is an `async def`, which runs on the worker's event loop, or a plain `def`, which runs in a thread (or a pool process).
+        Durations are seconds or a timedelta.
+
+        name: unique in the namespace; default the function's `__name__`.
+
+        Trying again:
+        retries=0: further attempts after one that failed.
+        retry_delay=1.0, retry_backoff=2.0: attempt n is followed by a pause of retry_delay x retry_backoff^(n-1) seconds, give or take
+        20 %, at most an hour.
+        retry_on, no_retry_on: exception types; only these, all but these. `raise upnext.Retry(delay=5)` asks for another attempt in any
+        case.
+        max_crashes=3: a job whose worker died that often while running it is buried. Crashes are not attempts.
+
+        Limits:
+        timeout=1800: seconds one attempt may take; None: no limit. It is enforced, for threads and processes too, if need be by
+        replacing the worker process.
+        rate_limit: starts per time over all workers of the namespace: "100/s", "10/minute", "5/2h".
+        max_concurrency: running jobs of this task over all workers of the namespace.
+        priority="normal": or "high", taken first; `options(priority=)` decides for a single job.
+
+        Results:
+        result_ttl=600: seconds for which the result is kept; 0: not at all, and nobody can wait for it.
+        cache_key, cache_ttl: a result is kept under this key for cache_ttl seconds (result_ttl, unless said), and a submit that makes
+        the same key gets it
+        without running. The key is a template over the arguments ("user:{user_id}") or a function of them.
+
+        Hooks: on_start(ctx), on_success(ctx, result), on_failure(ctx, error), on_retry(ctx, error), on_complete(ctx, result or error):
+        plain or async
+        functions, each called with as many of these as it takes. `on_complete` comes at the end of the job, however it ended.
+
+        shared=False: whether another service may declare a task of this name too.
+
+        Raises ServiceError for an option that doesn't exist or can't be meant, ConflictError when the worker has a task of that name.
+        """
+        if function is None:
+            return functools.partial(self._declare_task, settings=settings)
+        return self._declare_task(function, settings)
+
+    def _declare_task(self, function: Callable[..., Any], settings: dict[str, Any]) -> Task[..., Any]:
+        name = function_name("task", function, settings.get("name"))
+        check_names(f"task {name!r}", settings, TaskSettings)
+        handle = self._handle(self._spec(name, TaskKind.TASK, function, settings))
+        self._tasks[name] = handle
+        return handle
+
+    def cron(self, schedule: str, /, **settings: Unpack[CronSettings]) -> TaskDecorator:
+        """Declares a function that runs by the clock: `@worker.cron("0 9 * * *", timezone="Europe/Berlin")`. -> its handle, as of a task.
+
+        schedule: 5 fields (minute hour day month weekday), or 6 with the second first. Each tick runs once, however many schedulers and
+        hosts there
+        are. The function is called without arguments.
+
+        timezone="UTC": an IANA name. A fixed hour fires once on the night the clock goes back, and right after the gap when it goes
+        forward over it.
+        missed_run_policy=MissedRunPolicy.LATEST_ONLY: what happens to ticks that fell due while no scheduler was there.
+        max_catch_up_seconds: missed ticks older than this are left out; None: none is too old.
+
+        The other options are those of `task`. Raises ServiceError for a schedule or zone that doesn't exist.
+        """
+        if not isinstance(schedule, str):  # pyright: ignore[reportUnnecessaryIsInstance] - the likely `@worker.cron` without a schedule
+            raise ServiceError('cron: expects a schedule, as in @worker.cron("0 9 * * *")')
+        return functools.partial(self._declare_cron, schedule=schedule, settings=dict(settings))
+
+    def _declare_cron(self, function: Callable[..., Any], schedule: str, settings: dict[str, Any]) -> Any:
+        name = function_name("cron", function, settings.get("name"))
+        what = f"cron {name!r}"
+        check_names(what, settings, CronSettings)
+        try:
+            inspect.signature(function).bind()
+        except TypeError as error:
+            raise ServiceError(f"{what}: is called without arguments, but {error}") from None
+        catch_up = settings.get("max_catch_up_seconds")
+        when = CronSpec(
+            schedule=schedule,
+            timezone=settings.get("timezone", "UTC"),
+            missed=missed_run_policy(what, settings.get("missed_run_policy", MissedRunPolicy.LATEST_ONLY)),
+            max_catch_up_s=None if catch_up is None else seconds(what, "max_catch_up_seconds", catch_up),
+        )
+        from upnext.core import cron  # noqa: PLC0415 - croniter is slow to import, and most services have no cron
+
+        try:
+            cron.parse(when)
+        except UsageError as error:
+            raise ServiceError(f"{what}: {error}") from None
+        handle = self._handle(self._spec(name, TaskKind.CRON, function, settings, when))
+        self._crons[name] = handle
+        return handle
+
+    def event(self, name: str) -> Event:
+        """The event of that name, to declare handlers with `on` and to send:
+
+        `order_placed = worker.event("order.placed")`. The same name is the same Event.
+        """
+        if name not in self._events:
+            self._events[checked_name("event", name)] = Event(name, self.redis_url, self._register)
+        return self._events[name]
+
+    def autodiscover(self, *packages: str) -> None:
+        """Imports the named modules, and every module in those that are packages, so that what they declare is registered.
+
+        Raises ServiceError for one that doesn't exist; an error inside a module comes as it is.
+        """
+        for name in packages:
+            try:
+                package = import_module(name)
+            except ModuleNotFoundError as error:
+                if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                    raise
+                raise ServiceError(f"worker {self.name!r}: autodiscover: there is no module {name!r}") from None
+            for module in pkgutil.walk_packages(getattr(package, "__path__", ()), f"{name}.", onerror=_reraise):
+                import_module(module.name)
+
+    # -- what was declared -----------------------------------------------------------------------------------------------
+
+    @property
+    def tasks(self) -> Mapping[str, Task[..., Any]]:
+        """The tasks by name."""
+        return MappingProxyType(self._tasks)
+
+    @property
+    def crons(self) -> Mapping[str, Task[..., Any]]:
+        """The crons by name."""
+        return MappingProxyType(self._crons)
+
+    @property
+    def events(self) -> Mapping[str, Event]:
+        """The events by name."""
+        return MappingProxyType(self._events)
+
+    def spec(self) -> WorkerSpec:
+        """What was declared so far, as plain data."""
+        return WorkerSpec(
+            name=self.name,
+            concurrency=self.concurrency,
+            tasks=dict(self._specs),
+            prefetch=self.prefetch,
+            sync_executor=self.sync_executor,
+            sync_pool_size=self.sync_pool_size,
+            redis_url=self.redis_url,
+        )
+
+    def _spec(
+        self,
+        name: str,
+        kind: TaskKind,
+        function: Callable[..., Any],
+        settings: dict[str, Any],
+        when: CronSpec | None = None,
+    ) -> TaskSpec:
+        what = f"{kind.value} {name!r}"
+        return TaskSpec(
+            name=name,
+            kind=kind,
+            function=function,
+            is_async=is_async(function),
+            arguments=Signature.of(function, name=name),
+            options=task_options(what, function, settings),
+            hooks=hooks(what, settings),
+            cron=when,
+        )
+
+    def _handle(self, spec: TaskSpec) -> Task[..., Any]:
+        self._register(spec)
+        return (AsyncTask if spec.is_async else SyncTask)(spec, self.redis_url)
+
+    def _register(self, spec: TaskSpec) -> None:
+        known = self._specs.get(spec.name)
+        if known is not None:
+            places = " and ".join(filter(None, (_place(known.function), _place(spec.function))))
+            raise ConflictError(
+                f"worker {self.name!r}: two tasks are named {spec.name!r}" + (f": {places}" if places else "")
+            )
+        self._specs[spec.name] = spec
+
+    # -- running it in this process -----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Runs the worker, with a scheduler of its own, in this process and event loop until `stop`.
+
+        For a program that is a worker among other things; `upnext run` and `upnextd start` run whole services. Returns at once: should it
+        fail later, `stop` raises why. Raises UsageError when it runs already, NoBrokerError when no Redis URL is known.
+        """
+        from upnext.running import Running  # noqa: PLC0415 - it knows Worker, and producers need no runtime
+
+        if self._running is not None:
+            raise UsageError(f"worker {self.name!r} is running already")
+        self._running = Running.start((self,))
+
+    async def stop(self, timeout: float = 30.0) -> None:
+        """Stops what `start` started:
+
+        takes no new jobs, gives running ones `timeout` seconds, returns when it is done. Does nothing if it isn't running.
+        """
+        running, self._running = self._running, None
+        if running is not None:
+            await running.stop(timeout)
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.name}: {len(self._specs)} tasks>"
+
+
+def _executor(what: str, value: Any) -> SyncExecutor:
+    try:
+        return SyncExecutor(value)
+    except ValueError:
+        raise ServiceError(f"{what}: sync_executor must be 'thread' or 'process', not {value!r}") from None
+
+
+def _place(function: Callable[..., Any]) -> str | None:
+    """FILE:LINE of a function that has one."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else None
+
+
+def _reraise(_name: str) -> None:
+    """walk_packages swallows ImportError unless told otherwise. Called while the error is handled."""
+    raise  # noqa: PLE0704

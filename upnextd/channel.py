@@ -1,0 +1,105 @@
+"""Our own line between two of our processes: one JSON object a line over a socket pair, never blocking either side."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+_CHUNK_BYTES = 1 << 16
+_LINE_CAP_BYTES = 16 << 20
+_BACKLOG_CAP_BYTES = 32 << 20
+
+Message = dict[str, Any]
+
+
+class Channel:
+    """One end. `on_message` gets each message, `on_closed` is called once when the other end is gone or speaks nonsense."""
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        on_message: Callable[[Message], None],
+        on_closed: Callable[[], None],
+    ) -> None:
+        connection.setblocking(False)
+        self._socket = connection
+        self._loop = loop
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._incoming = bytearray()
+        self._outgoing = bytearray()
+        self.closed = False
+        loop.add_reader(connection.fileno(), self.pump)
+
+    def send(self, op: str, **fields: Any) -> None:
+        """Queue one message. After the end, nothing happens."""
+        if self.closed:
+            return
+        empty = not self._outgoing
+        self._outgoing += orjson.dumps({"op": op, **fields}) + b"\n"
+        if empty:
+            self._flush()
+        if len(self._outgoing) > _BACKLOG_CAP_BYTES:
+            self._end()
+
+    def pump(self) -> None:
+        """Take in whatever has arrived."""
+        while not self.closed:
+            try:
+                data = self._socket.recv(_CHUNK_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._end()
+                return
+            self._incoming += data
+            self._deliver()
+
+    def close(self) -> None:
+        """Close this end without a word to our own side."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.remove_writer(self._socket.fileno())
+        self._socket.close()
+
+    def _deliver(self) -> None:
+        while (end := self._incoming.find(b"\n")) >= 0:
+            line = bytes(self._incoming[:end])
+            del self._incoming[: end + 1]
+            try:
+                message = orjson.loads(line)
+            except ValueError:
+                self._end()
+                return
+            self._on_message(message)
+            if self.closed:
+                return
+        if len(self._incoming) > _LINE_CAP_BYTES:
+            self._end()
+
+    def _flush(self) -> None:
+        while self._outgoing:
+            try:
+                sent = self._socket.send(self._outgoing)
+            except (BlockingIOError, InterruptedError):
+                self._loop.add_writer(self._socket.fileno(), self._flush)
+                return
+            except OSError:
+                # The reader side tells of the end, after what is still to be read.
+                self._outgoing.clear()
+                break
+            del self._outgoing[:sent]
+        self._loop.remove_writer(self._socket.fileno())
+
+    def _end(self) -> None:
+        self.close()
+        self._on_closed()

@@ -1,0 +1,222 @@
+"""What the methods of the control socket do: they edit the desired state, and say by an operation how far it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import upnext
+from upnext.control import protocol
+from upnext.control.protocol import ErrorCode, Request
+from upnextd import slots
+from upnextd.control import Client, CommandError
+from upnextd.logs import now_iso
+from upnextd.operations import Operation, Progress
+from upnextd.plan import Mode, Role
+from upnextd.slots import Event, State
+from upnextd.status import status
+from upnextd.supervisor import Station, Supervisor
+
+_Answer = dict[str, Any]
+_MODE_KEYS = ("drain", "pause", "resume")
+
+
+class ControlCommands:
+    """Answers requests. A mutation is refused while the daemon stops, save `stop` itself."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._subscribers: set[Client] = set()
+        supervisor.on_event = self._publish
+        self._methods: dict[str, Callable[[dict[str, Any], Client], _Answer | Awaitable[_Answer]]] = {
+            "hello": self._hello,
+            "status": lambda params, client: status(supervisor),
+            "subscribe": self._subscribe,
+            "wait": self._wait,
+            "drain": self._drain,
+            "pause": self._pause,
+            "resume": self._resume,
+            "stop": self._stop,
+            "restart": self._restart,
+            "reload": self._reload,
+            "scale": self._scale,
+            "dump": self._dump,
+        }
+
+    def answer(self, request: Request, params: dict[str, Any], client: Client) -> _Answer | Awaitable[_Answer]:
+        if protocol.METHODS[request.method].mutates and request.method != "stop" and self._supervisor.desired.stopping:
+            raise CommandError(ErrorCode.CONFLICT, "the daemon is stopping")
+        return self._methods[request.method](params, client)
+
+    def client_left(self, client: Client) -> None:
+        self._subscribers.discard(client)
+
+    def _publish(self, kind: str, fields: dict[str, Any]) -> None:
+        for client in tuple(self._subscribers):
+            client.send(protocol.event(kind, now_iso(), **fields))
+
+    # -- reading --
+
+    def _hello(self, params: dict[str, Any], client: Client) -> _Answer:
+        return {
+            "protocol": protocol.PROTOCOL,
+            "version": upnext.__version__,
+            "name": self._supervisor.settings.name,
+            "pid": os.getpid(),
+        }
+
+    def _subscribe(self, params: dict[str, Any], client: Client) -> _Answer:
+        self._subscribers.add(client)
+        return {}
+
+    async def _wait(self, params: dict[str, Any], client: Client) -> _Answer:
+        operation = self._supervisor.operations.find(params["op_id"])
+        if operation is None:
+            raise CommandError(ErrorCode.NO_SUCH_OPERATION, f"no operation {params['op_id']!r}")
+
+        def tell(changed: Operation) -> None:
+            now = changed.progress
+            client.send(protocol.progress(changed.op_id, now.text, done=now.done, ok=now.ok))
+
+        operation.look()
+        if operation.progress.text:
+            tell(operation)
+        operation.watchers.add(tell)
+        try:
+            await operation.ended.wait()
+        finally:
+            operation.watchers.discard(tell)
+        end = operation.progress
+        return {"op_id": operation.op_id, "ok": end.ok, "text": end.text, "data": end.data}
+
+    async def _dump(self, params: dict[str, Any], client: Client) -> _Answer:
+        station = self._slot(params["slot"])
+        if station.child is None or station.child.pidfd < 0:
+            raise CommandError(ErrorCode.FAILED, f"{station.slot} has no process now ({station.life.state.name})")
+        pid = station.child.pid
+        return {"slot": station.slot, "pid": pid, "stacks": await self._supervisor.stacks(station.child)}
+
+    # -- modes --
+
+    def _drain(self, params: dict[str, Any], client: Client) -> _Answer:
+        supervisor = self._supervisor
+        then_exit = params["exit"]
+        self._set_mode(Mode.DRAIN, "drain")
+
+        def check() -> Progress:
+            if supervisor.desired.stopping:
+                return Progress("drained; stopping", done=True)
+            if not supervisor.drained():
+                return Progress(self._running_text())
+            if then_exit:
+                supervisor.stop()
+            return Progress("drained", done=True)
+
+        return self._begin(f"drain {then_exit}", check)
+
+    def _pause(self, params: dict[str, Any], client: Client) -> _Answer:
+        self._set_mode(Mode.PAUSE, "pause")
+        return self._begin("pause", lambda: self._all_workers("paused", State.PAUSED, State.DRAINING, *slots.VACANT))
+
+    def _resume(self, params: dict[str, Any], client: Client) -> _Answer:
+        self._set_mode(Mode.RUN, "resume")
+        return self._begin("resume", lambda: self._all_workers("running", State.READY))
+
+    def _set_mode(self, mode: Mode, by: str) -> None:
+        supervisor = self._supervisor
+        if supervisor.desired.mode is not mode:
+            supervisor.operations.supersede(tuple(key for key in _MODE_KEYS if key != by), by)
+            supervisor.log.note(f"asked to {by}")
+            supervisor.edit(mode=mode)
+            self._publish("mode", {"mode": supervisor.mode()})
+
+    def _all_workers(self, text: str, *states: State) -> Progress:
+        workers = self._workers()
+        there = sum(station.life.state in states for station in workers)
+        done = there == len(workers)
+        return Progress(text if done else f"{there} of {len(workers)} workers {text}", done=done)
+
+    def _stop(self, params: dict[str, Any], client: Client) -> _Answer:
+        self._supervisor.stop(now=params["now"])
+        return self._begin("stop", lambda: Progress(f"stopping; {self._running_text()}"))
+
+    # -- numbers --
+
+    def _scale(self, params: dict[str, Any], client: Client) -> _Answer:
+        workers = params["workers"]
+        supervisor = self._supervisor
+        supervisor.operations.supersede(("scale",), "scale")
+        supervisor.edit(workers=workers)
+
+        def check() -> Progress:
+            ready, there = supervisor.ready_workers(), len(self._workers())
+            done = ready == workers == there
+            return Progress(
+                f"{ready} of {workers} workers ready" + (f", {there - workers} leaving" if there > workers else ""),
+                done=done,
+            )
+
+        return self._begin(f"scale {workers}", check)
+
+    def _restart(self, params: dict[str, Any], client: Client) -> _Answer:
+        slot = params["slot"]
+        stations = [self._slot(slot)] if slot is not None else [s for s in self._workers() if s.leave_by is None]
+        for station in stations:
+            if station.life.state in slots.VACANT:
+                self._supervisor.post(station, Event.CLEAR)
+            else:
+                station.outdated = True
+        self._supervisor.wake()
+        ids = {station.id for station in stations if station.outdated}
+
+        def check() -> Progress:
+            left = [station for station in self._supervisor.stations if station.id in ids]
+            fine = {s.slot for s in self._supervisor.stations if s.life.state in slots.SERVING and not s.outdated}
+            done = not left and all(station.slot in fine for station in stations)
+            return Progress("restarted" if done else f"{len(ids) - len(left)} of {len(stations)} restarted", done=done)
+
+        return self._begin(f"restart {slot}", check)
+
+    def _reload(self, params: dict[str, Any], client: Client) -> _Answer:
+        raise CommandError(
+            ErrorCode.FAILED, "reload does not work yet in this version; `restart` replaces children of the same code"
+        )
+
+    # -- shared --
+
+    def _begin(self, key: str, check: Callable[[], Progress]) -> _Answer:
+        operation = self._supervisor.operations.begin(key, check)
+        self._supervisor.wake()
+        return {"op_id": operation.op_id}
+
+    def _workers(self) -> list[Station]:
+        return [station for station in self._supervisor.stations if station.role is Role.WORKER]
+
+    def _slot(self, slot: str) -> Station:
+        """The station of a slot that stays. Raises CommandError NO_SUCH_SLOT."""
+        stations = [station for station in self._supervisor.stations if station.leave_by is None]
+        for station in stations:
+            if station.slot == slot and not station.outdated:
+                return station
+        for station in stations:
+            if station.slot == slot:
+                return station
+        known = ", ".join(dict.fromkeys(station.slot for station in stations))
+        raise CommandError(ErrorCode.NO_SUCH_SLOT, f"no slot {slot!r}; there are: {known}")
+
+    def _running_text(self) -> str:
+        now = self._supervisor.loop.time()
+        jobs = [
+            job
+            for station in self._workers()
+            if station.child is not None
+            for per in station.child.page.running(now)
+            for job in per
+        ]
+        if not jobs:
+            return "no job running"
+        oldest = sorted(jobs, key=lambda job: -job.age_s)[:3]
+        named = ", ".join(f"{job.job_id} ({job.age_s:.0f} s)" for job in oldest)
+        more = f" and {len(jobs) - 3} more" if len(jobs) > 3 else ""
+        return f"waiting for {named}{more}"

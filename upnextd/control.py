@@ -1,0 +1,213 @@
+"""The control socket's server: born 0600, same user or root only, 16 clients, 1 MiB a frame; who doesn't read is dropped.
+
+The protocol itself is `upnext.control.protocol`; what the methods do is `upnextd.commands`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+import struct
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any, Protocol
+
+from upnext.control import protocol
+from upnext.control.protocol import ErrorCode, ErrorResponse, Message, Notification, ProtocolError, Request, Response
+
+_UCRED = struct.Struct("3i")
+_UNREAD_CAP_BYTES = 4 << 20
+_UNFINISHED_S = 10.0
+
+
+class SocketInUseError(Exception):
+    """Somebody listens on the path already."""
+
+
+class CommandError(Exception):
+    """A request that can't be done: what to answer."""
+
+    def __init__(self, code: ErrorCode, message: str, data: Any = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.data = data
+
+
+class Commands(Protocol):
+    """Does what requests ask. Raises CommandError."""
+
+    def answer(
+        self, request: Request, params: dict[str, Any], client: Client
+    ) -> dict[str, Any] | Awaitable[dict[str, Any]]: ...
+    def client_left(self, client: Client) -> None: ...
+
+
+class ControlServer:
+    """Listens on one path for the life of the daemon."""
+
+    def __init__(self, path: Path, commands: Commands) -> None:
+        self._path = path
+        self._commands = commands
+        self._server: asyncio.AbstractServer | None = None
+        self._inode = 0
+        self.clients: set[Client] = set()
+
+    async def start(self) -> None:
+        """Raises SocketInUseError, OSError."""
+        listener = bind(self._path)
+        self._inode = os.stat(self._path).st_ino
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: Client(self, self._commands), sock=listener)
+
+    async def close(self) -> None:
+        """Stop listening, hang up; the path is removed when it is still ours."""
+        if self._server is not None:
+            self._server.close()
+        for client in tuple(self.clients):
+            client.hang_up()
+        try:
+            if os.stat(self._path).st_ino == self._inode:
+                self._path.unlink()
+        except OSError:
+            return
+
+
+class Client(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, server: ControlServer, commands: Commands) -> None:
+        self._server = server
+        self._commands = commands
+        self._decoder = protocol.FrameDecoder()
+        self._transport: asyncio.Transport | None = None
+        self._impatience: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        refusal = self._refusal(transport)
+        if refusal is not None:
+            self.send(refusal)
+            transport.close()
+            self._transport = None
+            return
+        self._server.clients.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._server.clients.discard(self)
+        if self._impatience is not None:
+            self._impatience.cancel()
+        for task in self._tasks:
+            task.cancel()
+        self._commands.client_left(self)
+
+    def data_received(self, data: bytes) -> None:
+        for frame in self._decoder.feed(data):
+            self._take(frame)
+        if self._decoder.overflowed:
+            self.send(ErrorResponse(None, ErrorCode.FRAME_TOO_LARGE, f"a line over {protocol.FRAME_CAP_BYTES} bytes"))
+            self.hang_up()
+        self._watch_unfinished()
+
+    def send(self, message: Message) -> None:
+        """Queue a message; a client with 4 MiB unread is dropped."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        try:
+            self._transport.write(protocol.encode(message))
+        except ProtocolError as error:
+            self._transport.write(protocol.encode(error.response()))
+        if self._transport.get_write_buffer_size() > _UNREAD_CAP_BYTES:
+            self._transport.abort()
+
+    def hang_up(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def _take(self, frame: bytes) -> None:
+        try:
+            message = protocol.decode(frame)
+            if isinstance(message, Notification):
+                return
+            if not isinstance(message, Request):
+                raise ProtocolError(ErrorCode.INVALID_REQUEST, "an answer nobody asked for")
+            params = protocol.bind(message)
+        except ProtocolError as error:
+            self.send(error.response())
+            return
+        try:
+            result = self._commands.answer(message, params, self)
+        except CommandError as error:
+            self.send(ErrorResponse(message.id, error.code, str(error), error.data))
+            return
+        if isinstance(result, dict):
+            self.send(Response(message.id, result))
+        else:
+            task = asyncio.get_running_loop().create_task(self._answer_later(message, result))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _answer_later(self, request: Request, result: Awaitable[dict[str, Any]]) -> None:
+        try:
+            self.send(Response(request.id, await result))
+        except CommandError as error:
+            self.send(ErrorResponse(request.id, error.code, str(error), error.data))
+
+    def _refusal(self, transport: asyncio.Transport) -> ErrorResponse | None:
+        connection = transport.get_extra_info("socket")
+        _, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        if uid not in (0, os.geteuid()):
+            return ErrorResponse(None, ErrorCode.FORBIDDEN, "this daemon belongs to another user")
+        if len(self._server.clients) >= protocol.CLIENT_CAP:
+            return ErrorResponse(
+                None, ErrorCode.TOO_MANY_CLIENTS, f"{protocol.CLIENT_CAP} clients are connected already"
+            )
+        return None
+
+    def _watch_unfinished(self) -> None:
+        """Who starts a line must end it within 10 s."""
+        if self._decoder.pending_bytes and self._impatience is None:
+            self._impatience = asyncio.get_running_loop().call_later(_UNFINISHED_S, self.hang_up)
+        elif not self._decoder.pending_bytes and self._impatience is not None:
+            self._impatience.cancel()
+            self._impatience = None
+
+
+def bind(path: Path) -> socket.socket:
+    """A listening socket whose inode is 0600 from birth. A dead one in the way is removed: call this under the daemon's lock only.
+
+    Raises SocketInUseError, OSError.
+    """
+    _clear(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        os.fchmod(listener.fileno(), 0o600)
+        listener.bind(str(path))
+        listener.listen(protocol.CLIENT_CAP)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _clear(path: Path) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise SocketInUseError(f"{path} exists and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            raise SocketInUseError(f"something listens on {path} ({error.strerror or error})") from None
+    raise SocketInUseError(f"another daemon listens on {path}")

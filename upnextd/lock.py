@@ -1,0 +1,50 @@
+"""One daemon per state directory, by flock: the kernel releases it with the process, so there is no stale lock."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from uuid import uuid4
+
+
+class LockedError(Exception):
+    """Another daemon holds the lock. `pid` is what it wrote there, "?" when that can't be read."""
+
+    def __init__(self, path: Path, pid: str) -> None:
+        super().__init__(f"another upnextd (pid {pid}) holds {path}")
+        self.path = path
+        self.pid = pid
+
+
+def acquire(path: Path) -> int:
+    """Take the lock and write our pid into it; returns its descriptor (close-on-exec: children don't hold it).
+
+    Raises LockedError, OSError.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = os.read(fd, 32).decode("ascii", "replace").strip() or "?"
+        os.close(fd)
+        raise LockedError(path, pid) from None
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
+
+
+def daemon_id(state_dir: Path) -> str:
+    """The daemon's name for itself in Redis: random, made once per state directory, so a restart knows what it held before."""
+    path = state_dir / "daemon.id"
+    try:
+        known = path.read_text("ascii").strip()
+    except FileNotFoundError:
+        known = ""
+    if known:
+        return known
+    fresh = uuid4().hex[:16]
+    unfinished = path.with_suffix(".new")
+    unfinished.write_text(fresh + "\n", "ascii")
+    unfinished.replace(path)
+    return fresh

@@ -1,0 +1,192 @@
+"""Where lines go: the daemon's own and its children's stdout and stderr, to our stderr or a file, without ever blocking.
+
+A reader of our stderr that stops reading costs lines (counted and told), not the supervisor's time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import select
+import socket
+import stat
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import orjson
+
+_CHUNK_BYTES = 1 << 16
+_LINE_CAP_BYTES = 16 << 10
+_BACKLOG_CAP_BYTES = 1 << 20
+
+
+class Sink:
+    """Bytes to a descriptor, at most 1 MiB behind; what is over that is dropped and counted."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket: socket.socket | None = None
+        self._fd = _own_description(fd)
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            self._socket = socket.socket(fileno=self._fd)
+        self._backlog = bytearray()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.dropped = 0
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on a backlog is written out by the loop."""
+        self._loop = loop
+
+    def write(self, line: bytes) -> None:
+        if len(self._backlog) + len(line) > _BACKLOG_CAP_BYTES:
+            self.dropped += 1
+            return
+        if self.dropped and not self._backlog:
+            line = b"upnextd: %d lines were dropped: nobody read them\n%s" % (self.dropped, line)
+            self.dropped = 0
+        waiting = bool(self._backlog)
+        self._backlog += line
+        if not waiting:
+            self._flush()
+
+    def finish(self, within_s: float = 0.5) -> None:
+        """Write out what is left, for so long; then close."""
+        deadline = time.monotonic() + within_s
+        while self._backlog and (left_s := deadline - time.monotonic()) > 0:
+            select.select([], [self._fd], [], left_s)
+            self._flush()
+        if self._loop is not None:
+            self._unwatch()
+        if self._socket is not None:
+            self._socket.close()
+        else:
+            os.close(self._fd)
+
+    def _flush(self) -> None:
+        while self._backlog:
+            try:
+                if self._socket is not None:
+                    sent = self._socket.send(self._backlog, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                else:
+                    sent = os.write(self._fd, self._backlog)
+            except BlockingIOError:
+                if self._loop is not None:
+                    self._loop.add_writer(self._fd, self._flush)
+                return
+            except OSError as error:
+                # A full disk or a reader that hung up: these lines are lost, the daemon goes on.
+                if error.errno != errno.EPIPE:
+                    self.dropped += self._backlog.count(b"\n")
+                self._backlog.clear()
+                break
+            del self._backlog[:sent]
+        self._unwatch()
+
+    def _unwatch(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            try:
+                self._loop.remove_writer(self._fd)
+            except (ValueError, OSError):
+                return
+
+
+class Log:
+    """Formats lines, the daemon's own and its children's."""
+
+    def __init__(self, sink: Sink, *, as_json: bool, timestamps: bool) -> None:
+        self._sink = sink
+        self._as_json = as_json
+        self._timestamps = timestamps
+
+    def note(self, message: str) -> None:
+        self.line("upnextd", os.getpid(), message, "info")
+
+    def caution(self, message: str) -> None:
+        self.line("upnextd", os.getpid(), message, "warning")
+
+    def fault(self, message: str) -> None:
+        self.line("upnextd", os.getpid(), message, "error")
+
+    def line(self, slot: str, pid: int | None, message: str, level: str | None = None) -> None:
+        """One line of `slot`; `level` None: a child printed it."""
+        self._sink.write(self._format(slot, pid, message, level))
+
+    def _format(self, slot: str, pid: int | None, message: str, level: str | None) -> bytes:
+        if self._as_json:
+            said = {"at": now_iso(), "slot": slot, "pid": pid, "level": level or "info", "message": message}
+            return orjson.dumps(said) + b"\n"
+        head = f"{now_iso()} " if self._timestamps else ""
+        mark = f"{level}: " if level in ("warning", "error") else ""
+        text = message.replace("\n", "\n    ")
+        return f"{head}{slot}[{pid or '-'}] {mark}{text}\n".encode("utf-8", "replace")
+
+
+class LineReader:
+    """Reads a child's output from a pipe and gives it on line by line. Over-long lines are cut into pieces."""
+
+    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, on_line: Callable[[str], None]) -> None:
+        os.set_blocking(fd, False)
+        self._fd = fd
+        self._loop = loop
+        self._on_line = on_line
+        self._unfinished = bytearray()
+        self.closed = False
+        loop.add_reader(fd, self._read)
+
+    def drain(self) -> None:
+        """Take in what is in the pipe now, then close: its writer is gone."""
+        for _ in range(64):
+            if self.closed or not self._read():
+                break
+        self.close()
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+        if self._unfinished:
+            self._emit(bytes(self._unfinished))
+            self._unfinished.clear()
+
+    def _read(self) -> bool:
+        try:
+            data = os.read(self._fd, _CHUNK_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+            return False
+        self._unfinished += data
+        *lines, rest = self._unfinished.split(b"\n")
+        while len(rest) > _LINE_CAP_BYTES:
+            lines.append(rest[:_LINE_CAP_BYTES])
+            rest = rest[_LINE_CAP_BYTES:]
+        self._unfinished = bytearray(rest)
+        for line in lines:
+            self._emit(bytes(line[:_LINE_CAP_BYTES]))
+        return True
+
+    def _emit(self, line: bytes) -> None:
+        self._on_line(line.decode("utf-8", "replace").rstrip("\r"))
+
+
+def now_iso() -> str:
+    """UTC, milliseconds, `2026-01-01T00:00:00.000Z`."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _own_description(fd: int) -> int:
+    """A descriptor for the same file that can be non-blocking without changing our parent's."""
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        try:
+            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        except OSError:
+            # Not ours to open anew (another user's terminal): blocking has to do.
+            pass
+    return os.dup(fd)

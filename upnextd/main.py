@@ -1,0 +1,187 @@
+"""`upnextd`: the command line. Settings are read here, once; everything after works on frozen objects."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import click
+import setproctitle
+
+import upnext
+from upnext import config
+from upnext.control.exits import ExitCode
+from upnext.errors import UsageError
+from upnextd import lock, process
+from upnextd.commands import ControlCommands
+from upnextd.control import ControlServer, SocketInUseError
+from upnextd.logs import Log, Sink
+from upnextd.notify import Notifier
+from upnextd.plan import Mode
+from upnextd.settings import Flags, Settings, build
+from upnextd.supervisor import Supervisor
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(upnext.__version__, prog_name="upnextd")
+def cli() -> None:
+    """Supervises a service: worker processes, the scheduler, and a broker where none is configured."""
+
+
+def _option(name: str, *args: Any, **kwargs: Any) -> Any:
+    """A flag with its UPNEXTD_… variable."""
+    variable = "UPNEXTD_" + name.removeprefix("--").replace("-", "_").upper()
+    # The URL and the namespace have variables of their own rank: upnext.config reads them.
+    kwargs.setdefault("envvar", None if name == "--redis-url" else variable)
+    return click.option(name, *args, show_envvar=True, **kwargs)
+
+
+@cli.command()
+@click.argument("service")
+@_option("--workers", type=int, metavar="N", help="Worker processes. [default: usable CPUs]")
+@_option("--only", multiple=True, metavar="NAME", help="Only these Workers of the service; may be repeated.")
+@_option("--name", metavar="NAME", help="Name of this daemon. [default: the file's stem]")
+@_option("--redis-url", metavar="URL", help="Redis or Valkey; without any, an embedded one is started.")
+@_option("--namespace", metavar="NAME", help="Namespace of the queue. [default: default]")
+@_option("--socket", metavar="PATH", help="Control socket.")
+@_option("--state-dir", metavar="PATH", help="Lock and data of the embedded broker.")
+@_option(
+    "--stop-timeout",
+    type=float,
+    default=30.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds for running jobs at a stop.",
+)
+@_option(
+    "--hang-timeout", type=float, default=60.0, show_default=True, metavar="S", help="Seconds without a heartbeat."
+)
+@_option(
+    "--reload-timeout",
+    type=float,
+    default=3600.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds for jobs of old children.",
+)
+@_option("--max-jobs", type=int, metavar="N", help="Replace a child after N jobs.")
+@_option("--max-rss", metavar="SIZE", help="Replace a child that grew over SIZE, as 512M.")
+@_option("--no-preload", is_flag=True, help="Every child imports the service itself.")
+@_option("--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics.")
+@_option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@_option("--log-file", metavar="PATH", help="Log there instead of to stderr.")
+def start(service: str, **flags: Any) -> None:
+    """Run SERVICE (a file, or a module as pkg.mod) until told to stop. Stays in the foreground."""
+    sys.exit(_start(build(Flags(service, **flags), os.environ), os.environ))
+
+
+@cli.command()
+@click.argument("service")
+@_option("--only", multiple=True, metavar="NAME", help="Only these Workers of the service; may be repeated.")
+def check(service: str, only: tuple[str, ...]) -> None:
+    """Import SERVICE in a throw-away process and print what it declares."""
+    names = [name for part in only for name in part.split(",") if name]
+    done = subprocess.run(process.python_argv("upnextd.checking:main", service, *names), check=False)
+    sys.exit(done.returncode if done.returncode >= 0 else ExitCode.CONFIG)
+
+
+def main() -> None:
+    """Entry point. Every failure that has a code in the contract ends here with one line."""
+    if sys.platform != "linux":
+        _die(ExitCode.USAGE, "upnextd needs Linux; elsewhere, `upnext run service.py` runs a service in one process")
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        _die(ExitCode.USAGE, error.format_message())
+    except UsageError as error:
+        _die(ExitCode.USAGE, str(error))
+
+
+def _start(settings: Settings, env: Mapping[str, str]) -> int:
+    """The daemon's life, from its lock to its exit code."""
+    try:
+        config.private_dir(settings.state_dir)
+        if not settings.socket.parent.exists() or settings.socket.parent == settings.runtime_dir:
+            config.private_dir(settings.socket.parent)
+        held = lock.acquire(settings.state_dir / "lock")
+    except lock.LockedError as error:
+        _die(ExitCode.LOCKED, str(error))
+    except OSError as error:
+        _die(ExitCode.USAGE, f"{error.filename}: {error.strerror}")
+    try:
+        return asyncio.run(_supervise(settings, env))
+    except SocketInUseError as error:
+        _die(ExitCode.LOCKED, str(error))
+    finally:
+        os.close(held)
+
+
+async def _supervise(settings: Settings, env: Mapping[str, str]) -> int:
+    setproctitle.setproctitle(f"upnextd {settings.name}: supervisor")
+    loop = asyncio.get_running_loop()
+    sink = Sink(_log_fd(settings))
+    sink.attach(loop)
+    under_journal = "JOURNAL_STREAM" in env and settings.log_file is None
+    log = Log(sink, as_json=settings.log_format == "json", timestamps=not under_journal)
+    notifier = Notifier(env)
+    supervisor = Supervisor(settings, lock.daemon_id(settings.state_dir), log, notifier)
+    server = ControlServer(settings.socket, ControlCommands(supervisor))
+    try:
+        await server.start()
+        _watch_signals(loop, supervisor)
+        return await supervisor.run()
+    finally:
+        await server.close()
+        notifier.close()
+        sink.finish()
+
+
+def _log_fd(settings: Settings) -> int:
+    if settings.log_file is None:
+        return 2
+    try:
+        return os.open(settings.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise UsageError(f"--log-file {settings.log_file}: {error.strerror}") from None
+
+
+def _watch_signals(loop: asyncio.AbstractEventLoop, supervisor: Supervisor) -> None:
+    """Signals edit the desired state, as commands do."""
+
+    def interrupt() -> None:
+        supervisor.stop(now=supervisor.desired.stopping)
+
+    def scale(by: int) -> None:
+        supervisor.edit(workers=max(0, supervisor.desired.workers + by))
+
+    def mode(wanted: Mode) -> None:
+        if not supervisor.desired.stopping:
+            supervisor.edit(mode=wanted)
+
+    loop.add_signal_handler(signal.SIGTERM, supervisor.stop)
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    loop.add_signal_handler(signal.SIGQUIT, lambda: supervisor.stop(now=True))
+    loop.add_signal_handler(signal.SIGTTIN, scale, 1)
+    loop.add_signal_handler(signal.SIGTTOU, scale, -1)
+    loop.add_signal_handler(signal.SIGTSTP, mode, Mode.PAUSE)
+    loop.add_signal_handler(signal.SIGCONT, mode, Mode.RUN)
+    for number, meaning in (
+        (signal.SIGHUP, "reload"),
+        (signal.SIGUSR1, "reopening logs"),
+        (signal.SIGUSR2, "self-upgrade"),
+    ):
+        loop.add_signal_handler(
+            number, supervisor.log.caution, f"{number.name}: {meaning} does not work yet in this version"
+        )
+
+
+def _die(code: ExitCode, line: str) -> NoReturn:
+    print(f"upnextd: {' '.join(line.split())}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,272 @@
+"""What should be, what is, and the difference: desired state, restart policy, crash-loop cut-off. Pure; now and rng are arguments.
+
+Commands and signals edit `Desired` and nothing else. `reconcile` compares it with the places there are and says what to post to
+which; it is idempotent, so the supervisor calls it after every change and at every tick.
+
+A place is one life line of a slot. A slot normally has one; while a child is being replaced it has the old one, which serves until
+its successor is READY, and the new one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from upnextd.slots import SERVING, VACANT, Event, State
+
+BACKOFF_FIRST_S = 0.25
+BACKOFF_MOST_S = 30.0
+BACKOFF_JITTER = 0.2
+PROVEN_S = 5.0
+"""A child that was READY this long is no sign of a crash loop."""
+CRASH_WINDOW_S = 60.0
+REPLACEMENT_GRACE_S = 1.0
+"""What a drained child gets to end by itself."""
+
+
+class Role(StrEnum):
+    """What a child is for."""
+
+    WORKER = "worker"
+    SCHEDULER = "scheduler"
+
+
+class Mode(StrEnum):
+    """What the operator wants of the workers."""
+
+    RUN = "run"
+    PAUSE = "pause"
+    DRAIN = "drain"
+    STOP = "stop"
+    STOP_NOW = "stop now"
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What should be. `stop_by` is the monotonic second by which workers must have ended, once the mode is STOP."""
+
+    workers: int
+    generation: int
+    scheduler_generation: int
+    mode: Mode = Mode.RUN
+    scheduler: bool = True
+    surge: int = 1
+    """How many replacements may be on their way at once; 0 holds a rollout."""
+    stop_by: float | None = None
+    leave_s: float = 3600.0
+    """How long a replaced child may take to finish what runs."""
+
+    @property
+    def stopping(self) -> bool:
+        return self.mode in (Mode.STOP, Mode.STOP_NOW)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is, of one place. `outdated`: to be replaced; `leave_by`: replaced or not wanted, to be gone by then (monotonic s)."""
+
+    id: int
+    slot: str
+    role: Role
+    generation: int
+    state: State
+    drained: bool = False
+    outdated: bool = False
+    leave_s: float | None = None
+    """How long it may take to leave, where that is not the desired state's `leave_s`."""
+    leave_by: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """Make a new place."""
+
+    slot: str
+    role: Role
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Forget a place without a child."""
+
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Mark a place as leaving by `by` (monotonic seconds)."""
+
+    place: int
+    by: float
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Post an event to a place; `until` as in `upnextd.slots.step`."""
+
+    place: int
+    event: Event
+    until: float | None = None
+
+
+Step = Add | Drop | Leave | Post
+
+
+def slot_number(slot: str) -> int:
+    """worker-3 -> 3; 0 for a slot without a number."""
+    _, _, number = slot.rpartition("-")
+    return int(number) if number.isdigit() else 0
+
+
+def reconcile(desired: Desired, places: Sequence[Place], now: float) -> list[Step]:
+    """What to do so that what is becomes what should be. Empty when it is."""
+    workers = [place for place in places if place.role is Role.WORKER]
+    scheduler = [place for place in places if place.role is Role.SCHEDULER]
+    steps: list[Step] = []
+    if desired.stopping:
+        for place in workers:
+            steps += _end(place, desired)
+    else:
+        wanted = [f"worker-{number}" for number in range(1, desired.workers + 1)]
+        steps += _fill(wanted, Role.WORKER, desired.generation, workers, desired, now)
+        for place in workers:
+            steps += _see_off(place, now) if place.leave_by is not None else _set_mode(place, desired.mode)
+    wanted = ["scheduler"] if desired.scheduler else []
+    steps += _fill(wanted, Role.SCHEDULER, desired.scheduler_generation, scheduler, desired, now)
+    for place in scheduler:
+        if place.leave_by is not None:
+            steps += _see_off(place, now)
+    return steps
+
+
+def _fill(
+    wanted: Sequence[str], role: Role, generation: int, places: Sequence[Place], desired: Desired, now: float
+) -> list[Step]:
+    """Every wanted slot gets a current place, every place that is not wanted leaves."""
+    steps: list[Step] = []
+    staying = [place for place in places if place.leave_by is None]
+    current = {place.slot: place for place in staying if place.generation == generation and not place.outdated}
+    outdated = [place for place in staying if place.generation != generation or place.outdated]
+    replaced = {place.slot for place in outdated}
+    on_the_way = sum(slot in replaced and place.state not in SERVING for slot, place in current.items())
+    for slot in wanted:
+        place = current.get(slot)
+        if place is None:
+            if slot not in replaced:
+                steps.append(Add(slot, role, generation))
+            elif on_the_way < desired.surge:
+                steps.append(Add(slot, role, generation))
+                on_the_way += 1
+        elif place.state is State.EMPTY:
+            steps.append(Post(place.id, Event.SPAWN))
+    for place in staying:
+        successor = current.get(place.slot)
+        if place.slot not in wanted or (place in outdated and successor is not None and successor.state in SERVING):
+            steps.append(Leave(place.id, now + (desired.leave_s if place.leave_s is None else place.leave_s)))
+        elif place in outdated and place.state is State.EMPTY:
+            # It died before its successor was there: nothing is left to hold on to.
+            steps.append(Drop(place.id))
+    return steps
+
+
+def _see_off(place: Place, now: float) -> list[Step]:
+    """One step of a leaving place towards its end: drain, stop, drop."""
+    if place.state in VACANT:
+        return [Drop(place.id)]
+    if place.leave_by is not None and now >= place.leave_by and place.state is not State.KILLING:
+        return [Post(place.id, Event.KILL)]
+    if place.role is Role.SCHEDULER and place.state in SERVING:
+        return [Post(place.id, Event.STOP, now + REPLACEMENT_GRACE_S)]
+    if place.state in (State.SPAWNING, State.STARTING):
+        return [Post(place.id, Event.STOP)]
+    if place.drained and place.state is State.PAUSED:
+        return [Post(place.id, Event.STOP, now + REPLACEMENT_GRACE_S)]
+    if place.state in (State.READY, State.PAUSED):
+        return [Post(place.id, Event.DRAIN)]
+    return []
+
+
+def _end(place: Place, desired: Desired) -> list[Step]:
+    if place.state in VACANT:
+        return [Drop(place.id)]
+    if desired.mode is Mode.STOP_NOW:
+        return [] if place.state in (State.KILLING, State.EXITED) else [Post(place.id, Event.KILL)]
+    if place.state in SERVING or place.state in (State.SPAWNING, State.STARTING):
+        return [Post(place.id, Event.STOP, desired.stop_by)]
+    return []
+
+
+def _set_mode(place: Place, mode: Mode) -> list[Step]:
+    if mode is Mode.RUN and place.state in (State.PAUSED, State.DRAINING):
+        return [Post(place.id, Event.RESUME)]
+    if mode is Mode.PAUSE and place.state is State.READY:
+        return [Post(place.id, Event.PAUSE)]
+    if mode is Mode.DRAIN and not place.drained and place.state in (State.READY, State.PAUSED):
+        return [Post(place.id, Event.DRAIN)]
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """What the restart policy needs to know of an ended child."""
+
+    asked: bool = False
+    """We told it to end, or it is being replaced."""
+    ran_job: bool = False
+    ready_for_s: float | None = None
+    blameless: bool = False
+    """It couldn't start for reasons outside of the service: no fork, no broker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the policy remembers: bad exits in a row per slot, and when the generation's bad exits were (monotonic s)."""
+
+    streaks: tuple[tuple[str, int], ...] = ()
+    bad_exits: tuple[float, ...] = ()
+
+    def streak(self, slot: str) -> int:
+        return dict(self.streaks).get(slot, 0)
+
+    def with_streak(self, slot: str, streak: int) -> Record:
+        streaks = dict(self.streaks)
+        streaks[slot] = streak
+        return replace(self, streaks=tuple(streaks.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of the slot: AGAIN, BACK_OFF until `until`, or GIVE_UP."""
+
+    event: Event
+    until: float | None = None
+
+
+def judge(
+    record: Record, slot: str, ended: Exit, workers: int, now: float, rng: random.Random
+) -> tuple[Verdict, Record]:
+    """Replace at once, later, or not at all.
+
+    A child that was asked to end, ran a job or was READY for 5 s counts for nothing. Others back off, and more than max(5, 3 × workers) of
+    them in 60 s are a crash loop.
+    """
+    proven = ended.ran_job or (ended.ready_for_s is not None and ended.ready_for_s >= PROVEN_S)
+    if ended.asked or proven:
+        return Verdict(Event.AGAIN), record.with_streak(slot, 0)
+    streak = record.streak(slot) + 1
+    record = record.with_streak(slot, streak)
+    if not ended.blameless:
+        recent = tuple(at for at in record.bad_exits if at > now - CRASH_WINDOW_S)
+        record = replace(record, bad_exits=(*recent, now))
+        if len(record.bad_exits) > max(5, 3 * workers):
+            return Verdict(Event.GIVE_UP), record
+    return Verdict(Event.BACK_OFF, now + backoff_s(streak, rng)), record
+
+
+def backoff_s(streak: int, rng: random.Random) -> float:
+    """0.25 s, doubling to 30 s, ±20 %."""
+    plain_s = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** min(streak - 1, 16))
+    return plain_s * rng.uniform(1 - BACKOFF_JITTER, 1 + BACKOFF_JITTER)

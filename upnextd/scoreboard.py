@@ -1,0 +1,200 @@
+"""Shared pages in which a child writes what it does and the supervisor reads it, whatever the child's loop is doing.
+
+One page per incarnation: a memfd, little-endian, laid out as
+
+    header      magic u32 · workers u16 · pad u16 · cells u32 · pad u32 · heartbeat u64 · done u64 · failed u64 · pad to 64
+    consumers   64 bytes per worker of the service: length u8, then the consumer's name
+    cells       48 bytes per job that may run at once: started (monotonic s) f64 · entry ms u64 · entry seq u64 · born ms u64 ·
+                born seq u64 · task u16 · lane u8 · born u8 · pad u16 · pad u8 · valid u8
+
+The valid byte is written after the rest and cleared first, so a child killed at any instruction leaves no half record. A cell's task
+is the index in the task list of its worker; workers' cells follow each other.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_MAGIC = 0x31585055
+_HEADER = struct.Struct("<IHHII QQQ")
+_HEADER_BYTES = 64
+_HEARTBEAT_AT = 16
+_COUNTS_AT = 24
+_COUNTER = struct.Struct("<Q")
+_COUNTS = struct.Struct("<QQ")
+_CONSUMER_BYTES = 64
+_CELL = struct.Struct("<dQQQQHBB")
+_CELL_BYTES = 48
+_VALID = 47
+_pack_cell = _CELL.pack_into
+_pack_counter = _COUNTER.pack_into
+_pack_counts = _COUNTS.pack_into
+_monotonic = time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerShape:
+    """What of a Worker decides its part of the page."""
+
+    name: str
+    concurrency: int
+    tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningJob:
+    """A job that a page says has started."""
+
+    job_id: str
+    task: str
+    lane: str
+    entry_id: str
+    age_s: float
+
+
+def page_bytes(shapes: Sequence[WorkerShape]) -> int:
+    return _HEADER_BYTES + len(shapes) * _CONSUMER_BYTES + sum(shape.concurrency for shape in shapes) * _CELL_BYTES
+
+
+def create(shapes: Sequence[WorkerShape], name: str) -> int:
+    """A new page; returns its descriptor (close-on-exec). Raises OSError."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, page_bytes(shapes))
+        cells = sum(shape.concurrency for shape in shapes)
+        os.pwrite(fd, _HEADER.pack(_MAGIC, len(shapes), 0, cells, 0, 0, 0, 0), 0)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+class Writer:
+    """The child's side of a page."""
+
+    def __init__(self, fd: int, shapes: Sequence[WorkerShape]) -> None:
+        self._page = mmap.mmap(fd, page_bytes(shapes))
+        self._heartbeat = 0
+        self._done = 0
+        self._failed = 0
+        self._first_cell = [0] * len(shapes)
+        offset = _HEADER_BYTES + len(shapes) * _CONSUMER_BYTES
+        for index, shape in enumerate(shapes):
+            self._first_cell[index] = offset
+            offset += shape.concurrency * _CELL_BYTES
+
+    def beat(self) -> None:
+        self._heartbeat += 1
+        _pack_counter(self._page, _HEARTBEAT_AT, self._heartbeat)
+
+    def consumer(self, worker: int, consumer: str) -> None:
+        raw = consumer.encode()
+        if len(raw) >= _CONSUMER_BYTES:
+            raise ValueError(f"consumer name of {len(raw)} bytes")
+        at = _HEADER_BYTES + worker * _CONSUMER_BYTES
+        self._page[at] = 0
+        self._page[at + 1 : at + 1 + len(raw)] = raw
+        self._page[at] = len(raw)
+
+    def host_of(self, worker: int) -> CellWriter:
+        """Writes the cells of one Worker."""
+        return CellWriter(self, self._page, self._first_cell[worker])
+
+    def count(self, ok: bool) -> None:
+        if ok:
+            self._done += 1
+        else:
+            self._failed += 1
+        _pack_counts(self._page, _COUNTS_AT, self._done, self._failed)
+
+
+class CellWriter:
+    """Writes starts and ends of one Worker's jobs: the part that is paid per job."""
+
+    __slots__ = ("_first", "_page", "_writer")
+
+    def __init__(self, writer: Writer, page: mmap.mmap, first: int) -> None:
+        self._writer = writer
+        self._page = page
+        self._first = first
+
+    def started(
+        self, cell: int, task: int, lane: int, entry_ms: int, entry_seq: int, born: int, born_ms: int, born_seq: int
+    ) -> None:
+        at = self._first + cell * _CELL_BYTES
+        page = self._page
+        _pack_cell(page, at, _monotonic(), entry_ms, entry_seq, born_ms, born_seq, task, lane, born)
+        page[at + _VALID] = 1
+
+    def ended(self, cell: int, ok: bool) -> None:
+        self._page[self._first + cell * _CELL_BYTES + _VALID] = 0
+        self._writer.count(ok)
+
+
+class Reader:
+    """The supervisor's side of a page. Outlives the child."""
+
+    def __init__(self, fd: int, shapes: Sequence[WorkerShape]) -> None:
+        self._page = mmap.mmap(fd, page_bytes(shapes), prot=mmap.PROT_READ)
+        self._shapes = tuple(shapes)
+
+    def close(self) -> None:
+        self._page.close()
+
+    @property
+    def heartbeat(self) -> int:
+        return _COUNTER.unpack_from(self._page, _HEARTBEAT_AT)[0]
+
+    @property
+    def done(self) -> int:
+        return _COUNTER.unpack_from(self._page, _COUNTS_AT)[0]
+
+    @property
+    def failed(self) -> int:
+        return _COUNTER.unpack_from(self._page, _COUNTS_AT + 8)[0]
+
+    def consumers(self) -> list[str]:
+        """Current consumer of every Worker, in order; "" where it has none yet."""
+        names: list[str] = []
+        for worker in range(len(self._shapes)):
+            at = _HEADER_BYTES + worker * _CONSUMER_BYTES
+            length = min(self._page[at], _CONSUMER_BYTES - 1)
+            names.append(self._page[at + 1 : at + 1 + length].decode("utf-8", "replace"))
+        return names
+
+    def running(self, now: float) -> list[list[RunningJob]]:
+        """Started jobs of every Worker, in order. `now`: monotonic seconds."""
+        at = _HEADER_BYTES + len(self._shapes) * _CONSUMER_BYTES
+        found: list[list[RunningJob]] = []
+        for shape in self._shapes:
+            jobs: list[RunningJob] = []
+            for _ in range(shape.concurrency):
+                if self._page[at + _VALID] == 1:
+                    job = self._job(at, shape, now)
+                    if job is not None:
+                        jobs.append(job)
+                at += _CELL_BYTES
+            found.append(jobs)
+        return found
+
+    def busy(self) -> int:
+        """How many jobs run."""
+        first = _HEADER_BYTES + len(self._shapes) * _CONSUMER_BYTES + _VALID
+        return self._page[first::_CELL_BYTES].count(1)
+
+    @property
+    def ran_job(self) -> bool:
+        return self.done > 0 or self.failed > 0 or self.busy() > 0
+
+    def _job(self, at: int, shape: WorkerShape, now: float) -> RunningJob | None:
+        started, entry_ms, entry_seq, born_ms, born_seq, task, lane, born = _CELL.unpack_from(self._page, at)
+        if task >= len(shape.tasks):
+            return None
+        name = shape.tasks[task]
+        job_id = f"{name}:{chr(born)}{born_ms}-{born_seq}"
+        return RunningJob(job_id, name, chr(lane), f"{entry_ms}-{entry_seq}", max(0.0, now - started))

@@ -1,0 +1,127 @@
+"""What `upnextd start` was told, by flags, UPNEXTD_… variables and the defaults of the contract: read once, frozen."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from upnext import config
+from upnext.errors import UsageError
+from upnextd import process
+
+_SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?\Z", re.IGNORECASE)
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_PRIVATE_VARIABLES = ("NOTIFY_", "WATCHDOG_", "LISTEN_")
+_WORKER_CAP = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """The command line as click read it, variables filled in. None: not given."""
+
+    service: str
+    name: str | None = None
+    redis_url: str | None = None
+    namespace: str | None = None
+    socket: str | None = None
+    state_dir: str | None = None
+    workers: int | None = None
+    only: tuple[str, ...] = ()
+    stop_timeout: float = 30.0
+    hang_timeout: float = 60.0
+    reload_timeout: float = 3600.0
+    max_jobs: int | None = None
+    max_rss: str | None = None
+    no_preload: bool = False
+    metrics: str | None = None
+    log_format: str = "text"
+    log_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A daemon's settings. `redis_url` is None when neither flag nor environment names one."""
+
+    service: str
+    name: str
+    redis_url: str | None
+    namespace: str
+    socket: Path
+    state_dir: Path
+    runtime_dir: Path
+    workers: int
+    only: tuple[str, ...]
+    stop_timeout_s: float
+    hang_timeout_s: float
+    reload_timeout_s: float
+    log_format: str
+    log_file: Path | None
+    child_env: Mapping[str, str]
+    """The environment that the service gets: ours, less what systemd meant for us alone."""
+
+
+def build(flags: Flags, env: Mapping[str, str]) -> Settings:
+    """Raises UsageError with one line that says what is wrong."""
+    refuse_unready(flags)
+    name = config.daemon_name(flags.name, env, flags.service)
+    url = config.configured_url(flags.redis_url, env, daemon=True)
+    workers = process.usable_cpus() if flags.workers is None else flags.workers
+    if not 0 <= workers <= _WORKER_CAP:
+        raise UsageError(f"--workers {workers}: from 0 to {_WORKER_CAP}")
+    for flag, value in (("--stop-timeout", flags.stop_timeout), ("--reload-timeout", flags.reload_timeout)):
+        if not 0 <= value < float("inf"):
+            raise UsageError(f"{flag} {value:g}: seconds, 0 or more")
+    if not 0.5 <= flags.hang_timeout < float("inf"):
+        raise UsageError(f"--hang-timeout {flags.hang_timeout:g}: seconds, at least 0.5")
+    return Settings(
+        service=_service(flags.service),
+        name=name,
+        redis_url=url.url if url else None,
+        namespace=config.namespace(flags.namespace, env),
+        socket=config.control_socket(name, flags.socket, env),
+        state_dir=config.state_dir(name, flags.state_dir, env),
+        runtime_dir=config.runtime_dir(env),
+        workers=workers,
+        only=_names(flags.only),
+        stop_timeout_s=flags.stop_timeout,
+        hang_timeout_s=flags.hang_timeout,
+        reload_timeout_s=flags.reload_timeout,
+        log_format=flags.log_format,
+        log_file=Path(flags.log_file).absolute() if flags.log_file else None,
+        child_env={key: value for key, value in env.items() if not key.startswith(_PRIVATE_VARIABLES)},
+    )
+
+
+def refuse_unready(flags: Flags) -> None:
+    """Options of the contract that don't work yet are refused, not ignored. Raises UsageError."""
+    unready = {
+        "--max-jobs": flags.max_jobs is not None,
+        "--max-rss": flags.max_rss is not None,
+        "--no-preload": flags.no_preload,
+        "--metrics": flags.metrics is not None,
+    }
+    if flags.max_rss is not None:
+        size_bytes(flags.max_rss)
+    for flag, given in unready.items():
+        if given:
+            raise UsageError(f"{flag} does not work yet in this version: leave it out")
+
+
+def size_bytes(text: str) -> int:
+    """512M -> bytes; K, M, G, T are powers of 1024. Raises UsageError."""
+    match = _SIZE.match(text.strip())
+    if match is None:
+        raise UsageError(f"{text!r} is not a size: write 512M or 2G")
+    return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def _service(service: str) -> str:
+    """A file's absolute path, or a module's name as it is."""
+    return str(Path(service).absolute()) if service.endswith(".py") or os.sep in service else service
+
+
+def _names(only: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for part in only for name in part.split(",") if name)

@@ -1,0 +1,123 @@
+"""The status of a daemon, in the shape of `upnext.control.status`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import upnext
+from upnext import config
+from upnext.control import protocol
+from upnextd import process
+from upnextd.generations import Generation, Phase
+from upnextd.supervisor import SlotHistory, Station, Supervisor
+
+
+def status(supervisor: Supervisor) -> dict[str, Any]:
+    """Reads /proc and shared pages only: it answers whatever the children do."""
+    now = supervisor.loop.time()
+    desired = supervisor.desired
+    children = [_child(supervisor, station, now) for station in sorted(supervisor.stations, key=_order)]
+    children += [_template(generation, now) for generation in supervisor.generations.values()]
+    if supervisor.broker is not None:
+        children.append(_broker(supervisor, now))
+    said = supervisor.scheduler_said
+    return {
+        "protocol": protocol.PROTOCOL,
+        "version": upnext.__version__,
+        "pid": os.getpid(),
+        "name": supervisor.settings.name,
+        "service": supervisor.settings.service,
+        "mode": supervisor.mode(),
+        "generation": desired.generation,
+        "desired_workers": desired.workers,
+        "ready_workers": supervisor.ready_workers(),
+        "children": children,
+        "scheduler": {"leader": said.leader, "epoch": said.epoch},
+        "broker": {
+            "url": config.redact(_url(supervisor)),
+            "embedded": supervisor.broker is not None,
+            "connected": said.connected,
+        },
+    }
+
+
+def _url(supervisor: Supervisor) -> str:
+    if supervisor.settings.redis_url is not None:
+        return supervisor.settings.redis_url
+    if supervisor.broker is not None:
+        return supervisor.broker.url
+    generation = supervisor.generations.get(supervisor.desired.generation)
+    return next((url for url in generation.redis_urls if url), "") if generation is not None else ""
+
+
+def _order(station: Station) -> tuple[str, int, int]:
+    name, _, number = station.slot.partition("-")
+    return ("0" if name == "worker" else name, int(number) if number.isdigit() else 0, station.id)
+
+
+def _child(supervisor: Supervisor, station: Station, now: float) -> dict[str, Any]:
+    child = station.child
+    history = supervisor.history.get(station.slot, SlotHistory())
+    said = _blank(station.slot, str(station.role), station.life.state.name, station.generation)
+    said |= {
+        "incarnation": history.incarnations if child is None else child.incarnation,
+        "restarts": history.restarts,
+        "last_exit": None if history.last_exit is None else history.last_exit.as_json(),
+    }
+    if child is None or child.pid is None:
+        return said
+    running = [job for jobs in child.page.running(now) for job in jobs]
+    return said | {
+        "pid": child.pid,
+        "uptime_s": round(now - child.born_at, 3),
+        "heartbeat_age_s": None if child.ready_at is None else round(child.heart.age_s(now), 3),
+        "in_flight": [{"job_id": job.job_id, "task": job.task, "age_s": round(job.age_s, 3)} for job in running],
+        "jobs_done": child.page.done,
+        "jobs_failed": child.page.failed,
+        **_memory(child.pid),
+    }
+
+
+def _template(generation: Generation, now: float) -> dict[str, Any]:
+    gone = generation.phase is Phase.GONE
+    state = {Phase.IMPORTING: "STARTING", Phase.READY: "READY", Phase.GONE: "EXITED"}[generation.phase]
+    said = _blank("template", "template", state, generation.number) | {"incarnation": 1}
+    if gone:
+        return said
+    return said | {"pid": generation.pid, "uptime_s": round(now - generation.started_at, 3), **_memory(generation.pid)}
+
+
+def _broker(supervisor: Supervisor, now: float) -> dict[str, Any]:
+    broker = supervisor.broker
+    assert broker is not None
+    state = "READY" if broker.up else "STARTING" if broker.pid is not None else "BACKOFF"
+    said = _blank("broker", "broker", state, None)
+    said |= {"incarnation": broker.restarts + 1, "restarts": broker.restarts}
+    if broker.pid is None:
+        return said
+    return said | {"pid": broker.pid, "uptime_s": round(now - broker.started_at, 3), **_memory(broker.pid)}
+
+
+def _blank(slot: str, role: str, state: str, generation: int | None) -> dict[str, Any]:
+    return {
+        "slot": slot,
+        "role": role,
+        "pid": None,
+        "state": state,
+        "generation": generation,
+        "incarnation": 0,
+        "uptime_s": None,
+        "heartbeat_age_s": None,
+        "in_flight": [],
+        "jobs_done": 0,
+        "jobs_failed": 0,
+        "rss_bytes": None,
+        "pss_bytes": None,
+        "restarts": 0,
+        "last_exit": None,
+    }
+
+
+def _memory(pid: int) -> dict[str, int | None]:
+    return {"rss_bytes": process.rss_bytes(pid) or None, "pss_bytes": process.pss_bytes(pid) or None}
