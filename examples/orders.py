@@ -73,6 +73,7 @@ async def send_confirmation(order_id: str, total: Decimal, **_rest: object) -> s
 async def reserve_stock(order_id: str, skus: list[str]) -> int:
     """A second handler of the same event, with a fate of its own."""
     await asyncio.sleep(0.02)
+    upnext.get_current_context().log.info("reserved %s for %s", ", ".join(skus), order_id)
     return len(skus)
 
 

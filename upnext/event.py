@@ -123,6 +123,8 @@ class EventHandler(Generic[P, T]):
     Calling it runs the function here and now.
     """
 
+    __name__: str
+
     def __init__(self, spec: TaskSpec, signature: Signature, event: Event) -> None:
         self.spec = spec
         self._signature = signature

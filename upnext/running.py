@@ -9,8 +9,8 @@ import asyncio
 import inspect
 import logging
 import os
-import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from upnext import config
@@ -29,7 +29,7 @@ _log = logging.getLogger("upnext")
 def run(*components: Worker | Api, worker_timeout: float = 30.0, api_timeout: float = 30.0) -> None:
     """Runs workers in this process until SIGINT or SIGTERM: `upnext.run(worker)` at the end of a script. Blocks.
 
-    worker_timeout: seconds that running jobs get to finish at the end; a second signal ends it at once.
+    worker_timeout: seconds that running jobs get to finish at the end; a second SIGINT ends it at once.
     api_timeout: of no effect until `Api` works.
 
     Raises UsageError for no component or one that is no Worker, NoBrokerError when no Redis URL is known, BrokerUnavailableError or
@@ -39,66 +39,72 @@ def run(*components: Worker | Api, worker_timeout: float = 30.0, api_timeout: fl
     workers = [one for one in components if isinstance(one, Worker)]
     if not workers or len(workers) < len(components):
         raise UsageError("upnext.run: expects one or more Workers")
-    asyncio.run(_until_signalled(workers, worker_timeout))
-
-
-async def _until_signalled(workers: Sequence[Worker], timeout_s: float) -> None:
-    running = Running.start(workers)
-    asked = asyncio.Event()
-
-    def on_signal() -> None:
-        if asked.is_set():
-            running.cancel()
-        asked.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
-    waiting = asyncio.create_task(asked.wait(), name="upnext signal")
-    try:
-        await asyncio.wait([running.task, waiting], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        waiting.cancel()
-        await running.stop(timeout_s)
+    service, namespace = service_of(workers, os.environ), config.namespace(None, os.environ)
+    serving = run_service(
+        service, redis_url=None, namespace=namespace, install_signals=True, stop_s=max(0.0, worker_timeout)
+    )
+    left = asyncio.run(serving)
+    if left:
+        _log.warning("these jobs did not finish in time, and will run again: %s", ", ".join(left))
 
 
 class Running:
-    """Workers started in a running loop. Owns the asyncio task that serves them: cancelled once it drains, twice it ends at once."""
+    """Workers started in a running loop. Owns the asyncio task that serves them."""
 
-    def __init__(self, task: asyncio.Task[None]) -> None:
-        self.task = task
+    def __init__(self, task: asyncio.Task[list[str]], stopping: asyncio.Event) -> None:
+        self._task = task
+        self._stopping = stopping
 
     @classmethod
-    def start(cls, workers: Sequence[Worker]) -> Running:
-        """Raises UsageError or NoBrokerError at once; what happens later, `stop` raises."""
-        env = os.environ
-        worker_url = next((worker.redis_url for worker in workers if worker.redis_url), None)
+    async def start(cls, workers: Sequence[Worker]) -> Running:
+        """Returns when they take jobs. Raises what keeps them from it."""
+        ready, stopping = asyncio.Event(), asyncio.Event()
         serving = run_service(
-            service_of(workers),
-            redis_url=config.redis_url(None, env, worker_url).url,
-            namespace=config.namespace(None, env),
+            service_of(workers, os.environ),
+            redis_url=None,
+            namespace=config.namespace(None, os.environ),
             install_signals=False,
-            log=_log,
+            stop_s=_AS_LONG_AS_STOP_SAYS_S,
+            on_ready=ready.set,
+            stopping=stopping,
         )
-        return cls(asyncio.create_task(serving, name="upnext worker"))
-
-    def cancel(self) -> None:
-        self.task.cancel()
+        task = asyncio.create_task(serving, name="upnext worker")
+        until_ready = asyncio.create_task(ready.wait(), name="upnext worker ready")
+        try:
+            await asyncio.wait([task, until_ready], return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+        except BaseException:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            raise
+        finally:
+            until_ready.cancel()
+        return cls(task, stopping)
 
     async def stop(self, timeout_s: float) -> None:
         """Ends it: lets running jobs finish for `timeout_s` seconds. Raises what it ended with, if that was an error."""
-        for patience_s in (timeout_s, None):
-            if not self.task.done():
-                self.task.cancel()
-                await asyncio.wait([self.task], timeout=patience_s)
-        if not self.task.cancelled():
-            self.task.result()
+        self._stopping.set()
+        await asyncio.wait([self._task], timeout=timeout_s)
+        if not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            _log.warning("the worker did not stop within %s s; jobs that were running will run again", timeout_s)
+        if not self._task.cancelled():
+            self._task.result()
 
 
-def service_of(workers: Sequence[Worker]) -> ServiceSpec:
-    """The service that these workers make up, named after the first. Raises ConflictError for two tasks of one name."""
+_AS_LONG_AS_STOP_SAYS_S = 86_400.0
+
+
+def service_of(workers: Sequence[Worker], env: Mapping[str, str]) -> ServiceSpec:
+    """The service that these workers make up, named after the first, each with the Redis URL it is to use.
+
+    Raises ConflictError for two tasks of one name, NoBrokerError when no URL is known.
+    """
     specs = named_apart(workers)
     check_task_names(specs)
+    specs = tuple(replace(spec, redis_url=config.redis_url(None, env, spec.redis_url).url) for spec in specs)
     functions = [task.function for spec in specs for task in spec.tasks.values()]
     return ServiceSpec(name=specs[0].name, workers=specs, path=_source(functions[0]) if functions else None)
 

@@ -238,6 +238,8 @@ class Submitter(Generic[P, T]):
 class Task(Submitter[P, T]):
     """A registered function. Calling it runs the function here and now, without a queue; the other methods submit it."""
 
+    __name__: str
+
     def __init__(self, spec: TaskSpec, redis_url: str | None) -> None:
         super().__init__(spec, redis_url, SubmitOptions())
         functools.update_wrapper(cast("Callable[..., Any]", self), spec.function)

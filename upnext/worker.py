@@ -266,16 +266,18 @@ class Worker:
     # -- running it in this process -----------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Runs the worker, with a scheduler of its own, in this process and event loop until `stop`.
+        """Runs the worker, with a scheduler of its own, in this process and event loop until `stop`. Returns when it takes jobs.
 
-        For a program that is a worker among other things; `upnext run` and `upnextd start` run whole services. Returns at once: should it
-        fail later, `stop` raises why. Raises UsageError when it runs already, NoBrokerError when no Redis URL is known.
+        For a program that is a worker among other things; `upnext run` and `upnextd start` run whole services.
+
+        Raises UsageError when it runs already, NoBrokerError when no Redis URL is known, BrokerUnavailableError or BrokerRefusedError
+        when the broker can't be used. What happens later, `stop` raises.
         """
         from upnext.running import Running  # noqa: PLC0415 - it knows Worker, and producers need no runtime
 
         if self._running is not None:
             raise UsageError(f"worker {self.name!r} is running already")
-        self._running = Running.start((self,))
+        self._running = await Running.start((self,))
 
     async def stop(self, timeout: float = 30.0) -> None:
         """Stops what `start` started:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from upnext.errors import BrokerUnavailableError
 from upnextd import process, trampoline
-from upnextd.logs import Log, LineReader
+from upnextd.logs import LineReader, Log
 from upnextd.process import ExitStatus
 
 BOOT_S = 5.0

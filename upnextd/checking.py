@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
+
+import click
 
 from upnext.control.exits import ExitCode
 from upnextd import template
@@ -16,12 +18,12 @@ def main() -> None:
     try:
         loaded = template.load(service, only)
         warnings = template.check_forkable()
-    except BaseException as error:  # whatever an import can raise, SystemExit too, is the service's failure to import
+    except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
         _end(ExitCode.CONFIG, f"upnextd: can't import {service}: {template.failure(error)['line']}")
     for warning in warnings:
-        print(f"upnextd: warning: {warning}", file=sys.stderr)
+        click.echo(f"upnextd: warning: {warning}", err=True)
     for line in describe(loaded.spec):
-        print(line)
+        click.echo(line)
     _end(ExitCode.OK)
 
 
@@ -40,9 +42,9 @@ def describe(spec: Any) -> list[str]:
     return lines
 
 
-def _end(code: ExitCode, line: str | None = None) -> Any:
+def _end(code: ExitCode, line: str | None = None) -> NoReturn:
     sys.stdout.flush()
     if line is not None:
-        print(line, file=sys.stderr, flush=True)
+        click.echo(line, err=True)
     # Threads that the service started must not hold the process.
     os._exit(code)

@@ -81,6 +81,8 @@ def runtime_factories(loaded: Any, assignment: dict[str, Any]) -> list[Callable[
             namespace=assignment["namespace"],
             daemon_id=assignment["daemon_id"],
             host_name=socket.gethostname(),
+            generation_ms=assignment["generation_ms"],
+            boot_timeout_s=assignment["boot_timeout_s"],
         )
         return lambda host: WorkerRuntime(worker, loaded.spec, settings, host)
 
@@ -94,6 +96,9 @@ def scheduler_factory(loaded: Any, assignment: dict[str, Any]) -> Callable[[Call
         redis_url=assignment["redis_url"] or own or assignment["embedded_url"],
         namespace=assignment["namespace"],
         daemon_id=assignment["daemon_id"],
+        service=loaded.spec,
+        generation_ms=assignment["generation_ms"],
+        since_ms=assignment["since_ms"],
     )
     return lambda on_reaped: Scheduler(settings, on_reaped)
 
@@ -106,6 +111,7 @@ class WorkerHost:
         # Bound here, so that a job's start costs one call.
         self.started = cells.started
         self.ended = cells.ended
+        self.parked = cells.parked
         self.beat = page.beat
         self._index = index
         self._page = page
@@ -312,7 +318,7 @@ class SchedulerChild(Body):
         self._said: tuple[Any, ...] = ()
         self._alive_known = asyncio.Event()
         self._scheduler = factory(self._reaped)
-        self._scheduler.on_lost = lambda consumer: self.channel.send("lost", consumer=consumer)
+        self._scheduler.on_lost = self._lost
         self._run: asyncio.Task[None] | None = None
 
     async def main(self) -> int:
@@ -344,11 +350,14 @@ class SchedulerChild(Body):
             case _:
                 return
 
-    def ask_stop(self, grace_s: float) -> None:
+    def ask_stop(self, grace_s: float) -> None:  # noqa: ARG002 - it has nothing to finish
         self.stopping = True
         if not self._ready or self._run is None:
             os._exit(ExitCode.OK)
         self.must(self._scheduler.stop())
+
+    def _lost(self, consumer: str) -> None:
+        self.channel.send("lost", consumer=consumer)
 
     def _reaped(self, consumer: str) -> None:
         self.channel.send("reaped", consumer=consumer)

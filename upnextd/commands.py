@@ -31,7 +31,7 @@ class ControlCommands:
         supervisor.on_event = self._publish
         self._methods: dict[str, Callable[[dict[str, Any], Client], _Answer | Awaitable[_Answer]]] = {
             "hello": self._hello,
-            "status": lambda params, client: status(supervisor),
+            "status": self._status,
             "subscribe": self._subscribe,
             "wait": self._wait,
             "drain": self._drain,
@@ -58,7 +58,7 @@ class ControlCommands:
 
     # -- reading --
 
-    def _hello(self, params: dict[str, Any], client: Client) -> _Answer:
+    def _hello(self, _params: dict[str, Any], _client: Client) -> _Answer:
         return {
             "protocol": protocol.PROTOCOL,
             "version": upnext.__version__,
@@ -66,7 +66,10 @@ class ControlCommands:
             "pid": os.getpid(),
         }
 
-    def _subscribe(self, params: dict[str, Any], client: Client) -> _Answer:
+    def _status(self, _params: dict[str, Any], _client: Client) -> _Answer:
+        return status(self._supervisor)
+
+    def _subscribe(self, _params: dict[str, Any], client: Client) -> _Answer:
         self._subscribers.add(client)
         return {}
 
@@ -90,7 +93,7 @@ class ControlCommands:
         end = operation.progress
         return {"op_id": operation.op_id, "ok": end.ok, "text": end.text, "data": end.data}
 
-    async def _dump(self, params: dict[str, Any], client: Client) -> _Answer:
+    async def _dump(self, params: dict[str, Any], _client: Client) -> _Answer:
         station = self._slot(params["slot"])
         if station.child is None or station.child.pidfd < 0:
             raise CommandError(ErrorCode.FAILED, f"{station.slot} has no process now ({station.life.state.name})")
@@ -99,7 +102,7 @@ class ControlCommands:
 
     # -- modes --
 
-    def _drain(self, params: dict[str, Any], client: Client) -> _Answer:
+    def _drain(self, params: dict[str, Any], _client: Client) -> _Answer:
         supervisor = self._supervisor
         then_exit = params["exit"]
         self._set_mode(Mode.DRAIN, "drain")
@@ -115,11 +118,11 @@ class ControlCommands:
 
         return self._begin(f"drain {then_exit}", check)
 
-    def _pause(self, params: dict[str, Any], client: Client) -> _Answer:
+    def _pause(self, _params: dict[str, Any], _client: Client) -> _Answer:
         self._set_mode(Mode.PAUSE, "pause")
         return self._begin("pause", lambda: self._all_workers("paused", State.PAUSED, State.DRAINING, *slots.VACANT))
 
-    def _resume(self, params: dict[str, Any], client: Client) -> _Answer:
+    def _resume(self, _params: dict[str, Any], _client: Client) -> _Answer:
         self._set_mode(Mode.RUN, "resume")
         return self._begin("resume", lambda: self._all_workers("running", State.READY))
 
@@ -137,13 +140,13 @@ class ControlCommands:
         done = there == len(workers)
         return Progress(text if done else f"{there} of {len(workers)} workers {text}", done=done)
 
-    def _stop(self, params: dict[str, Any], client: Client) -> _Answer:
+    def _stop(self, params: dict[str, Any], _client: Client) -> _Answer:
         self._supervisor.stop(now=params["now"])
         return self._begin("stop", lambda: Progress(f"stopping; {self._running_text()}"))
 
     # -- numbers --
 
-    def _scale(self, params: dict[str, Any], client: Client) -> _Answer:
+    def _scale(self, params: dict[str, Any], _client: Client) -> _Answer:
         workers = params["workers"]
         supervisor = self._supervisor
         supervisor.operations.supersede(("scale",), "scale")
@@ -159,7 +162,7 @@ class ControlCommands:
 
         return self._begin(f"scale {workers}", check)
 
-    def _restart(self, params: dict[str, Any], client: Client) -> _Answer:
+    def _restart(self, params: dict[str, Any], _client: Client) -> _Answer:
         slot = params["slot"]
         stations = [self._slot(slot)] if slot is not None else [s for s in self._workers() if s.leave_by is None]
         for station in stations:
@@ -178,7 +181,7 @@ class ControlCommands:
 
         return self._begin(f"restart {slot}", check)
 
-    def _reload(self, params: dict[str, Any], client: Client) -> _Answer:
+    def _reload(self, _params: dict[str, Any], _client: Client) -> _Answer:
         raise CommandError(
             ErrorCode.FAILED, "reload does not work yet in this version; `restart` replaces children of the same code"
         )
@@ -202,7 +205,7 @@ class ControlCommands:
         for station in stations:
             if station.slot == slot:
                 return station
-        known = ", ".join(dict.fromkeys(station.slot for station in stations))
+        known = ", ".join(sorted({station.slot for station in stations}))
         raise CommandError(ErrorCode.NO_SUCH_SLOT, f"no slot {slot!r}; there are: {known}")
 
     def _running_text(self) -> str:

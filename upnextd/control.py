@@ -96,7 +96,7 @@ class Client(asyncio.Protocol):
             return
         self._server.clients.add(self)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio calls it by this name
         self._transport = None
         self._server.clients.discard(self)
         if self._impatience is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -66,6 +67,9 @@ class Generation:
         self.redis_urls: tuple[str | None, ...] = ()
         self.failure: ImportFailure | None = None
         self.started_at = loop.time()
+        self.made_ms = time.time_ns() // 1_000_000
+        """When its code was loaded, Unix ms: definitions of a newer generation win over older ones."""
+        self.warnings: list[str] = []
         self._listener = listener
         self._loop = loop
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -125,7 +129,7 @@ class Generation:
                 )
                 self.redis_urls = tuple(w["redis_url"] for w in message["workers"])
                 self.phase = Phase.READY
-                self.warnings: list[str] = message["warnings"]
+                self.warnings = message["warnings"]
                 self._listener.imported(self)
             case "failed":
                 self.failure = ImportFailure(message["line"], message["traceback"])

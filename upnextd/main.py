@@ -183,5 +183,5 @@ def _watch_signals(loop: asyncio.AbstractEventLoop, supervisor: Supervisor) -> N
 
 
 def _die(code: ExitCode, line: str) -> NoReturn:
-    print(f"upnextd: {' '.join(line.split())}", file=sys.stderr)
+    click.echo(f"upnextd: {' '.join(line.split())}", err=True)
     sys.exit(code)

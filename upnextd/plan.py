@@ -148,7 +148,10 @@ def _fill(
     """Every wanted slot gets a current place, every place that is not wanted leaves."""
     steps: list[Step] = []
     staying = [place for place in places if place.leave_by is None]
-    current = {place.slot: place for place in staying if place.generation == generation and not place.outdated}
+    current: dict[str, Place] = {}
+    for place in staying:
+        if place.generation == generation and not place.outdated:
+            current.setdefault(place.slot, place)
     outdated = [place for place in staying if place.generation != generation or place.outdated]
     replaced = {place.slot for place in outdated}
     on_the_way = sum(slot in replaced and place.state not in SERVING for slot, place in current.items())
@@ -164,7 +167,12 @@ def _fill(
             steps.append(Post(place.id, Event.SPAWN))
     for place in staying:
         successor = current.get(place.slot)
-        if place.slot not in wanted or (place in outdated and successor is not None and successor.state in SERVING):
+        twin = successor is not None and successor is not place and place not in outdated
+        if (
+            place.slot not in wanted
+            or twin
+            or (place in outdated and successor is not None and successor.state in SERVING)
+        ):
             steps.append(Leave(place.id, now + (desired.leave_s if place.leave_s is None else place.leave_s)))
         elif place in outdated and place.state is State.EMPTY:
             # It died before its successor was there: nothing is left to hold on to.

@@ -89,7 +89,7 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], fds: Mapping[int, int]) -
             actions.append((os.POSIX_SPAWN_DUP2, high, target))
         return os.posix_spawn(
             argv[0],
-            argv,
+            list(argv),
             env,
             file_actions=actions,
             setsid=True,

@@ -3,7 +3,7 @@
 One page per incarnation: a memfd, little-endian, laid out as
 
     header      magic u32 · workers u16 · pad u16 · cells u32 · pad u32 · heartbeat u64 · done u64 · failed u64 · pad to 64
-    consumers   64 bytes per worker of the service: length u8, then the consumer's name
+    consumers   256 bytes per worker of the service: length u8, then the consumer's name
     cells       48 bytes per job that may run at once: started (monotonic s) f64 · entry ms u64 · entry seq u64 · born ms u64 ·
                 born seq u64 · task u16 · lane u8 · born u8 · pad u16 · pad u8 · valid u8
 
@@ -27,7 +27,7 @@ _HEARTBEAT_AT = 16
 _COUNTS_AT = 24
 _COUNTER = struct.Struct("<Q")
 _COUNTS = struct.Struct("<QQ")
-_CONSUMER_BYTES = 64
+CONSUMER_CAP_BYTES = 256
 _CELL = struct.Struct("<dQQQQHBB")
 _CELL_BYTES = 48
 _VALID = 47
@@ -58,7 +58,7 @@ class RunningJob:
 
 
 def page_bytes(shapes: Sequence[WorkerShape]) -> int:
-    return _HEADER_BYTES + len(shapes) * _CONSUMER_BYTES + sum(shape.concurrency for shape in shapes) * _CELL_BYTES
+    return _HEADER_BYTES + len(shapes) * CONSUMER_CAP_BYTES + sum(shape.concurrency for shape in shapes) * _CELL_BYTES
 
 
 def create(shapes: Sequence[WorkerShape], name: str) -> int:
@@ -83,7 +83,7 @@ class Writer:
         self._done = 0
         self._failed = 0
         self._first_cell = [0] * len(shapes)
-        offset = _HEADER_BYTES + len(shapes) * _CONSUMER_BYTES
+        offset = _HEADER_BYTES + len(shapes) * CONSUMER_CAP_BYTES
         for index, shape in enumerate(shapes):
             self._first_cell[index] = offset
             offset += shape.concurrency * _CELL_BYTES
@@ -94,9 +94,9 @@ class Writer:
 
     def consumer(self, worker: int, consumer: str) -> None:
         raw = consumer.encode()
-        if len(raw) >= _CONSUMER_BYTES:
+        if len(raw) >= CONSUMER_CAP_BYTES:
             raise ValueError(f"consumer name of {len(raw)} bytes")
-        at = _HEADER_BYTES + worker * _CONSUMER_BYTES
+        at = _HEADER_BYTES + worker * CONSUMER_CAP_BYTES
         self._page[at] = 0
         self._page[at + 1 : at + 1 + len(raw)] = raw
         self._page[at] = len(raw)
@@ -131,6 +131,9 @@ class CellWriter:
         _pack_cell(page, at, _monotonic(), entry_ms, entry_seq, born_ms, born_seq, task, lane, born)
         page[at + _VALID] = 1
 
+    def parked(self, cell: int) -> None:
+        self._page[self._first + cell * _CELL_BYTES + _VALID] = 0
+
     def ended(self, cell: int, ok: bool) -> None:
         self._page[self._first + cell * _CELL_BYTES + _VALID] = 0
         self._writer.count(ok)
@@ -162,14 +165,14 @@ class Reader:
         """Current consumer of every Worker, in order; "" where it has none yet."""
         names: list[str] = []
         for worker in range(len(self._shapes)):
-            at = _HEADER_BYTES + worker * _CONSUMER_BYTES
-            length = min(self._page[at], _CONSUMER_BYTES - 1)
+            at = _HEADER_BYTES + worker * CONSUMER_CAP_BYTES
+            length = min(self._page[at], CONSUMER_CAP_BYTES - 1)
             names.append(self._page[at + 1 : at + 1 + length].decode("utf-8", "replace"))
         return names
 
     def running(self, now: float) -> list[list[RunningJob]]:
         """Started jobs of every Worker, in order. `now`: monotonic seconds."""
-        at = _HEADER_BYTES + len(self._shapes) * _CONSUMER_BYTES
+        at = _HEADER_BYTES + len(self._shapes) * CONSUMER_CAP_BYTES
         found: list[list[RunningJob]] = []
         for shape in self._shapes:
             jobs: list[RunningJob] = []
@@ -184,7 +187,7 @@ class Reader:
 
     def busy(self) -> int:
         """How many jobs run."""
-        first = _HEADER_BYTES + len(self._shapes) * _CONSUMER_BYTES + _VALID
+        first = _HEADER_BYTES + len(self._shapes) * CONSUMER_CAP_BYTES + _VALID
         return self._page[first::_CELL_BYTES].count(1)
 
     @property
@@ -192,7 +195,8 @@ class Reader:
         return self.done > 0 or self.failed > 0 or self.busy() > 0
 
     def _job(self, at: int, shape: WorkerShape, now: float) -> RunningJob | None:
-        started, entry_ms, entry_seq, born_ms, born_seq, task, lane, born = _CELL.unpack_from(self._page, at)
+        fields: tuple[float, int, int, int, int, int, int, int] = _CELL.unpack_from(self._page, at)
+        started, entry_ms, entry_seq, born_ms, born_seq, task, lane, born = fields
         if task >= len(shape.tasks):
             return None
         name = shape.tasks[task]

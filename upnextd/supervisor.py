@@ -10,6 +10,7 @@ import asyncio
 import os
 import random
 import signal
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -38,11 +39,18 @@ LATE_S = 1.0
 SCHEDULER_HANG_S = 3.0
 LAST_NOTICES_S = 2.0
 """How long a stopping daemon waits for its scheduler to take back the jobs of children that were killed."""
+BOOT_TIMEOUT_S = 5.0
+BOOT_TIMEOUT_LATER_S = 45.0
+"""How long a child tries to reach the broker before it gives up; below the limit of STARTING."""
 _STOP_MARGIN_S = 0.3
 _STACKS_AFTER_S = 0.1
 _SESSION_POLL_S = 0.002
 _SESSION_POLLS = 500
 _NOTICES_AGAIN_S = 5.0
+
+
+def _nobody_listens(_kind: str, _fields: dict[str, Any]) -> None:
+    return
 
 
 @dataclass(slots=True, eq=False)
@@ -118,8 +126,9 @@ class Supervisor:
         self.scheduler_said = SchedulerSaid()
         self.operations = Operations()
         self.ended = asyncio.Event()
-        self.on_event: Callable[[str, dict[str, Any]], None] = lambda kind, fields: None
+        self.on_event: Callable[[str, dict[str, Any]], None] = _nobody_listens
         self._daemon_id = daemon_id
+        self._since_ms = time.time_ns() // 1_000_000
         self._notifier = notifier
         self._limits = slots.Limits()
         self._record = plan.Record()
@@ -378,6 +387,10 @@ class Supervisor:
             "embedded_url": self.broker.url if self.broker is not None else None,
             "namespace": self.settings.namespace,
             "daemon_id": self._daemon_id,
+            "since_ms": self._since_ms,
+            "generation_ms": self.generations[station.generation].made_ms,
+            # Later, a broker that is away is waited for, so that nobody restarts for it.
+            "boot_timeout_s": BOOT_TIMEOUT_LATER_S if self._booted else BOOT_TIMEOUT_S,
             "stop_timeout_s": self.settings.stop_timeout_s,
             "paused": self.desired.mode in (Mode.PAUSE, Mode.DRAIN),
         }
@@ -583,7 +596,7 @@ class Supervisor:
         had = f"; jobs that had started: {', '.join(killed)}" if killed else ""
         if not child.asked or killed:
             self.log.caution(f"{station.slot}[{child.pid}] ended: {death.cause}{had}")
-        if child.asked and self.desired.stopping:
+        if child.asked and not child.hung and self.desired.stopping:
             self._ending.killed_jobs += killed
         self.on_event("child_exited", {"slot": station.slot, "pid": child.pid, "cause": death.cause, "jobs": killed})
 

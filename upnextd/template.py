@@ -62,7 +62,7 @@ def main() -> None:
     try:
         service = load(order.service, order.only)
         warnings = check_forkable()
-    except BaseException as error:  # whatever an import can raise, SystemExit too, is the service's failure to import
+    except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
         _flush()
         _tell(control, op="failed", **failure(error))
         os._exit(ExitCode.CONFIG)
@@ -184,7 +184,7 @@ def _middle(
     try:
         _settle(control, order, middle_pid)
         code = child.run(service, assignment, child.Descriptors(*fds))
-    except BaseException:  # the last line of a process: nothing above may run the template's own code
+    except BaseException:  # noqa: BLE001 - the last line of a process: nothing above may run the template's own code
         traceback.print_exc()
     finally:
         _flush()

@@ -30,11 +30,11 @@ def main() -> None:
             break
         except BlockingIOError:
             if time.monotonic() > deadline:
-                print(f"another broker holds {lock_path}", file=sys.stderr)
+                sys.stderr.write(f"another broker holds {lock_path}\n")
                 sys.exit(_EX_CANTCREAT)
             time.sleep(_POLL_S)
     os.set_inheritable(fd, True)
-    os.execv(server[0], server)
+    os.execv(server[0], server)  # noqa: S606 - no shell is wanted
 
 
 if __name__ == "__main__":

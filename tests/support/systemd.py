@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
-import sys
-import sysconfig
 import tempfile
 from pathlib import Path
 from typing import Self
@@ -16,21 +15,13 @@ BOX = Path(__file__).with_name("systemd-box")
 UNIT = REPOSITORY / "systemd" / "upnextd@.service"
 SYSTEM_PYTHON = Path("/usr/bin/python3")
 
-# A service user can't read below /root or a home, so the environment inside is made from the system's Python.
+# As docs/deploy-systemd.md says: from the system's Python, since a service's user can't read one below /root or a home.
 INSTALL = """
 set -e
-{python} -m venv --without-pip /opt/upnext
-packages=$(/opt/upnext/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-cp -r {site}/. "$packages"/
-rm -f "$packages"/__editable__* "$packages"/_upnext*
-cp -r {repository}/upnext {repository}/upnextd "$packages"/
-for program in upnext:upnext.cli.main upnextd:upnextd.main; do
-  file=/opt/upnext/bin/${{program%%:*}}
-  printf '#!/opt/upnext/bin/python\\nimport sys\\nfrom %s import main\\nsys.exit(main())\\n' "${{program#*:}}" > $file
-  chmod 755 $file
-done
-chmod -R go+rX /opt/upnext
-mkdir -p /etc/upnext /srv
+mkdir -p /etc/upnext /srv /tmp/checkout
+cp -r {repository}/upnext {repository}/upnextd {repository}/pyproject.toml {repository}/README.md /tmp/checkout
+{python} -m venv /opt/upnext
+{pip_settings} /opt/upnext/bin/pip install --quiet '/tmp/checkout[embedded]'
 """
 
 
@@ -43,14 +34,13 @@ def why_not() -> str | None:
             return f"no {program} here (apt-get install systemd util-linux procps)"
     if not SYSTEM_PYTHON.exists():
         return f"no {SYSTEM_PYTHON} here, from which the service's environment is made"
-    version = subprocess.run(
-        [SYSTEM_PYTHON, "-c", "import sys, venv; print(*sys.version_info[:2])"],
+    enough = subprocess.run(
+        [SYSTEM_PYTHON, "-c", "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))"],
         capture_output=True,
-        text=True,
         check=False,
     )
-    if version.stdout.split() != [str(part) for part in sys.version_info[:2]]:
-        return f"{SYSTEM_PYTHON} is not of the version that runs the tests, so it can't use their packages"
+    if enough.returncode:
+        return f"{SYSTEM_PYTHON} is older than 3.11 or has no venv (apt-get install python3-venv)"
     return None
 
 
@@ -60,11 +50,14 @@ class Box:
     def __init__(self) -> None:
         self._units = Path(tempfile.mkdtemp(prefix="upnext-units-"))
         shutil.copy(UNIT, self._units)
+        drop_in = self._units / f"{UNIT.name}.d"
+        drop_in.mkdir()
+        # The box is a chroot, and the kernel makes no user namespace for a process in one.
+        (drop_in / "box.conf").write_text("[Service]\nPrivateUsers=no\n")
 
     def __enter__(self) -> Self:
-        site = sysconfig.get_path("purelib")
         self._process = subprocess.Popen(
-            [BOX, self._units, REPOSITORY, site], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [BOX, self._units, REPOSITORY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -73,7 +66,12 @@ class Box:
             raise AssertionError("systemd did not boot")
         self._pid = line.split()[-1]
         try:
-            self.shell(INSTALL.format(python=SYSTEM_PYTHON, site=site, repository=REPOSITORY))
+            self.shell("systemctl start systemd-journald")
+            settings = " ".join(
+                f"{name}={shlex.quote(value)}" for name, value in os.environ.items() if name.startswith("PIP_")
+            )
+            script = INSTALL.format(python=SYSTEM_PYTHON, repository=REPOSITORY, pip_settings=settings)
+            self.shell(script, timeout_s=150)
         except BaseException:
             self.__exit__()
             raise
@@ -91,7 +89,6 @@ class Box:
         """A command inside, as root."""
         return subprocess.run(
             [BOX, "--enter", self._pid, *command],
-            cwd="/",
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
@@ -108,7 +105,6 @@ class Box:
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         subprocess.run(
             [BOX, "--enter", self._pid, "bash", "-c", f"cat > {path} && chmod {mode:o} {path}"],
-            cwd="/",
             input=text,
             text=True,
             timeout=30,

@@ -1,7 +1,7 @@
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true, reportUnusedCoroutine=false
 """What a type checker must accept, and refuse, of code that uses UpNext. Read by test_typing.py; never run.
 
-A line that must be refused has an ignore comment for just that rule: if the checker came to accept it, the comment itself would be an error.
+A line that must be refused has an ignore comment for just that rule: if the checker came to accept it, the comment would be the error.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def reserve(order_id: str, skus: list[str]) -> int:
     return 1
 
 
-async def right() -> None:
+async def right() -> None:  # noqa: PLR0915 - a list
     # submit: the function's own parameters, and a Future of what it returns
     assert_type(await bare.submit("o-1", express=True), upnext.Future[Receipt])
     assert_type(await bare.submit(order_id="o-1"), upnext.Future[Receipt])
@@ -162,8 +162,8 @@ async def wrong() -> None:
 
     # options that don't exist, or not so
     worker.task(retires=3)  # pyright: ignore[reportCallIssue]
-    worker.task(retries="3")  # pyright: ignore[reportArgumentType, reportCallIssue]
-    worker.task(priority="urgent")  # pyright: ignore[reportArgumentType, reportCallIssue]
+    worker.task(retries="3")  # pyright: ignore[reportArgumentType]
+    worker.task(priority="urgent")  # pyright: ignore[reportArgumentType]
     worker.cron("* * * * *", cache_key="x")  # pyright: ignore[reportCallIssue]
     worker.cron()  # pyright: ignore[reportCallIssue]
     placed.on(cache_ttl=5)  # pyright: ignore[reportCallIssue]
@@ -172,4 +172,4 @@ async def wrong() -> None:
     upnext.Worker(concurency=5)  # pyright: ignore[reportCallIssue]
     upnext.Worker("shop", sync_executor="fiber")  # pyright: ignore[reportArgumentType]
     await upnext.map_tasks(called, [5])  # pyright: ignore[reportArgumentType]
-    print(upnext.Wroker)  # pyright: ignore[reportAttributeAccessIssue]
+    upnext.Wroker()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]

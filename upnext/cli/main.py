@@ -20,6 +20,7 @@ from upnext.control.protocol import ErrorCode
 
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
+        "run": "upnext.cli.run:run",
         "call": "upnext.cli.call:call",
         "list": "upnext.cli.tasks:list_",
         "job": "upnext.cli.jobs:job",
@@ -75,6 +76,9 @@ def exit_code(error: BaseException) -> ExitCode:
     match error:
         case errors.ControlError(code=ErrorCode.INVALID_PARAMS | ErrorCode.NO_SUCH_SLOT):
             return ExitCode.USAGE
+        case errors.ServiceError(__cause__=BaseException()):
+            # The service's own code failed at import; what is wrong with the command line itself has no such cause.
+            return ExitCode.CONFIG
         case errors.UsageError() | click.ClickException():
             return ExitCode.USAGE
         case errors.NoBrokerError() | errors.QueueError():

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -20,28 +21,42 @@ NUMBERS = ("queued", "running", "delayed", "dead", "done", "failed", "rate/s")
 
 
 @click.command(name="list")
+@click.argument("services", metavar="[SERVICE]...", nargs=-1)
 @queue_options
-def list_() -> None:
-    """List the registered tasks with their signatures."""
-    from upnext.engine import tasks
-
-    with queue() as broker:
-        known = tasks.known(broker, broker.keys)
-    listed = [
-        {
-            "task": facts.name,
-            "kind": facts.definition.get("kind"),
-            "service": facts.definition.get("service"),
-            "event": facts.definition.get("event"),
-            "signature": facts.definition.get("signature"),
-        }
-        for facts in known
-    ]
+def list_(services: tuple[str, ...]) -> None:
+    """List tasks with their signatures: those that SERVICE files declare, else all that are registered."""
+    listed = _declared(services) if services else _registered()
     if flags().json:
         output.print_json(listed)
         return
     columns = ("task", "kind", "service", "signature")
-    output.print_table(columns, [[one[column] for column in columns] for one in listed], none="no tasks are registered")
+    output.print_table(columns, [[one[column] for column in columns] for one in listed], none="no tasks")
+
+
+def _registered() -> list[dict[str, Any]]:
+    from upnext.engine import tasks
+
+    with queue() as broker:
+        known = tasks.known(broker, broker.keys)
+    names = ("kind", "service", "event", "signature")
+    return [{"task": facts.name, **{name: facts.definition.get(name) for name in names}} for facts in known]
+
+
+def _declared(services: Sequence[str]) -> list[dict[str, Any]]:
+    from upnext.service import load
+
+    return [
+        {
+            "task": task.name,
+            "kind": task.kind.value,
+            "service": spec.name,
+            "event": task.event,
+            "signature": task.arguments.describe(),
+        }
+        for spec in (load(service).spec for service in services)
+        for worker in spec.workers
+        for task in worker.tasks.values()
+    ]
 
 
 @click.command(name="tasks")

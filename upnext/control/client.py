@@ -86,7 +86,7 @@ class ControlClient:
         raise AssertionError("unreachable: messages never end without raising")
 
     def wait(self, op_id: str, *, timeout_s: float | None = None, on_progress: Callable[[str], None] | None = None) -> Ended:
-        """Follow one operation to its end, calling `on_progress` with each line about it.
+        """Follow one operation to its end, calling `on_progress` with each line about it but the last, which is in the answer.
 
         Raises TimeoutError after `timeout_s` (None: never; the operation goes on), DaemonGoneError, ControlError.
         """
@@ -96,8 +96,8 @@ class ControlClient:
             if isinstance(message, Notification):
                 if message.method != "progress":
                     self._events.append(message)
-                elif message.params.get("op_id") == op_id and on_progress is not None and message.params.get("text"):
-                    on_progress(str(message.params["text"]))
+                elif on_progress is not None and message.params.get("op_id") == op_id and not message.params.get("done"):
+                    on_progress(str(message.params.get("text", "")))
                 continue
             answer = self._answer(message, request_id)
             if answer is not None:

@@ -36,6 +36,7 @@ class Attempt:
         "started_at",
         "state",
         "timed_out",
+        "waits",
     )
 
     def __init__(self, spec: TaskSpec, lane: str, entry_id: bytes, meta: Meta | None, broker: Broker) -> None:
@@ -50,6 +51,7 @@ class Attempt:
         self.release: Callable[[], None] | None = None
         self.retake: Callable[[], Any] | None = None
         self.state: dict[str, Any] | None = None
+        self.waits = 0
 
     @property
     def job_id(self) -> str:
@@ -85,12 +87,18 @@ class Attempt:
 
     @asynccontextmanager
     async def suspended(self) -> AsyncIterator[None]:
-        """Gives the concurrency slot back while the job waits for another job; nested flows so finish at concurrency 1."""
+        """Gives the concurrency slot back while the job waits for other jobs; nested flows so finish at concurrency 1.
+
+        Several may be open at once: the slot goes with the first and is taken again after the last.
+        """
         if self.release is None or self.retake is None:
             yield
             return
+        self.waits += 1
         self.release()
         try:
             yield
         finally:
-            await self.retake()
+            self.waits -= 1
+            if not self.waits:
+                await self.retake()

@@ -299,6 +299,10 @@ class Broker:
                 if not future.done():
                     future.set_result(None)
 
+    async def cancel(self, job_id: str) -> bool:
+        """Ends a delayed or queued job as cancelled, asks a running one to end. -> False when it has ended, or is unknown."""
+        return await self.run(producing.cancel(self.keys, job_id)) != 0
+
     # --- a running job's own notes
 
     async def progress(self, job_id: str, fields: dict[str, Any], ttl_s: float) -> None:

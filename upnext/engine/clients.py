@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
+import time
 import weakref
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 from upnext.config import namespace as read_namespace
-from upnext.config import redis_url
+from upnext.config import UrlSource, redis_url
 from upnext.engine.attempt import CURRENT
 from upnext.engine.broker import Broker
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from upnext.engine.sync import SyncBroker
 
 _Where = tuple[str, str]
+_TOLD_BY = ("UPNEXT_REDIS_URL", "UPNEXT_NAMESPACE", "UPNEXTD_STATE_DIR", "STATE_DIRECTORY", "XDG_STATE_HOME", "HOME", "UPNEXTD_NAME")
+_resolved: dict[tuple[str | None, ...], tuple[_Where, float]] = {}
 _async: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Where, Broker]] = weakref.WeakKeyDictionary()
 _closers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None]] = weakref.WeakKeyDictionary()
 _sync: dict[_Where, SyncBroker] = {}
@@ -28,7 +32,14 @@ def _where(worker_url: str | None) -> _Where:
     attempt = CURRENT.get(None)
     if attempt is not None and worker_url is None:
         return _of_attempt(attempt.broker)
-    return redis_url(None, os.environ, worker_url).url, read_namespace(None, os.environ)
+    said = (worker_url, *map(os.environ.get, _TOLD_BY))
+    known = _resolved.get(said)
+    if known is None or known[1] < time.monotonic():
+        resolved = redis_url(None, os.environ, worker_url)
+        # a daemon's embedded broker may come and go; what was configured stays
+        until = time.monotonic() + 1.0 if resolved.source is UrlSource.EMBEDDED else math.inf
+        known = _resolved[said] = ((resolved.url, read_namespace(None, os.environ)), until)
+    return known[0]
 
 
 def _of_attempt(broker: Broker) -> _Where:

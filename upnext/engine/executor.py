@@ -29,7 +29,7 @@ from upnext.engine.attempt import CURRENT, Attempt
 from upnext.engine.calls.holding import Finish, PutBack
 from upnext.engine.finisher import Finisher
 from upnext.engine.host import Host
-from upnext.errors import EncodingError, InvalidArgumentsError
+from upnext.errors import EncodingError, InvalidArgumentsError, QueueError
 
 log = logging.getLogger("upnext.worker")
 
@@ -125,6 +125,7 @@ class Executor:
         self._slots = worker.concurrency
         self._cells = list(range(worker.concurrency - 1, -1, -1))
         self._returning: deque[asyncio.Future[None]] = deque()
+        self._retaking: set[Attempt] = set()
         self._idle: list[asyncio.Future[None]] = []
         self._runners: set[asyncio.Task[None]] = set()
         self._threads: ThreadPoolExecutor | None = None
@@ -236,10 +237,11 @@ class Executor:
         while self.accepting:
             while self.held and self._slots > 0:
                 attempt, payload, _ = self.held.popleft()
-                waited = await self._run(attempt, payload, me)
-                if me.cancelling():
-                    return  # a cancel may still be on its way to the next await: never let it reach another job
-                if waited:
+                rest = self._begin(attempt, payload, me)
+                if rest is not None:
+                    await rest
+                    if me.cancelling():
+                        return  # a cancel may still be on its way to the next await: never let it reach another job
                     slice_end = loop_time() + SLICE_S
                 elif loop_time() > slice_end:
                     self._on_room()
@@ -257,8 +259,8 @@ class Executor:
                     self._idle.remove(future)
             slice_end = loop_time() + SLICE_S
 
-    async def _run(self, attempt: Attempt, payload: bytes, me: asyncio.Task[None]) -> bool:
-        """Runs one job to its end. -> whether it waited for anything."""
+    def _begin(self, attempt: Attempt, payload: bytes, me: asyncio.Task[None]) -> Coroutine[Any, Any, None] | None:
+        """Starts a job. -> None when that already ended it, else the rest of it, to be awaited."""
         task = self.tasks[attempt.spec.name]
         self._slots -= 1
         cell = attempt.cell = self._cells.pop()
@@ -268,85 +270,93 @@ class Executor:
         attempt.started_at = begun_ns / 1e9
         attempt.runner = me
         attempt.loop = self._loop
-        waited = False
         ok = False
         try:
             meta = attempt.meta
             if meta is not None and meta.expires_ms is not None and meta.expires_ms < (attempt.started_at + self.server_offset_s) * 1000:
-                self._end(attempt, self._failure(attempt, begun_ns, "Expired", "it did not start within its queue_ttl", FailureReason.EXPIRED))
-                return False
+                message = "it did not start within its queue_ttl"
+                self._end(attempt, self._failure(attempt, begun_ns, "Expired", message, FailureReason.EXPIRED))
+                self._over(attempt, ok)
+                return None
             args, kwargs = task.decode(payload)
             context = self._base.copy()
             context.run(CURRENT.set, attempt)
-            if task.is_async and not task.hooked:
+            later = meta is not None and (meta.attempt > 1 or meta.crashes > 0 or meta.lost_hosts > 0)
+            if task.is_async and not task.hooked and not later:
                 coroutine = task.function(*args, **kwargs)
-                try:
-                    first = context.run(coroutine.send, None)
-                except StopIteration as stop:
-                    value = stop.value
-                else:
-                    waited = True
-                    value = await self._wait_for(attempt, task, _Rest(coroutine, context, first))
             else:
-                coroutine = self._whole(attempt, task, context, args, kwargs)
-                waited = True
-                try:
-                    first = context.run(coroutine.send, None)
-                except StopIteration as stop:
-                    value = stop.value
-                else:
-                    value = await self._wait_for(attempt, task, _Rest(coroutine, context, first))
-            encoded = b"null" if value is None else task.encode_result(value)
-            self._end(attempt, self._success(attempt, begun_ns, encoded))
+                coroutine = self._whole(attempt, task, args, kwargs, later=later)
+            try:
+                first = context.run(coroutine.send, None)
+            except StopIteration as stop:
+                value = stop.value
+            else:
+                return self._go_on(attempt, task, begun_ns, _Rest(coroutine, context, first))
+            self._end(attempt, self._success(attempt, begun_ns, b"null" if value is None else task.encode_result(value)))
+            ok = True
+        except BaseException as error:  # noqa: BLE001 - the boundary to user code: whatever it raises is the job's end
+            self._failed(attempt, begun_ns, error)
+        self._over(attempt, ok)
+        return None
+
+    async def _go_on(self, attempt: Attempt, task: TaskRun, begun_ns: int, rest: _Rest) -> None:
+        """The rest of a job that waits: others start beside it, and its timeout counts."""
+        ok = False
+        try:
+            attempt.release = partial(self._release, attempt)
+            attempt.retake = partial(self._retake, attempt, task)
+            if task.timeout_s is not None:
+                key = id(attempt)
+                self._wheel_jobs[key] = attempt
+                self._deadlines.add(key, self._loop.time() + task.timeout_s)
+                self._wind()
+            self.go()
+            value = await rest
+            self._end(attempt, self._success(attempt, begun_ns, b"null" if value is None else task.encode_result(value)))
             ok = True
         except BaseException as error:  # noqa: BLE001 - the boundary to user code: whatever it raises is the job's end
             if isinstance(error, asyncio.CancelledError) and not self.accepting:
                 raise  # this process is giving up: the job is not over, it goes to another worker
-            if isinstance(error, KeyboardInterrupt | SystemExit) and not isinstance(error, asyncio.CancelledError):
-                error = RuntimeError(f"the task raised {type(error).__name__}: a task can't end its worker")
             self._failed(attempt, begun_ns, error)
         finally:
-            self.finished += 1
-            if attempt.cell >= 0:
-                self._host.ended(attempt.cell, ok)
-                self._cells.append(attempt.cell)
-                self._give_slot()
-            self.running.discard(attempt)
-            self._wheel_jobs.pop(id(attempt), None)
-            self._deadlines.discard(id(attempt))
-            attempt.runner = None
-            self._ended.set()
-            if self._when_idle is not None and not self.running and not self.held:
-                then, self._when_idle = self._when_idle, None
-                then()
-        return waited
+            if self._wheel_jobs.pop(id(attempt), None) is not None:
+                self._deadlines.discard(id(attempt))
+            self._over(attempt, ok)
+
+    def _over(self, attempt: Attempt, ok: bool) -> None:
+        self.finished += 1
+        self.running.discard(attempt)
+        attempt.runner = None
+        cell = attempt.cell
+        if cell >= 0:
+            self._host.ended(cell, ok)
+            self._cells.append(cell)
+            self._slots += 1
+            if self._returning:
+                self._wake_returning()
+        self._ended.set()
+        if self._when_idle is not None and not self.running and not self.held:
+            then, self._when_idle = self._when_idle, None
+            then()
 
     def _tell_started(self, cell: int, index: int, attempt: Attempt) -> None:
-        ms, _, seq = attempt.entry_id.partition(b"-")
-        lane = ord(attempt.lane)
+        entry_ms, _, entry_seq = attempt.entry_id.partition(b"-")
+        ms, seq, lane = int(entry_ms), int(entry_seq), ord(attempt.lane)
         if attempt.meta is None or attempt.meta.job_id is None:
-            self._host.started(cell, index, lane, int(ms), int(seq), lane, int(ms), int(seq))
+            self._host.started(cell, index, lane, ms, seq, lane, ms, seq)
         else:
             tail = attempt.meta.job_id.rpartition(":")[2]
             born_ms, _, born_seq = tail[1:].partition("-")
-            self._host.started(cell, index, lane, int(ms), int(seq), ord(tail[0]), int(born_ms), int(born_seq))
+            self._host.started(cell, index, lane, ms, seq, ord(tail[0]), int(born_ms), int(born_seq))
 
-    async def _wait_for(self, attempt: Attempt, task: TaskRun, rest: Any) -> Any:
-        attempt.release = partial(self._release, attempt)
-        attempt.retake = partial(self._retake, attempt, task)
-        if task.timeout_s is not None:
-            key = id(attempt)
-            self._wheel_jobs[key] = attempt
-            self._deadlines.add(key, self._loop.time() + task.timeout_s)
-            self._wind()
-        self.go()
-        return await rest
-
-    async def _whole(
-        self, attempt: Attempt, task: TaskRun, context: contextvars.Context, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """A job with hooks, or a plain function in a thread."""
+    async def _whole(self, attempt: Attempt, task: TaskRun, args: tuple[Any, ...], kwargs: dict[str, Any], *, later: bool) -> Any:
+        """A job with more around it: hooks, a thread for a plain function, the checkpoint of an earlier attempt."""
         hooks = attempt.spec.hooks
+        if later:
+            try:
+                attempt.state = await attempt.broker.read_progress(attempt.job_id) or None
+            except QueueError as error:
+                log.warning("the checkpoint of %s can't be read: %s", attempt.job_id, error)
         if hooks.on_start is not None:
             await _call_hook(hooks.on_start, attempt, None)
         try:
@@ -388,6 +398,8 @@ class Executor:
     # --- slots: a job that waits for another job gives its slot back
 
     def _release(self, attempt: Attempt) -> None:
+        if attempt.cell < 0:
+            return  # released already, or just about to be retaken
         self._host.parked(attempt.cell)
         self._cells.append(attempt.cell)
         attempt.cell = -1
@@ -396,18 +408,25 @@ class Executor:
         self._on_room()
 
     async def _retake(self, attempt: Attempt, task: TaskRun) -> None:
+        if attempt.cell >= 0 or attempt in self._retaking or attempt not in self.running:
+            return
         if self._slots <= 0 or self._returning:
+            self._retaking.add(attempt)
             turn: asyncio.Future[None] = self._loop.create_future()
             self._returning.append(turn)
             try:
                 await turn
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
-                    self._slots += 1
-                    self._wake_returning()
+                    self._give_slot()
                 elif turn in self._returning:
                     self._returning.remove(turn)
                 raise
+            finally:
+                self._retaking.discard(attempt)
+            if attempt not in self.running:  # it ended meanwhile: this was a wait that it had forgotten
+                self._give_slot()
+                return
         else:
             self._slots -= 1
         attempt.cell = self._cells.pop()
@@ -483,6 +502,8 @@ class Executor:
         self._finisher.finish(Finish(attempt.spec.name, attempt.lane, attempt.entry_id, status, raw, attempt.meta, bury))
 
     def _failed(self, attempt: Attempt, begun_ns: int, error: BaseException) -> None:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            error = RuntimeError(f"the task raised {type(error).__name__}: a task can't end its worker")
         if isinstance(error, asyncio.CancelledError):
             if attempt.timed_out:
                 error = JobTimeout(f"ran longer than its timeout of {attempt.spec.options.timeout_s:g} s")

@@ -32,7 +32,7 @@ log = logging.getLogger("upnext.engine")
 BLOCK_MS = 2000
 MOST_JOBS = 1000
 MOST_BYTES = 8 * 1024 * 1024
-PREFETCH_S = 0.02
+PREFETCH_S = 0.05
 """Short jobs are buffered for so long a time of work, to cover the round trip of a fetch."""
 HELD_TOO_LONG_S = 0.1
 HELD_BACK_REREAD_S = 1.0
@@ -49,11 +49,13 @@ class Fetcher:
         self._runtime, self._executor, self._broker, self._worker = runtime, executor, broker, worker
         self._link = Link(broker.endpoint, "upnext-fetch")
         self._plan = FetchPlan(list(worker.tasks))
-        self._kick = asyncio.Event()
+        self._kicked = False
+        self._waiter: asyncio.Future[None] | None = None
         self._blocked: asyncio.Future[Any] | None = None
         self._blocked_on: Wire | None = None
         self._quiet = asyncio.Event()
         self._look = True
+        self._look_for_suspects = False
         self._plans_stale = True
         self._waits_for_room = False
         self._exclusive: Attempt | None = None
@@ -72,14 +74,16 @@ class Fetcher:
         self._hand_back_timer: asyncio.TimerHandle | None = None
         self._handing: set[asyncio.Task[None]] = set()
         self._ready_told = False
+        self._left_alone: set[tuple[str, str, bytes]] = set()
         self.client_id = 0
 
     # --- signals from outside
 
-    def wake(self) -> None:
-        """There may be work that the waiting read doesn't see."""
+    def wake(self, *, suspects: bool = False) -> None:
+        """There may be work that the waiting read doesn't see; `suspects`: in a lane that only an idle worker may take from."""
         self._look = True
-        self._kick.set()
+        self._look_for_suspects = self._look_for_suspects or suspects
+        self._kick()
 
     def reread(self) -> None:
         """Pauses or limits may have changed, or the bell was away."""
@@ -89,12 +93,12 @@ class Fetcher:
     def replan(self) -> None:
         """The mode changed."""
         self._quiet.clear()
-        self._kick.set()
+        self._kick()
 
     def room(self) -> None:
         """The executor could take more."""
         if self._waits_for_room:
-            self._kick.set()
+            self._kick()
 
     async def quiet(self) -> None:
         """Returns when no fetch is out and none will be, while the mode forbids it."""
@@ -138,11 +142,11 @@ class Fetcher:
                 await backoff.sleep()
 
     async def _turn(self) -> None:
-        self._kick.clear()
+        self._kicked = False
         if not self._may_fetch():
             await self._unblock()
             self._quiet.set()
-            await self._kick.wait()
+            await self._wait(None)
             self._quiet.clear()
             return
         if self._plans_stale:
@@ -165,6 +169,8 @@ class Fetcher:
         wait_s: float | None = None
         if self._look:
             self._look = False
+            if self._look_for_suspects and self._idle():
+                await self._unblock()
             found, wait_s = await self._fetch(budget)
             self._told_ready()
             if found:
@@ -173,6 +179,9 @@ class Fetcher:
                     await asyncio.sleep(0)  # a few: let them run before the next request goes out
                 return
         await self._block(wait_s)
+
+    def _idle(self) -> bool:
+        return not self._executor.running and not self._executor.held
 
     def _may_fetch(self) -> bool:
         from upnext.engine.runtime import Mode
@@ -211,11 +220,12 @@ class Fetcher:
             runtime.consumer,
             tasks,
             budget=budget,
-            idle=not executor.running and not executor.held,
+            idle=self._idle() and self._blocked is None,
             lanes=lanes,
             most_limited=max(0, executor.room),
         )
         got = await self._broker.run(call)
+        self._look_for_suspects = self._look_for_suspects and not self._idle()
         executor.server_offset_s = got.server_ms / 1000 - time.time()
         found = 0
         for task, lane, entries in got.entries:
@@ -242,23 +252,38 @@ class Fetcher:
                 "XREADGROUP", "GROUP", GROUP, self._runtime.consumer, "COUNT", 1, "BLOCK", BLOCK_MS, "STREAMS", *self._streams, *[">"] * len(self._streams)
             )  # fmt: skip
         await self._wait(wait_s)
-        if wait_s is not None and not self._kick.is_set():
+        if wait_s is not None and not self._kicked:
             self._look = True
         if self._blocked is not None and self._blocked.done():
             self._collect()
 
     async def _wait(self, timeout_s: float | None) -> None:
-        """Until kicked, the waiting read has something, or the time is over."""
-        kicked = asyncio.ensure_future(self._kick.wait())
-        waiting: list[asyncio.Future[Any]] = [kicked]
-        if self._blocked is not None:
-            waiting.append(self._blocked)
-        try:
-            await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            kicked.cancel()
+        """Until kicked, the waiting read has something, or the time is over. One hop: while it takes turns, work stands still."""
+        if not self._kicked and (self._blocked is None or not self._blocked.done()):
+            loop = asyncio.get_running_loop()
+            waiter = self._waiter = loop.create_future()
+            timer = None if timeout_s is None else loop.call_later(timeout_s, self._release)
+            blocked = self._blocked
+            if blocked is not None:
+                blocked.add_done_callback(self._release)
+            try:
+                await waiter
+            finally:
+                self._waiter = None
+                if timer is not None:
+                    timer.cancel()
+                if blocked is not None:
+                    blocked.remove_done_callback(self._release)
         if self._blocked is not None and self._blocked.done():
             self._collect()
+
+    def _kick(self) -> None:
+        self._kicked = True
+        self._release()
+
+    def _release(self, _: object = None) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _collect(self) -> None:
         blocked, self._blocked = self._blocked, None
@@ -328,6 +353,7 @@ class Fetcher:
 
     def _alien(self, task: str, lane: str, entry_id: bytes, fields: list[bytes]) -> None:
         if fields and _SCHEMA_FIELD.match(fields[0]):
+            self._left_alone.add((task, lane, entry_id))
             log.error("entry %s of %s was written by a newer version of upnext: left alone; upgrade this worker", entry_id.decode(), task)
         else:
             self._runtime.bury_garbage(task, lane, entry_id, f"it has no field {PAYLOAD_FIELD}")
@@ -360,17 +386,20 @@ class Fetcher:
         keys = self._runtime.keys
         wire = await self._broker.link.wire()
         paused, limited = wire.send("SMEMBERS", keys.paused), wire.send("HKEYS", keys.limits)
+        cancels = wire.send("HKEYS", keys.cancel)
         closed = {name.decode() for name in [*await paused, *await limited]}
         open_tasks = [task for task in self._worker.tasks if task not in closed]
         self._streams = [keys.stream(task, "h") for task in open_tasks] + [keys.stream(task, "n") for task in open_tasks]
         self._plans_stale = False
         self._look = True
+        for job_id in await cancels:
+            self._runtime.cancel(job_id.decode())
 
     async def _check_pending(self) -> None:
         """Compares what the broker believes we hold with what we do; the difference is handed back, unstarted."""
         runtime = self._runtime
         believed = await self._broker.run(holding.own_pending(runtime.keys, runtime.epoch, runtime.consumer, list(self._worker.tasks)))
-        known = runtime.known_entries()
+        known = runtime.known_entries() | self._left_alone
         lost = [job for job in believed if job not in known]
         if lost:
             log.warning("%d job(s) were lost on the way here: handed back", len(lost))

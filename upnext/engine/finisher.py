@@ -99,7 +99,7 @@ class Finisher:
             self._open[id(backs)] = backs
             self._own(self._settle_backs(backs), backs)
 
-    def _finish_call(self, batch: list[Finish]) -> Call[list[int]]:
+    def _finish_call(self, batch: list[Finish]) -> Call[list[Finish]]:
         return holding.finish(self._keys, self._epoch(), batch, self._ttl_ms, time.time_ns() // 1_000_000)
 
     def _send_ends(self, batch: list[Finish]) -> None:
@@ -121,14 +121,14 @@ class Finisher:
                     log.debug("finish: %s", reply.exception())
                 self._own(self._settle_ends(batch), batch)
                 return
-            self._told(batch, call.parse(reply.result()))
+            self._told(call.parse(reply.result()))
             self._confirm(batch)
 
         reply.add_done_callback(confirmed)
 
     async def _settle_ends(self, batch: list[Finish]) -> None:
         async def once() -> None:
-            self._told(batch, await self._link.run(self._finish_call(batch)))
+            self._told(await self._link.run(self._finish_call(batch)))
 
         await self._until_done(once, "the end", len(batch))
 
@@ -159,9 +159,8 @@ class Finisher:
                 return
             await backoff.sleep()
 
-    def _told(self, batch: list[Finish], stale: list[int]) -> None:
-        for position in stale:
-            job = batch[position]
+    def _told(self, stale: list[Finish]) -> None:
+        for job in stale:
             if job.status is not JobStatus.CANCELLED:
                 log.debug("an end of %s (%s) came too late: another worker has the job", job.task, job.entry_id.decode())
 

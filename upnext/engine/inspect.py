@@ -86,7 +86,8 @@ def job(transport: Transport, keys: Keys, job_id: str) -> Job:
 def jobs(transport: Transport, keys: Keys, status: JobStatus | None = None, task: str | None = None, limit: int = 100) -> list[Job]:
     """At most `limit` jobs, of one status or of all: running, queued, delayed, then recent ends.
 
-    Queued ones come oldest first, delayed soonest first, ends newest first. Status dead gives the dead letters, which include jobs that failed on their last attempt.
+    Queued ones come oldest first, delayed soonest first, ends newest first. Status dead
+    gives the dead letters, which include jobs that failed on their last attempt.
     """
     found: list[Job] = []
     tasks = [task] if task else _task_names(transport, keys)

@@ -83,7 +83,7 @@ async def run_service(
 ) -> list[str]:
     """Runs until SIGTERM or SIGINT (with `install_signals`) or `stopping`; drains, `stop_s` at most. -> ids of the jobs that still ran.
 
-    `redis_url` is for workers that name none. Raises what a runtime raises at boot.
+    `redis_url` goes before those that workers name. Raises what a runtime raises at boot.
     """
     loop = asyncio.get_running_loop()
     stopping = stopping or asyncio.Event()
@@ -108,7 +108,7 @@ async def run_service(
         return tell
 
     for number, worker in enumerate(service.workers):
-        url = worker.redis_url or redis_url
+        url = redis_url or worker.redis_url
         if url is None:
             raise ValueError(f"worker {worker.name} has no Redis URL")
         settings = RuntimeSettings(url, namespace, daemon_id)

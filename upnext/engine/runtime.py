@@ -275,7 +275,7 @@ class WorkerRuntime:
     def _heard(self, _channel: str, data: bytes) -> None:
         match bell.parse(data):
             case (bell.Word.BACK, _):
-                self._fetcher.wake()
+                self._fetcher.wake(suspects=True)
             case (bell.Word.TASK, task):
                 if task in self._worker.tasks:
                     self._fetcher.wake()

@@ -302,6 +302,9 @@ class SyncBroker:
             time.sleep(min(left_s, 0.1))  # it subscribes again by itself; the truth is reread meanwhile
             return None
 
+    def cancel(self, job_id: str) -> bool:
+        return self.run(producing.cancel(self.keys, job_id)) != 0
+
     def progress(self, job_id: str, fields: dict[str, Any], ttl_s: float) -> None:
         self.command("SET", self.keys.progress(job_id), orjson.dumps(fields), "PX", max(1000, round(ttl_s * 1000)))
 

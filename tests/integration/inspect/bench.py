@@ -22,7 +22,7 @@ CONSUMER = "consumer-1"
 TTL_MS = 600_000
 
 
-def sample(order_id: str, count: int = 1) -> dict[str, int]: ...  # type: ignore[empty-body]
+def sample(order_id: str, count: int = 1) -> dict[str, int]: ...
 
 
 def task(name: str, *, cron: CronSpec | None = None, event: str | None = None, **options: Any) -> TaskSpec:

@@ -47,7 +47,9 @@ def test_durations(seconds: float | None, text: str | None) -> None:
     assert texts.duration(seconds) == text
 
 
-@pytest.mark.parametrize(("count", "text"), [(None, None), (0, "0B"), (1023, "1023B"), (1536, "1.5K"), (300 << 20, "300M"), (5 << 40, "5.0T")])
+@pytest.mark.parametrize(
+    ("count", "text"), [(None, None), (0, "0B"), (1023, "1023B"), (1536, "1.5K"), (300 << 20, "300M"), (5 << 40, "5.0T")]
+)
 def test_sizes(count: int | None, text: str | None) -> None:
     assert texts.size(count) == text
 

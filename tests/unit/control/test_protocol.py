@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -41,7 +42,7 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
 
 def cuts(data: bytes, places: list[int]) -> list[bytes]:
     edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [data[start:end] for start, end in itertools.pairwise(edges)]
 
 
 @given(st.lists(MESSAGES, max_size=5), st.lists(st.integers(0, 10_000), max_size=8))

@@ -31,8 +31,8 @@ TTL_S = progress.TTL_S + 20 + 60
 @pytest.fixture
 def clean() -> Iterator[None]:
     yield
-    assert progress._unwritten == set()  # pyright: ignore[reportPrivateUsage]
-    assert progress._writers == {}  # pyright: ignore[reportPrivateUsage]
+    assert progress._unwritten == set()
+    assert progress._writers == {}
 
 
 def attempt_on(standin: StandIn, loop: asyncio.AbstractEventLoop | None) -> StandInAttempt:
@@ -41,7 +41,7 @@ def attempt_on(standin: StandIn, loop: asyncio.AbstractEventLoop | None) -> Stan
 
 async def written(standin: StandIn, count: int) -> None:
     await wait_until_async(
-        lambda: len(standin.progressed) >= count and not progress._writers,  # pyright: ignore[reportPrivateUsage]
+        lambda: len(standin.progressed) >= count and not progress._writers,
         timeout_s=5,
         what=f"{count} writes",
     )

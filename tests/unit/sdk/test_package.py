@@ -15,11 +15,36 @@ from upnext import errors
 ROOT = Path(__file__).parents[3]
 HEAVY = ("redis", "hiredis", "uvloop", "pydantic", "croniter", "orjson", "asyncio", "upnext.engine", "upnext.core")
 
-NAMES_TO_KEEP = """
-    Worker Api Context ArtifactType FailureReason JobStatus MissedRunPolicy SyncExecutor Future TaskResult TaskExecutionError
-    TaskTimeoutError QueueError DuplicateJobError JobNotFoundError create_artifact create_artifact_sync get_current_context gather
-    map_tasks first_completed submit_many submit_many_sync run aclose Retry SubmitUncertain __version__
-""".split()
+NAMES_TO_KEEP = [
+    "Worker",
+    "Api",
+    "Context",
+    "ArtifactType",
+    "FailureReason",
+    "JobStatus",
+    "MissedRunPolicy",
+    "SyncExecutor",
+    "Future",
+    "TaskResult",
+    "TaskExecutionError",
+    "TaskTimeoutError",
+    "QueueError",
+    "DuplicateJobError",
+    "JobNotFoundError",
+    "create_artifact",
+    "create_artifact_sync",
+    "get_current_context",
+    "gather",
+    "map_tasks",
+    "first_completed",
+    "submit_many",
+    "submit_many_sync",
+    "run",
+    "aclose",
+    "Retry",
+    "SubmitUncertain",
+    "__version__",
+]
 
 
 def loaded_after(code: str) -> list[str]:
@@ -59,7 +84,7 @@ def test_every_error_is_exported_but_those_of_the_daemons_socket() -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Wroker'"):
-        upnext.Wroker  # pyright: ignore[reportAttributeAccessIssue, reportUnusedExpression]  # noqa: B018
+        upnext.Wroker  # pyright: ignore[reportAttributeAccessIssue]  # noqa: B018
 
 
 def test_the_version_is_the_distributions() -> None:

@@ -309,9 +309,9 @@ async def test_an_end_without_a_value_is_raised(
     standin: StandIn, outcome: Outcome, kind: type[upnext.TaskExecutionError], line: str
 ) -> None:
     standin.default_outcome = outcome
-    for wait in (render.wait, upnext.Future("render:n1-0").result):
+    for ending in (render.wait("o-1"), upnext.Future("render:n1-0").result()):
         with pytest.raises(upnext.TaskExecutionError) as ended:
-            await (wait("o-1") if wait == render.wait else wait())  # pyright: ignore[reportCallIssue]
+            await ending
         assert type(ended.value) is kind
         assert str(ended.value) == line
         result = ended.value.task_result
@@ -321,7 +321,7 @@ async def test_an_end_without_a_value_is_raised(
 
 
 def test_every_reason_has_its_words() -> None:
-    from upnext.future import _ENDS  # pyright: ignore[reportPrivateUsage]
+    from upnext.future import _ENDS
 
     assert set(FailureReason) <= set(_ENDS)
 

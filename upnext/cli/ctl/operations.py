@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, cast
+from typing import Any
 
 import click
 
@@ -134,8 +134,8 @@ def _follow(client: ControlClient, asked: dict[str, Any], timeout_s: float | Non
 
 def _failure(ended: Ended) -> ExitCode:
     """FAILED, unless the daemon names a code: 75 when jobs were killed at the deadline."""
-    data: dict[str, Any] = cast("dict[str, Any]", ended.data) if isinstance(ended.data, dict) else {}
-    code = data.get("exit_code")
+    data: Any = ended.data
+    code = data.get("exit_code") if isinstance(data, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return ExitCode(code) if code in set(ExitCode) else ExitCode.FAILED
 
 

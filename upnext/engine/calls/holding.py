@@ -62,8 +62,6 @@ class Finish:
 
 def _extra(job: Finish) -> bytes:
     meta = job.meta
-    if meta is None and not job.bury:
-        return b""
     said: dict[str, Any] = {}
     if meta is not None:
         if meta.job_id is not None:
@@ -89,24 +87,36 @@ def _extra(job: Finish) -> bytes:
                 outcome=orjson.loads(job.outcome),
             )
         ).decode()
-    return orjson.dumps(said) if said else b""
+    return orjson.dumps(said)
 
 
-def finish(keys: Keys, epoch: str, jobs: Sequence[Finish], result_ttl_ms: Mapping[str, int], now_ms: int) -> Call[list[int]]:
-    """-> positions (from 0) of the jobs that another owner has by now; nothing was written for those."""
+def finish(keys: Keys, epoch: str, jobs: Sequence[Finish], result_ttl_ms: Mapping[str, int], now_ms: int) -> Call[list[Finish]]:
+    """-> the jobs that another owner has by now; nothing was written for those."""
     streams: dict[tuple[str, str], int] = {}
-    words: list[Arg] = []
-    add = words.append
+    plain: dict[tuple[int, JobStatus], list[Finish]] = {}
+    special: list[tuple[int, Finish]] = []
     for job in jobs:
         where = (job.task, job.lane)
         index = streams.get(where)
         if index is None:
             index = streams[where] = len(streams) + 1
-        add(index)
-        add(job.entry_id)
-        add(LETTERS[job.status])
-        add(job.outcome)
-        add(b"" if job.meta is None and not job.bury else _extra(job))
+        if job.meta is None and not job.bury:
+            group = plain.get((index, job.status))
+            if group is None:
+                group = plain[index, job.status] = []
+            group.append(job)
+        else:
+            special.append((index, job))
+    words: list[Arg] = []
+    order: list[Finish] = []
+    for (index, status), group in plain.items():
+        words += ("p", index, LETTERS[status], len(group))
+        for job in group:
+            words += (job.entry_id, job.outcome)
+        order += group
+    for index, job in special:
+        words += ("s", index, LETTERS[job.status], job.entry_id, job.outcome, _extra(job))
+        order.append(job)
     told: list[Arg] = []
     for task, lane in streams:
         told += (task, lane, result_ttl_ms[task])
@@ -127,7 +137,7 @@ def finish(keys: Keys, epoch: str, jobs: Sequence[Finish], result_ttl_ms: Mappin
             *(keys.stream(task, lane) for task, lane in streams),
         ],
         [epoch, keys.result_prefix, keys.idem_prefix, keys.reply_prefix, keys.bell, now_ms, *told, *words],
-        lambda reply: [position - 1 for position in reply],
+        lambda reply: [order[position - 1] for position in reply],
     )
 
 

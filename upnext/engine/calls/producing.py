@@ -26,6 +26,11 @@ class Held:
     nonce: str
 
 
+def scoped(task: str, key: str) -> str:
+    """A key counts within its task: two tasks may use `order-1`."""
+    return f"{task}:{key}"
+
+
 def _meta(job: Submission, reply_to: str | None) -> bytes:
     if not (job.parent_id or job.idempotency_key or reply_to or job.trace):
         return b""
@@ -33,7 +38,7 @@ def _meta(job: Submission, reply_to: str | None) -> bytes:
         entry.Meta(
             parent_id=job.parent_id,
             root_id=job.root_id,
-            idempotency_key=job.idempotency_key,
+            idempotency_key=job.idempotency_key and scoped(job.task, job.idempotency_key),
             reply_to=reply_to,
             trace=job.trace,
         )
@@ -51,7 +56,7 @@ def _special(job: Submission, nonce: str) -> bytes:
     if job.queue_ttl_s is not None:
         wish["ttl"] = round(job.queue_ttl_s * 1000)
     if job.idempotency_key is not None:
-        wish["key"] = job.idempotency_key
+        wish["key"] = scoped(job.task, job.idempotency_key)
         wish["key_ttl"] = max(1, round(job.idempotency_ttl_s * 1000))
         wish["nonce"] = nonce
     return orjson.dumps(wish)
@@ -165,3 +170,29 @@ def watch(keys: Keys, job_id: str, channel: str) -> Call[Standing]:
 
 def unwatch(keys: Keys, job_id: str, channel: str) -> Call[bool]:
     return Call(script("unwatch"), [keys.waiters], [job_id, channel], bool)
+
+
+ENDED, ASKED = 1, 2
+
+
+def cancel(keys: Keys, job_id: str) -> Call[int]:
+    """-> ENDED (it will not run), ASKED (it runs, its worker was told), 0 (it has ended before, or is unknown)."""
+    parsed = ids.parse(job_id)
+    return Call(
+        script("cancel"),
+        [
+            keys.where,
+            keys.waiters,
+            keys.dead,
+            keys.dead_jobs,
+            keys.cancel,
+            keys.result(job_id),
+            keys.delayed,
+            keys.delayed_jobs,
+            keys.tasks,
+            keys.stats,
+            *keys.streams(parsed.task),
+        ],
+        [job_id, parsed.task, parsed.born, parsed.entry_id, keys.result_prefix, keys.idem_prefix, keys.reply_prefix, keys.bell],
+        int,
+    )

@@ -2,77 +2,158 @@
 -- Ends jobs: the one terminal write of their holder. Fenced: an entry that is no longer pending is another owner's, and nothing is written for it.
 -- KEYS: 1 epoch, 2 where, 3 waiters, 4 dead, 5 dead:jobs, 6 cancel, 7 stats, 8 rate bucket, 9 ends, 10 limits, 11... streams
 -- ARGV: 1 epoch, 2 result prefix, 3 idempotency prefix, 4 reply prefix, 5 bell channel, 6 now ms of the caller's clock (for dead letters' times),
---       then for each stream three: task, lane letter, result ttl ms; then for each job five: index of its stream from 1, entry id,
---       status letter (d done, f failed, c cancelled, x dead), outcome, extra ('' or JSON of its meta; `bury` keeps a dead letter;
---       `dead` is that letter's meta as text)
--- Returns: the positions (from 1) of the jobs that were not ours any more
+--       then for each stream three: task, lane letter, result ttl ms; then groups. Jobs of which there is nothing to say but their outcome:
+--       'p', index of the stream from 1, status letter (d done, f failed, c cancelled, x dead), number of jobs, then for each: entry id, outcome.
+--       One job with more to it: 's', index, status letter, entry id, outcome, extra (JSON of its meta; `bury` keeps a dead letter, `dead` is
+--       that letter's meta as text)
+-- Returns: the positions (from 1, in the order of ARGV) of the jobs that were not ours any more
 -- Errors: EPOCH
 -- include: epoch
 -- include: end_job
-local result, idem, reply, bell = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local result, bell = ARGV[2], ARGV[5]
 local now = tonumber(ARGV[6])
 local keys = {
   where = KEYS[2], waiters = KEYS[3], dead = KEYS[4], dead_jobs = KEYS[5], cancel = KEYS[6],
-  result = result, idem = idem, reply = reply,
+  result = result, idem = ARGV[3], reply = ARGV[4],
   have_waiters = redis.call('HLEN', KEYS[3]) > 0, have_cancels = redis.call('HLEN', KEYS[6]) > 0,
 }
-local first = 10
-local streams = #KEYS - first
-local stale, counts, gone, ends = {}, {}, {}, {}
+local watched = keys.have_waiters or keys.have_cancels
+local FIRST = 10
+local streams = #KEYS - FIRST
+local stale, counts, ends = {}, {}, {}
+local gone = {} -- per stream: ids to delete, the highest of them, whether each was found pending
 local position = 0
-local WORDS = {d = 'done', f = 'failed', c = 'cancelled', x = 'dead'}
-for at = 7 + 3 * streams, #ARGV, 5 do
-  position = position + 1
-  local index, entry = tonumber(ARGV[at]), ARGV[at + 1]
-  local stream = KEYS[first + index]
-  if redis.call('XACK', stream, 'w', entry) == 0 then
-    stale[#stale + 1] = position
+local NOTHING = {}
+
+local function ended(index, letter, ids, all_pending)
+  local list = gone[index]
+  if not list then
+    list = {all_pending = true}
+    gone[index] = list
+  end
+  list.all_pending = list.all_pending and all_pending
+  for at = 1, #ids do
+    list[#list + 1] = ids[at]
+  end
+  local task = ARGV[7 + 3 * (index - 1)]
+  local count = counts[task]
+  if not count then
+    count = {d = 0, f = 0, c = 0, x = 0}
+    counts[task] = count
+  end
+  count[letter] = count[letter] + #ids
+end
+
+local at = 7 + 3 * streams
+while at <= #ARGV do
+  local index, letter = tonumber(ARGV[at + 1]), ARGV[at + 2]
+  local stream, told = KEYS[FIRST + index], 7 + 3 * (index - 1)
+  local lane_id, ttl = ARGV[told] .. ':' .. ARGV[told + 1], ARGV[told + 2]
+  if ARGV[at] == 'p' then
+    local count = tonumber(ARGV[at + 3])
+    local ids, outcomes = {}, {}
+    for job = 1, count do
+      ids[job], outcomes[job] = ARGV[at + 2 + 2 * job], ARGV[at + 3 + 2 * job]
+    end
+    local all_pending = redis.call('XACK', stream, 'w', unpack(ids)) == count
+    if not all_pending then
+      -- whoever took an entry over deleted it in the same step: the ones still there were ours
+      local ours, their = {}, {}
+      for job = 1, count do
+        if #redis.call('XRANGE', stream, ids[job], ids[job]) > 0 then
+          ours[#ours + 1], their[#their + 1] = ids[job], outcomes[job]
+        else
+          stale[#stale + 1] = position + job
+        end
+      end
+      ids, outcomes = ours, their
+    end
+    local prefix = result .. lane_id
+    if ttl ~= '0' then
+      for job = 1, #ids do
+        redis.call('SET', prefix .. ids[job], outcomes[job], 'PX', ttl)
+      end
+    end
+    if watched then
+      for job = 1, #ids do
+        end_job(keys, now, lane_id .. ids[job], outcomes[job], 0, NOTHING, nil, false)
+      end
+    end
+    for job = 1, math.min(#ids, 64 - #ends) do
+      ends[#ends + 1] = letter .. lane_id .. ids[job]
+    end
+    ended(index, letter, ids, all_pending)
+    position = position + count
+    at = at + 4 + 2 * count
   else
-    local told = 7 + 3 * (index - 1)
-    local task, lane, ttl = ARGV[told], ARGV[told + 1], tonumber(ARGV[told + 2])
-    local letter, outcome, extra = ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-    local job
-    if extra == '' then
-      job = task .. ':' .. lane .. entry
-      if ttl > 0 then
-        redis.call('SET', result .. job, outcome, 'PX', ttl)
-      end
-      if keys.have_waiters or keys.have_cancels then
-        end_job(keys, now, job, outcome, 0, {}, nil, false)
-      end
+    local entry, outcome = ARGV[at + 3], ARGV[at + 4]
+    position = position + 1
+    if redis.call('XACK', stream, 'w', entry) == 0 then
+      stale[#stale + 1] = position
     else
-      local meta = cjson.decode(extra)
-      job = meta.i or (task .. ':' .. lane .. entry)
+      local meta = cjson.decode(ARGV[at + 5])
+      local job = meta.i or (lane_id .. entry)
       local packed
       if meta.bury then
         local found = redis.call('XRANGE', stream, entry, entry)
         local payload = found[1] and found[1][2][2] or '{}'
-        packed = (meta.l or lane) .. #meta.dead .. ':' .. meta.dead .. payload
+        packed = (meta.l or ARGV[told + 1]) .. #meta.dead .. ':' .. meta.dead .. payload
       end
-      end_job(keys, now, job, outcome, ttl, meta, packed, meta.i ~= nil)
+      end_job(keys, now, job, outcome, tonumber(ttl), meta, packed, meta.i ~= nil)
+      if #ends < 64 then
+        ends[#ends + 1] = letter .. job
+      end
+      ended(index, letter, {entry}, true)
     end
-    local list = gone[index]
-    if not list then
-      list = {}
-      gone[index] = list
-    end
-    list[#list + 1] = entry
-    local count = counts[task]
-    if not count then
-      count = {d = 0, f = 0, c = 0, x = 0}
-      counts[task] = count
-    end
-    count[letter] = count[letter] + 1
-    if #ends < 64 then
-      ends[#ends + 1] = letter .. job
-    end
+    at = at + 6
   end
 end
+
+local function parts(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
+local function below(id, other)
+  local ms, seq = parts(id)
+  local other_ms, other_seq = parts(other)
+  return ms < other_ms or (ms == other_ms and seq < other_seq)
+end
+
+-- Deleting entries one by one costs more than everything else here. What is below the first pending entry, and not above one that was pending, was
+-- delivered and acknowledged: it is trimmed in one go.
 for index, list in pairs(gone) do
-  for from = 1, #list, 1000 do
-    redis.call('XDEL', KEYS[first + index], unpack(list, from, math.min(from + 999, #list)))
+  local stream = KEYS[FIRST + index]
+  local rest = list
+  if list.all_pending and #list > 8 then
+    local first = redis.call('XPENDING', stream, 'w', '-', '+', 1)[1]
+    local bound = first and first[1]
+    if bound then
+      rest = {}
+      for job = 1, #list do
+        if not below(list[job], bound) then
+          rest[#rest + 1] = list[job]
+        end
+      end
+    else
+      local highest = list[1]
+      for job = 2, #list do
+        if below(highest, list[job]) then
+          highest = list[job]
+        end
+      end
+      local ms, seq = parts(highest)
+      bound = string.format('%.0f-%.0f', ms, seq + 1)
+      rest = NOTHING
+    end
+    redis.call('XTRIM', stream, 'MINID', '=', bound)
+  end
+  for from = 1, #rest, 1000 do
+    redis.call('XDEL', stream, unpack(rest, from, math.min(from + 999, #rest)))
   end
 end
+
+local WORDS = {d = 'done', f = 'failed', c = 'cancelled', x = 'dead'}
 for task, count in pairs(counts) do
   local total = 0
   for letter, word in pairs(WORDS) do

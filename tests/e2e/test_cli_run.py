@@ -1,0 +1,178 @@
+"""`upnext run`: services in one process, as a developer runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import dies_with_us
+from tests.support.waiting import wait_until
+
+UPNEXT = str(Path(sys.executable).parent / "upnext")
+
+SERVICE = """
+    import asyncio
+    import upnext
+
+    first = upnext.Worker("first")
+    second = upnext.Worker("second")
+
+    @first.task
+    def double(number: int) -> int:
+        return 2 * number
+
+    @second.task
+    async def sleepy(seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        return "slept"
+"""
+
+
+class Program:
+    """`upnext ARGS` in the background, with its log."""
+
+    def __init__(self, folder: Path, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
+        self._log = folder / "log"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                dies_with_us([UPNEXT, *arguments]), cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def ready(self, times: int = 1) -> None:
+        def count() -> bool:
+            assert self.process.poll() is None, self.log()
+            return self.log().count("ready (Ctrl-C ends it)") >= times
+
+        wait_until(count, 30, "upnext run to be ready")
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+Start = Callable[..., Program]
+
+
+@pytest.fixture
+def environment(redis_url: str, namespace: str) -> dict[str, str]:
+    return {**os.environ, "UPNEXT_REDIS_URL": redis_url, "UPNEXT_NAMESPACE": namespace}
+
+
+@pytest.fixture
+def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Start]:
+    programs: list[Program] = []
+
+    def begin(*arguments: str, **more: str) -> Program:
+        programs.append(Program(tmp_path, arguments, {**environment, **more}))
+        return programs[-1]
+
+    yield begin
+    for program in programs:
+        if program.process.poll() is None:
+            program.end()
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Path:
+    path = tmp_path / "shop.py"
+    path.write_text(textwrap.dedent(SERVICE))
+    return path
+
+
+@pytest.fixture
+def upnext(environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([UPNEXT, *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    return run
+
+
+Upnext = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_it_runs_jobs_and_ends_clean(start: Start, service: Path, upnext: Upnext) -> None:
+    program = start("run", str(service))
+    program.ready()
+    done = upnext("call", "double", "--kwargs", '{"number": 21}', "--wait", "--timeout", "20")
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+    assert program.end(signal.SIGINT) == 0
+    assert "Traceback" not in program.log()
+
+
+def test_a_running_job_ends_before_the_process_does(start: Start, service: Path, upnext: Upnext) -> None:
+    program = start("run", str(service))
+    program.ready()
+    job_id = upnext("call", "sleepy", "--kwargs", '{"seconds": 1}').stdout.strip()
+    wait_until(lambda: json.loads(upnext("job", job_id, "--json").stdout)["status"] == "running", 10, "the job to run")
+    assert program.end() == 0
+    assert json.loads(upnext("job", job_id, "--json").stdout)["result"] == "slept"
+
+
+def test_a_second_interrupt_ends_it_at_once(start: Start, service: Path, upnext: Upnext) -> None:
+    program = start("run", str(service))
+    program.ready()
+    job_id = upnext("call", "sleepy", "--kwargs", '{"seconds": 600}').stdout.strip()
+    wait_until(lambda: json.loads(upnext("job", job_id, "--json").stdout)["status"] == "running", 10, "the job to run")
+    program.process.send_signal(signal.SIGTERM)
+    assert program.end(signal.SIGINT) == 75
+    assert "will run again" in program.log()
+    assert "Traceback" not in program.log()
+
+
+def test_only(start: Start, service: Path, upnext: Upnext) -> None:
+    program = start("run", str(service), "--only", "second")
+    program.ready()
+    assert [one["task"] for one in json.loads(upnext("list", "--json").stdout)] == ["sleepy"]
+    unknown = upnext("run", str(service), "--only", "third")
+    assert (unknown.returncode, unknown.stderr) == (64, "upnext: no worker is named 'third'; there are: first, second\n")
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "text"),
+    [
+        (None, 64, "broken.py"),
+        ("x = 1", 64, "has no Worker"),
+        ("import upnext\nw = upnext.Worker()\n@w.cron('61 * * * *')\ndef c(): ...", 78, "61 * * * *"),
+        ("import no_such_module_at_all", 78, "No module named 'no_such_module_at_all'"),
+        ("def f(:", 78, "SyntaxError"),
+        ("import upnext\nw = upnext.Worker()\n@w.task\ndef a(): ...\n@w.task(name='a')\ndef b(): ...", 78, "'a'"),
+    ],
+)
+def test_a_service_that_can_not_be_used_is_one_line(tmp_path: Path, upnext: Upnext, source: str | None, code: int, text: str) -> None:
+    path = tmp_path / "broken.py"
+    if source is not None:
+        path.write_text(source)
+    ended = upnext("run", str(path))
+    assert (ended.returncode, ended.stderr.count("\n")) == (code, 1), ended.stderr
+    assert text in ended.stderr
+
+
+def test_a_broker_that_is_away(service: Path, upnext: Upnext) -> None:
+    ended = upnext("run", str(service), "--redis-url", "unix:///nowhere/broker.sock")
+    assert (ended.returncode, ended.stderr.count("\n")) == (69, 1), ended.stderr
+
+
+def test_reload_runs_the_new_code(start: Start, service: Path, upnext: Upnext) -> None:
+    program = start("run", str(service), "--reload")
+    program.ready()
+    service.write_text(service.read_text().replace("2 * number", "3 * number"))
+    program.ready(2)
+    done = upnext("call", "double", "--kwargs", '{"number": 2}', "--wait", "--timeout", "20")
+    assert done.stdout == "6\n", done.stderr
+    service.write_text("def broken(:")
+    wait_until(lambda: "SyntaxError" in program.log(), 20, "the error to be told")
+    service.write_text(textwrap.dedent(SERVICE))
+    program.ready(3)
+    assert program.end() == 0
+    assert "Traceback" not in program.log()

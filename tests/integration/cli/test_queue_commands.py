@@ -1,0 +1,284 @@
+"""The commands that ask the queue, on a real broker: shapes of the contract, exit codes, and one line for each error."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cli.conftest import Cli
+from tests.integration.inspect.bench import Bench, task
+from tests.support.servers import Server
+from tests.support.waiting import wait_until
+from upnext.cli import main
+from upnext.core.spec import CronSpec, RateLimit
+
+JOB_FIELDS = {
+    "job_id", "task", "status", "attempt", "max_attempts", "crashes", "submitted_at", "started_at", "finished_at", "worker",
+    "parent_id", "root_id", "result", "error", "cause",
+}  # fmt: skip
+TASK_FIELDS = {
+    "task", "kind", "service", "queued", "running", "delayed", "dead", "done", "failed", "rate_per_s", "paused", "limits",
+}  # fmt: skip
+
+
+def call_in_background(redis_url: str, namespace: str, codes: list[int], *arguments: str) -> threading.Thread:
+    def run() -> None:
+        codes.append(main.run(["--redis-url", redis_url, "--namespace", namespace, "call", *arguments]))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+class TestCall:
+    def test_it_prints_the_id(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("ship"))
+        assert cli("call", "ship", "--kwargs", '{"order_id": "A1", "count": 2}') == 0
+        taken = bench.take()
+        assert cli.out == f"{taken.job_id}\n"
+        assert cli.json("call", "ship", "--kwargs", '{"order_id": "A1"}').keys() == {"job_id"}
+
+    @pytest.mark.parametrize("kwargs", ["{}", '{"order_id": "A", "cuont": 1}'])
+    def test_wrong_arguments_show_the_signature(self, bench: Bench, cli: Cli, kwargs: str) -> None:
+        bench.register(task("ship"))
+        assert cli("call", "ship", "--kwargs", kwargs) == 64
+        assert "(order_id: str, count: int = 1)" in cli.err
+        assert cli.err.count("\n") == 1
+        assert bench.fetch() == []
+
+    def test_an_unknown_task(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("ship"))
+        assert cli("call", "shop") == 64
+        assert "did you mean ship?" in cli.err
+
+    def test_delay_and_the_tasks_own_priority(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("ship", priority="high"))
+        assert cli("call", "ship", "--kwargs", '{"order_id": "A1"}', "--delay", "60") == 0
+        delayed = cli.json("job", cli.out.strip())
+        assert (delayed["status"], delayed["started_at"]) == ("delayed", None)
+        assert cli("call", "ship", "--kwargs", '{"order_id": "A1"}') == 0
+        assert cli.json("job", cli.out.strip())["where"]["lane"] == "h"
+
+    def test_wait_prints_the_value(
+        self, bench: Bench, redis_url: str, namespace: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        bench.register(task("ship"))
+        codes: list[int] = []
+        thread = call_in_background(redis_url, namespace, codes, "ship", "--kwargs", '{"order_id": "A1"}', "--wait")
+        [taken] = wait_until(bench.fetch, 10, "the job to arrive")
+        bench.finish(taken, b'{"parcels":2}')
+        thread.join(20)
+        assert codes == [0]
+        assert json.loads(capsys.readouterr().out) == {"parcels": 2}
+
+    def test_wait_for_a_job_that_fails(
+        self, bench: Bench, redis_url: str, namespace: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        bench.register(task("ship"))
+        codes: list[int] = []
+        thread = call_in_background(redis_url, namespace, codes, "ship", "--kwargs", '{"order_id": "A1"}', "--wait")
+        [taken] = wait_until(bench.fetch, 10, "the job to arrive")
+        bench.fail(taken)
+        thread.join(20)
+        assert codes == [1]
+        assert capsys.readouterr().err == f"upnext: job {taken.job_id} failed: ValueError: no such order\n"
+
+    def test_a_wait_that_is_too_long(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("ship"))
+        assert cli("call", "ship", "--kwargs", '{"order_id": "A1"}', "--wait", "--timeout", "0.05") == 75
+        assert "did not end within 0.05 s" in cli.err
+
+
+class TestJob:
+    def test_the_shape_of_the_contract(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("ship", retries=2))
+        job_id = bench.submit("ship")
+        said = cli.json("job", job_id)
+        assert said.keys() >= JOB_FIELDS
+        assert (said["status"], said["attempt"], said["max_attempts"], said["error"]) == ("queued", 1, 3, None)
+        bench.finish(bench.take(), b"[1]")
+        said = cli.json("job", job_id)
+        assert (said["status"], said["result"], said["finished_at"]) == ("done", [1], "1970-01-01T00:00:02.000Z")
+
+    def test_for_people(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("ship"))
+        job_id = bench.submit("ship")
+        bench.take()
+        assert cli("job", job_id) == 0
+        assert f"job        {job_id}\n" in cli.out
+        assert "worker     consumer-1 on here, pid 4711\n" in cli.out
+
+    @pytest.mark.parametrize(("job_id", "code"), [("ship:n1-0", 1), ("nonsense", 64)])
+    @pytest.mark.parametrize("command", ["job", "explain"])
+    def test_an_unknown_one(self, cli: Cli, command: str, job_id: str, code: int) -> None:
+        assert cli(command, job_id) == code
+        assert cli.err.count("\n") == 1
+
+    def test_tree(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("ship"))
+        root = bench.submit("ship")
+        child = bench.submit("ship", parent_id=root, root_id=root)
+        leaf = bench.submit("ship", parent_id=child, root_id=root, delay_s=60.0)
+        assert cli("job", child, "--tree") == 0
+        assert cli.out == f"{root}  queued\n  {child}  queued <\n    {leaf}  delayed\n"
+        assert {one["job_id"] for one in cli.json("job", leaf, "--tree")["tree"]} == {root, child, leaf}
+        # the root is done and forgotten: what is left still shows
+        bench.finish(bench.take(), ttl_ms=0)
+        assert cli("job", leaf, "--tree") == 0
+        assert f"{leaf}  delayed <" in cli.out
+
+    def test_follow_ends_with_the_job(
+        self, bench: Bench, redis_url: str, namespace: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        bench.register(task("ship"))
+        job_id = bench.submit("ship")
+        codes: list[int] = []
+        flags = ["--redis-url", redis_url, "--namespace", namespace]
+        thread = threading.Thread(target=lambda: codes.append(main.run([*flags, "job", job_id, "--follow"])))
+        thread.start()
+        told = ""
+
+        def says(word: str) -> bool:
+            nonlocal told
+            told += capsys.readouterr().out
+            return word in told
+
+        wait_until(lambda: says("queued"), 10, "queued to be told")
+        taken = bench.take()
+        wait_until(lambda: says("running"), 10, "running to be told")
+        bench.fail(taken)
+        thread.join(20)
+        assert codes == [1]
+        assert says("ValueError: no such order")
+
+
+class TestJobs:
+    def test_by_state_and_task(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("pack"), task("ship"))
+        done = bench.submit("ship")
+        bench.finish(bench.take())
+        running = bench.submit("ship")
+        bench.take()
+        queued, delayed = bench.submit("pack"), bench.submit("pack", delay_s=60.0)
+        assert [one["job_id"] for one in cli.json("jobs")] == [running, queued, delayed, done]
+        for state, job_id in (("running", running), ("queued", queued), ("delayed", delayed), ("done", done)):
+            assert [(one["job_id"], one["status"]) for one in cli.json("jobs", "--state", state)] == [(job_id, state)]
+        assert [one["job_id"] for one in cli.json("jobs", "--task", "pack")] == [queued, delayed]
+        assert [one["job_id"] for one in cli.json("jobs", "--limit", "1")] == [running]
+        assert cli("jobs", "--state", "dead") == 0
+        assert cli.out == "no jobs\n"
+
+
+class TestTasks:
+    def test_the_shape_of_the_contract(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("ship", rate_limit=RateLimit(10, 60.0), max_concurrency=3), task("pack"))
+        bench.submit("ship", limited=True)
+        pack, ship = cli.json("tasks")
+        assert pack.keys() == ship.keys() == TASK_FIELDS
+        assert (ship["queued"], ship["limits"]) == (1, {"rate": {"count": 10, "period_s": 60.0}, "concurrency": 3})
+        assert (pack["paused"], pack["limits"]) == (False, {"rate": None, "concurrency": None})
+        assert cli("tasks") == 0
+        assert "10/60s max 3" in cli.out
+
+    def test_list(self, bench: Bench, cli: Cli) -> None:
+        assert cli("list") == 0
+        assert cli.out == "no tasks\n"
+        bench.register(task("ship"))
+        [ship] = cli.json("list")
+        assert (ship["task"], ship["kind"], ship["service"]) == ("ship", "task", "orders")
+        assert "order_id: str" in ship["signature"]
+
+    def test_list_of_a_file_needs_no_broker(self, tmp_path: Path, cli: Cli) -> None:
+        service = tmp_path / "shop_of_list.py"
+        service.write_text("import upnext\nworker = upnext.Worker('w')\n@worker.task\ndef pack(size: int): ...\n")
+        [pack] = cli.json("list", str(service), "--redis-url", "unix:///nowhere.sock")
+        assert (pack["task"], pack["service"], pack["signature"]) == ("pack", "shop_of_list", "pack(size: int)")
+
+    def test_pause_and_resume(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("ship"))
+        assert cli.json("pause-task", "ship") == {"task": "ship", "paused": True}
+        assert cli.json("tasks")[0]["paused"] is True
+        assert cli("pause-task", "ship") == 0
+        assert cli.out == "ship was paused already\n"
+        assert cli("resume-task", "ship") == 0
+        assert cli.out == "ship resumed\n"
+        assert cli("pause-task", "nothing") == 64
+
+    def test_purge_asks_first(self, bench: Bench, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+        bench.register(task("ship"))
+        bench.submit("ship")
+        bench.submit("ship", delay_s=60.0)
+        monkeypatch.setattr("sys.stdin", io.StringIO())
+        assert cli("purge", "ship") == 64
+        assert "remove the 1 queued jobs of ship" in cli.err
+        assert cli.json("purge", "ship", "--yes") == {"task": "ship", "queued": 1, "delayed": 1}
+        assert cli.json("jobs") == []
+
+
+class TestDead:
+    def test_list_show_retry_purge(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("ship"))
+        first, second = bench.dead("ship", 2)
+        assert {one["job_id"] for one in cli.json("dead", "list")} == {first, second}
+        said = cli.json("dead", "show", first)
+        assert said["arguments"] == {"order_id": "A1"}
+        assert said["error"] == {"type": "ValueError", "message": "no such order", "traceback": "Traceback\n  line 1"}
+        assert cli("dead", "show", first) == 0
+        assert "Traceback" in cli.out
+        assert cli("dead", "retry", first) == 0
+        assert cli.out == "retried 1 dead letter\n"
+        assert cli.json("job", first)["status"] == "queued"
+        assert cli("dead", "retry", first) == 1
+        assert cli.err == f"upnext: {first} is no dead letter\n"
+        assert cli.json("dead", "purge", "--all", "--yes") == {"purged": [second], "unknown": []}
+        assert cli("dead", "list") == 0
+        assert cli.out == "no jobs\n"
+        assert cli("dead", "show", second) == 1
+
+    @pytest.mark.parametrize("arguments", [["retry"], ["purge"], ["retry", "ship:n1-0", "--all"], ["purge", "--all", "--task", "ship"]])
+    def test_which_must_be_said(self, cli: Cli, arguments: list[str]) -> None:
+        assert cli("dead", *arguments) == 64
+        assert "say which" in cli.err
+
+    def test_retry_of_a_task(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("pack"), task("ship"))
+        [shipped], [packed] = bench.dead("ship"), bench.dead("pack")
+        assert cli.json("dead", "retry", "--task", "ship") == {"retried": [shipped], "unknown": []}
+        assert [one["job_id"] for one in cli.json("dead", "list", "--task", "pack")] == [packed]
+
+
+class TestCron:
+    def test_list_and_run(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("nightly", cron=CronSpec("0 3 * * *", "Europe/Berlin")))
+        [nightly] = cli.json("cron", "list")
+        assert nightly.keys() == {"name", "schedule", "timezone", "last", "next", "service"}
+        assert (nightly["name"], nightly["timezone"], nightly["service"]) == ("nightly", "Europe/Berlin", "orders")
+        assert cli("cron", "run", "nightly") == 0
+        assert bench.take().job_id == cli.out.strip()
+        assert cli("cron", "run", "daily") == 64
+
+
+def test_explain(bench: Bench, cli: Cli) -> None:
+    bench.register(task("ship"))
+    job_id = bench.submit("ship")
+    assert cli.json("explain", job_id) == {
+        "job_id": job_id,
+        "gate": "turn",
+        "position": 1,
+        "detail": "it is number 1 in lane normal; 1 workers have the task",
+    }
+    assert cli("explain", job_id) == 0
+    assert cli.out.startswith("turn: ")
+
+
+def test_a_wrong_password(own_server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    own_server.cli("CONFIG", "SET", "requirepass", "secret")
+    for url in (own_server.url, own_server.url.replace("unix://", "unix://:wrong@")):
+        assert main.run(["tasks", "--redis-url", url]) == 69
+    said = capsys.readouterr().err
+    assert said.count("\n") == 2
+    assert "wrong@" not in said

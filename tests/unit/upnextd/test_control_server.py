@@ -1,0 +1,128 @@
+"""The control socket: who may come in, and what bad clients can't do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import stat
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.waiting import wait_until_async
+from upnext.control import protocol
+from upnext.control.protocol import ErrorCode, Request
+from upnextd.control import Client, CommandError, ControlServer, SocketInUseError, bind
+
+
+class Commands:
+    """Answers `status` with a lot, refuses `pause`."""
+
+    def __init__(self) -> None:
+        self.left = 0
+
+    def answer(self, request: Request, params: dict[str, Any], client: Client) -> dict[str, Any]:
+        if request.method == "pause":
+            raise CommandError(ErrorCode.CONFLICT, "no")
+        return {"method": request.method, "filler": "x" * 500_000 if request.method == "status" else ""}
+
+    def client_left(self, client: Client) -> None:
+        self.left += 1
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[tuple[ControlServer, Path]]:
+    folder = Path(tempfile.mkdtemp(prefix="upnextd-"))
+    server = ControlServer(folder / "c.sock", Commands())
+    await server.start()
+    try:
+        yield server, folder / "c.sock"
+    finally:
+        await server.close()
+        shutil.rmtree(folder)
+
+
+async def ask(path: Path, data: bytes) -> dict[str, Any]:
+    reader, writer = await asyncio.open_unix_connection(str(path), limit=4 << 20)
+    writer.write(data)
+    line = await asyncio.wait_for(reader.readline(), 10)
+    writer.close()
+    return json.loads(line)
+
+
+def request(method: str, **params: Any) -> bytes:
+    return protocol.encode(Request(1, method, params))
+
+
+async def test_it_is_private_from_birth_and_gone_at_the_end() -> None:
+    async with running() as (_, path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert (await ask(path, request("hello")))["result"]["method"] == "hello"
+    assert not path.exists()
+
+
+async def test_errors_are_answered() -> None:
+    async with running() as (_, path):
+        assert (await ask(path, request("pause")))["error"]["code"] == ErrorCode.CONFLICT
+        assert (await ask(path, request("nope")))["error"]["code"] == ErrorCode.METHOD_NOT_FOUND
+        assert (await ask(path, b"junk\n"))["error"]["code"] == ErrorCode.PARSE
+        assert (await ask(path, b"\x00\xff\n"))["error"]["code"] == ErrorCode.PARSE
+
+
+async def test_a_frame_over_the_cap_is_refused() -> None:
+    async with running() as (server, path):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(b"x" * (protocol.FRAME_CAP_BYTES + 2))
+        answer = json.loads(await asyncio.wait_for(reader.readline(), 10))
+        assert answer["error"]["code"] == ErrorCode.FRAME_TOO_LARGE
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        await wait_until_async(lambda: not server.clients)
+
+
+async def test_the_seventeenth_client_is_turned_away() -> None:
+    async with running() as (server, path):
+        writers = [(await asyncio.open_unix_connection(str(path)))[1] for _ in range(protocol.CLIENT_CAP)]
+        await wait_until_async(lambda: len(server.clients) == protocol.CLIENT_CAP)
+        assert (await ask(path, b""))["error"]["code"] == ErrorCode.TOO_MANY_CLIENTS
+        writers.pop().close()
+        await wait_until_async(lambda: len(server.clients) == protocol.CLIENT_CAP - 1)
+        assert "result" in await ask(path, request("hello"))
+        for writer in writers:
+            writer.close()
+
+
+async def test_who_does_not_read_is_dropped() -> None:
+    async with running() as (server, path):
+        with socket.socket(socket.AF_UNIX) as rude:
+            rude.setblocking(False)
+            rude.connect(str(path))
+            for _ in range(40):
+                await asyncio.get_running_loop().sock_sendall(rude, request("status"))
+            await wait_until_async(lambda: not server.clients)
+        assert "result" in await ask(path, request("hello"))
+
+
+def test_a_dead_socket_is_replaced_a_living_one_is_not(tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="upnextd-"))
+    path = folder / "c.sock"
+    try:
+        with bind(path), pytest.raises(SocketInUseError):
+            bind(path)
+        assert path.exists()
+        with bind(path):
+            assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+        path.unlink()
+        path.write_text("not a socket")
+        with pytest.raises(SocketInUseError):
+            bind(path)
+        assert path.read_text() == "not a socket"
+    finally:
+        shutil.rmtree(folder)

@@ -1,0 +1,76 @@
+"""Lines: cut, marked, never blocking."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+
+from tests.support.waiting import wait_until_async
+from upnextd.logs import LineReader, Log, Sink
+
+
+def read_all(fd: int) -> bytes:
+    os.set_blocking(fd, False)
+    data = b""
+    while True:
+        try:
+            piece = os.read(fd, 1 << 20)
+        except BlockingIOError:
+            return data
+        if not piece:
+            return data
+        data += piece
+
+
+def test_text_and_json() -> None:
+    out, into = os.pipe()
+    sink = Sink(into)
+    Log(sink, as_json=False, timestamps=False).line("worker-1", 12, "hello\nthere")
+    Log(sink, as_json=False, timestamps=False).caution("odd")
+    Log(sink, as_json=True, timestamps=True).line("worker-1", 12, "hello")
+    sink.finish()
+    os.close(into)
+    lines = read_all(out).decode().splitlines()
+    os.close(out)
+    assert lines[:3] == ["worker-1[12] hello", "    there", f"upnextd[{os.getpid()}] warning: odd"]
+    said = json.loads(lines[3])
+    assert (said["slot"], said["pid"], said["message"], said["level"]) == ("worker-1", 12, "hello", "info")
+
+
+async def test_a_reader_that_stopped_costs_lines_not_time() -> None:
+    out, into = os.pipe()
+    sink = Sink(into)
+    sink.attach(asyncio.get_running_loop())
+    line = b"x" * 999 + b"\n"
+    for _ in range(3000):
+        sink.write(line)
+    assert sink.dropped > 1000
+    assert os.get_blocking(into), "the other users of this pipe are not affected"
+    got = b""
+    while len(got) < 1_000_000:
+        await asyncio.sleep(0)
+        got += read_all(out)
+    await wait_until_async(lambda: (read_all(out), True)[1])
+    sink.write(b"after\n")
+    sink.finish()
+    told = read_all(out)
+    assert b"lines were dropped" in told
+    assert told.endswith(b"after\n")
+    os.close(out)
+    os.close(into)
+
+
+async def test_lines_are_cut_and_long_ones_pieced() -> None:
+    out, into = os.pipe()
+    lines: list[str] = []
+    reader = LineReader(out, asyncio.get_running_loop(), lines.append)
+    os.write(into, b"one\ntwo\r\nhal")
+    await wait_until_async(lambda: len(lines) == 2)
+    os.write(into, b"f\n" + b"y" * 40_000 + b"\nrest \xff")
+    await wait_until_async(lambda: len(lines) >= 6)
+    os.close(into)
+    await wait_until_async(lambda: reader.closed)
+    assert lines[:3] == ["one", "two", "half"]
+    assert "".join(lines[3:-1]) == "y" * 40_000
+    assert lines[-1] == "rest \ufffd"

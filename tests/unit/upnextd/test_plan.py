@@ -1,0 +1,252 @@
+"""Reconciling and the restart policy."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from upnextd import plan, slots
+from upnextd.plan import Add, Desired, Drop, Exit, Leave, Mode, Place, Post, Record, Role, Step, judge, reconcile
+from upnextd.slots import Event, Life, Limits, State
+
+NOW = 1000.0
+RUN = Desired(workers=2, generation=1, scheduler_generation=1)
+
+
+def worker(number: int, state: State = State.READY, **fields: object) -> Place:
+    base = Place(id=number, slot=f"worker-{number}", role=Role.WORKER, generation=1, state=state)
+    return replace(base, **fields)  # type: ignore[arg-type]
+
+
+def scheduler(state: State = State.READY, **fields: object) -> Place:
+    base = Place(id=99, slot="scheduler", role=Role.SCHEDULER, generation=1, state=state)
+    return replace(base, **fields)  # type: ignore[arg-type]
+
+
+HERE = [worker(1), worker(2), scheduler()]
+
+
+def test_from_nothing() -> None:
+    assert reconcile(RUN, [], NOW) == [
+        Add("worker-1", Role.WORKER, 1),
+        Add("worker-2", Role.WORKER, 1),
+        Add("scheduler", Role.SCHEDULER, 1),
+    ]
+
+
+def test_what_is_as_it_should_be_needs_nothing() -> None:
+    assert reconcile(RUN, HERE, NOW) == []
+
+
+def test_an_empty_place_is_filled() -> None:
+    assert reconcile(RUN, [worker(1, State.EMPTY), worker(2), scheduler()], NOW) == [Post(1, Event.SPAWN)]
+
+
+@pytest.mark.parametrize("state", [State.BACKOFF, State.EXITED, State.FAILED, State.SPAWNING])
+def test_a_place_that_waits_is_left_alone(state: State) -> None:
+    assert reconcile(RUN, [worker(1, state), worker(2), scheduler()], NOW) == []
+
+
+def test_scaling_down_drains_the_last_first() -> None:
+    fewer = replace(RUN, workers=1)
+    assert reconcile(fewer, HERE, NOW) == [Leave(2, NOW + fewer.leave_s)]
+    leaving = worker(2, leave_by=NOW + 60)
+    assert reconcile(fewer, [worker(1), leaving, scheduler()], NOW) == [Post(2, Event.DRAIN)]
+    drained = replace(leaving, state=State.PAUSED, drained=True)
+    assert reconcile(fewer, [worker(1), drained, scheduler()], NOW) == [
+        Post(2, Event.STOP, NOW + plan.REPLACEMENT_GRACE_S)
+    ]
+    assert reconcile(fewer, [worker(1), replace(leaving, state=State.EMPTY), scheduler()], NOW) == [Drop(2)]
+
+
+def test_a_leaving_place_is_killed_when_its_time_is_over() -> None:
+    leaving = worker(2, State.DRAINING, leave_by=NOW - 1)
+    assert reconcile(replace(RUN, workers=1), [worker(1), leaving, scheduler()], NOW) == [Post(2, Event.KILL)]
+
+
+def test_scaling_up_while_the_slot_is_still_leaving() -> None:
+    leaving = worker(2, State.DRAINING, leave_by=NOW + 60)
+    assert reconcile(RUN, [worker(1), leaving, scheduler()], NOW) == [Add("worker-2", Role.WORKER, 1)]
+
+
+def test_a_replacement_is_ready_before_the_old_one_leaves() -> None:
+    old = worker(1, outdated=True)
+    assert reconcile(RUN, [old, worker(2), scheduler()], NOW) == [Add("worker-1", Role.WORKER, 1)]
+    coming = worker(7, State.STARTING, slot="worker-1")
+    assert reconcile(RUN, [old, worker(2), coming, scheduler()], NOW) == []
+    ready = replace(coming, state=State.READY)
+    assert reconcile(RUN, [old, worker(2), ready, scheduler()], NOW) == [Leave(1, NOW + RUN.leave_s)]
+
+
+def test_one_replacement_at_a_time() -> None:
+    places = [worker(1, outdated=True), worker(2, outdated=True), scheduler()]
+    assert reconcile(RUN, places, NOW) == [Add("worker-1", Role.WORKER, 1)]
+    assert reconcile(replace(RUN, surge=0), places, NOW) == []
+
+
+def test_a_new_generation_replaces_every_worker_and_the_scheduler_last() -> None:
+    places = HERE
+    newer = replace(RUN, generation=2)
+    assert reconcile(newer, places, NOW) == [Add("worker-1", Role.WORKER, 2)]
+    newest = replace(newer, scheduler_generation=2, workers=0)
+    assert Add("scheduler", Role.SCHEDULER, 2) in reconcile(newest, places, NOW)
+
+
+def test_pause_and_resume() -> None:
+    pause = replace(RUN, mode=Mode.PAUSE)
+    assert reconcile(pause, HERE, NOW) == [Post(1, Event.PAUSE), Post(2, Event.PAUSE)]
+    paused = [worker(1, State.PAUSED), worker(2, State.PAUSED), scheduler()]
+    assert reconcile(pause, paused, NOW) == []
+    assert reconcile(RUN, paused, NOW) == [Post(1, Event.RESUME), Post(2, Event.RESUME)]
+
+
+def test_drain_goes_on_from_pause_and_stops_at_drained() -> None:
+    drain = replace(RUN, mode=Mode.DRAIN)
+    mixed = [worker(1, State.PAUSED), worker(2, State.PAUSED, drained=True), scheduler()]
+    assert reconcile(drain, mixed, NOW) == [Post(1, Event.DRAIN)]
+
+
+def test_stop_ends_workers_before_the_scheduler() -> None:
+    stop = replace(RUN, mode=Mode.STOP, stop_by=NOW + 30)
+    assert reconcile(stop, HERE, NOW) == [Post(1, Event.STOP, NOW + 30), Post(2, Event.STOP, NOW + 30)]
+    alone = [scheduler()]
+    assert reconcile(stop, alone, NOW) == []
+    assert reconcile(replace(stop, scheduler=False), alone, NOW) == [Leave(99, NOW + stop.leave_s)]
+
+
+def test_stop_now_kills() -> None:
+    now = replace(RUN, mode=Mode.STOP_NOW)
+    places = [worker(1), worker(2, State.KILLING), scheduler()]
+    assert reconcile(now, places, NOW) == [Post(1, Event.KILL)]
+
+
+STATES = st.sampled_from([state for state in State if state is not State.FAILED])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 4), STATES, st.integers(1, 2), st.booleans()), max_size=6),
+    st.integers(0, 4),
+    st.sampled_from(Mode),
+)
+def test_it_always_settles(raw: list[tuple[int, State, int, bool]], workers: int, mode: Mode) -> None:
+    """Whatever there is: with children that do as they are told, reconciling reaches what is desired, and then is quiet."""
+    desired = Desired(workers, 2, 2, mode=mode, stop_by=NOW + 1, scheduler=mode not in (Mode.STOP, Mode.STOP_NOW))
+    world = World([Place(i, f"worker-{n}", Role.WORKER, g, s, outdated=o) for i, (n, s, g, o) in enumerate(raw)])
+    for _ in range(200):
+        steps = reconcile(desired, world.places, world.now)
+        if not steps and not world.obey():
+            break
+        world.take(steps)
+    else:
+        pytest.fail(f"no end: {world.places}")
+    living = sorted(place.slot for place in world.places if place.role is Role.WORKER)
+    expected = [] if desired.stopping else [f"worker-{n}" for n in range(1, workers + 1)]
+    assert living == expected
+    assert all(place.generation == 2 and not place.outdated for place in world.places)
+
+
+class World:
+    """Obedient children: every place gets the events that follow from its state."""
+
+    def __init__(self, places: list[Place]) -> None:
+        self.now = NOW
+        self.lives = {place.id: Life(place.state) for place in places}
+        self._places = places
+        self._ids = len(places)
+
+    @property
+    def places(self) -> list[Place]:
+        return [
+            replace(place, state=self.lives[place.id].state, drained=self.lives[place.id].drained)
+            for place in self._places
+        ]
+
+    def take(self, steps: list[Step]) -> None:
+        for step in steps:
+            match step:
+                case Add(slot, role, generation):
+                    self._ids += 1
+                    self._places.append(Place(self._ids, slot, role, generation, State.EMPTY))
+                    self.lives[self._ids] = Life()
+                case Drop(place):
+                    self._places = [one for one in self._places if one.id != place]
+                case Leave(place, by):
+                    self._places = [replace(one, leave_by=by) if one.id == place else one for one in self._places]
+                case Post(place, event, until):
+                    self.post(place, event, until)
+
+    def obey(self) -> bool:
+        answers = {
+            State.SPAWNING: Event.FORKED,
+            State.STARTING: Event.BECAME_READY,
+            State.DRAINING: Event.DRAINED,
+            State.STOPPING: Event.GONE,
+            State.KILLING: Event.GONE,
+            State.EXITED: Event.AGAIN,
+            State.BACKOFF: Event.DEADLINE,
+        }
+        moved = False
+        for place in self.places:
+            if place.state in answers:
+                self.post(place.id, answers[place.state])
+                moved = True
+        return moved
+
+    def post(self, place: int, event: Event, until: float | None = None) -> None:
+        self.lives[place], _ = slots.step(self.lives[place], event, self.now, Limits(), until)
+
+
+RNG = random.Random(1)
+
+
+def test_a_child_that_did_something_is_replaced_at_once() -> None:
+    record = Record()
+    for ended in (Exit(asked=True), Exit(ran_job=True), Exit(ready_for_s=5.0)):
+        for _ in range(50):
+            verdict, record = judge(record, "worker-1", ended, 1, NOW, RNG)
+            assert verdict.event is Event.AGAIN
+    assert record.bad_exits == ()
+
+
+def test_backing_off_doubles_up_to_30_s() -> None:
+    for streak, plain in ((1, 0.25), (2, 0.5), (3, 1.0), (8, 30.0), (1000, 30.0)):
+        for _ in range(20):
+            assert plain * 0.8 <= plan.backoff_s(streak, RNG) <= plain * 1.2
+
+
+def test_a_good_life_ends_the_streak() -> None:
+    verdict, record = judge(Record(), "worker-1", Exit(), 4, NOW, RNG)
+    verdict, record = judge(record, "worker-1", Exit(), 4, NOW, RNG)
+    assert record.streak("worker-1") == 2
+    assert verdict.event is Event.BACK_OFF
+    verdict, record = judge(record, "worker-1", Exit(ran_job=True), 4, NOW, RNG)
+    assert record.streak("worker-1") == 0
+
+
+@pytest.mark.parametrize(("workers", "allowed"), [(1, 5), (2, 6), (8, 24)])
+def test_the_crash_loop_is_cut_off(workers: int, allowed: int) -> None:
+    record = Record()
+    for _ in range(allowed):
+        verdict, record = judge(record, "worker-1", Exit(ready_for_s=0.05), workers, NOW, RNG)
+        assert verdict.event is Event.BACK_OFF
+    verdict, record = judge(record, "worker-1", Exit(), workers, NOW + 59, RNG)
+    assert verdict.event is Event.GIVE_UP
+
+
+def test_bad_exits_are_forgotten_after_a_minute() -> None:
+    record = Record()
+    for number in range(30):
+        verdict, record = judge(record, "worker-1", Exit(), 1, NOW + 15 * number, RNG)
+        assert verdict.event is Event.BACK_OFF
+
+
+def test_what_is_not_the_service_s_fault_backs_off_and_is_never_given_up() -> None:
+    record = Record()
+    for _ in range(100):
+        verdict, record = judge(record, "worker-1", Exit(blameless=True), 1, NOW, RNG)
+        assert verdict.event is Event.BACK_OFF

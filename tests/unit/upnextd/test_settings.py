@@ -1,0 +1,95 @@
+"""Flags and variables become frozen settings; what can't be meant is refused with one line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from upnext.errors import UsageError
+from upnextd.settings import Flags, build, size_bytes
+
+ENV = {"HOME": "/home/u", "XDG_RUNTIME_DIR": "/run/user/1", "PATH": "/bin"}
+
+
+def test_defaults() -> None:
+    built = build(Flags("/srv/shop.py"), ENV)
+    assert (built.name, built.service, built.redis_url, built.namespace) == ("shop", "/srv/shop.py", None, "default")
+    assert built.socket == Path("/run/user/1/upnextd/shop.sock")
+    assert built.state_dir == Path("/home/u/.local/state/upnext/shop")
+    assert (built.stop_timeout_s, built.hang_timeout_s, built.reload_timeout_s) == (30.0, 60.0, 3600.0)
+    assert built.workers >= 1
+
+
+def test_a_module_keeps_its_name() -> None:
+    built = build(Flags("pkg.jobs"), ENV)
+    assert (built.name, built.service) == ("jobs", "pkg.jobs")
+
+
+def test_children_get_the_environment_less_what_is_ours() -> None:
+    env = ENV | {
+        "NOTIFY_SOCKET": "/n",
+        "WATCHDOG_USEC": "1",
+        "LISTEN_FDS": "1",
+        "PYTHONPATH": "x",
+        "UPNEXTD_NAME": "shop",
+    }
+    built = build(Flags("shop.py"), env)
+    assert dict(built.child_env) == ENV | {"PYTHONPATH": "x", "UPNEXTD_NAME": "shop"}
+
+
+def test_the_daemon_s_own_url_counts_first() -> None:
+    env = ENV | {"UPNEXT_REDIS_URL": "redis://a", "UPNEXTD_REDIS_URL": "redis://b"}
+    assert build(Flags("shop.py"), env).redis_url == "redis://b"
+    assert build(Flags("shop.py", redis_url="redis://c"), env).redis_url == "redis://c"
+
+
+def test_only_takes_lists() -> None:
+    assert build(Flags("shop.py", only=("a,b", "c")), ENV).only == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"workers": -1},
+        {"workers": 1001},
+        {"stop_timeout": -1.0},
+        {"stop_timeout": float("nan")},
+        {"hang_timeout": 0.1},
+        {"hang_timeout": float("inf")},
+        {"reload_timeout": -0.5},
+        {"name": "a/b"},
+        {"redis_url": "http://x"},
+        {"namespace": "a b"},
+    ],
+)
+def test_what_cannot_be_meant_is_refused(flags: dict[str, object]) -> None:
+    with pytest.raises(UsageError) as refused:
+        build(replace(Flags("shop.py"), **flags), ENV)  # type: ignore[arg-type]
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "flag"),
+    [
+        ({"max_jobs": 5}, "--max-jobs"),
+        ({"max_rss": "512M"}, "--max-rss"),
+        ({"no_preload": True}, "--no-preload"),
+        ({"metrics": "127.0.0.1:9"}, "--metrics"),
+    ],
+)
+def test_what_does_not_work_yet_is_not_ignored(flags: dict[str, object], flag: str) -> None:
+    with pytest.raises(UsageError, match=f"{flag} does not work yet"):
+        build(replace(Flags("shop.py"), **flags), ENV)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("text", "size"), [("512M", 512 << 20), ("2g", 2 << 30), ("1024", 1024), ("1 KiB", 1024)])
+def test_sizes(text: str, size: int) -> None:
+    assert size_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1M", "1.5G", "many"])
+def test_bad_sizes(text: str) -> None:
+    with pytest.raises(UsageError):
+        size_bytes(text)

@@ -1,0 +1,119 @@
+"""The state table: every cell, and the walks that the supervisor relies on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from upnextd.slots import LIVING, SERVING, TABLE, VACANT, Action, Event, Life, Limits, State, step
+
+LIMITS = Limits(spawn_s=5.0, start_s=60.0, kill_s=1.0)
+
+
+def walk(events: Iterable[Event], life: Life | None = None) -> tuple[Life, list[Action]]:
+    life = life or Life()
+    done: list[Action] = []
+    for event in events:
+        life, actions = step(life, event, 100.0, LIMITS, until=130.0)
+        done += actions
+    return life, done
+
+
+def test_every_cell_is_there() -> None:
+    assert set(TABLE) == set(State)
+    for state, row in TABLE.items():
+        assert set(row) == set(Event), state
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("event", Event)
+def test_every_cell_steps(state: State, event: Event) -> None:
+    life, actions = step(Life(state, 1.0), event, 100.0, LIMITS, until=130.0)
+    cell = TABLE[state][event]
+    assert life.state is (cell.to or state)
+    assert actions == cell.actions
+    if cell.to is not None and cell.to is not state:
+        assert life.since == 100.0
+    if life.state is State.KILLING and cell.to is not None:
+        assert life.deadline == 101.0
+
+
+def test_every_state_can_be_reached_and_left() -> None:
+    reached = {State.EMPTY}
+    frontier = [State.EMPTY]
+    while frontier:
+        for cell in TABLE[frontier.pop()].values():
+            if cell.to is not None and cell.to not in reached:
+                reached.add(cell.to)
+                frontier.append(cell.to)
+    assert reached == set(State)
+    for state, row in TABLE.items():
+        assert any(cell.to not in (None, state) for cell in row.values()), state
+
+
+@pytest.mark.parametrize("state", sorted(LIVING | {State.SPAWNING}, key=lambda state: state.name))
+def test_a_kill_always_leads_to_the_end(state: State) -> None:
+    life, _ = step(Life(state), Event.KILL, 0.0, LIMITS)
+    assert life.state is State.KILLING
+    life, actions = step(life, Event.DEADLINE, 1.0, LIMITS)
+    assert (life.state, actions) == (State.KILLING, (Action.KILL,))
+    life, actions = step(life, Event.GONE, 1.0, LIMITS)
+    assert (life.state, actions) == (State.EXITED, (Action.JUDGE,))
+
+
+@pytest.mark.parametrize("state", sorted(LIVING, key=lambda state: state.name))
+def test_a_death_is_always_judged(state: State) -> None:
+    life, actions = step(Life(state, drained=True), Event.GONE, 0.0, LIMITS)
+    assert life.state is State.EXITED
+    assert actions == (Action.JUDGE,)
+    assert not life.drained
+
+
+def test_states_with_a_deadline_have_an_answer_to_it() -> None:
+    for state in State:
+        life, _ = step(Life(state), Event.DEADLINE, 0.0, LIMITS)
+        odd = Action.COMPLAIN in TABLE[state][Event.DEADLINE].actions
+        timed = state in (State.SPAWNING, State.STARTING, State.STOPPING, State.KILLING, State.BACKOFF)
+        assert odd is not timed, state
+        assert life.state is not State.STOPPING or odd
+
+
+def test_kinds_of_states_do_not_overlap() -> None:
+    assert SERVING < LIVING
+    assert not VACANT & LIVING
+
+
+def test_a_whole_life() -> None:
+    life, actions = walk([Event.SPAWN, Event.FORKED, Event.BECAME_READY, Event.PAUSE, Event.RESUME, Event.DRAIN])
+    assert life.state is State.DRAINING
+    assert actions == [Action.FORK, Action.WATCH, Action.TELL_PAUSE, Action.TELL_RESUME, Action.TELL_DRAIN]
+    life, actions = walk([Event.DRAINED], life)
+    assert (life.state, life.drained) == (State.PAUSED, True)
+    life, actions = walk([Event.STOP], life)
+    assert (life.state, life.deadline, actions) == (State.STOPPING, 130.0, [Action.TELL_STOP])
+    life, actions = walk([Event.DEADLINE, Event.GONE, Event.AGAIN], life)
+    assert (life.state, actions) == (State.EMPTY, [Action.KILL, Action.JUDGE])
+
+
+def test_resume_forgets_that_it_was_drained() -> None:
+    life, _ = walk([Event.SPAWN, Event.FORKED, Event.BECAME_READY, Event.DRAIN, Event.DRAINED, Event.RESUME])
+    assert (life.state, life.drained) == (State.READY, False)
+
+
+def test_a_child_stopped_before_its_pid_is_known_dies_with_the_report() -> None:
+    life, actions = walk([Event.SPAWN, Event.STOP, Event.FORKED])
+    assert life.state is State.KILLING
+    assert actions == [Action.FORK, Action.WATCH, Action.KILL]
+
+
+def test_a_child_that_never_gets_ready_is_dumped_and_killed() -> None:
+    life, actions = walk([Event.SPAWN, Event.FORKED, Event.DEADLINE])
+    assert life.state is State.KILLING
+    assert actions == [Action.FORK, Action.WATCH, Action.DUMP, Action.KILL]
+
+
+def test_a_hang_is_dumped_then_aborted_then_killed() -> None:
+    life, actions = walk([Event.SPAWN, Event.FORKED, Event.BECAME_READY, Event.HUNG, Event.HUNG_ON, Event.DEADLINE])
+    assert life.state is State.KILLING
+    assert actions[2:] == [Action.DUMP, Action.ABORT, Action.KILL]

@@ -1,0 +1,5 @@
+"""`python -m upnext.cli` is `upnext`."""
+
+from upnext.cli.main import main
+
+main()

@@ -1,0 +1,57 @@
+#!lua flags=allow-oom
+-- Cancels a job: a delayed or queued one ends here; for a running one a flag is written, which retry, reap and its worker obey, and the bell rings.
+-- KEYS: 1 where, 2 waiters, 3 dead, 4 dead:jobs, 5 cancel, 6 result, 7 delayed, 8 delayed:jobs, 9 tasks, 10 stats, 11... the task's four lanes
+-- ARGV: 1 job id, 2 its task, 3 letter of its birth, 4 its first entry id, 5 result prefix, 6 idempotency prefix, 7 reply prefix, 8 bell channel
+-- Returns: 1 ended as cancelled; 2 running, asked to end; 0 it has ended, or nobody knows it
+-- Errors: none
+-- include: end_job
+local job, task = ARGV[1], ARGV[2]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local keys = {
+  where = KEYS[1], waiters = KEYS[2], dead = KEYS[3], dead_jobs = KEYS[4], cancel = KEYS[5],
+  result = ARGV[5], idem = ARGV[6], reply = ARGV[7], have_waiters = true, have_cancels = true,
+}
+
+local function finish(meta, moved)
+  local definition = redis.call('HGET', KEYS[9], task)
+  local options = definition and cjson.decode(definition).options or {}
+  local outcome = cjson.encode({
+    s = 'cancelled', a = meta.a, c = meta.c, f = now, p = meta.p, r = meta.r, y = 'cancelled',
+    e = {type = 'Cancelled', message = 'cancelled before it ran', traceback = ''},
+  })
+  end_job(keys, now, job, outcome, math.floor((tonumber(options.result_ttl_s) or 600) * 1000), meta, nil, moved)
+  redis.call('HINCRBY', KEYS[10], task .. ':cancelled', 1)
+  return 1
+end
+
+local packed = redis.call('HGET', KEYS[8], job)
+if packed then
+  redis.call('ZREM', KEYS[7], job)
+  redis.call('HDEL', KEYS[8], job)
+  local size, start = string.match(packed, '^%l(%d+):()')
+  size = tonumber(size)
+  return finish(size > 0 and cjson.decode(string.sub(packed, start, start + size - 1)) or {}, false)
+end
+
+local lane, entry = ARGV[3], ARGV[4]
+local place = redis.call('HGET', KEYS[1], job)
+if place then
+  lane, entry = string.match(place, '^(%l) (.+)$')
+elseif lane == 'd' then
+  return 0
+end
+local stream = KEYS[10 + string.find('nhbx', lane, 1, true)]
+local found = redis.call('XRANGE', stream, entry, entry)
+if not found[1] then
+  return 0
+end
+local pending = redis.pcall('XPENDING', stream, 'w', entry, entry, 1)
+if not pending.err and #pending > 0 then
+  redis.call('HSET', KEYS[5], job, string.format('%.0f', now))
+  redis.call('PUBLISH', ARGV[8], 'c' .. job)
+  return 2
+end
+redis.call('XDEL', stream, entry)
+local fields = found[1][2]
+return finish(fields[4] and cjson.decode(fields[4]) or {}, place ~= false)
