@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import dies_with_us
+from tests.support.processes import dies_with_us, processes_in
 from tests.support.waiting import wait_until
 
 UPNEXT = str(Path(sys.executable).parent / "upnext")
@@ -43,7 +43,12 @@ class Program:
         self._log = folder / "log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                dies_with_us([UPNEXT, *arguments]), cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                dies_with_us([UPNEXT, *arguments]),
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
 
     def log(self) -> str:
@@ -93,7 +98,9 @@ def service(tmp_path: Path) -> Path:
 @pytest.fixture
 def upnext(environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([UPNEXT, *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            [UPNEXT, *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
 
     return run
 
@@ -135,7 +142,10 @@ def test_only(start: Start, service: Path, upnext: Upnext) -> None:
     program.ready()
     assert [one["task"] for one in json.loads(upnext("list", "--json").stdout)] == ["sleepy"]
     unknown = upnext("run", str(service), "--only", "third")
-    assert (unknown.returncode, unknown.stderr) == (64, "upnext: no worker is named 'third'; there are: first, second\n")
+    assert (unknown.returncode, unknown.stderr) == (
+        64,
+        "upnext: no worker is named 'third'; there are: first, second\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,7 +159,9 @@ def test_only(start: Start, service: Path, upnext: Upnext) -> None:
         ("import upnext\nw = upnext.Worker()\n@w.task\ndef a(): ...\n@w.task(name='a')\ndef b(): ...", 78, "'a'"),
     ],
 )
-def test_a_service_that_can_not_be_used_is_one_line(tmp_path: Path, upnext: Upnext, source: str | None, code: int, text: str) -> None:
+def test_a_service_that_can_not_be_used_is_one_line(
+    tmp_path: Path, upnext: Upnext, source: str | None, code: int, text: str
+) -> None:
     path = tmp_path / "broken.py"
     if source is not None:
         path.write_text(source)
@@ -176,3 +188,12 @@ def test_reload_runs_the_new_code(start: Start, service: Path, upnext: Upnext) -
     program.ready(3)
     assert program.end() == 0
     assert "Traceback" not in program.log()
+
+
+def test_reload_leaves_nothing_behind_when_it_is_killed(start: Start, service: Path) -> None:
+    program = start("run", str(service), "--reload")
+    program.ready()
+    assert len(processes_in(service.parent)) == 2
+    program.process.kill()
+    program.process.wait(10)
+    wait_until(lambda: not processes_in(service.parent), 20, "the child to end")

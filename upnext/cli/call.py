@@ -22,13 +22,19 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("task")
-@click.option("--kwargs", "kwargs_text", metavar="JSON", default="{}", help='Arguments as a JSON object: \'{"order_id": "A1"}\'.')
+@click.option(
+    "--kwargs", "kwargs_text", metavar="JSON", default="{}", help='Arguments as a JSON object: \'{"order_id": "A1"}\'.'
+)
 @click.option("--delay", type=click.FloatRange(min=0), default=None, help="Run it in so many seconds, not now.")
 @click.option("--wait", is_flag=True, help="Wait for the end and print the value as JSON.")
-@click.option("--timeout", type=click.FloatRange(min=0), default=None, help="Longest wait, in seconds (default: for ever).")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), default=None, help="Longest wait, in seconds (default: for ever)."
+)
 @queue_options
 @click.pass_context
-def call(ctx: click.Context, task: str, kwargs_text: str, delay: float | None, wait: bool, timeout: float | None) -> None:
+def call(
+    ctx: click.Context, task: str, kwargs_text: str, delay: float | None, wait: bool, timeout: float | None
+) -> None:
     """Submit a job of TASK; print its id."""
     from upnext.engine import tasks
 
@@ -49,7 +55,7 @@ def _object(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"--kwargs is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise UsageError('--kwargs is not a JSON object; write \'{"name": value}\'')
+        raise UsageError("--kwargs is not a JSON object; write '{\"name\": value}'")
     return cast("dict[str, Any]", value)
 
 
@@ -60,7 +66,13 @@ def _submission(task: str, kwargs: dict[str, Any], definition: dict[str, Any], d
     signature = definition.get("signature")
     encoded = payload(signature, kwargs) if signature else orjson.dumps(kwargs)
     options: dict[str, Any] = definition.get("options") or {}
-    return Submission(task, encoded, priority=options.get("priority") or "normal", delay_s=delay_s, limited=bool(definition.get("limits")))
+    return Submission(
+        task,
+        encoded,
+        priority=options.get("priority") or "normal",
+        delay_s=delay_s,
+        limited=bool(definition.get("limits")),
+    )
 
 
 def _tell(job_id: str, outcome: Outcome) -> ExitCode:

@@ -28,7 +28,9 @@ def dead() -> None:
 
 @dead.command(name="list")
 @click.option("--task", default=None, help="Only those of this task.")
-@click.option("--limit", type=click.IntRange(min=1, max=100_000), default=100, show_default=True, help="At most so many.")
+@click.option(
+    "--limit", type=click.IntRange(min=1, max=100_000), default=100, show_default=True, help="At most so many."
+)
 @queue_options
 def list_(task: str | None, limit: int) -> None:
     """List dead letters, newest first."""

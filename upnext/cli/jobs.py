@@ -57,7 +57,9 @@ def job(ctx: click.Context, job_id: str, tree: bool, follow: bool) -> None:
 @click.command(name="jobs")
 @click.option("--state", type=click.Choice(STATES), default=None, help="Only those (default: all that are known).")
 @click.option("--task", default=None, help="Only those of this task.")
-@click.option("--limit", type=click.IntRange(min=1, max=100_000), default=100, show_default=True, help="At most so many.")
+@click.option(
+    "--limit", type=click.IntRange(min=1, max=100_000), default=100, show_default=True, help="At most so many."
+)
 @queue_options
 def jobs(state: str | None, task: str | None, limit: int) -> None:
     """List jobs: running, queued, delayed, and the recent ends."""
@@ -91,7 +93,10 @@ def print_jobs(found: Sequence[Job]) -> None:
         output.print_json([shapes.job(one) for one in found])
         return
     columns = ("job", "status", "attempt", "since", "worker", "error")
-    rows = [[one.job_id, one.status.value, one.attempt, texts.iso(one.since_ms or one.due_ms), one.worker, _error(one)] for one in found]
+    rows = [
+        [one.job_id, one.status.value, one.attempt, texts.iso(one.since_ms or one.due_ms), one.worker, _error(one)]
+        for one in found
+    ]
     output.print_table(columns, rows, none="no jobs", right=("attempt",))
 
 

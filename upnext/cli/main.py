@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "job": "upnext.cli.jobs:job",
         "jobs": "upnext.cli.jobs:jobs",
         "tasks": "upnext.cli.tasks:tasks_",
+        "cancel": "upnext.cli.cancel:cancel",
         "explain": "upnext.cli.jobs:explain",
         "dead": "upnext.cli.dead:dead",
         "pause-task": "upnext.cli.tasks:pause_task",
@@ -64,8 +65,12 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
         ctx.exit()
 
 
-@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version.")
+@click.group(
+    cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."
+)
 @queue_options
 def cli() -> None:
     """Submit jobs, look into the queue, control the daemon."""

@@ -50,8 +50,12 @@ def _name(command: F) -> F:
 def queue_options(command: F) -> F:
     """--json, --redis-url, --namespace, --name: for commands that ask the queue."""
     command = _name(command)
-    command = _flag("--namespace", metavar="NAME", help="Namespace in Redis (UPNEXT_NAMESPACE; default: default).")(command)
-    command = _flag("--redis-url", metavar="URL", help="Redis or Valkey to ask (UPNEXT_REDIS_URL; default: the running daemon's).")(command)
+    command = _flag("--namespace", metavar="NAME", help="Namespace in Redis (UPNEXT_NAMESPACE; default: default).")(
+        command
+    )
+    command = _flag(
+        "--redis-url", metavar="URL", help="Redis or Valkey to ask (UPNEXT_REDIS_URL; default: the running daemon's)."
+    )(command)
     return _json(command)
 
 

@@ -16,8 +16,10 @@ _LOOK_S = 0.25
 _SKIPPED = {"__pycache__", "node_modules", "site-packages", "venv"}
 
 
-def keep_running(services: Sequence[str], environment: Mapping[str, str]) -> int:
+def keep_running(services: Sequence[str], lifeline: str) -> int:
     """Runs this same command line, less --reload, until a signal or its end by itself. -> its exit code.
+
+    `lifeline` names the variable that tells it a descriptor whose other end this process holds.
 
     A service that can't be imported is told and waited for: the next change starts it again.
     """
@@ -25,19 +27,27 @@ def keep_running(services: Sequence[str], environment: Mapping[str, str]) -> int
     stopping: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: stopping.append(number))
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "upnext.cli", *sys.argv[1:]]
+    environment = {**os.environ, lifeline: str(reading)}
     while True:
         seen = snapshot(folders)
-        child = subprocess.Popen([sys.executable, "-m", "upnext.cli", *sys.argv[1:]], env=environment, start_new_session=True)
+        # A session of its own: Ctrl-C reaches only this process, which asks the child once.
+        child = subprocess.Popen(command, env=environment, pass_fds=[reading], start_new_session=True)
         try:
             changed = _watch(child, stopping, folders, seen)
         finally:
             code = _end(child, stopping)
         if not changed:
+            os.close(reading)
+            os.close(writing)
             return code
         click.echo(f"upnext: {', '.join(changed)} changed: starting again", err=True)
 
 
-def _watch(child: subprocess.Popen[bytes], stopping: Sequence[int], folders: Sequence[Path], seen: Mapping[Path, int]) -> list[str]:
+def _watch(
+    child: subprocess.Popen[bytes], stopping: Sequence[int], folders: Sequence[Path], seen: Mapping[Path, int]
+) -> list[str]:
     """Until something changes (-> what), or it is to end: by a signal, or because the child ended well (-> nothing)."""
     while not stopping and child.poll() != 0:
         if changed := changes(seen, snapshot(folders)):

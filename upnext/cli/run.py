@@ -21,8 +21,8 @@ from upnext.control.exits import ExitCode
 if TYPE_CHECKING:
     from upnext.core.spec import ServiceSpec
 
-RELOADING = "UPNEXT_RUN_RELOADED"
-"""Set in the process that `--reload` starts anew for each change."""
+LIFELINE = "UPNEXT_RUN_LIFELINE"
+"""Set in the process that `--reload` starts anew for each change: a descriptor that reads end of file once its parent is gone."""
 
 
 @click.command()
@@ -34,11 +34,13 @@ RELOADING = "UPNEXT_RUN_RELOADED"
 @click.pass_context
 def run(ctx: click.Context, services: tuple[str, ...], only: tuple[str, ...], reload: bool, verbose: bool) -> None:
     """Run services (files, or modules as pkg.mod) in this process until Ctrl-C."""
-    if reload and RELOADING not in os.environ:
+    if reload and LIFELINE not in os.environ:
         from upnext.cli.reloading import keep_running
 
-        ctx.exit(keep_running(services, {**os.environ, RELOADING: "1"}))
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        ctx.exit(keep_running(services, LIFELINE))
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     from upnext import config
 
     namespace = config.namespace(flags().namespace, os.environ)
@@ -88,22 +90,55 @@ async def _serve(specs: Sequence[ServiceSpec], namespace: str) -> list[str] | No
     from upnext.engine.local import run_service
 
     stopping = asyncio.Event()
-    waiting = len(specs)
-
-    def ready() -> None:
-        nonlocal waiting
-        waiting -= 1
-        if not waiting:
-            tasks = sum(len(worker.tasks) for spec in specs for worker in spec.workers)
-            click.echo(f"upnext: {', '.join(spec.name for spec in specs)}: {tasks} tasks, ready (Ctrl-C ends it)", err=True)
-
+    ready = _Announcement(specs)
     lives = [
         asyncio.create_task(
-            run_service(spec, redis_url=None, namespace=namespace, install_signals=False, on_ready=ready, stopping=stopping),
+            run_service(
+                spec,
+                redis_url=None,
+                namespace=namespace,
+                install_signals=False,
+                on_ready=ready.one_more,
+                stopping=stopping,
+            ),
             name=f"upnext {spec.name}",
         )
         for spec in specs
     ]
+    _listen(stopping, lives)
+    try:
+        # One that fails ends all: half a set of services helps nobody.
+        await asyncio.wait(lives, return_when=asyncio.FIRST_COMPLETED)
+        stopping.set()
+        ended = await asyncio.gather(*lives, return_exceptions=True)
+    finally:
+        for life in lives:
+            life.cancel()
+    left: list[str] = []
+    for end in ended:
+        if isinstance(end, Exception):
+            raise end
+        if isinstance(end, list):
+            left += end
+    return left if left or any(isinstance(end, asyncio.CancelledError) for end in ended) else None
+
+
+class _Announcement:
+    """Says that it is ready when every service is."""
+
+    def __init__(self, specs: Sequence[ServiceSpec]) -> None:
+        self._names = ", ".join(spec.name for spec in specs)
+        self._tasks = sum(len(worker.tasks) for spec in specs for worker in spec.workers)
+        self._waiting = len(specs)
+
+    def one_more(self) -> None:
+        self._waiting -= 1
+        if not self._waiting:
+            click.echo(f"upnext: {self._names}: {self._tasks} tasks, ready (Ctrl-C ends it)", err=True)
+
+
+def _listen(stopping: asyncio.Event, lives: Sequence[asyncio.Task[list[str]]]) -> None:
+    """Signals and the lifeline to the parent, until the loop closes."""
 
     def asked(number: int) -> None:
         if stopping.is_set() and number == signal.SIGINT:
@@ -113,20 +148,13 @@ async def _serve(specs: Sequence[ServiceSpec], namespace: str) -> list[str] | No
             click.echo("upnext: finishing running jobs (Ctrl-C again ends at once)", err=True)
         stopping.set()
 
+    def alone() -> None:
+        loop.remove_reader(lifeline)
+        stopping.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked, number)
-    try:
-        # One that fails ends all: half a set of services helps nobody.
-        await asyncio.wait(lives, return_when=asyncio.FIRST_COMPLETED)
-        stopping.set()
-        ended = await asyncio.gather(*lives, return_exceptions=True)
-    finally:
-        for life in lives:
-            life.cancel()
-    for end in ended:
-        if isinstance(end, Exception):
-            raise end
-    if any(isinstance(end, asyncio.CancelledError) for end in ended):
-        return []
-    return [job for end in ended if isinstance(end, list) for job in end] or None
+    if LIFELINE in os.environ:
+        lifeline = int(os.environ[LIFELINE])
+        loop.add_reader(lifeline, alone)

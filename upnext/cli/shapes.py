@@ -31,7 +31,9 @@ def job(one: Job) -> dict[str, Any]:
         "parent_id": one.parent_id,
         "root_id": one.root_id,
         "result": orjson.loads(one.value) if one.value is not None else None,
-        "error": {"type": one.error.type, "message": one.error.message, "traceback": one.error.traceback} if one.error else None,
+        "error": {"type": one.error.type, "message": one.error.message, "traceback": one.error.traceback}
+        if one.error
+        else None,
         "cause": one.cause,
         "reason": one.reason.value if one.reason else None,
         "since": iso(one.since_ms),

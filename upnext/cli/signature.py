@@ -80,7 +80,9 @@ def _positional(declared: Parameters, kwargs: Mapping[str, Any], signature: str)
         if one.name not in kwargs:
             left_out = left_out or one.name
         elif left_out is not None:
-            raise InvalidArgumentsError(f"argument {one.name!r} can't be given without {left_out!r}; the task is {signature}")
+            raise InvalidArgumentsError(
+                f"argument {one.name!r} can't be given without {left_out!r}; the task is {signature}"
+            )
         else:
             values.append(kwargs[one.name])
     return values

@@ -16,7 +16,20 @@ from upnext.cli.options import flags, queue_options
 from upnext.cli.queue import queue
 from upnext.errors import UsageError
 
-COLUMNS = ("task", "kind", "service", "queued", "running", "delayed", "dead", "done", "failed", "rate/s", "limits", "paused")
+COLUMNS = (
+    "task",
+    "kind",
+    "service",
+    "queued",
+    "running",
+    "delayed",
+    "dead",
+    "done",
+    "failed",
+    "rate/s",
+    "limits",
+    "paused",
+)
 NUMBERS = ("queued", "running", "delayed", "dead", "done", "failed", "rate/s")
 
 
@@ -80,7 +93,15 @@ def _row(task: dict[str, Any]) -> list[Any]:
     if concurrency is not None:
         limits.append(f"max {concurrency}")
     counts = [task[name] for name in ("queued", "running", "delayed", "dead", "done", "failed")]
-    return [task["task"], task["kind"], task["service"], *counts, task["rate_per_s"], " ".join(limits) or None, task["paused"] or None]
+    return [
+        task["task"],
+        task["kind"],
+        task["service"],
+        *counts,
+        task["rate_per_s"],
+        " ".join(limits) or None,
+        task["paused"] or None,
+    ]
 
 
 @click.command(name="pause-task")

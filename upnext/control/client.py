@@ -76,7 +76,9 @@ class ControlClient:
         """
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         request_id = self._send(method, params)
-        for message in self._messages(time.monotonic() + limit_s, f"{method}: no answer from the daemon within {limit_s:g} s"):
+        for message in self._messages(
+            time.monotonic() + limit_s, f"{method}: no answer from the daemon within {limit_s:g} s"
+        ):
             if isinstance(message, Notification):
                 self._events.append(message)
                 continue
@@ -85,7 +87,9 @@ class ControlClient:
                 return answer
         raise AssertionError("unreachable: messages never end without raising")
 
-    def wait(self, op_id: str, *, timeout_s: float | None = None, on_progress: Callable[[str], None] | None = None) -> Ended:
+    def wait(
+        self, op_id: str, *, timeout_s: float | None = None, on_progress: Callable[[str], None] | None = None
+    ) -> Ended:
         """Follow one operation to its end, calling `on_progress` with each line about it but the last, which is in the answer.
 
         Raises TimeoutError after `timeout_s` (None: never; the operation goes on), DaemonGoneError, ControlError.
@@ -96,7 +100,9 @@ class ControlClient:
             if isinstance(message, Notification):
                 if message.method != "progress":
                     self._events.append(message)
-                elif on_progress is not None and message.params.get("op_id") == op_id and not message.params.get("done"):
+                elif (
+                    on_progress is not None and message.params.get("op_id") == op_id and not message.params.get("done")
+                ):
                     on_progress(str(message.params.get("text", "")))
                 continue
             answer = self._answer(message, request_id)
@@ -204,7 +210,9 @@ def _connect(path: str, timeout_s: float) -> socket.socket:
         raise DaemonNotRunningError(f"no upnextd is running on {path}") from None
     except PermissionError:
         connection.close()
-        raise ControlError(f"no permission for {path}: it belongs to another user's daemon", ErrorCode.FORBIDDEN) from None
+        raise ControlError(
+            f"no permission for {path}: it belongs to another user's daemon", ErrorCode.FORBIDDEN
+        ) from None
     except OSError as error:
         connection.close()
         if "too long" in str(error):

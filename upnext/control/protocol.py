@@ -272,7 +272,11 @@ METHODS = _table(
     Method("hello", "-> {protocol, version, name, pid}"),
     Method("status", "-> the status, see upnext.control.status"),
     Method("subscribe", "-> {}, then `event` notifications"),
-    Method("wait", "-> {op_id, ok, text, data} when the operation has ended", params={"op_id": Param(ParamKind.TEXT, required=True)}),
+    Method(
+        "wait",
+        "-> {op_id, ok, text, data} when the operation has ended",
+        params={"op_id": Param(ParamKind.TEXT, required=True)},
+    ),
     Method("drain", "finish what runs, hand back the rest", True, {"exit": Param(ParamKind.FLAG, default=False)}),
     Method("pause", "stop fetching", True),
     Method("resume", "fetch again", True),
@@ -280,7 +284,9 @@ METHODS = _table(
     Method("restart", "replace one child, or (slot null) every worker in turn", True, {"slot": Param(ParamKind.TEXT)}),
     Method("reload", "load the service's code anew", True),
     Method("scale", "set the desired number of workers", True, {"workers": Param(ParamKind.COUNT, required=True)}),
-    Method("dump", "-> {slot, pid, stacks}: the stacks of a child", params={"slot": Param(ParamKind.TEXT, required=True)}),
+    Method(
+        "dump", "-> {slot, pid, stacks}: the stacks of a child", params={"slot": Param(ParamKind.TEXT, required=True)}
+    ),
 )
 """Every method, by name. `dump` reads, so it answers when the stacks are there; it has no op_id."""
 
@@ -304,7 +310,9 @@ def bind(request: Request) -> dict[str, Any]:
                 raise ProtocolError(ErrorCode.INVALID_PARAMS, f"{method.name} needs {name!r}", request.id)
             value = param.default
         elif not param.kind.takes(value):
-            raise ProtocolError(ErrorCode.INVALID_PARAMS, f"{name} of {method.name} must be {param.kind.value}", request.id)
+            raise ProtocolError(
+                ErrorCode.INVALID_PARAMS, f"{name} of {method.name} must be {param.kind.value}", request.id
+            )
         bound[name] = value
     return bound
 

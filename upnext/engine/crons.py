@@ -39,7 +39,15 @@ def crons(transport: Transport, keys: Keys) -> list[Cron]:
             # Written by a version, or for a time zone database, that knows more than ours.
             next_ms = None
         listed.append(
-            Cron(facts.name, said.get("task", facts.name), spec.schedule, spec.timezone, said.get("service", ""), facts.cursor_ms, next_ms)
+            Cron(
+                facts.name,
+                said.get("task", facts.name),
+                spec.schedule,
+                spec.timezone,
+                said.get("service", ""),
+                facts.cursor_ms,
+                next_ms,
+            )
         )
     return listed
 

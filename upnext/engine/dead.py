@@ -42,7 +42,9 @@ def purge(transport: Transport, keys: Keys, job_ids: Sequence[str]) -> Handled:
     return _in_batches(transport, job_ids, lambda part: steering.purge_dead(keys, part))
 
 
-def _in_batches(transport: Transport, job_ids: Sequence[str], call: Callable[[Sequence[str]], Call[list[str]]]) -> Handled:
+def _in_batches(
+    transport: Transport, job_ids: Sequence[str], call: Callable[[Sequence[str]], Call[list[str]]]
+) -> Handled:
     unknown: list[str] = []
     for start in range(0, len(job_ids), steering.BATCH):
         unknown += transport.run(call(job_ids[start : start + steering.BATCH]))

@@ -14,7 +14,12 @@ from upnext.engine.inspect import Job, Transport, job
 MOST_COUNTED = 10_000
 """A job further back in its lane than this is told so, not its exact position."""
 
-_LANES = {"n": "lane normal", "h": "lane high", "b": "the lane of jobs that came back", "x": "the lane of suspects of a crash"}
+_LANES = {
+    "n": "lane normal",
+    "h": "lane high",
+    "b": "the lane of jobs that came back",
+    "x": "the lane of suspects of a crash",
+}
 
 
 class Gate(StrEnum):
@@ -44,7 +49,9 @@ class Explanation:
     detail: str
 
 
-def explain(transport: Transport, keys: Keys, job_id: str, idle_pids: frozenset[tuple[str, int]] = frozenset()) -> Explanation:
+def explain(
+    transport: Transport, keys: Keys, job_id: str, idle_pids: frozenset[tuple[str, int]] = frozenset()
+) -> Explanation:
     """`idle_pids` are (host, pid) of workers known to be paused or draining: Redis doesn't know, their daemon does.
 
     Raises JobNotFoundError and what the transport raises.
@@ -61,7 +68,11 @@ def explain(transport: Transport, keys: Keys, job_id: str, idle_pids: frozenset[
 def _elsewhere(found: Job) -> tuple[Gate, None, str]:
     match found.status:
         case JobStatus.DELAYED:
-            return Gate.DELAYED, None, "it is not due yet" if found.attempt == 1 else f"it waits for its attempt {found.attempt}"
+            return (
+                Gate.DELAYED,
+                None,
+                "it is not due yet" if found.attempt == 1 else f"it waits for its attempt {found.attempt}",
+            )
         case JobStatus.RUNNING:
             return Gate.RUNNING, None, f"worker {found.worker} has it"
         case _:
@@ -85,7 +96,10 @@ def _gate(found: Job, said: Gates, idle_pids: frozenset[tuple[str, int]]) -> tup
         step_us = limits["period_s"] * 1_000_000 / limits["rate"]
         wait_us = said.tat_us + step_us - said.server_us
         if wait_us > 0:
-            return Gate.RATE, f"rate_limit {limits['rate']} per {limits['period_s']:g} s; the next start is in {wait_us / 1e6:.2f} s"
+            return (
+                Gate.RATE,
+                f"rate_limit {limits['rate']} per {limits['period_s']:g} s; the next start is in {wait_us / 1e6:.2f} s",
+            )
     if found.lane == "x":
         return Gate.SUSPECT, "one of several suspects of a crash: it runs alone, on the next worker with nothing to do"
     lane = _LANES[found.lane or "n"]

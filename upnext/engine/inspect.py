@@ -83,7 +83,9 @@ def job(transport: Transport, keys: Keys, job_id: str) -> Job:
             return _packed(job_id, place, **extra)
 
 
-def jobs(transport: Transport, keys: Keys, status: JobStatus | None = None, task: str | None = None, limit: int = 100) -> list[Job]:
+def jobs(
+    transport: Transport, keys: Keys, status: JobStatus | None = None, task: str | None = None, limit: int = 100
+) -> list[Job]:
     """At most `limit` jobs, of one status or of all: running, queued, delayed, then recent ends.
 
     Queued ones come oldest first, delayed soonest first, ends newest first. Status dead
@@ -114,7 +116,9 @@ def lineage(transport: Transport, keys: Keys, root_id: str, limit: int = 10_000)
     """The jobs known to descend from `root_id`, itself not among them: of the newest `limit` that live or have ended."""
     everything = [*jobs(transport, keys, limit=limit), *dead_letters(transport, keys, limit=limit)]
     unique = {one.job_id: one for one in reversed(everything)}
-    return sorted((one for one in unique.values() if one.root_id == root_id), key=lambda one: (one.submitted_ms or 0, one.job_id))
+    return sorted(
+        (one for one in unique.values() if one.root_id == root_id), key=lambda one: (one.submitted_ms or 0, one.job_id)
+    )
 
 
 def dead_letters(transport: Transport, keys: Keys, task: str | None = None, limit: int = 100) -> list[Job]:
@@ -151,7 +155,9 @@ def _paged(transport: Transport, keys: Keys, *, dead: bool, task: str | None, li
     found: list[Job] = []
     rank: int | None = 0
     while rank is not None and len(found) < limit:
-        page = transport.run(looking.page_jobs(keys, dead=dead, task=task, rank=rank, look=_LOOK, limit=limit - len(found)))
+        page = transport.run(
+            looking.page_jobs(keys, dead=dead, task=task, rank=rank, look=_LOOK, limit=limit - len(found))
+        )
         found += [_packed(job_id, place) for job_id, place in page.jobs]
         rank = page.next_rank
     return found
@@ -196,9 +202,15 @@ def _in_lane(job_id: str, place: InLane, server_ms: int | None, **extra: Any) ->
 def _packed(job_id: str, place: Packed, **extra: Any) -> Job:
     if not place.dead:
         told = _told(job_id, place.meta)
-        return Job(**told, status=JobStatus.DELAYED, due_ms=place.at_ms, lane=place.lane, payload=place.payload, **extra)
+        return Job(
+            **told, status=JobStatus.DELAYED, due_ms=place.at_ms, lane=place.lane, payload=place.payload, **extra
+        )
     said = place.meta.outcome
-    end = outcome.from_dict(said) if said else Outcome(JobStatus.DEAD, attempt=place.meta.attempt, crashes=place.meta.crashes)
+    end = (
+        outcome.from_dict(said)
+        if said
+        else Outcome(JobStatus.DEAD, attempt=place.meta.attempt, crashes=place.meta.crashes)
+    )
     return _ended(job_id, end, at_ms=place.at_ms, lane=place.lane, payload=place.payload, dead_letter=True, **extra)
 
 

@@ -1,3 +1,5 @@
+"""Fixtures of the command line tests: a worker by hand, and `upnext` in this process."""
+
 from __future__ import annotations
 
 import json

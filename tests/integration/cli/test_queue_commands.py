@@ -239,7 +239,9 @@ class TestDead:
         assert cli.out == "no jobs\n"
         assert cli("dead", "show", second) == 1
 
-    @pytest.mark.parametrize("arguments", [["retry"], ["purge"], ["retry", "ship:n1-0", "--all"], ["purge", "--all", "--task", "ship"]])
+    @pytest.mark.parametrize(
+        "arguments", [["retry"], ["purge"], ["retry", "ship:n1-0", "--all"], ["purge", "--all", "--task", "ship"]]
+    )
     def test_which_must_be_said(self, cli: Cli, arguments: list[str]) -> None:
         assert cli("dead", *arguments) == 64
         assert "say which" in cli.err
@@ -249,6 +251,31 @@ class TestDead:
         [shipped], [packed] = bench.dead("ship"), bench.dead("pack")
         assert cli.json("dead", "retry", "--task", "ship") == {"retried": [shipped], "unknown": []}
         assert [one["job_id"] for one in cli.json("dead", "list", "--task", "pack")] == [packed]
+
+
+class TestCancel:
+    def test_queued_and_again(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("ship"))
+        job_id = bench.submit("ship")
+        for _ in range(2):
+            assert cli.json("cancel", job_id) == {"job_id": job_id, "cancelled": True}
+        assert cli.json("job", job_id)["status"] == "cancelled"
+
+    def test_running_is_asked_to_end(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("ship"))
+        job_id = bench.submit("ship")
+        bench.take()
+        assert cli("cancel", job_id) == 0
+        assert cli.json("job", job_id)["cancel_requested_at"] is not None
+
+    def test_ended_and_unknown(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("ship"))
+        job_id = bench.submit("ship")
+        bench.finish(bench.take())
+        assert cli("cancel", job_id) == 1
+        assert cli.out == f"{job_id} had ended\n"
+        assert cli("cancel", "ship:n1-0") == 1
+        assert "no job" in cli.err
 
 
 class TestCron:

@@ -51,16 +51,28 @@ class Bench:
         self.epoch = ""
         self.names: list[str] = []
 
-    def register(self, *tasks: TaskSpec, consumer: str = CONSUMER, service: str = "orders", lease_ms: int = 60_000) -> None:
+    def register(
+        self, *tasks: TaskSpec, consumer: str = CONSUMER, service: str = "orders", lease_ms: int = 60_000
+    ) -> None:
         self.names = [one.name for one in tasks]
-        record = {"daemon": "d1", "host": "here", "pid": 4711, "service": service, "worker": "w", "tasks": self.names, "since_ms": 1}
+        record = {
+            "daemon": "d1",
+            "host": "here",
+            "pid": 4711,
+            "service": service,
+            "worker": "w",
+            "tasks": self.names,
+            "since_ms": 1,
+        }
         registration = keeping.Registration(consumer, record, service, 1, lease_ms, tasks)
         self.epoch, _ = self.broker.run(keeping.register(self.keys, registration, "epoch-1"))
 
     def submit(self, name: str, **options: Any) -> str:
         return self.broker.submit(Submission(name, b'{"order_id":"A1"}', **options))
 
-    def fetch(self, budget: int = 10, *, consumer: str = CONSUMER, lanes: str = "hnb", idle: bool = False) -> list[Taken]:
+    def fetch(
+        self, budget: int = 10, *, consumer: str = CONSUMER, lanes: str = "hnb", idle: bool = False
+    ) -> list[Taken]:
         call = holding.fetch(
             self.keys, self.epoch, consumer, self.names, budget=budget, idle=idle, lanes=lanes, most_limited=10
         )
@@ -77,7 +89,9 @@ class Bench:
         return one
 
     def finish(self, one: Taken, value: bytes = b"null", ttl_ms: int = TTL_MS) -> None:
-        self._end(one, Outcome(JobStatus.DONE, value=value, begun_ms=1_000, finished_ms=2_000, worker=CONSUMER), False, ttl_ms)
+        self._end(
+            one, Outcome(JobStatus.DONE, value=value, begun_ms=1_000, finished_ms=2_000, worker=CONSUMER), False, ttl_ms
+        )
 
     def fail(self, one: Taken, ttl_ms: int = TTL_MS) -> None:
         """On its last attempt: it becomes a dead letter."""

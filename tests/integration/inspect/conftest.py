@@ -1,3 +1,5 @@
+"""Fixtures of the tests of what looks into the queue."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

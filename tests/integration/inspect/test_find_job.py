@@ -36,7 +36,11 @@ def test_running_tells_who_has_it(bench: Bench) -> None:
     job_id = bench.submit("ship")
     bench.take()
     job = inspect.job(bench.broker, bench.keys, job_id)
-    assert (job.status, job.worker, job.worker_record and job.worker_record["pid"]) == (JobStatus.RUNNING, "consumer-1", 4711)
+    assert (job.status, job.worker, job.worker_record and job.worker_record["pid"]) == (
+        JobStatus.RUNNING,
+        "consumer-1",
+        4711,
+    )
     assert job.started_ms is not None
     assert job.submitted_ms is not None
     assert job.started_ms >= job.submitted_ms - 5

@@ -11,7 +11,9 @@ from upnext.errors import UsageError
 
 
 def test_last_and_next(bench: Bench) -> None:
-    bench.register(task("b.nightly", cron=CronSpec("0 3 * * *", "Europe/Berlin")), task("a.tick", cron=CronSpec("* * * * * *")))
+    bench.register(
+        task("b.nightly", cron=CronSpec("0 3 * * *", "Europe/Berlin")), task("a.tick", cron=CronSpec("* * * * * *"))
+    )
     tick, nightly = crons.crons(bench.broker, bench.keys)
     assert (tick.name, tick.schedule, tick.timezone, tick.service) == ("a.tick", "* * * * * *", "UTC", "orders")
     assert (nightly.name, nightly.timezone) == ("b.nightly", "Europe/Berlin")

@@ -41,7 +41,9 @@ def test_pages_go_on_where_the_last_ended(bench: Bench) -> None:
             found: list[str] = []
             rank: int | None = 0
             while rank is not None:
-                page = bench.broker.run(looking.page_jobs(bench.keys, dead=False, task="ship", rank=rank, look=look, limit=limit))
+                page = bench.broker.run(
+                    looking.page_jobs(bench.keys, dead=False, task="ship", rank=rank, look=look, limit=limit)
+                )
                 assert len(page.jobs) <= min(look, limit)
                 found += [job_id for job_id, _ in page.jobs]
                 rank = page.next_rank

@@ -24,7 +24,12 @@ def test_buried_by_crashes(bench: Bench) -> None:
     job_id = bench.submit("ship")
     bench.crash(bench.take())
     job = inspect.dead_letter(bench.broker, bench.keys, job_id)
-    assert (job.status, job.reason, job.cause, job.crashes) == (JobStatus.DEAD, FailureReason.CRASH, "signal:SIGSEGV", 1)
+    assert (job.status, job.reason, job.cause, job.crashes) == (
+        JobStatus.DEAD,
+        FailureReason.CRASH,
+        "signal:SIGSEGV",
+        1,
+    )
     assert job.payload == b'{"order_id":"A1"}'
 
 

@@ -68,8 +68,12 @@ def test_status_in_a_pipe(path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", [["ctl", "--json", "status"], ["--json", "ctl", "status"], ["ctl", "status", "--json"]])
-def test_status_as_json_is_the_answer_as_it_came(path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [["ctl", "--json", "status"], ["--json", "ctl", "status"], ["ctl", "status", "--json"]]
+)
+def test_status_as_json_is_the_answer_as_it_came(
+    path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with FakeDaemon(path, answers(status=STATUS)):
         assert main.run([*arguments, "--socket", str(path)]) == 0
     assert json.loads(capsys.readouterr().out) == STATUS
@@ -114,7 +118,11 @@ def test_mutations_are_asked_for_and_not_waited_for(
 
 
 def test_drain_wait_tells_how_it_goes(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said: list[Message | bytes] = [protocol.progress("op-1", "2 jobs run"), protocol.progress("op-1", "drained", done=True), ended()]
+    said: list[Message | bytes] = [
+        protocol.progress("op-1", "2 jobs run"),
+        protocol.progress("op-1", "drained", done=True),
+        ended(),
+    ]
     with FakeDaemon(path, answers(drain={"op_id": "op-1"}, wait=said)):
         assert ctl(path, "drain", "--wait") == 0
         assert capsys.readouterr().out == "2 jobs run\ndrained\n"
@@ -128,7 +136,9 @@ def test_a_wait_that_is_too_long(path: Path, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("data", "code"), [(None, 1), ("Traceback", 1), ({"exit_code": 75}, 75), ({"exit_code": 5}, 1)])
+@pytest.mark.parametrize(
+    ("data", "code"), [(None, 1), ("Traceback", 1), ({"exit_code": 75}, 75), ({"exit_code": 5}, 1)]
+)
 def test_an_operation_that_fails(path: Path, data: Any, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     with FakeDaemon(path, answers(reload={"op_id": "op-1"}, wait=[ended(ok=False, text="SyntaxError", data=data)])):
         assert ctl(path, "reload", "--wait") == code

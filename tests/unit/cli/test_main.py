@@ -52,7 +52,9 @@ def test_an_error_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert capsys.readouterr().err == "upnext: no such thing\n"
 
 
-def test_an_unexpected_error_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unexpected_error_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert raising(RuntimeError("two\nlines"), monkeypatch) == 1
     assert capsys.readouterr().err == "upnext: unexpected RuntimeError: two lines (UPNEXT_DEBUG=1 shows where)\n"
 
@@ -88,7 +90,9 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
         (["tasks", "--redis-url", "redis://x", "--namespace", "a b"], "namespace"),
     ],
 )
-def test_bad_arguments_are_told_in_one_line(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments_are_told_in_one_line(
+    arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main.run(arguments) == ExitCode.USAGE
     said = capsys.readouterr()
     assert text in said.err
@@ -97,7 +101,9 @@ def test_bad_arguments_are_told_in_one_line(arguments: list[str], text: str, cap
 
 
 @pytest.mark.parametrize("arguments", [[], ["ctl"], ["dead"], ["cron"]])
-def test_a_group_alone_shows_its_help_and_is_wrong_use(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_group_alone_shows_its_help_and_is_wrong_use(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main.run(arguments) == ExitCode.USAGE
     assert "Commands:" in capsys.readouterr().err
 

@@ -1,3 +1,5 @@
+"""What commands print, on a terminal and in a pipe."""
+
 from __future__ import annotations
 
 import pytest
@@ -23,7 +25,9 @@ def test_an_empty_table_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "no jobs\n"
 
 
-def test_a_table_on_a_terminal_shows_markup_as_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_on_a_terminal_shows_markup_as_text(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(output, "on_terminal", lambda: True)
     output.print_table(["job"], [["[red]a[/]"]], none="no jobs")
     assert "[red]a[/]" in capsys.readouterr().out
@@ -41,14 +45,25 @@ def test_json_in_a_pipe_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(None, None), (0, "0ms"), (0.25, "250ms"), (-1, "0ms"), (3.21, "3.2s"), (75, "1m15s"), (3600, "1h"), (90000, "1d1h"), (86461, "1d1m")],
+    [
+        (None, None),
+        (0, "0ms"),
+        (0.25, "250ms"),
+        (-1, "0ms"),
+        (3.21, "3.2s"),
+        (75, "1m15s"),
+        (3600, "1h"),
+        (90000, "1d1h"),
+        (86461, "1d1m"),
+    ],
 )
 def test_durations(seconds: float | None, text: str | None) -> None:
     assert texts.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(None, None), (0, "0B"), (1023, "1023B"), (1536, "1.5K"), (300 << 20, "300M"), (5 << 40, "5.0T")]
+    ("count", "text"),
+    [(None, None), (0, "0B"), (1023, "1023B"), (1536, "1.5K"), (300 << 20, "300M"), (5 << 40, "5.0T")],
 )
 def test_sizes(count: int | None, text: str | None) -> None:
     assert texts.size(count) == text

@@ -73,7 +73,9 @@ def test_the_names_are_those_of_the_function(function: Any) -> None:
     declared = parameters(Signature.of(function).describe())
     theirs = inspect.signature(function).parameters.values()
     named = [one for one in theirs if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
-    assert [(one.name, one.required) for one in declared.named] == [(one.name, one.default is one.empty) for one in named]
+    assert [(one.name, one.required) for one in declared.named] == [
+        (one.name, one.default is one.empty) for one in named
+    ]
     assert declared.extra == any(one.kind is one.VAR_KEYWORD for one in theirs)
 
 

@@ -21,7 +21,10 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_says_hello_and_asks(path: Path) -> None:
-    with FakeDaemon(path, lambda request: [Response(request.id, {"mode": "running"})]) as daemon, ControlClient(path) as client:
+    with (
+        FakeDaemon(path, lambda request: [Response(request.id, {"mode": "running"})]) as daemon,
+        ControlClient(path) as client,
+    ):
         assert client.hello["name"] == "orders"
         assert client.call("status") == {"mode": "running"}
         assert [request.method for request in daemon.requests] == ["hello", "status"]
@@ -57,7 +60,11 @@ def test_an_error_answer_carries_code_and_data(path: Path) -> None:
     def answer(request: Request) -> list[Message | bytes]:
         return [ErrorResponse(request.id, ErrorCode.NO_SUCH_SLOT, "no slot worker-9", ["worker-1"])]
 
-    with FakeDaemon(path, answer), ControlClient(path) as client, pytest.raises(ControlError, match="no slot worker-9") as caught:
+    with (
+        FakeDaemon(path, answer),
+        ControlClient(path) as client,
+        pytest.raises(ControlError, match="no slot worker-9") as caught,
+    ):
         client.call("dump", slot="worker-9")
     assert (caught.value.code, caught.value.data) == (ErrorCode.NO_SUCH_SLOT, ["worker-1"])
 
@@ -95,7 +102,11 @@ def test_it_hangs_up(path: Path) -> None:
 
 @pytest.mark.parametrize("junk", [b"HTTP/1.1 400\r\n\r\n", b"x" * (protocol.FRAME_CAP_BYTES + 1)])
 def test_something_else_listens(path: Path, junk: bytes) -> None:
-    with FakeDaemon(path, lambda _: [junk]), ControlClient(path) as client, pytest.raises(ControlError, match="what listens on"):
+    with (
+        FakeDaemon(path, lambda _: [junk]),
+        ControlClient(path) as client,
+        pytest.raises(ControlError, match="what listens on"),
+    ):
         client.call("status")
 
 
@@ -118,7 +129,11 @@ def test_wait_follows_one_operation_to_its_end(path: Path) -> None:
 
 
 def test_wait_ends_in_time(path: Path) -> None:
-    with FakeDaemon(path, lambda _: []), ControlClient(path) as client, pytest.raises(TimeoutError, match="goes on in the daemon"):
+    with (
+        FakeDaemon(path, lambda _: []),
+        ControlClient(path) as client,
+        pytest.raises(TimeoutError, match="goes on in the daemon"),
+    ):
         client.wait("op-1", timeout_s=0.05)
 
 

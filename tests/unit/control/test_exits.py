@@ -1,3 +1,5 @@
+"""Exit codes are part of the contract."""
+
 from __future__ import annotations
 
 from upnext.control.exits import ExitCode

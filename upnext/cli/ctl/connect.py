@@ -25,7 +25,9 @@ def connect() -> ControlClient:
         return ControlClient(socket or str(config.control_socket(name or "", None, _without_socket(environment))))
     running = config.find_control_sockets(environment)
     if not running:
-        raise DaemonNotRunningError("no upnextd is running (start one: `upnextd start SERVICE`; elsewhere: --socket PATH)")
+        raise DaemonNotRunningError(
+            "no upnextd is running (start one: `upnextd start SERVICE`; elsewhere: --socket PATH)"
+        )
     if len(running) > 1:
         names = ", ".join(name for name, _ in running)
         raise UsageError(f"several daemons are running: {names}; say which with --name NAME")

@@ -17,7 +17,9 @@ from upnext.control.exits import ExitCode
 from upnext.errors import DaemonGoneError
 
 _wait = click.option("--wait", is_flag=True, help="Wait until it is done.")
-_timeout = click.option("--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Longest wait, in seconds.")
+_timeout = click.option(
+    "--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Longest wait, in seconds."
+)
 
 
 @click.command()
@@ -87,7 +89,12 @@ def restart(ctx: click.Context, slot: str | None, wait: bool, timeout: float) ->
 @click.command()
 @click.option("--now", is_flag=True, help="Kill running jobs; they run again at the next start.")
 @click.option("--no-wait", is_flag=True, help="Return as soon as the daemon has taken it on.")
-@click.option("--timeout", type=click.FloatRange(min=0), default=None, help="Longest wait, in seconds (default: the daemon's own).")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=None,
+    help="Longest wait, in seconds (default: the daemon's own).",
+)
 @control_options
 @click.pass_context
 def stop(ctx: click.Context, now: bool, no_wait: bool, timeout: float | None) -> None:
@@ -110,7 +117,9 @@ def _accepted(asked: dict[str, Any], text: str) -> ExitCode:
     return ExitCode.OK
 
 
-def _follow(client: ControlClient, asked: dict[str, Any], timeout_s: float | None, text: str, *, gone: bool = False) -> ExitCode:
+def _follow(
+    client: ControlClient, asked: dict[str, Any], timeout_s: float | None, text: str, *, gone: bool = False
+) -> ExitCode:
     """Wait for the operation's end, telling how it goes; with `gone`, also for the end of the daemon."""
     try:
         ended = _watched(client, asked["op_id"], timeout_s, text)
@@ -118,7 +127,12 @@ def _follow(client: ControlClient, asked: dict[str, Any], timeout_s: float | Non
         if not gone:
             raise
         # It ended before the answer about its end got through.
-        ended = Ended(ok=True, text="stopped", data=None, raw={"op_id": asked["op_id"], "ok": True, "text": "stopped", "data": None})
+        ended = Ended(
+            ok=True,
+            text="stopped",
+            data=None,
+            raw={"op_id": asked["op_id"], "ok": True, "text": "stopped", "data": None},
+        )
     if gone:
         client.wait_gone(timeout_s)
     if flags().json:

@@ -18,7 +18,9 @@ from upnext.control.status import Status
 
 
 @click.command()
-@click.option("--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between two looks.")
+@click.option(
+    "--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between two looks."
+)
 @click.option("--count", type=click.IntRange(min=1), default=None, help="End after so many looks (default: go on).")
 @control_options
 def top(interval: float, count: int | None) -> None:
@@ -43,7 +45,9 @@ def events() -> None:
 
 
 def _told(event: dict[str, Any]) -> str:
-    rest = " ".join(f"{name}={value}" for name, value in event.items() if name not in ("kind", "at") and value is not None)
+    rest = " ".join(
+        f"{name}={value}" for name, value in event.items() if name not in ("kind", "at") and value is not None
+    )
     return f"{event.get('at', '')}  {event.get('kind', '?')}  {rest}".rstrip()
 
 

@@ -83,7 +83,11 @@ def find_job(keys: Keys, job_id: str) -> Call[Found]:
         match kind:
             case b"s":
                 lane, entry_id, payload, meta, *holder = said
-                held = Held(holder[0].decode(), holder[1], _json(holder[2])) if len(holder) == 3 and holder[0] is not None else None
+                held = (
+                    Held(holder[0].decode(), holder[1], _json(holder[2]))
+                    if len(holder) == 3 and holder[0] is not None
+                    else None
+                )
                 return InLane(lane.decode(), entry_id.decode(), entry.decode_meta(meta), payload, held)
             case b"d" | b"z":
                 return _packed(kind == b"z", said[0], said[1])
@@ -94,7 +98,9 @@ def find_job(keys: Keys, job_id: str) -> Call[Found]:
 
     def parse(reply: list[Any]) -> Found:
         server_ms, cancel_ms, progress, definition, kind, *said = reply
-        return Found(server_ms, int(cancel_ms) if cancel_ms else None, _json(progress), _json(definition), place(kind, said))
+        return Found(
+            server_ms, int(cancel_ms) if cancel_ms else None, _json(progress), _json(definition), place(kind, said)
+        )
 
     return Call(
         script("find_job"),
@@ -254,7 +260,9 @@ def list_tasks(keys: Keys, now_ms: int) -> Call[list[TaskFacts]]:
             )
         return facts
 
-    return Call(script("list_tasks"), [keys.tasks, keys.stats, keys.limits, keys.paused, *buckets], [keys.stream_prefix], parse)
+    return Call(
+        script("list_tasks"), [keys.tasks, keys.stats, keys.limits, keys.paused, *buckets], [keys.stream_prefix], parse
+    )
 
 
 def count_by_task(keys: Keys, *, dead: bool, cursor: str, look: int) -> Call[tuple[str, dict[str, int]]]:
