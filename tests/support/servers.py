@@ -50,7 +50,7 @@ class Server:
         self.options = {"appendonly": "no", "save": "", **options}
         self.directory = Path(tempfile.mkdtemp(prefix="upnext-broker-"))
         self.socket_path = self.directory / "broker.sock"
-        self.port = _free_port()
+        self.port = free_port()
         self._binary = binary(kind)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -69,6 +69,10 @@ class Server:
     def _credentials(self) -> str:
         password = self.options.get("requirepass")
         return f":{password}@" if password else ""
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None
 
     @property
     def pid(self) -> int:
@@ -152,7 +156,7 @@ class Server:
         return (self.directory / "log").read_text(errors="replace")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

@@ -61,6 +61,20 @@ def settle(key: str | None, answer: str | Held, nonce: str) -> str:
     raise DuplicateJobError(key or "", answer.job_id)
 
 
+def _wake(waiter: asyncio.Future[Outcome | None]) -> None:
+    """Nothing was heard: reread the truth."""
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _uncertain(error: BaseException) -> SubmitUncertain:
+    return SubmitUncertain(f"{error}; the job may or may not be queued. Submit with an idempotency key to make a repeat safe")
+
+
+_Waiting = tuple[Submission, str | None, str, "asyncio.Future[str | Held]"]
+"""A submit on its way: the job, the channel of its waiter, the nonce of its key ('' without one), the future of its answer."""
+
+
 class Broker:
     """Made per loop by `upnext.engine.clients`, or by a runtime for its own jobs."""
 
@@ -71,7 +85,7 @@ class Broker:
         self._nonce = secrets.token_hex(8)
         self.link = Link(self.endpoint, name)
         self._listener: Listener | None = None
-        self._queue: list[tuple[Submission, str | None, str, asyncio.Future[str | Held]]] = []
+        self._queue: list[_Waiting] = []
         self._flushing = False
         self._batches: set[asyncio.Task[None]] = set()
         self._waits: dict[str, list[asyncio.Future[Outcome | None]]] = {}
@@ -140,11 +154,40 @@ class Broker:
         self._flushing = False
         queue, self._queue = self._queue, []
         for start in range(0, len(queue), BATCH_JOBS):
-            task = asyncio.create_task(self._submit_batch(queue[start : start + BATCH_JOBS]), name="upnext-submit")
-            self._batches.add(task)
-            task.add_done_callback(self._batches.discard)
+            self._send_batch(queue[start : start + BATCH_JOBS])
 
-    async def _submit_batch(self, batch: list[tuple[Submission, str | None, str, asyncio.Future[str | Held]]]) -> None:
+    def _send_batch(self, batch: list[_Waiting]) -> None:
+        """The quick way: written at once on the live connection, no task; whatever goes wrong takes the slow way."""
+        wire = self.link.live
+        if wire is None or any(nonce for _, _, nonce, _ in batch):
+            self._own(self._submit_batch(batch))
+            return
+        call = producing.submit(self.keys, [(job, reply_to) for job, reply_to, _, _ in batch], "")
+        reply = wire.start(call)
+
+        def answered(reply: asyncio.Future[Any]) -> None:
+            error = None if reply.cancelled() else reply.exception()
+            if error is None and not reply.cancelled():
+                for (*_, future), answer in zip(batch, call.parse(reply.result()), strict=True):
+                    if not future.done():
+                        future.set_result(answer)
+            elif isinstance(error, LostReplyError):
+                self._give_up(batch, _uncertain(error))
+            else:  # it was refused as a whole (NOSCRIPT, READONLY, MOVED, OOM …): nothing is queued
+                self._own(self._submit_batch(batch))
+
+        reply.add_done_callback(answered)
+
+    @staticmethod
+    def _give_up(batch: list[_Waiting], error: BaseException) -> None:
+        for *_, future in batch:
+            if not future.done():
+                if isinstance(error, asyncio.CancelledError):
+                    future.cancel()
+                else:
+                    future.set_exception(error)
+
+    async def _submit_batch(self, batch: list[_Waiting]) -> None:
         # keyed jobs go by themselves: each has a nonce of its own, and only they may be sent again
         plain = [item for item in batch if not item[2]]
         for group in [plain, *([item] for item in batch if item[2])]:
@@ -154,12 +197,7 @@ class Broker:
             try:
                 answers = await self._run_submit(call, bool(group[0][2]))
             except BaseException as error:  # every submitter gets it; a cancel goes on
-                for *_, future in group:
-                    if not future.done():
-                        if isinstance(error, asyncio.CancelledError):
-                            future.cancel()
-                        else:
-                            future.set_exception(error)
+                self._give_up(group, error)
                 if not isinstance(error, Exception):
                     raise
             else:
@@ -181,9 +219,7 @@ class Broker:
             except BrokerUnavailableError as error:
                 lost = lost or isinstance(error, LostReplyError)
                 if lost and (not repeatable or loop.time() > deadline):
-                    raise SubmitUncertain(
-                        f"{error}; the job may or may not be queued. Submit with an idempotency key to make a repeat safe"
-                    ) from None
+                    raise _uncertain(error) from None
                 if loop.time() > deadline:
                     raise
             await backoff.sleep()
@@ -238,15 +274,17 @@ class Broker:
                         raise JobNotFoundError(job_id)
                 registered = False
                 left = REREAD_S if deadline is None else min(REREAD_S, deadline - loop.time())
-                await asyncio.wait([woken], timeout=max(0.0, left))
-                if woken.done():
-                    outcome = woken.result()
-                    if outcome is not None:
-                        watched = False
-                        return outcome
-                    self._forget(job_id, woken)
-                    woken = loop.create_future()
-                    self._waits.setdefault(job_id, []).append(woken)
+                timer = loop.call_later(max(0.0, left), _wake, woken)
+                try:
+                    outcome = await woken
+                finally:
+                    timer.cancel()
+                if outcome is not None:
+                    watched = False
+                    return outcome
+                self._forget(job_id, woken)
+                woken = loop.create_future()
+                self._waits.setdefault(job_id, []).append(woken)
                 if deadline is not None and loop.time() >= deadline:
                     error = TimeoutError(f"job {job_id} did not end within {timeout_s:g} s")
                     error.job_id = job_id  # type: ignore[attr-defined]
@@ -296,8 +334,7 @@ class Broker:
     def _reread(self) -> None:
         for waits in self._waits.values():
             for future in waits:
-                if not future.done():
-                    future.set_result(None)
+                _wake(future)
 
     async def cancel(self, job_id: str) -> bool:
         """Ends a delayed or queued job as cancelled, asks a running one to end. -> False when it has ended, or is unknown."""

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from upnext.engine.sync import SyncBroker
 
 _Where = tuple[str, str]
-_TOLD_BY = ("UPNEXT_REDIS_URL", "UPNEXT_NAMESPACE", "UPNEXTD_STATE_DIR", "STATE_DIRECTORY", "XDG_STATE_HOME", "HOME", "UPNEXTD_NAME")
+_PLACES = ("UPNEXTD_STATE_DIR", "STATE_DIRECTORY", "XDG_STATE_HOME", "HOME", "UPNEXTD_NAME")
+"""Variables that say where a daemon's embedded broker is."""
 _resolved: dict[tuple[str | None, ...], tuple[_Where, float]] = {}
 _async: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Where, Broker]] = weakref.WeakKeyDictionary()
 _closers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None]] = weakref.WeakKeyDictionary()
@@ -32,7 +33,9 @@ def _where(worker_url: str | None) -> _Where:
     attempt = CURRENT.get(None)
     if attempt is not None and worker_url is None:
         return _of_attempt(attempt.broker)
-    said = (worker_url, *map(os.environ.get, _TOLD_BY))
+    get = os.environ.get
+    url = get("UPNEXT_REDIS_URL")
+    said = (worker_url, url, get("UPNEXT_NAMESPACE"), *(() if url or worker_url else map(get, _PLACES)))
     known = _resolved.get(said)
     if known is None or known[1] < time.monotonic():
         resolved = redis_url(None, os.environ, worker_url)

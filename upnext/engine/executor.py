@@ -247,6 +247,7 @@ class Executor:
                     self._on_room()
                     await asyncio.sleep(0)
                     slice_end = loop_time() + SLICE_S
+            self._finisher.flush()
             self._on_room()
             if len(self._idle) >= self.concurrency:
                 return

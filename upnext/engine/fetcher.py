@@ -40,6 +40,10 @@ OWN_PENDING_S = 30.0
 MOST_UNCONFIRMED = 20_000
 """With more ends than this unconfirmed (a broker that is away or slow) nothing is fetched."""
 
+SWEEP_S = 0.02
+BACKLOG_JOBS = 64
+"""When one look at everything finds so many jobs in a single stream, that stream is read directly until the next look, SWEEP_S later."""
+
 _SCHEMA_FIELD = re.compile(rb"p\d+\Z")
 _PAYLOAD, _META = PAYLOAD_FIELD.encode(), META_FIELD.encode()
 
@@ -60,6 +64,9 @@ class Fetcher:
         self._waits_for_room = False
         self._exclusive: Attempt | None = None
         self._streams: list[str] = []
+        self._open_streams: frozenset[str] = frozenset()
+        self._backlog: str | None = None
+        self._swept_at = 0.0
         self._lanes: dict[str, tuple[str, str]] = {
             stream: (task, lane)
             for task in worker.tasks
@@ -171,8 +178,11 @@ class Fetcher:
             self._look = False
             if self._look_for_suspects and self._idle():
                 await self._unblock()
-            found, wait_s = await self._fetch(budget)
-            self._told_ready()
+            if self._backlog is not None and budget >= BACKLOG_JOBS and time.monotonic() - self._swept_at < SWEEP_S:
+                found = await self._read_on(self._backlog, budget)
+            else:
+                found, wait_s = await self._fetch(budget)
+                self._told_ready()
             if found:
                 self._look = True  # there may be more
                 if found <= 4:
@@ -226,6 +236,11 @@ class Fetcher:
         )
         got = await self._broker.run(call)
         self._look_for_suspects = self._look_for_suspects and not self._idle()
+        self._swept_at = time.monotonic()
+        self._backlog = None
+        if len(got.entries) == 1 and len(got.entries[0][2]) >= BACKLOG_JOBS:
+            stream = runtime.keys.stream(*got.entries[0][:2])
+            self._backlog = stream if stream in self._open_streams else None
         executor.server_offset_s = got.server_ms / 1000 - time.time()
         found = 0
         for task, lane, entries in got.entries:
@@ -241,6 +256,19 @@ class Fetcher:
             wait_s = min(wait_s or HELD_BACK_REREAD_S, HELD_BACK_REREAD_S)
         return found, wait_s
 
+    async def _read_on(self, stream: str, budget: int) -> int:
+        """Reads one stream with a backlog, without the script: it would copy every payload twice. -> jobs taken"""
+        reply = await self._broker.link.command(
+            "XREADGROUP", "GROUP", GROUP, self._runtime.consumer, "COUNT", budget, "STREAMS", stream, ">"
+        )
+        found = len(reply[0][1]) if reply else 0
+        if found < budget:
+            self._backlog = None
+        if found:
+            self._take(*self._lanes[stream], reply[0][1])
+            self._executor.go()
+        return found
+
     async def _block(self, wait_s: float | None) -> None:
         if self._blocked is None and self._streams:
             wire = await self._link.wire()
@@ -251,6 +279,7 @@ class Fetcher:
             self._blocked = wire.send(
                 "XREADGROUP", "GROUP", GROUP, self._runtime.consumer, "COUNT", 1, "BLOCK", BLOCK_MS, "STREAMS", *self._streams, *[">"] * len(self._streams)
             )  # fmt: skip
+            wire.flush()
         await self._wait(wait_s)
         if wait_s is not None and not self._kicked:
             self._look = True
@@ -390,6 +419,8 @@ class Fetcher:
         closed = {name.decode() for name in [*await paused, *await limited]}
         open_tasks = [task for task in self._worker.tasks if task not in closed]
         self._streams = [keys.stream(task, "h") for task in open_tasks] + [keys.stream(task, "n") for task in open_tasks]
+        self._open_streams = frozenset(self._streams)
+        self._backlog = None
         self._plans_stale = False
         self._look = True
         for job_id in await cancels:

@@ -80,6 +80,11 @@ class Finisher:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._flush)
 
+    def flush(self) -> None:
+        """Sends what has ended so far now, not at the end of this turn."""
+        if self._ends or self._backs:
+            self._flush()
+
     def _flush(self) -> None:
         self._scheduled = False
         ends, self._ends = self._ends, []

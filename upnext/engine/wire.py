@@ -91,15 +91,10 @@ class Wire(asyncio.Protocol):
 
         Raises BrokerUnavailableError when the connection is already gone: nothing was sent.
         """
-        return self._send(pack_command(command))
+        self.post(*command)
+        return self._owed()
 
-    def _send(self, packed: bytes) -> asyncio.Future[Any]:
-        if self.closed.done():
-            raise BrokerUnavailableError(f"not connected: {self.closed.result()}")
-        self._out.append(packed)
-        if not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
+    def _owed(self) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting.append(future)
         if self._watchdog is None:
@@ -127,8 +122,13 @@ class Wire(asyncio.Protocol):
             self._loop.call_soon(self._flush)
 
     def start(self, call: Call[Any]) -> asyncio.Future[Any]:
-        """Sends a call without waiting; the Future's raw reply still has to pass `call.parse`, and may be NoScriptError."""
-        return self.send(*call.evalsha())
+        """Sends a call at once, without waiting; the Future's raw reply still has to pass `call.parse`, and may be NoScriptError."""
+        if self.closed.done():
+            raise BrokerUnavailableError(f"not connected: {self.closed.result()}")
+        self._out.append(pack_command(call.evalsha()))
+        reply = self._owed()
+        self.flush()
+        return reply
 
     async def run(self, call: Call[T]) -> T:
         """Runs a script. Raises LostReplyError when the connection breaks in between, and what the script raises."""
@@ -147,7 +147,7 @@ class Wire(asyncio.Protocol):
     def close(self) -> None:
         """Sends what is queued, then closes."""
         if self._transport is not None and not self.closed.done():
-            self._flush()
+            self.flush()
             self._transport.close()
 
     def abort(self) -> None:
@@ -156,6 +156,10 @@ class Wire(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._flushing = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Writes what is queued now, not at the end of this turn."""
         if self._out and self._transport is not None and not self.closed.done():
             self._transport.write(b"".join(self._out) if len(self._out) > 1 else self._out[0])
         self._out.clear()

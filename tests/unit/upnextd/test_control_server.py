@@ -9,7 +9,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,16 @@ class Commands:
         self.left += 1
 
 
+def on_asyncio(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Runs a test on the loop that the supervisor has, not on the children's."""
+
+    def run() -> None:
+        asyncio.run(test())
+
+    run.__doc__ = test.__doc__
+    return run
+
+
 @asynccontextmanager
 async def running() -> AsyncIterator[tuple[ControlServer, Path]]:
     folder = Path(tempfile.mkdtemp(prefix="upnextd-"))
@@ -61,6 +71,7 @@ def request(method: str, **params: Any) -> bytes:
     return protocol.encode(Request(1, method, params))
 
 
+@on_asyncio
 async def test_it_is_private_from_birth_and_gone_at_the_end() -> None:
     async with running() as (_, path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -68,6 +79,7 @@ async def test_it_is_private_from_birth_and_gone_at_the_end() -> None:
     assert not path.exists()
 
 
+@on_asyncio
 async def test_errors_are_answered() -> None:
     async with running() as (_, path):
         assert (await ask(path, request("pause")))["error"]["code"] == ErrorCode.CONFLICT
@@ -76,6 +88,7 @@ async def test_errors_are_answered() -> None:
         assert (await ask(path, b"\x00\xff\n"))["error"]["code"] == ErrorCode.PARSE
 
 
+@on_asyncio
 async def test_a_frame_over_the_cap_is_refused() -> None:
     async with running() as (server, path):
         reader, writer = await asyncio.open_unix_connection(str(path))
@@ -87,6 +100,7 @@ async def test_a_frame_over_the_cap_is_refused() -> None:
         await wait_until_async(lambda: not server.clients)
 
 
+@on_asyncio
 async def test_the_seventeenth_client_is_turned_away() -> None:
     async with running() as (server, path):
         writers = [(await asyncio.open_unix_connection(str(path)))[1] for _ in range(protocol.CLIENT_CAP)]
@@ -99,6 +113,7 @@ async def test_the_seventeenth_client_is_turned_away() -> None:
             writer.close()
 
 
+@on_asyncio
 async def test_who_does_not_read_is_dropped() -> None:
     async with running() as (server, path):
         with socket.socket(socket.AF_UNIX) as rude:

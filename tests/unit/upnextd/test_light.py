@@ -14,7 +14,6 @@ FORBIDDEN = (
     "croniter",
     "upnext.engine",
     "upnext.worker",
-    "upnextd.child",
 )
 
 

@@ -1,0 +1,126 @@
+"""What can't start says why in one line, with the exit code of the contract."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import Daemon
+from tests.support.waiting import wait_until
+
+UPNEXTD = str(Path(sys.executable).parent / "upnextd")
+OK = 'import upnext\nworker = upnext.Worker("jobs")\n@worker.task\nasync def hello() -> None: ...\n'
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("import nowhere_to_be_found", "No module named 'nowhere_to_be_found'"),
+        ("def broken(:", "SyntaxError"),
+        ("x = 1", "has no Worker"),
+        ("raise SystemExit(3)", "SystemExit"),
+        ("import os; os._exit(9)", "ended with exit:9"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ended with signal:SIGSEGV"),
+        (
+            OK + "import threading, time; threading.Thread(target=time.sleep, args=(60,), name='pump').start()",
+            "a thread (pump)",
+        ),
+        (OK + "import socket; s = socket.create_server(('127.0.0.1', 0))", "network socket (on 127.0.0.1:"),
+    ],
+)
+def test_a_service_that_cannot_be_imported(source: str, line: str) -> None:
+    daemon = Daemon(source, workers=1).launch()
+    try:
+        assert daemon.wait() == 78, daemon.log()
+        told = [said for said in daemon.log().splitlines() if "can't import" in said]
+        assert len(told) == 1
+        assert line in told[0]
+        daemon.assert_nothing_left()
+    finally:
+        daemon.close()
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "unix:///nowhere/broker.sock"])
+def test_redis_away_at_boot(url: str) -> None:
+    daemon = Daemon(OK, workers=1, redis_url=url).launch()
+    try:
+        assert daemon.wait(20) == 69, daemon.log()
+        assert "error: " in daemon.log()
+        assert "Traceback" not in daemon.log()
+    finally:
+        daemon.close()
+
+
+def test_a_crash_loop_is_cut_off() -> None:
+    source = (
+        OK
+        + "import os, threading, asyncio\nif True:\n    os.register_at_fork(after_in_child=lambda: os._exit(4) if os.getppid() else None)\n"
+    )
+    daemon = Daemon(source, workers=1).launch()
+    try:
+        assert daemon.wait(60) in (70, 78), daemon.log()
+        daemon.assert_nothing_left()
+    finally:
+        daemon.close()
+
+
+def test_term_during_the_import_ends_at_once() -> None:
+    daemon = Daemon("import time; print('importing', flush=True); time.sleep(60)", workers=1).launch()
+    try:
+        wait_until(lambda: "importing" in daemon.log(), 10)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait(5) == 0
+        daemon.assert_nothing_left()
+    finally:
+        daemon.close()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["start"],
+        ["start", "x.py", "--workers", "many"],
+        ["start", "x.py", "--workers", "-1"],
+        ["start", "x.py", "--no-such-flag"],
+        ["start", "x.py", "--metrics", "127.0.0.1:1"],
+        ["start", "x.py", "--redis-url", "ftp://x"],
+        ["nonsense"],
+    ],
+)
+def test_bad_usage(arguments: list[str]) -> None:
+    done = subprocess.run([UPNEXTD, *arguments], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 64
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_version_and_check(tmp_path: Path) -> None:
+    done = subprocess.run([UPNEXTD, "--version"], capture_output=True, text=True, timeout=30, check=True)
+    assert "0.1.0" in done.stdout
+    service = tmp_path / "shop.py"
+    service.write_text(OK)
+    done = subprocess.run([UPNEXTD, "check", str(service)], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "hello()" in done.stdout
+    service.write_text("import nowhere")
+    done = subprocess.run([UPNEXTD, "check", str(service)], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 78
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_socket_in_use_is_refused(tmp_path: Path) -> None:
+    first = Daemon(OK, workers=1)
+    with first:
+        second = Daemon(OK, workers=1)
+        second.socket_path = first.socket_path
+        second.launch()
+        try:
+            assert second.wait(10) == 73, second.log()
+            assert first.status()["pid"] == first.pid
+            assert os.path.exists(first.socket_path)
+        finally:
+            second.close()
