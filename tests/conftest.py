@@ -18,7 +18,11 @@ import uvloop
 from tests.support.daemon import Daemon
 from tests.support.servers import NoServerError, Server
 
-SUITES = ("unit", "integration", "e2e", "chaos")
+SUITES = ("unit", "integration", "conformance", "e2e", "chaos")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--broker", help="tests/conformance: redis7, valkey, unix, tls, acl, sentinel, cluster (several: by commas), or all")
 
 
 def pytest_configure(config: pytest.Config) -> None:

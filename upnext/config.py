@@ -19,7 +19,7 @@ from pathlib import Path
 
 from upnext.errors import NoBrokerError, UsageError
 
-SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 
 MAX_SOCKET_PATH_BYTES = 100
 """The kernel takes 107 bytes; the rest is for a temporary name beside it."""
@@ -147,7 +147,7 @@ def validate_url(url: str) -> str:
             raise UsageError(f"{shown!r} names no socket; write unix:///PATH with three slashes")
     elif not hosts:
         raise UsageError(f"{shown!r} names no host; use {_EXAMPLE}")
-    elif parts.scheme == "redis+sentinel" and not parts.path.strip("/"):
+    elif parts.scheme.endswith("+sentinel") and not parts.path.strip("/"):
         raise UsageError(f"{shown!r} names no master; write redis+sentinel://H1,H2/NAME")
     elif "," in hosts and not parts.scheme.startswith("redis+"):
         raise UsageError(f"{shown!r} names several hosts; only redis+sentinel:// and redis+cluster:// do")

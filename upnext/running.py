@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from upnext import config
 from upnext.core.spec import ServiceSpec
+from upnext.engine import poolproc
 from upnext.engine.local import run_service
 from upnext.errors import UsageError
-from upnext.service import check_task_names, named_apart
+from upnext.service import LOADER, check_task_names, named_apart
 from upnext.worker import Worker
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ def run(*components: Worker | Api, worker_timeout: float = 30.0, api_timeout: fl
     BrokerRefusedError when the broker can't be used at the start.
     """
     del api_timeout
+    if poolproc.serving:
+        raise UsageError(
+            'upnext.run: this is a pool process importing the script; guard the call with if __name__ == "__main__":'
+        )
     workers = [one for one in components if isinstance(one, Worker)]
     if not workers or len(workers) < len(components):
         raise UsageError("upnext.run: expects one or more Workers")
@@ -106,7 +111,8 @@ def service_of(workers: Sequence[Worker], env: Mapping[str, str]) -> ServiceSpec
     check_task_names(specs)
     specs = tuple(replace(spec, redis_url=config.redis_url(None, env, spec.redis_url).url) for spec in specs)
     functions = [task.function for spec in specs for task in spec.tasks.values()]
-    return ServiceSpec(name=specs[0].name, workers=specs, path=_source(functions[0]) if functions else None)
+    path = _source(functions[0]) if functions else None
+    return ServiceSpec(name=specs[0].name, workers=specs, path=path, loader=LOADER)
 
 
 def _source(function: Callable[..., Any]) -> str | None:

@@ -20,9 +20,14 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from upnext.core.binding import Signature
 from upnext.core.spec import ServiceSpec, WorkerSpec
 from upnext.errors import ConflictError, ServiceError, UpNextError
 from upnext.worker import Worker
+
+
+LOADER = "upnext.service:load"
+"""What pool processes import a service with, by name: the engine doesn't know the SDK."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,13 @@ class Service:
     spec: ServiceSpec
     workers: tuple[Worker, ...]
     module: ModuleType
+
+    def prepare(self) -> None:
+        """Does now what the first job of each task would do: looks up annotations, makes converters. Before forking: children share it."""
+        for worker in self.spec.workers:
+            for task in worker.tasks.values():
+                if isinstance(task.arguments, Signature):
+                    task.arguments.prepare()
 
 
 def load(path_or_module: str, *, only: Sequence[str] = ()) -> Service:
@@ -62,7 +74,7 @@ def load(path_or_module: str, *, only: Sequence[str] = ()) -> Service:
         check_task_names(specs)
     except ConflictError as error:
         raise ConflictError(f"{path_or_module}: {error}") from None
-    return Service(ServiceSpec(name=name, workers=specs, path=source), workers, module)
+    return Service(ServiceSpec(name=name, workers=specs, path=source, loader=LOADER), workers, module)
 
 
 def named_apart(workers: Sequence[Worker]) -> tuple[WorkerSpec, ...]:

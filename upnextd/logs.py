@@ -163,13 +163,17 @@ class LineReader:
             return False
         self._unfinished += data
         *lines, rest = self._unfinished.split(b"\n")
-        while len(rest) > _LINE_CAP_BYTES:
-            lines.append(rest[:_LINE_CAP_BYTES])
-            rest = rest[_LINE_CAP_BYTES:]
-        self._unfinished = bytearray(rest)
         for line in lines:
-            self._emit(bytes(line[:_LINE_CAP_BYTES]))
+            self._emit_pieces(line)
+        whole = len(rest) - len(rest) % _LINE_CAP_BYTES
+        if whole:
+            self._emit_pieces(rest[:whole])
+        self._unfinished = bytearray(rest[whole:])
         return True
+
+    def _emit_pieces(self, line: bytearray) -> None:
+        for start in range(0, max(1, len(line)), _LINE_CAP_BYTES):
+            self._emit(bytes(line[start : start + _LINE_CAP_BYTES]))
 
     def _emit(self, line: bytes) -> None:
         self._on_line(line.decode("utf-8", "replace").rstrip("\r"))

@@ -157,8 +157,11 @@ def fork_child(
     if middle == 0:
         _middle(control, order, assignment, fds, child, service, template_pid)
     _close(fds)
-    os.waitpid(middle, 0)
+    _, status = os.waitpid(middle, 0)
     process.default_signals()
+    if os.waitstatus_to_exitcode(status) not in (0, 1):
+        # It could not report: killed, or ended by a fork hook of the service.
+        _tell(control, op="fork_failed", token=assignment["token"], error="the forked process ended at once")
 
 
 def _middle(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -46,8 +48,6 @@ def daemon() -> Daemon:
 
 
 def submit(daemon: Daemon, task: str, **kwargs: object) -> str:
-    import json
-
     done = daemon.cli("call", task, "--kwargs", json.dumps(kwargs))
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -61,7 +61,7 @@ def running(daemon: Daemon) -> dict[str, str]:
 def test_a_killed_worker_is_replaced_and_its_job_runs_again(daemon: Daemon) -> None:
     with daemon:
         job_id = submit(daemon, "nap", seconds=2.0)
-        slot = wait_until(lambda: running(daemon).get(job_id), 10)
+        slot = wait_until(lambda: running(daemon).get(job_id, ""), 10)
         before = daemon.child(slot)
         os.kill(before["pid"], signal.SIGKILL)
         wait_until(lambda: daemon.child(slot)["incarnation"] == before["incarnation"] + 1, 5)
@@ -252,7 +252,7 @@ def submit_ok(daemon: Daemon) -> bool:
 
 def test_the_supervisor_is_small_and_single_threaded(daemon: Daemon) -> None:
     with daemon:
-        status = dict(line.split(":", 1) for line in open(f"/proc/{daemon.pid}/status").read().splitlines())
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{daemon.pid}/status").read_text().splitlines())
         assert int(status["VmRSS"].split()[0]) < 60 * 1024, "bar: 30 MiB"
         assert int(status["Threads"]) == 1
 
@@ -268,7 +268,7 @@ def test_systemd_is_told(daemon: Daemon) -> None:
             until(listener, said, lambda: "READY=1" in said and said.count("WATCHDOG=1") >= 3)
             assert any(line.startswith("STATUS=service: running, 2/2") for line in said)
             for pid in daemon.worker_pids().values():
-                assert b"NOTIFY_SOCKET" not in open(f"/proc/{pid}/environ", "rb").read()
+                assert b"NOTIFY_SOCKET" not in Path(f"/proc/{pid}/environ").read_bytes()
         until(listener, said, lambda: "STOPPING=1" in said)
 
 

@@ -120,7 +120,7 @@ class Sentinels(Topology):
         master.start()
         replica.start()
         replica.cli("REPLICAOF", "127.0.0.1", master.port)
-        wait_until(lambda: b"master_link_status:up" in replica.cli("INFO", "replication"), 15, "the replica to be in sync")
+        wait_until(lambda: replica.cli("ROLE")[3] == b"connected", 15, "the replica to be in sync")
         for one in self.sentinels:
             one.start(self.NAME, master.port)
         wait_until(lambda: all(one.sees(self.NAME) for one in self.sentinels), 20, "the sentinels to know each other")
@@ -233,10 +233,8 @@ class _Sentinel:
     def sees(self, name: str) -> bool:
         """The other two sentinels and the replica."""
         with contextlib.suppress(redis.RedisError), contextlib.closing(redis.Redis(port=self.port, socket_timeout=5)) as client:
-            client.response_callbacks.clear()
-            raw: list[bytes] = client.execute_command("SENTINEL", "MASTER", name)
-            said = dict(zip(raw[::2], raw[1::2], strict=True))
-            return said[b"num-other-sentinels"] == b"2" and said[b"num-slaves"] == b"1"
+            said: dict[str, Any] = client.execute_command("SENTINEL MASTER", name)
+            return said["num-other-sentinels"] == 2 and said["num-slaves"] == 1
         return False
 
     def close(self) -> None:

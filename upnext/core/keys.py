@@ -196,6 +196,10 @@ class Keys:
     def cache_prefix(self) -> str:
         return self.prefix + "cache:"
 
+    def cache(self, key: str) -> str:
+        """`key` is `TASK:KEY`."""
+        return self.cache_prefix + key
+
     @property
     def bell(self) -> str:
         return self.prefix + "bell"

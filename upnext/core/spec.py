@@ -145,8 +145,12 @@ class WorkerSpec:
 
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
-    """A service: the workers of one file or module. `name` is the daemon's NAME; `path` its source, to re-import it in pool processes."""
+    """A service: the workers of one file or module. `name` is the daemon's NAME; `path` its source, to re-import it in pool processes.
+
+    `loader` (`module:function`) is what imports it there: called with `path`, it returns something whose `.spec` is a ServiceSpec.
+    """
 
     name: str
     workers: tuple[WorkerSpec, ...]
     path: str | None = None
+    loader: str | None = None

@@ -40,9 +40,9 @@ class Endpoint:
             return None
         options = self.tls_options
         context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"), capath=options.get("ssl_ca_path"))
-        if options.get("ssl_check_hostname", "").lower() in ("0", "false", "no"):
+        if is_no(options.get("ssl_check_hostname", "")):
             context.check_hostname = False
-        if options.get("ssl_cert_reqs", "required").lower() in ("none", "0", "false"):
+        if is_no(options.get("ssl_cert_reqs", "required")):
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         if "ssl_certfile" in options:
@@ -50,7 +50,20 @@ class Endpoint:
         return context
 
 
-_SCHEMES = {"redis": 6379, "rediss": 6379, "unix": 0, "redis+sentinel": 26379, "redis+cluster": 6379, "rediss+cluster": 6379}
+def is_no(text: str) -> bool:
+    """How a URL's option says no."""
+    return text.lower() in ("0", "false", "no", "none")
+
+
+_SCHEMES = {
+    "redis": 6379,
+    "rediss": 6379,
+    "unix": 0,
+    "redis+sentinel": 26379,
+    "rediss+sentinel": 26379,
+    "redis+cluster": 6379,
+    "rediss+cluster": 6379,
+}
 
 
 def _node(text: str, port: int) -> tuple[str, int]:
@@ -85,7 +98,7 @@ def parse_url(url: str) -> Endpoint:
             ("localhost", _SCHEMES[parts.scheme]),
         )
         path = [unquote(part) for part in parts.path.split("/") if part]
-        if parts.scheme == "redis+sentinel":
+        if parts.scheme.endswith("+sentinel"):
             if not path:
                 raise UsageError("a redis+sentinel:// URL ends with the master's name: redis+sentinel://host1,host2/mymaster")
             return Endpoint(nodes=nodes, sentinel=path[0], db=int(path[1]) if len(path) > 1 else 0, **known)

@@ -153,6 +153,7 @@ class Fetcher:
         if not self._may_fetch():
             await self._unblock()
             self._quiet.set()
+            self._told_ready()
             await self._wait(None)
             self._quiet.clear()
             return

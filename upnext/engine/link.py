@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from upnext.engine.endpoint import Endpoint
-from upnext.engine.replies import LostReplyError, MovedError
+from upnext.engine.replies import MovedError
 from upnext.engine.scripts import Call, T
 from upnext.engine.wire import Wire, connect
 from upnext.errors import BrokerRefusedError, BrokerUnavailableError
 
-CONNECT_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 2.0
+"""Short, because a network that comes back is noticed by the next try, not by the one under way."""
+REDIRECTS = 5
+
+
+Node = tuple[str, int]
 
 
 class Backoff:
@@ -49,7 +55,8 @@ class Link:
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
         self._endpoint, self._name = endpoint, name
-        self._moved: tuple[str, int] | None = None
+        self._home: Node | None = None
+        self._nodes = list(endpoint.nodes)
         self._on_push, self._on_connect = on_push, on_connect
         self._timeout_s = connect_timeout_s
         self._wire: Wire | None = None
@@ -58,8 +65,9 @@ class Link:
 
     @property
     def live(self) -> Wire | None:
-        """The connection, if there is one right now."""
-        return self._wire if self._wire is not None and not self._wire.closed.done() else None
+        """The connection, if there is one right now, to the right server as far as is known."""
+        wire = self._wire
+        return wire if wire is not None and wire.wrong is None and not wire.closed.done() else None
 
     async def wire(self) -> Wire:
         """A live connection; all callers share one attempt to make it. Raises BrokerUnavailableError or BrokerRefusedError."""
@@ -73,32 +81,29 @@ class Link:
         return await asyncio.shield(self._connecting)
 
     async def run(self, call: Call[T]) -> T:
-        for _ in range(3):
-            wire = await self.wire()
-            try:
-                return await wire.run(call)
-            except MovedError as error:
-                self._moved = error.address
-                wire.abort()
-            except LostReplyError:
-                raise
-            except BrokerUnavailableError:  # it said so itself (READONLY after a failover, LOADING): a fresh look-up may find the right one
-                wire.abort()
-                raise
-        raise BrokerUnavailableError("the cluster keeps redirecting")
+        return await self._following(lambda wire: wire.run(call))
 
     async def command(self, *command: str | bytes | int | float) -> Any:
         """One plain command."""
-        return await (await self.wire()).send(*command)
+        return await self._following(lambda wire: wire.send(*command))
+
+    async def _following(self, ask: Callable[[Wire], Awaitable[T]]) -> T:
+        """Asks again where a MOVED points to."""
+        for _ in range(REDIRECTS):
+            try:
+                return await ask(await self.wire())
+            except MovedError:
+                continue  # the wire knows, and the next one goes there
+        raise BrokerUnavailableError("the cluster keeps redirecting")
 
     async def aclose(self) -> None:
         self._closed = True
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
-        if self._wire is not None:
-            self._wire.close()
-            self._wire = None
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            await wire.aclose()
 
     def abort(self) -> None:
         if self._wire is not None:
@@ -111,7 +116,9 @@ class Link:
 
     async def _connect(self) -> Wire:
         error: BrokerUnavailableError | None = None
-        for endpoint in self._candidates():
+        self._look_up()
+        for node, candidate in self._candidates():
+            endpoint = candidate
             try:
                 if endpoint.sentinel is not None:
                     endpoint = await _ask_sentinel(endpoint, self._timeout_s)
@@ -123,30 +130,33 @@ class Link:
                         wire.abort()
                         raise
                 self._wire = wire
+                if node in self._nodes:  # the one that answered is asked first the next time
+                    self._nodes.sort(key=lambda other: other != node)
                 return wire
             except BrokerRefusedError:
                 raise
             except BrokerUnavailableError as caught:
                 error = caught
+                if node == self._home:
+                    self._home = None
         raise error or BrokerUnavailableError("no address to connect to")
 
-    def _candidates(self) -> list[Endpoint]:
-        moved, self._moved = self._moved, None
-        if moved is not None:
-            return [self._endpoint.at(*moved), *self._each()]
-        return self._each()
+    def _look_up(self) -> None:
+        """What the connection before said about where to go."""
+        wrong = self._wire.wrong if self._wire is not None else None
+        if isinstance(wrong, MovedError):
+            host, port = wrong.address
+            self._home = (host or (self._home or self._nodes[0])[0], port)
 
-    def _each(self) -> list[Endpoint]:
+    def _candidates(self) -> list[tuple[Node | None, Endpoint]]:
+        """Where to try, in this order: the node of the cluster that had our slot, then each that the URL names."""
         endpoint = self._endpoint
-        if endpoint.path is not None or len(endpoint.nodes) == 1:
-            return [endpoint]
-        if endpoint.sentinel is not None:
-            return [Endpoint(**{**_fields(endpoint), "nodes": (node,)}) for node in endpoint.nodes]
-        return [endpoint.at(*node) for node in endpoint.nodes]
-
-
-def _fields(endpoint: Endpoint) -> dict[str, Any]:
-    return {name: getattr(endpoint, name) for name in Endpoint.__slots__}  # pyright: ignore[reportUnknownVariableType]
+        if endpoint.path is not None:
+            return [(None, endpoint)]
+        nodes = [node for node in self._nodes if node != self._home]
+        if self._home is not None:
+            nodes.insert(0, self._home)
+        return [(node, replace(endpoint, nodes=(node,))) for node in nodes]
 
 
 async def _ask_sentinel(endpoint: Endpoint, timeout_s: float) -> Endpoint:
@@ -157,7 +167,7 @@ async def _ask_sentinel(endpoint: Endpoint, timeout_s: float) -> Endpoint:
     try:
         address = await wire.send("SENTINEL", "get-master-addr-by-name", endpoint.sentinel)
     finally:
-        wire.close()
+        await wire.aclose()
     if not address:
         raise BrokerUnavailableError(f"the sentinel at {sentinel.describe()} knows no master {endpoint.sentinel!r}")
     return endpoint.at(address[0].decode(), int(address[1]))

@@ -14,6 +14,9 @@ from upnext.errors import BrokerUnavailableError
 
 log = logging.getLogger("upnext.engine")
 
+PING_S = 4.0
+SILENT_S = 10.0
+
 
 class Listener:
     """`heard(channel, data)` gets each delivery; `reconnected()` runs whenever deliveries may have been missed: reread the truth."""
@@ -49,7 +52,7 @@ class Listener:
         wire = self._link.live
         while True:
             if wire is not None:
-                await asyncio.shield(wire.closed)
+                await self._watch(wire)
             try:
                 wire = await self._link.wire()
                 backoff.reset()
@@ -57,6 +60,19 @@ class Listener:
             except BrokerUnavailableError as error:
                 log.debug("listener: %s", error)
                 await backoff.sleep()
+
+    @staticmethod
+    async def _watch(wire: Wire) -> None:
+        """Returns when the connection is gone. Nobody answers for it by itself: one that went silent without a word would be trusted for ever."""
+        while not wire.closed.done():
+            await asyncio.wait([wire.closed], timeout=PING_S)
+            if wire.closed.done():
+                return
+            if wire.silent_s > SILENT_S:
+                wire.abort()
+                return
+            if wire.silent_s >= PING_S / 2:
+                wire.post("PING")
 
     async def _subscribe(self, wire: Wire) -> None:
         self._subscribed = asyncio.get_running_loop().create_future()
@@ -72,8 +88,8 @@ class Listener:
             if self._subscribed is not None and not self._subscribed.done():
                 self._subscribed.set_exception(reply)
             return
-        kind, channel, data = reply[0], reply[1], reply[2]
+        kind, channel, data, *_ = *reply, None
         if kind == b"message":
             self._heard(channel.decode(), data)
-        elif kind == b"subscribe" and data >= len(self._channels) and self._subscribed is not None and not self._subscribed.done():
+        elif kind == b"subscribe" and isinstance(data, int) and data >= len(self._channels) and self._subscribed is not None and not self._subscribed.done():
             self._subscribed.set_result(None)

@@ -30,11 +30,15 @@ class ReapedError(ReplyError):
     """Our consumer was declared dead: take a new name and register again."""
 
 
-class MovedError(ReplyError):
-    """The slot lives on another node of a cluster. `address` is host, port."""
+class WrongServerError(BrokerUnavailableError):
+    """Not the server to ask (a replica, by now): nothing was done, and a fresh look-up may find the right one."""
+
+
+class MovedError(WrongServerError):
+    """The slot lives on another node of a cluster. `address` is host, port; the host may be empty: the same as asked."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(text)
+        super().__init__(f"the broker says: {text}")
         host, _, port = text.split()[-1].rpartition(":")
         self.address = (host, int(port))
 
@@ -47,11 +51,10 @@ _OWN: dict[str, type[ReplyError]] = {
     "NOSCRIPT": NoScriptError,
     "EPOCH": EpochError,
     "REAPED": ReapedError,
-    "MOVED": MovedError,
-    "ASK": MovedError,
 }
 _REFUSED = {"NOAUTH", "WRONGPASS", "NOPERM", "DENIED"}
-_AWAY = {"LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "MISCONF", "UNBLOCKED"}
+# ASK and TRYAGAIN: the slot is being moved key by key, so for now no node can run a script over all of its keys
+_AWAY = {"ASK", "LOADING", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "MISCONF", "UNBLOCKED"}
 
 
 def read_error(text: str) -> QueueError:
@@ -60,6 +63,10 @@ def read_error(text: str) -> QueueError:
     # an error raised inside a script is wrapped by some servers: `ERR Error running script ... @user_script: OOM ...`
     if code in _OWN:
         return _OWN[code](text)
+    if code == "MOVED":
+        return MovedError(text)
+    if code in ("READONLY", "MASTERDOWN"):
+        return WrongServerError(f"the broker can't serve now: {text}")
     if code in _REFUSED or "invalid password" in text or "Client sent AUTH" in text:
         return BrokerRefusedError(f"the broker refuses: {text}")
     if code in _AWAY:

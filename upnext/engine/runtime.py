@@ -68,6 +68,7 @@ class WorkerRuntime:
         self._worker, self._service, self._settings, self._host = worker, service, settings, host
         self.keys = Keys(settings.namespace)
         self.mode = Mode.STARTING
+        self._mode_after_boot = Mode.RUNNING
         self.consumer = ""
         self.epoch = ""
         self._broker = Broker(settings.redis_url, settings.namespace, name="upnext-worker")
@@ -106,19 +107,25 @@ class WorkerRuntime:
 
     def pause(self) -> None:
         """Stops fetching; what was fetched still runs."""
-        if self.mode is Mode.RUNNING:
+        if self.mode is Mode.STARTING:
+            self._mode_after_boot = Mode.PAUSED
+        elif self.mode is Mode.RUNNING:
             self.mode = Mode.PAUSED
             self._fetcher.replan()
 
     def resume(self) -> None:
         """Reverses pause and drain."""
-        if self.mode in (Mode.PAUSED, Mode.DRAINING):
+        if self.mode is Mode.STARTING:
+            self._mode_after_boot = Mode.RUNNING
+        elif self.mode in (Mode.PAUSED, Mode.DRAINING):
             self.mode = Mode.RUNNING
             self._fetcher.replan()
 
     async def drain(self) -> None:
         """Fetches no more, hands the unstarted back; returns when nothing runs and the broker has confirmed every end."""
-        if self.mode not in (Mode.STARTING, Mode.STOPPED):
+        if self.mode is Mode.STARTING:
+            self._mode_after_boot = Mode.DRAINING
+        elif self.mode is not Mode.STOPPED:
             self.mode = Mode.DRAINING
             self._fetcher.replan()
             await self._fetcher.quiet()
@@ -194,7 +201,7 @@ class WorkerRuntime:
                     where = self._broker.endpoint.describe()
                     raise BrokerUnavailableError(f"Redis at {where} did not answer within {self._settings.boot_timeout_s:g} s") from None
             await backoff.sleep()
-        self.mode = Mode.RUNNING
+        self.mode = self._mode_after_boot
 
     async def _register(self) -> None:
         consumer = f"{self._settings.host_name}.{os.getpid()}.{secrets.token_hex(5)}"

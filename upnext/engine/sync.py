@@ -9,7 +9,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -27,9 +27,9 @@ from upnext.core.submission import Submission
 from upnext.engine.broker import BATCH_JOBS, REREAD_S, SUBMIT_PATIENCE_S, check_payload, settle, settle_event
 from upnext.engine.calls import producing
 from upnext.engine.calls.producing import Held
-from upnext.engine.endpoint import Endpoint, parse_url
-from upnext.engine.link import Backoff
-from upnext.engine.replies import LostReplyError, NoScriptError, read_error
+from upnext.engine.endpoint import Endpoint, is_no, parse_url
+from upnext.engine.link import REDIRECTS, Backoff
+from upnext.engine.replies import LostReplyError, NoScriptError, WrongServerError, read_error
 from upnext.engine.scripts import Arg, Call, T
 from upnext.errors import BrokerRefusedError, BrokerUnavailableError, JobNotFoundError, QueueError, SubmitUncertain
 
@@ -57,6 +57,16 @@ def _ours(error: Exception) -> QueueError:
     return read_error(str(error))
 
 
+def _tls(options: Mapping[str, str]) -> dict[str, Any]:
+    """As redis-py takes them; what they mean is `Endpoint.tls_context`'s to say."""
+    known: dict[str, Any] = dict(options)
+    if "ssl_check_hostname" in known:
+        known["ssl_check_hostname"] = not is_no(known["ssl_check_hostname"])
+    if is_no(known.get("ssl_cert_reqs", "required")):
+        known.update(ssl_cert_reqs="none", ssl_check_hostname=False)
+    return known
+
+
 class SyncBroker:
     """Blocking; methods and errors as `upnext.engine.broker.Broker`."""
 
@@ -67,7 +77,7 @@ class SyncBroker:
         self._lock = threading.Lock()
         self._pid = 0
         self._pools: dict[tuple[str, int] | None, redis.ConnectionPool] = {}
-        self._moved: tuple[str, int] | None = None
+        self._home: tuple[str, int] | None = None
 
     # --- transport
 
@@ -80,13 +90,13 @@ class SyncBroker:
 
     def command(self, *command: Arg) -> Any:
         """One command. Raises BrokerUnavailableError (nothing was sent), LostReplyError (sent, no reply), or what the reply says."""
-        for _ in range(5):
+        for _ in range(REDIRECTS):
             with self._connection() as connection:
                 try:
                     connection.send_command(*command, check_health=False)
                     return connection.read_response(timeout=SOCKET_TIMEOUT_S)
                 except theirs.MovedError as error:
-                    self._moved = (str(error.host), int(error.port))
+                    self._home = (str(error.host) or connection.host, int(error.port))
                 except theirs.ConnectionError as error:
                     if isinstance(error, theirs.BusyLoadingError | theirs.AuthenticationError):
                         raise _ours(error) from None
@@ -95,7 +105,10 @@ class SyncBroker:
                     connection.disconnect()
                     raise LostReplyError(f"no reply from the broker: {error}") from None
                 except theirs.ResponseError as error:
-                    raise _ours(error) from None
+                    ours = _ours(error)
+                    if isinstance(ours, WrongServerError):
+                        self._look_up_again()
+                    raise ours from None
         raise BrokerUnavailableError("the cluster keeps redirecting")
 
     @contextmanager
@@ -108,6 +121,7 @@ class SyncBroker:
         except theirs.ResponseError as error:
             raise _ours(error) from None
         except (theirs.ConnectionError, theirs.TimeoutError, OSError) as error:
+            self._look_up_again()
             raise BrokerUnavailableError(f"can't reach Redis at {self.endpoint.describe()}: {error}") from None
         try:
             yield connection
@@ -119,12 +133,19 @@ class SyncBroker:
             if self._pid != os.getpid():  # the parent's connections are the parent's
                 self._pools = {}
                 self._pid = os.getpid()
-            pool = self._pools.get(self._moved)
+            pool = self._pools.get(self._home)
             if pool is None:
-                pool = self._pools[self._moved] = self._make_pool(self._moved)
+                pool = self._pools[self._home] = self._make_pool(self._home)
             return pool
 
-    def _make_pool(self, moved: tuple[str, int] | None) -> redis.ConnectionPool:
+    def _look_up_again(self) -> None:
+        """The server that we knew is away, or is a replica by now: ask the sentinels, or the cluster's other nodes, the next time."""
+        if self.endpoint.path is None and (self.endpoint.sentinel is not None or self._home is not None or len(self.endpoint.nodes) > 1):
+            with self._lock:
+                self._home = None
+                self._pools = {}
+
+    def _make_pool(self, home: tuple[str, int] | None) -> redis.ConnectionPool:
         endpoint = self.endpoint
         settings: dict[str, Any] = {
             "username": endpoint.username,
@@ -136,23 +157,27 @@ class SyncBroker:
             "retry": Retry(NoBackoff(), 0),  # a submit is never repeated behind our back
             "max_connections": 1000,
             "protocol": 2,
+            "driver_info": None,
         }
         if endpoint.path is not None:
             return redis.ConnectionPool(connection_class=redis.UnixDomainSocketConnection, path=endpoint.path, **settings)
         if endpoint.tls:
             settings["connection_class"] = redis.SSLConnection
-            settings.update(endpoint.tls_options)
+            settings.update(_tls(endpoint.tls_options))
         if endpoint.sentinel is not None:
-            sentinels = Sentinel(list(endpoint.nodes), socket_timeout=5.0)
+            of_sentinels: dict[str, Any] = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0, "driver_info": None}
+            if endpoint.tls:
+                of_sentinels |= {"ssl": True, **_tls(endpoint.tls_options)}
+            sentinels = Sentinel(list(endpoint.nodes), sentinel_kwargs=of_sentinels)
             try:
                 host, port = sentinels.discover_master(endpoint.sentinel)
             except (theirs.ConnectionError, theirs.TimeoutError) as error:
                 raise BrokerUnavailableError(f"no sentinel tells the master: {error}") from None
             return redis.ConnectionPool(host=host, port=port, **settings)
         error: Exception | None = None
-        for host, port in [moved] if moved else endpoint.nodes:
+        for host, port in [home] if home else endpoint.nodes:
             pool = redis.ConnectionPool(host=host, port=port, **settings)
-            if len(endpoint.nodes) == 1 or moved:
+            if len(endpoint.nodes) == 1 or home:
                 return pool
             try:
                 pool.release(pool.get_connection())

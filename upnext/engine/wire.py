@@ -15,7 +15,7 @@ from typing import Any, cast
 import hiredis
 
 from upnext.engine.endpoint import Endpoint
-from upnext.engine.replies import LostReplyError, NoScriptError, read_error
+from upnext.engine.replies import LostReplyError, NoScriptError, WrongServerError, read_error
 from upnext.engine.scripts import Arg, Call, T
 from upnext.errors import BrokerUnavailableError, QueueError
 
@@ -23,6 +23,8 @@ pack_command = cast("Callable[[tuple[Arg, ...]], bytes]", hiredis.pack_command) 
 
 REPLY_TIMEOUT_S = 10.0
 """A connection that owes replies and is silent for so long is given up (a server that hangs, a path that swallows packets)."""
+
+GOODBYE_S = 0.5
 
 WRITE_HIGH_WATER_BYTES = 4 * 1024 * 1024
 """Above this many unsent bytes `run` waits before it sends more."""
@@ -45,12 +47,15 @@ class Wire(asyncio.Protocol):
         self.closed = self._loop.create_future()
         """Done when the connection is gone; its result is the reason."""
         self.client_id = 0
+        self.wrong: WrongServerError | None = None
+        """It said that others are to be asked: what it owes still comes, nothing more is to be sent."""
 
     # --- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
+        self._heard_at = self._loop.time()
 
     def data_received(self, data: bytes) -> None:
         reader = self._reader
@@ -66,12 +71,16 @@ class Wire(asyncio.Protocol):
                 if future.done():  # its caller gave up waiting; the reply is still consumed in its turn
                     continue
                 if isinstance(reply, QueueError):
+                    if isinstance(reply, WrongServerError):
+                        self.wrong = reply
                     future.set_exception(reply)
                 else:
                     future.set_result(reply)
         except (QueueError, IndexError) as error:
             self._broken(f"protocol error: {error}")
             self.abort()
+        if self.wrong is not None and not waiting:
+            self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._broken(str(exc) if exc else "closed by the broker")
@@ -150,9 +159,22 @@ class Wire(asyncio.Protocol):
             self.flush()
             self._transport.close()
 
+    async def aclose(self) -> None:
+        """Closes, and returns when the connection is gone (TLS says goodbye first)."""
+        self.close()
+        await asyncio.wait([self.closed], timeout=GOODBYE_S)
+        if not self.closed.done():
+            self.abort()
+            await asyncio.wait([self.closed], timeout=GOODBYE_S)
+
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since anything came."""
+        return self._loop.time() - self._heard_at
 
     def _flush(self) -> None:
         self._flushing = False

@@ -19,12 +19,12 @@ RUN = Desired(workers=2, generation=1, scheduler_generation=1)
 
 def worker(number: int, state: State = State.READY, **fields: object) -> Place:
     base = Place(id=number, slot=f"worker-{number}", role=Role.WORKER, generation=1, state=state)
-    return replace(base, **fields)  # type: ignore[arg-type]
+    return replace(base, **fields)
 
 
 def scheduler(state: State = State.READY, **fields: object) -> Place:
     base = Place(id=99, slot="scheduler", role=Role.SCHEDULER, generation=1, state=state)
-    return replace(base, **fields)  # type: ignore[arg-type]
+    return replace(base, **fields)
 
 
 HERE = [worker(1), worker(2), scheduler()]

@@ -66,7 +66,7 @@ def test_only_takes_lists() -> None:
 )
 def test_what_cannot_be_meant_is_refused(flags: dict[str, object]) -> None:
     with pytest.raises(UsageError) as refused:
-        build(replace(Flags("shop.py"), **flags), ENV)  # type: ignore[arg-type]
+        build(replace(Flags("shop.py"), **flags), ENV)
     assert "\n" not in str(refused.value)
 
 
@@ -81,7 +81,7 @@ def test_what_cannot_be_meant_is_refused(flags: dict[str, object]) -> None:
 )
 def test_what_does_not_work_yet_is_not_ignored(flags: dict[str, object], flag: str) -> None:
     with pytest.raises(UsageError, match=f"{flag} does not work yet"):
-        build(replace(Flags("shop.py"), **flags), ENV)  # type: ignore[arg-type]
+        build(replace(Flags("shop.py"), **flags), ENV)
 
 
 @pytest.mark.parametrize(("text", "size"), [("512M", 512 << 20), ("2g", 2 << 30), ("1024", 1024), ("1 KiB", 1024)])

@@ -52,7 +52,7 @@ def test_every_state_can_be_reached_and_left() -> None:
         assert any(cell.to not in (None, state) for cell in row.values()), state
 
 
-@pytest.mark.parametrize("state", sorted(LIVING | {State.SPAWNING}, key=lambda state: state.name))
+@pytest.mark.parametrize("state", sorted(LIVING | {State.SPAWNING}, key=str))
 def test_a_kill_always_leads_to_the_end(state: State) -> None:
     life, _ = step(Life(state), Event.KILL, 0.0, LIMITS)
     assert life.state is State.KILLING
@@ -62,7 +62,7 @@ def test_a_kill_always_leads_to_the_end(state: State) -> None:
     assert (life.state, actions) == (State.EXITED, (Action.JUDGE,))
 
 
-@pytest.mark.parametrize("state", sorted(LIVING, key=lambda state: state.name))
+@pytest.mark.parametrize("state", sorted(LIVING, key=str))
 def test_a_death_is_always_judged(state: State) -> None:
     life, actions = step(Life(state, drained=True), Event.GONE, 0.0, LIMITS)
     assert life.state is State.EXITED

@@ -191,8 +191,8 @@ def hand_back(keys: Keys, epoch: str, jobs: Sequence[tuple[str, str, bytes]]) ->
         streams += (keys.stream(task, lane), keys.stream(task, "b"))
     return Call(
         script("hand_back"),
-        [keys.epoch, keys.where, *streams],
-        [epoch, keys.bell, *(task for task, _ in pairs), *words],
+        [keys.epoch, keys.where, keys.waiters, keys.dead, keys.dead_jobs, keys.cancel, keys.stats, keys.tasks, *streams],
+        [epoch, keys.bell, keys.result_prefix, keys.idem_prefix, keys.reply_prefix, *(task for task, _ in pairs), *words],
         ident,
     )
 

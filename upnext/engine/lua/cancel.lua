@@ -5,25 +5,15 @@
 -- Returns: 1 ended as cancelled; 2 running, asked to end; 0 it has ended, or nobody knows it
 -- Errors: none
 -- include: end_job
+-- include: end_cancelled
+-- include: read_meta
 local job, task = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local keys = {
-  where = KEYS[1], waiters = KEYS[2], dead = KEYS[3], dead_jobs = KEYS[4], cancel = KEYS[5],
+  where = KEYS[1], waiters = KEYS[2], dead = KEYS[3], dead_jobs = KEYS[4], cancel = KEYS[5], tasks = KEYS[9], stats = KEYS[10],
   result = ARGV[5], idem = ARGV[6], reply = ARGV[7], have_waiters = true, have_cancels = true,
 }
-
-local function finish(meta, moved)
-  local definition = redis.call('HGET', KEYS[9], task)
-  local options = definition and cjson.decode(definition).options or {}
-  local outcome = cjson.encode({
-    s = 'cancelled', a = meta.a, c = meta.c, f = now, p = meta.p, r = meta.r, y = 'cancelled',
-    e = {type = 'Cancelled', message = 'cancelled before it ran', traceback = ''},
-  })
-  end_job(keys, now, job, outcome, math.floor((tonumber(options.result_ttl_s) or 600) * 1000), meta, nil, moved)
-  redis.call('HINCRBY', KEYS[10], task .. ':cancelled', 1)
-  return 1
-end
 
 local packed = redis.call('HGET', KEYS[8], job)
 if packed then
@@ -31,7 +21,9 @@ if packed then
   redis.call('HDEL', KEYS[8], job)
   local size, start = string.match(packed, '^%l(%d+):()')
   size = tonumber(size)
-  return finish(size > 0 and cjson.decode(string.sub(packed, start, start + size - 1)) or {}, false)
+  local meta = size > 0 and cjson.decode(string.sub(packed, start, start + size - 1)) or {}
+  end_cancelled(keys, now, task, job, meta, false, nil, nil)
+  return 1
 end
 
 local lane, entry = ARGV[3], ARGV[4]
@@ -53,5 +45,5 @@ if not pending.err and #pending > 0 then
   return 2
 end
 redis.call('XDEL', stream, entry)
-local fields = found[1][2]
-return finish(fields[4] and cjson.decode(fields[4]) or {}, place ~= false)
+end_cancelled(keys, now, task, job, read_meta(found[1][2]) or {}, place ~= false, nil, nil)
+return 1

@@ -34,9 +34,29 @@ local function take(position, lane, want)
   return #entries
 end
 
+local function free_places(position, limit)
+  local pending = 0
+  for lane = 6, 9 do
+    pending = pending + redis.call('XPENDING', KEYS[lane + 4 * (position - 1)], 'w')[1]
+  end
+  return limit.concurrency - pending
+end
+
+local function may_start_suspect(position)
+  if (paused and paused[position] == 1) or redis.call('XLEN', KEYS[9 + 4 * (position - 1)]) == 0 then
+    return false
+  end
+  local limit = limits and limits[position] and cjson.decode(limits[position])
+  if limit and limit.concurrency and free_places(position, limit) < 1 then
+    reply[3] = 1
+    return false
+  end
+  return true
+end
+
 if idle then
   for position = 1, tasks do
-    if not (paused and paused[position] == 1) and redis.call('XLEN', KEYS[9 + 4 * (position - 1)]) > 0 then
+    if may_start_suspect(position) then
       if take(position, 'x', 1) > 0 then
         return reply
       end
@@ -60,14 +80,10 @@ for position = 1, tasks do
     else
       limit = cjson.decode(limit)
       local want = math.min(budget, most_limited)
-      local base = 4 * (position - 1)
       if limit.concurrency and want > 0 then
-        local pending = 0
-        for lane = 6, 9 do
-          pending = pending + redis.call('XPENDING', KEYS[lane + base], 'w')[1]
-        end
-        if pending + want > limit.concurrency then
-          want = limit.concurrency - pending
+        local free = free_places(position, limit)
+        if free < want then
+          want = free
           reply[3] = 1
         end
       end

@@ -26,6 +26,9 @@ local position = 0
 local NOTHING = {}
 
 local function ended(index, letter, ids, all_pending)
+  if #ids == 0 then
+    return
+  end
   local list = gone[index]
   if not list then
     list = {all_pending = true}

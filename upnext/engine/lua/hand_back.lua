@@ -1,32 +1,54 @@
 #!lua flags=allow-oom
--- Gives up fetched, unstarted jobs: each becomes a new entry in lane `back` of its task. Fenced by the entry id.
--- KEYS: 1 epoch, 2 where, 3... for each (task, lane) two: the stream, the task's back stream
--- ARGV: 1 epoch, 2 bell channel, then for each pair of KEYS: its task; then for each job two: index of its pair from 1, entry id
--- Returns: the number of jobs handed back (others were not ours any more)
+-- Gives up fetched, unstarted jobs: each becomes a new entry in lane `back` of its task; one whose cancel was asked for ends. Fenced by the entry id.
+-- KEYS: 1 epoch, 2 where, 3 waiters, 4 dead, 5 dead:jobs, 6 cancel, 7 stats, 8 tasks, 9... for each (task, lane) two: the stream, the task's back stream
+-- ARGV: 1 epoch, 2 bell channel, 3 result prefix, 4 idempotency prefix, 5 reply prefix, then for each pair of KEYS: its task; then for each job two:
+--       index of its pair from 1, entry id
+-- Returns: the number of jobs that were ours (others have another owner)
 -- Errors: EPOCH
 -- include: epoch
-local pairs_count = (#KEYS - 2) / 2
-local count = 0
-for at = 3 + pairs_count, #ARGV, 2 do
+-- include: end_job
+-- include: end_cancelled
+-- include: read_meta
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local keys = {
+  where = KEYS[2], waiters = KEYS[3], dead = KEYS[4], dead_jobs = KEYS[5], cancel = KEYS[6], stats = KEYS[7], tasks = KEYS[8],
+  result = ARGV[3], idem = ARGV[4], reply = ARGV[5], have_waiters = true, have_cancels = redis.call('HLEN', KEYS[6]) > 0,
+}
+local FIRST = 8
+local pairs_count = (#KEYS - FIRST) / 2
+local count, moved = 0, 0
+for at = 6 + pairs_count, #ARGV, 2 do
   local index, entry = tonumber(ARGV[at]), ARGV[at + 1]
-  local stream, back, task = KEYS[1 + 2 * index], KEYS[2 + 2 * index], ARGV[2 + index]
+  local stream, back, task = KEYS[FIRST - 1 + 2 * index], KEYS[FIRST + 2 * index], ARGV[5 + index]
   if redis.call('XACK', stream, 'w', entry) == 1 then
+    count = count + 1
     local found = redis.call('XRANGE', stream, entry, entry)
     if found[1] then
       local fields = found[1][2]
-      local lane = string.sub(stream, -1)
-      local meta = fields[4] and cjson.decode(fields[4]) or {}
-      meta.i = meta.i or (task .. ':' .. lane .. entry)
-      meta.l = meta.l or lane
-      meta.b = 1
-      local new = redis.call('XADD', back, '*', 'p1', fields[2], 'm', cjson.encode(meta))
-      redis.call('HSET', KEYS[2], meta.i, 'b ' .. new)
+      local meta = read_meta(fields)
+      if not meta then
+        redis.call('XADD', back, '*', unpack(fields))
+        moved = moved + 1
+      else
+        local lane = string.sub(stream, -1)
+        local had_location = meta.i ~= nil
+        meta.i = meta.i or (task .. ':' .. lane .. entry)
+        meta.l = meta.l or lane
+        meta.b = 1
+        if keys.have_cancels and redis.call('HEXISTS', KEYS[6], meta.i) == 1 then
+          end_cancelled(keys, now, task, meta.i, meta, had_location, nil, nil)
+        else
+          local new = redis.call('XADD', back, '*', fields[1], fields[2], 'm', cjson.encode(meta))
+          redis.call('HSET', KEYS[2], meta.i, 'b ' .. new)
+          moved = moved + 1
+        end
+      end
       redis.call('XDEL', stream, entry)
-      count = count + 1
     end
   end
 end
-if count > 0 then
+if moved > 0 then
   redis.call('PUBLISH', ARGV[2], 'b')
 end
 return count

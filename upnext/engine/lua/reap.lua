@@ -9,6 +9,8 @@
 -- Errors: EPOCH
 -- include: epoch
 -- include: end_job
+-- include: end_cancelled
+-- include: read_meta
 local consumer, foreign, final, charge, cause, detail = ARGV[2], ARGV[3] == '1', ARGV[4] == '1', ARGV[5], ARGV[6], ARGV[7]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -20,7 +22,7 @@ redis.call('ZREM', KEYS[2], consumer)
 redis.call('ZADD', KEYS[3], 'NX', string.format('%.0f', now), consumer)
 
 local keys = {
-  where = KEYS[5], waiters = KEYS[6], dead = KEYS[7], dead_jobs = KEYS[8], cancel = KEYS[9],
+  where = KEYS[5], waiters = KEYS[6], dead = KEYS[7], dead_jobs = KEYS[8], cancel = KEYS[9], stats = KEYS[10], tasks = KEYS[11],
   result = ARGV[8], idem = ARGV[9], reply = ARGV[10], have_waiters = true, have_cancels = true,
 }
 local tasks = tonumber(ARGV[13])
@@ -30,10 +32,11 @@ for at = 14 + tasks, #ARGV do
   suspects = suspects + 1
 end
 
-local function outcome_of(status, meta, reason, message)
-  local said = {s = status, a = meta.a, c = meta.c, f = now, w = consumer, p = meta.p, r = meta.r, y = reason, x = cause}
-  said.e = {type = reason == 'cancelled' and 'Cancelled' or 'WorkerCrash', message = message, traceback = detail}
-  return cjson.encode(said)
+local function buried_outcome(meta, message)
+  return cjson.encode({
+    s = 'dead', a = meta.a, c = meta.c, f = now, w = consumer, p = meta.p, r = meta.r, y = 'crash', x = cause,
+    e = {type = 'WorkerCrash', message = message, traceback = detail},
+  })
 end
 
 local function count(task, word)
@@ -54,9 +57,13 @@ for position = 1, tasks do
       budget = budget - 1
       local found = redis.call('XRANGE', stream, entry, entry)
       redis.call('XACK', stream, 'w', entry)
-      if found[1] then
+      local meta = found[1] and read_meta(found[1][2])
+      if found[1] and not meta then
+        redis.call('XADD', KEYS[base + 3], '*', unpack(found[1][2]))
+        redis.call('XDEL', stream, entry)
+        moved = moved + 1
+      elseif meta then
         local fields = found[1][2]
-        local meta = fields[4] and cjson.decode(fields[4]) or {}
         local home = meta.l or (lane ~= 'b' and lane ~= 'x' and lane) or 'n'
         local had_location = meta.i ~= nil
         meta.i = meta.i or (task .. ':' .. lane .. entry)
@@ -74,7 +81,7 @@ for position = 1, tasks do
             meta.s = 1
             target = 'x'
           else
-            meta.c = (meta.c or 0) + 1
+            meta.c = (tonumber(meta.c) or 0) + 1
             count(task, 'crashes')
             if meta.c >= (tonumber(definition.max_crashes) or 3) then
               letter = 'dead'
@@ -83,7 +90,7 @@ for position = 1, tasks do
             end
           end
         elseif charge == 'host' then
-          meta.h = (meta.h or 0) + 1
+          meta.h = (tonumber(meta.h) or 0) + 1
           meta.x = cause
           if meta.h >= tonumber(ARGV[12]) then
             letter = 'dead'
@@ -94,12 +101,10 @@ for position = 1, tasks do
           target = 'x'
         end
         if redis.call('HEXISTS', KEYS[9], job) == 1 then
-          local outcome = outcome_of('cancelled', meta, 'cancelled', 'cancelled')
-          end_job(keys, now, job, outcome, ttl, meta, nil, had_location)
-          count(task, 'cancelled')
+          end_cancelled(keys, now, task, job, meta, had_location, consumer, cause)
         elseif letter then
           local times = meta.h and meta.h >= tonumber(ARGV[12]) and (meta.h .. ' hosts were lost') or (meta.c .. ' worker crashes')
-          local outcome = outcome_of('dead', meta, 'crash', 'buried after ' .. times .. ', the last: ' .. cause)
+          local outcome = buried_outcome(meta, 'buried after ' .. times .. ', the last: ' .. cause)
           local kept = {a = meta.a, c = meta.c, h = meta.h, p = meta.p, r = meta.r, x = meta.x, z = cjson.decode(outcome)}
           kept = cjson.encode(kept)
           end_job(keys, now, job, outcome, ttl, meta, home .. #kept .. ':' .. kept .. fields[2], had_location)
@@ -107,7 +112,7 @@ for position = 1, tasks do
           buried = buried + 1
         else
           local at = target == 'x' and 4 or 3
-          local new = redis.call('XADD', KEYS[base + at], '*', 'p1', fields[2], 'm', cjson.encode(meta))
+          local new = redis.call('XADD', KEYS[base + at], '*', fields[1], fields[2], 'm', cjson.encode(meta))
           redis.call('HSET', KEYS[5], job, target .. ' ' .. new)
           moved = moved + 1
         end

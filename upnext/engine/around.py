@@ -1,0 +1,241 @@
+"""What a job may have around its function: a cached result, hooks, a thread or a pool process, the checkpoint of an earlier attempt.
+
+A plain async job has nothing of this and never comes here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+from upnext.core.keys import Keys
+from upnext.core.retry import RetryIn, decide
+from upnext.core.spec import SyncExecutor, WorkerSpec
+from upnext.engine.attempt import Attempt
+from upnext.engine.cache import look
+from upnext.engine.ends import JobCancelled, PoolCrash, RemoteError, hopeless, meaning
+from upnext.engine.pool import ProcessPool
+from upnext.engine.registered import TaskRun
+from upnext.engine.threads import Permits, Threads
+from upnext.errors import QueueError
+
+log = logging.getLogger("upnext.worker")
+
+GRACE_S = 5.0
+"""What a job gets to end after it was cancelled or timed out, before its process is to be replaced."""
+HOOK_S = 30.0
+"""What an async hook may take. One that runs because of a cancel or a timeout has to end within the grace."""
+LAST_HOOK_S = GRACE_S - 1.0
+
+
+class Clock(Protocol):
+    """An attempt's timeout: it starts when its function does, not while it waits for a thread or a process."""
+
+    def start(self, attempt: Attempt) -> None: ...
+    def stop(self, attempt: Attempt) -> None: ...
+
+
+class Around:
+    """`giving_up()` is whether this process ends without finishing its jobs; `stuck(job id, reason)` asks for its replacement."""
+
+    def __init__(
+        self,
+        worker: WorkerSpec,
+        keys: Keys,
+        clock: Clock,
+        rng: random.Random,
+        giving_up: Callable[[], bool],
+        stuck: Callable[[str, str], None],
+        pool_setup: bytes | None,
+    ) -> None:
+        self._keys, self._clock, self._rng = keys, clock, rng
+        self._giving_up, self._stuck = giving_up, stuck
+        self._loop = asyncio.get_running_loop()
+        size = worker.sync_pool_size or worker.concurrency
+        self._threads = Threads()
+        processes = worker.sync_executor is SyncExecutor.PROCESS and pool_setup is not None
+        self._pool = ProcessPool(pool_setup, size) if processes and pool_setup is not None else None
+        # slots bound them already, unless the pool is the smaller
+        self._permits = Permits(size) if size < worker.concurrency else None
+
+    async def aclose(self) -> None:
+        self._threads.close()
+        if self._pool is not None:
+            await self._pool.aclose()
+
+    async def run(self, attempt: Attempt, task: TaskRun, payload: bytes, *, later: bool) -> bytes:
+        """The whole of an attempt -> its value, encoded. `later`: it isn't the job's first."""
+        hooks = attempt.spec.hooks
+        if later:
+            await self._recall(attempt)
+        if task.cache is not None:
+            args, kwargs = task.decode(payload)
+            key = task.cache.key(args, kwargs)
+            if key is not None:
+                known = await look(attempt, self._keys, key)
+                if known is not None:
+                    return known
+                attempt.cached = (key, task.cache.ttl_ms)
+        try:
+            if hooks.on_start is not None:
+                await self._hook(hooks.on_start, attempt, None)
+            raw, value = await self._do(attempt, task, payload)
+        except BaseException as caught:
+            if isinstance(caught, asyncio.CancelledError) and self._giving_up():
+                raise  # the job is not over: it goes to another worker
+            error = meaning(attempt, caught)
+            again = self._judge(attempt, error)
+            if task.hooked:
+                await self._told_failure(attempt, error, again)
+            if error is caught:
+                raise
+            raise error from None
+        self._clock.stop(attempt)  # it is done: a slow hook doesn't make it late
+        if task.hooked:
+            await self._hook(hooks.on_success, attempt, value)
+            await self._hook(hooks.on_complete, attempt, value)
+        return raw
+
+    async def _recall(self, attempt: Attempt) -> None:
+        try:
+            attempt.state = await attempt.broker.read_progress(attempt.job_id) or None
+        except QueueError as error:
+            log.warning("the checkpoint of %s can't be read: %s", attempt.job_id, error)
+
+    def _judge(self, attempt: Attempt, error: BaseException) -> bool:
+        """Whether there will be another attempt; what was decided is kept for the executor, so that it is decided once."""
+        if isinstance(error, JobCancelled):
+            return False
+        if isinstance(error, PoolCrash):
+            return attempt.crashes + 1 < attempt.spec.options.max_crashes
+        if isinstance(error, RemoteError):
+            return error.delay_s is not None
+        attempt.verdict = None if hopeless(error) else decide(attempt.spec.options, attempt.attempt, error, self._rng)
+        return isinstance(attempt.verdict, RetryIn)
+
+    async def _told_failure(self, attempt: Attempt, error: BaseException, again: bool) -> None:
+        hooks = attempt.spec.hooks
+        self._clock.stop(attempt)
+        if again:
+            await self._hook(hooks.on_retry, attempt, error)
+            return
+        if not isinstance(error, JobCancelled):
+            await self._hook(hooks.on_failure, attempt, error)
+        await self._hook(hooks.on_complete, attempt, error)
+
+    async def _hook(self, hook: Callable[..., Any] | None, attempt: Attempt, value: Any) -> None:
+        """A hook that fails, or takes too long, is logged; it never changes how the job ends."""
+        if hook is None:
+            return
+        try:
+            answer = hook(attempt, value)
+            if asyncio.iscoroutine(answer):
+                async with asyncio.timeout(LAST_HOOK_S if attempt.timed_out or attempt.cancelled else HOOK_S):
+                    await answer
+        except Exception:  # user code: its failure is its own
+            log.exception("a hook of %s failed", attempt.job_id)
+
+    # --- where the function runs
+
+    async def _do(self, attempt: Attempt, task: TaskRun, payload: bytes) -> tuple[bytes, Any]:
+        """-> (the value encoded, the value)."""
+        if task.in_process:
+            raw = await self._in_process(attempt, payload)
+            return raw, task.spec.arguments.decode_result(raw) if task.hooked else None
+        args, kwargs = task.decode(payload)
+        if task.is_async:
+            value = await task.function(*args, **kwargs)
+        else:
+            value = await self._in_thread(attempt, partial(task.function, *args, **kwargs))
+        return b"null" if value is None else task.encode_result(value), value
+
+    async def _in_process(self, attempt: Attempt, payload: bytes) -> bytes:
+        if self._pool is None:
+            raise RuntimeError("this worker has no pool processes")
+        place = await self._place(attempt)
+        try:
+            return await self._pool.run(attempt, payload, partial(self._clock.start, attempt))
+        finally:
+            place.leave()
+
+    async def _in_thread(self, attempt: Attempt, function: Callable[[], Any]) -> Any:
+        place = await self._place(attempt)
+        try:
+            work = self._threads.run(partial(contextvars.copy_context().run, function))
+            self._clock.start(attempt)
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                if not work.done():
+                    # a thread can't be stopped: the job is recorded as ended, the thread gets its grace, then the process goes
+                    reason = "timeout" if attempt.timed_out else "cancelled"
+                    self._loop.call_later(GRACE_S, self._check_thread, work, attempt.job_id, reason)
+                    work.add_done_callback(_forget)
+                raise
+        finally:
+            place.leave()
+
+    def _check_thread(self, work: asyncio.Future[Any], job_id: str, reason: str) -> None:
+        if not work.done():
+            self._stuck(job_id, reason)
+
+    async def _place(self, attempt: Attempt) -> _Place:
+        """A place in the pool, where it is smaller than the concurrency; its timeout doesn't count meanwhile."""
+        self._clock.stop(attempt)
+        place = _Place(self._permits)
+        await place.enter()
+        if self._permits is not None and attempt.release is not None and attempt.retake is not None:
+            attempt.release = partial(place.step_out, attempt.release)
+            attempt.retake = partial(place.step_in, attempt.retake)
+        return place
+
+
+class _Place:
+    """One attempt's permit, given up together with its slot while it waits for another job."""
+
+    def __init__(self, permits: Permits | None) -> None:
+        self._permits = permits
+        self._held = False
+        self._left = False
+        self._entering = False
+
+    async def enter(self) -> None:
+        if self._permits is None or self._held or self._entering:
+            return
+        self._entering = True
+        try:
+            await self._permits.take()
+        finally:
+            self._entering = False
+        self._held = True
+        if self._left:
+            self._give()
+
+    def leave(self) -> None:
+        self._left = True
+        self._give()
+
+    def step_out(self, release: Callable[[], None]) -> None:
+        self._give()
+        release()
+
+    async def step_in(self, retake: Callable[[], Any]) -> None:
+        await retake()
+        if not self._left:
+            await self.enter()
+
+    def _give(self) -> None:
+        if self._held and self._permits is not None:
+            self._held = False
+            self._permits.give()
+
+
+def _forget(work: asyncio.Future[Any]) -> None:
+    """Its end, whatever it is, comes too late for anybody."""
+    if not work.cancelled():
+        work.exception()

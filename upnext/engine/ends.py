@@ -1,0 +1,124 @@
+"""How attempts end: what an exception means for the job, and the outcome that is recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from typing import Any
+
+from upnext.core import outcome as outcomes
+from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
+from upnext.engine.attempt import Attempt
+from upnext.engine.calls.holding import Finish, PutBack
+from upnext.errors import EncodingError, InvalidArgumentsError
+
+TRACEBACK_CAP = 16_000
+
+_OURS = ("upnext.engine.executor", "upnext.engine.around", "upnext.engine.threads", "upnext.engine.poolproc")
+"""Modules whose frames stand between the engine and the user's code, and say nothing to anybody."""
+
+
+class JobTimeout(TimeoutError):
+    """The job ran longer than its timeout."""
+
+
+class JobCancelled(Exception):  # noqa: N818 - an end, not an error
+    """Somebody cancelled the job."""
+
+
+class PoolCrash(Exception):  # noqa: N818 - says what happened to the process, not what the code did wrong
+    """The pool process died while it ran the job. `cause`: signal:SIGSEGV, exit:3."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"its pool process died ({cause})")
+        self.cause = cause
+
+
+class RemoteError(Exception):
+    """An exception of a job in a pool process, as text. `delay_s`: when the job is to run again, None for not at all."""
+
+    def __init__(self, kind: str, message: str, trace: str, delay_s: float | None) -> None:
+        super().__init__(message)
+        self.kind, self.trace, self.delay_s = kind, trace, delay_s
+
+
+def meaning(attempt: Attempt, error: BaseException) -> BaseException:
+    """The error as it is recorded: a CancelledError is a timeout, a cancel, or the task's own doing; nothing may end the worker."""
+    if isinstance(error, asyncio.CancelledError):
+        if attempt.timed_out:
+            return JobTimeout(f"ran longer than its timeout of {attempt.spec.options.timeout_s:g} s")
+        if attempt.cancelled:
+            return JobCancelled()
+        return RuntimeError("the task raised CancelledError, though nobody cancelled it")
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return RuntimeError(f"the task raised {type(error).__name__}: a task can't end its worker")
+    return error
+
+
+def hopeless(error: BaseException) -> bool:
+    """Errors that no further attempt can mend: the arguments or the result don't fit the code."""
+    return isinstance(error, InvalidArgumentsError | EncodingError)
+
+
+def told(error: BaseException) -> ErrorInfo:
+    """An error as it is kept."""
+    if isinstance(error, JobTimeout):
+        return ErrorInfo("TimeoutError", str(error))
+    if isinstance(error, JobCancelled):
+        return ErrorInfo("Cancelled", "cancelled")
+    if isinstance(error, RemoteError):
+        return ErrorInfo(error.kind, str(error), error.trace)
+    if isinstance(error, PoolCrash):
+        return ErrorInfo("WorkerCrash", str(error))
+    return ErrorInfo(type_name(error), _text(error), trace_of(error))
+
+
+def outcome_of(attempt: Attempt, status: JobStatus, consumer: str, begun_ns: int, **more: Any) -> Outcome:
+    return Outcome(
+        status=status,
+        attempt=attempt.attempt,
+        begun_ms=begun_ns // 1_000_000,
+        finished_ms=time.time_ns() // 1_000_000,
+        worker=consumer,
+        parent_id=attempt.parent_id,
+        root_id=attempt.root_id,
+        **({"crashes": attempt.crashes} | more),
+    )
+
+
+def cancelled_end(job: PutBack, consumer: str) -> Finish:
+    """The end of a job whose cancel was asked for while its attempt failed."""
+    outcome = Outcome(
+        status=JobStatus.CANCELLED,
+        attempt=max(1, job.meta.attempt - 1),
+        crashes=job.meta.crashes,
+        finished_ms=time.time_ns() // 1_000_000,
+        worker=consumer,
+        parent_id=job.meta.parent_id,
+        root_id=job.meta.root_id,
+        error=ErrorInfo("Cancelled", "cancelled"),
+        reason=FailureReason.CANCELLED,
+    )
+    return Finish(job.task, job.lane, job.entry_id, JobStatus.CANCELLED, outcomes.encode(outcome), job.meta)
+
+
+def type_name(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def trace_of(error: BaseException) -> str:
+    """The traceback from the user's code on, bounded."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_globals.get("__name__") in _OURS:
+        frames = frames.tb_next
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    return text if len(text) <= TRACEBACK_CAP else f"{text[: TRACEBACK_CAP // 2]}\n…\n{text[-TRACEBACK_CAP // 2 :]}"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:  # user code: an exception's __str__ may itself fail, and the job must still end
+        return f"(its text can't be made: {type(broken).__name__})"

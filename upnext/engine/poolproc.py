@@ -1,0 +1,196 @@
+"""A pool process: runs plain functions of a service, one job at a time, for the worker that exec'd it.
+
+It is started fresh (never forked from a running loop), imports the service once, and is told a task's name and the encoded arguments; what
+goes back is the encoded value, or the error as text. It belongs to the worker's session and dies with it.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import ctypes
+import faulthandler
+import importlib
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+
+from upnext.core.entry import Meta
+from upnext.core.retry import RetryIn, decide
+from upnext.core.spec import ServiceSpec, TaskKind, TaskSpec
+from upnext.engine import frames
+from upnext.engine.attempt import CURRENT, Attempt
+from upnext.engine.broker import Broker
+from upnext.engine.ends import hopeless, trace_of, type_name
+from upnext.engine.frames import Kind
+
+_PR_SET_PDEATHSIG = 1
+
+serving = False
+"""Whether this process is one. A service that starts workers when it is imported must not do so here."""
+
+
+class Line:
+    """The blocking end of the socket pair."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._writing = threading.Lock()
+
+    def send(self, kind: Kind, body: bytes = b"") -> None:
+        with self._writing:
+            self._socket.sendall(frames.pack(kind, body))
+
+    def read(self) -> tuple[Kind, bytes] | None:
+        """None: the worker is gone."""
+        head = self._exactly(frames.HEAD.size)
+        if head is None:
+            return None
+        kind, length = frames.read_head(head)
+        body = self._exactly(length)
+        return None if body is None else (kind, body)
+
+    def _exactly(self, count: int) -> bytes | None:
+        parts = bytearray()
+        while len(parts) < count:
+            part = self._socket.recv(min(count - len(parts), 1 << 20))
+            if not part:
+                return None
+            parts += part
+        return bytes(parts)
+
+
+class MemberAttempt(Attempt):
+    """An attempt that runs here while its slot is kept by the worker: giving the slot back is asked for over the line."""
+
+    __slots__ = ("_counting", "_line")
+
+    def __init__(self, spec: TaskSpec, header: dict[str, Any], broker: Broker, line: Line) -> None:
+        meta = Meta(
+            job_id=header["job_id"],
+            attempt=header["attempt"],
+            crashes=header["crashes"],
+            parent_id=header["parent_id"],
+            root_id=header["root_id"],
+        )
+        super().__init__(spec, "n", b"", meta, broker)
+        self.started_at = header["started_at"]
+        self.state = header["state"]
+        self._line = line
+        self._counting = threading.Lock()
+
+    @contextmanager
+    def parked(self) -> Iterator[None]:
+        """The slot is free inside; several threads may be in here at once."""
+        with self._counting:
+            self.waits += 1
+            if self.waits == 1:
+                self._line.send(Kind.PARK)
+        try:
+            yield
+        finally:
+            with self._counting:
+                self.waits -= 1
+                if not self.waits:
+                    self._line.send(Kind.UNPARK)
+                    if self._line.read() is None:
+                        os._exit(0)
+
+
+def main() -> None:
+    """argv: the worker's pid, the descriptor of the line. The rest comes over the line: a URL may hold a password, argv is for all to see."""
+    global serving
+    serving = True
+    parent, fd = sys.argv[1:3]
+    _die_with(int(parent))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal is for the worker, which lets jobs finish
+    faulthandler.enable()
+    os.set_inheritable(int(fd), False)
+    line = Line(socket.socket(fileno=int(fd)))
+    frame = line.read()
+    if frame is None:
+        os._exit(0)
+    setup = orjson.loads(frame[1])
+    _title(setup["path"])
+    try:
+        tasks = _tasks(_load(setup["loader"], setup["path"]))
+    except BaseException as error:  # noqa: BLE001 - an import runs the service's code: whatever it raises is told to the worker
+        line.send(Kind.FAILED, f"{type_name(error)}: {error}".encode())
+        os._exit(1)
+    if not logging.root.handlers:
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    broker = Broker(setup["redis_url"], setup["namespace"], name="upnext-pool")
+    line.send(Kind.READY)
+    while (frame := line.read()) is not None:
+        head, _, payload = frame[1].partition(b"\n")
+        line.send(*_run(tasks, orjson.loads(head), payload, broker, line))
+    _flush()
+    os._exit(0)
+
+
+def _run(tasks: dict[str, TaskSpec], header: dict[str, Any], payload: bytes, broker: Broker, line: Line) -> tuple[Kind, bytes]:
+    spec = tasks.get(header["task"])
+    if spec is None:
+        return _failed(None, header, LookupError(f"a pool process found no task {header['task']!r} in the service it imported"))
+    attempt = MemberAttempt(spec, header, broker, line)
+    try:
+        lenient = getattr(spec.arguments, "decode_event", None) if spec.kind is TaskKind.EVENT else None
+        args, kwargs = (lenient or spec.arguments.decode)(payload)
+        context = contextvars.copy_context()
+        context.run(CURRENT.set, attempt)
+        value = context.run(spec.function, *args, **kwargs)
+        return Kind.VALUE, b"null" if value is None else spec.arguments.encode_result(value)
+    except BaseException as error:  # noqa: BLE001 - the boundary to user code: whatever it raises is the job's end
+        return _failed(spec, header, error)
+    finally:
+        _flush()
+
+
+def _failed(spec: TaskSpec | None, header: dict[str, Any], error: BaseException) -> tuple[Kind, bytes]:
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        error = RuntimeError(f"the task raised {type(error).__name__}: a task can't end its worker")
+    delay_s = None
+    if spec is not None and not hopeless(error):
+        decision = decide(spec.options, header["attempt"], error, random.Random())
+        delay_s = decision.delay_s if isinstance(decision, RetryIn) else None
+    said = {"type": type_name(error), "message": str(error), "traceback": trace_of(error), "delay_s": delay_s}
+    return Kind.ERROR, orjson.dumps(said)
+
+
+def _load(loader: str, path: str) -> ServiceSpec:
+    module, _, function = loader.partition(":")
+    load: Callable[[str], Any] = getattr(importlib.import_module(module), function)
+    return load(path).spec
+
+
+def _tasks(service: ServiceSpec) -> dict[str, TaskSpec]:
+    return {name: spec for worker in service.workers for name, spec in worker.tasks.items()}
+
+
+def _die_with(parent: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def _title(path: str) -> None:
+    import setproctitle  # noqa: PLC0415 - only a process of our own is renamed
+
+    setproctitle.setproctitle(f"upnext pool: {os.path.basename(path)}")
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # closed by the task, or a reader that went away
+            continue
