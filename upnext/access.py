@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any, Protocol, TypeVar
 
 from upnext.core.outcome import Outcome
@@ -62,7 +62,7 @@ class SyncBroker(Protocol):
 
 
 class RunningAttempt(Protocol):
-    """One try of a job, seen from inside it. `loop` is None in a pool process, where there is no slot to give back."""
+    """One try of a job, seen from inside it. `loop` is None in a pool process, which gives the slot back by `parked`."""
 
     @property
     def job_id(self) -> str: ...
@@ -92,6 +92,10 @@ class RunningAttempt(Protocol):
 
     def suspended(self) -> AbstractAsyncContextManager[Any]:
         """Gives the concurrency slot back for the time of the block. Several may be open at once."""
+        ...
+
+    def parked(self) -> AbstractContextManager[Any]:
+        """The same in a pool process; blocks until there is a slot again."""
         ...
 
 
@@ -131,8 +135,15 @@ async def slot_given_back() -> AsyncGenerator[None]:
     """While a task waits for another job, its place among the worker's concurrent jobs is free: nested flows finish at concurrency 1."""
     attempt = current_attempt()
     home = attempt.loop if attempt is not None else None
-    if attempt is None or home is None:
+    if attempt is None:
         yield
+    elif home is None:
+        parked = attempt.parked()
+        parked.__enter__()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(parked.__exit__, None, None, None)
     elif home is asyncio.get_running_loop():
         async with attempt.suspended():
             yield
@@ -150,6 +161,10 @@ def slot_given_back_sync() -> Generator[None]:
     """The same from a plain `def` task. On the worker's own loop thread it does nothing: there the caller blocks everybody anyway."""
     attempt = current_attempt()
     home = attempt.loop if attempt is not None else None
+    if attempt is not None and home is None:
+        with attempt.parked():
+            yield
+        return
     if attempt is None or home is None or _running_loop() is home:
         yield
         return

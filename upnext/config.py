@@ -149,7 +149,7 @@ def validate_url(url: str) -> str:
         raise UsageError(f"{shown!r} names no host; use {_EXAMPLE}")
     elif parts.scheme.endswith("+sentinel") and not parts.path.strip("/"):
         raise UsageError(f"{shown!r} names no master; write redis+sentinel://H1,H2/NAME")
-    elif "," in hosts and not parts.scheme.startswith("redis+"):
+    elif "," in hosts and "+" not in parts.scheme:
         raise UsageError(f"{shown!r} names several hosts; only redis+sentinel:// and redis+cluster:// do")
     return url
 

@@ -14,7 +14,7 @@ from string import Formatter
 from typing import Any, Literal, TypedDict, cast
 
 from upnext.core import ids, limits
-from upnext.core.spec import Hooks, MissedRunPolicy, RateLimit, TaskOptions
+from upnext.core.spec import MissedRunPolicy, RateLimit, TaskOptions
 from upnext.errors import ServiceError, UsageError
 
 Duration = float | timedelta
@@ -63,9 +63,6 @@ class TaskSettings(CommonSettings, total=False):
     cache_key: str | Callable[..., str] | None
     cache_ttl: Duration | None
     shared: bool
-
-
-HOOKS = ("on_start", "on_success", "on_failure", "on_retry", "on_complete")
 
 
 def check_names(what: str, given: Collection[str], known: type) -> None:
@@ -130,14 +127,6 @@ def task_options(what: str, function: Callable[..., Any], given: Mapping[str, An
         cache_ttl_s=_or_none(seconds, what, "cache_ttl", cache_ttl),
         shared=bool(given.get("shared", False)),
     )
-
-
-def hooks(what: str, given: Mapping[str, Any]) -> Hooks:
-    chosen = {name: given.get(name) for name in HOOKS}
-    for name, hook in chosen.items():
-        if hook is not None and not callable(hook):
-            raise ServiceError(f"{what}: {name} must be a function, not {hook!r}")
-    return Hooks(**chosen)
 
 
 def whole(what: str, name: str, value: Any, *, least: int = 1) -> int:

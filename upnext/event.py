@@ -10,7 +10,8 @@ from upnext import access
 from upnext.core import codec
 from upnext.core.binding import Signature
 from upnext.core.spec import TaskKind, TaskSpec
-from upnext.declare import HandlerSettings, check_names, function_name, hooks, is_async, task_options
+from upnext.declare import HandlerSettings, check_names, function_name, is_async, task_options
+from upnext.hooks import hooks
 from upnext.task import checked_key
 
 P = ParamSpec("P")

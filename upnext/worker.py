@@ -19,7 +19,6 @@ from upnext.declare import (
     check_names,
     checked_name,
     function_name,
-    hooks,
     is_async,
     missed_run_policy,
     seconds,
@@ -28,6 +27,7 @@ from upnext.declare import (
 )
 from upnext.errors import ConflictError, ServiceError, UsageError
 from upnext.event import Event
+from upnext.hooks import hooks
 from upnext.task import AsyncTask, SyncTask, Task, TaskDecorator
 
 if TYPE_CHECKING:

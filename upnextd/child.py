@@ -21,10 +21,13 @@ from typing import Any, Protocol
 import uvloop
 
 from upnext.control.exits import ExitCode
+from upnext.engine import stacks
+from upnext.engine.attempt import CURRENT
 from upnext.engine.runtime import RuntimeSettings, WorkerRuntime
 from upnext.engine.scheduler import DeathNotice, Scheduler, SchedulerSettings, Started
 from upnext.errors import BrokerUnavailableError, UsageError
 from upnextd.channel import Channel, Message
+from upnextd.records import RecordHandler
 from upnextd.scoreboard import WorkerShape, Writer
 from upnextd.template import title
 
@@ -139,7 +142,13 @@ class Body:
         self.loop = loop
         self.stopping = False
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.channel = Channel(connection, loop, self.hear, self._orphaned)
+        self.channel = Channel(connection, loop, self._hear, self._orphaned)
+
+    def _hear(self, message: Message) -> None:
+        if message["op"] == "stacks":
+            self.channel.send("stacks", number=message["number"], text=stacks.describe(asyncio.all_tasks(self.loop)))
+        else:
+            self.hear(message)
 
     def hear(self, message: Message) -> None:
         raise NotImplementedError
@@ -381,6 +390,12 @@ def _notice(said: dict[str, Any]) -> Any:
     return DeathNotice(said["consumer"], said["cause"], said["charge"], started, said["detail"])
 
 
+def _current_job() -> str | None:
+    """The job in whose context this is called."""
+    attempt = CURRENT.get(None)
+    return None if attempt is None else attempt.job_id
+
+
 def _move_in(assignment: dict[str, Any], fds: Descriptors) -> None:
     os.dup2(fds.output, 1)
     os.dup2(fds.output, 2)
@@ -399,5 +414,6 @@ def _move_in(assignment: dict[str, Any], fds: Descriptors) -> None:
     gc.enable()
     random.seed()
     if not logging.root.handlers:
-        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+        logging.root.addHandler(RecordHandler(2, _current_job))
+        logging.root.setLevel(logging.INFO)
     title(f"{assignment['name']}: {assignment['slot']} g{assignment['generation']}")

@@ -15,8 +15,9 @@ from upnextd.logs import now_iso
 from upnextd.operations import Operation, Progress
 from upnextd.plan import Mode, Role
 from upnextd.slots import Event, State
+from upnextd.stations import Station
 from upnextd.status import status
-from upnextd.supervisor import Station, Supervisor
+from upnextd.supervisor import Supervisor
 
 _Answer = dict[str, Any]
 _MODE_KEYS = ("drain", "pause", "resume")
@@ -98,7 +99,7 @@ class ControlCommands:
         if station.child is None or station.child.pidfd < 0:
             raise CommandError(ErrorCode.FAILED, f"{station.slot} has no process now ({station.life.state.name})")
         pid = station.child.pid
-        return {"slot": station.slot, "pid": pid, "stacks": await self._supervisor.stacks(station.child)}
+        return {"slot": station.slot, "pid": pid, "stacks": await self._supervisor.pulses.stacks(station.child)}
 
     # -- modes --
 

@@ -1,6 +1,6 @@
 """Where lines go: the daemon's own and its children's stdout and stderr, to our stderr or a file, without ever blocking.
 
-A reader of our stderr that stops reading costs lines (counted and told), not the supervisor's time.
+A reader of our stderr that stops reading costs lines (counted and told), not the supervisor's time; so does a child that floods.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ from datetime import UTC, datetime
 
 import orjson
 
+from upnextd import records
+from upnextd.floods import Allowance
+
 _CHUNK_BYTES = 1 << 16
 _LINE_CAP_BYTES = 16 << 10
 _BACKLOG_CAP_BYTES = 1 << 20
+_TELL_DROPPED_S = 1.0
 
 
 class Sink:
@@ -33,6 +37,8 @@ class Sink:
         self._backlog = bytearray()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.dropped = 0
+        self.told: Callable[[int], bytes] = _told_plainly
+        """How the number of dropped lines is said in the log itself."""
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """From now on a backlog is written out by the loop."""
@@ -43,12 +49,19 @@ class Sink:
             self.dropped += 1
             return
         if self.dropped and not self._backlog:
-            line = b"upnextd: %d lines were dropped: nobody read them\n%s" % (self.dropped, line)
+            line = self.told(self.dropped) + line
             self.dropped = 0
         waiting = bool(self._backlog)
         self._backlog += line
         if not waiting:
             self._flush()
+
+    def reopen(self, fd: int) -> None:
+        """Write to another descriptor, ours from now on: the file of this name is a new one. What is left goes to the old one, or is lost."""
+        self.finish(0.1)
+        self._backlog.clear()
+        self._socket = None
+        self._fd = fd
 
     def finish(self, within_s: float = 0.5) -> None:
         """Write out what is left, for so long; then close."""
@@ -98,6 +111,13 @@ class Log:
         self._sink = sink
         self._as_json = as_json
         self._timestamps = timestamps
+        sink.told = lambda dropped: self._format(
+            "upnextd", os.getpid(), f"{dropped} lines were dropped: they could not be written", "warning"
+        )
+
+    def reopen(self, fd: int) -> None:
+        """Go on in another file."""
+        self._sink.reopen(fd)
 
     def note(self, message: str) -> None:
         self.line("upnextd", os.getpid(), message, "info")
@@ -112,25 +132,61 @@ class Log:
         """One line of `slot`; `level` None: a child printed it."""
         self._sink.write(self._format(slot, pid, message, level))
 
-    def _format(self, slot: str, pid: int | None, message: str, level: str | None) -> bytes:
+    def child_line(self, slot: str, pid: int | None, line: str) -> None:
+        """A line from a child: what it printed, or a record of its logging."""
+        record = records.parse(line)
+        if record is None:
+            self.line(slot, pid, line)
+        else:
+            self._sink.write(self._format(slot, pid, record.message, record.level, record.logger, record.job_id))
+
+    def _format(
+        self,
+        slot: str,
+        pid: int | None,
+        message: str,
+        level: str | None,
+        logger: str | None = None,
+        job_id: str | None = None,
+    ) -> bytes:
         if self._as_json:
             said = {"at": now_iso(), "slot": slot, "pid": pid, "level": level or "info", "message": message}
+            if logger is not None:
+                said["logger"] = logger
+            if job_id is not None:
+                said["job_id"] = job_id
             return orjson.dumps(said) + b"\n"
         head = f"{now_iso()} " if self._timestamps else ""
-        mark = f"{level}: " if level in ("warning", "error") else ""
+        job = f" {job_id}" if job_id is not None else ""
+        mark = f"{level}: " if logger is not None or level in ("warning", "error") else ""
+        source = f"{logger}: " if logger is not None else ""
         text = message.replace("\n", "\n    ")
-        return f"{head}{slot}[{pid or '-'}] {mark}{text}\n".encode("utf-8", "replace")
+        return f"{head}{slot}[{pid or '-'}]{job} {mark}{source}{text}\n".encode("utf-8", "replace")
 
 
 class LineReader:
-    """Reads a child's output from a pipe and gives it on line by line. Over-long lines are cut into pieces."""
+    """Reads a child's output from a pipe and gives it on line by line. Over-long lines are cut into pieces.
 
-    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, on_line: Callable[[str], None]) -> None:
+    A child that prints faster than its allowance (`upnextd.floods`) is not held up: what is too much is dropped, counted, and told to
+    `on_dropped` within a second.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        loop: asyncio.AbstractEventLoop,
+        on_line: Callable[[str], None],
+        on_dropped: Callable[[int], None] | None = None,
+    ) -> None:
         os.set_blocking(fd, False)
         self._fd = fd
         self._loop = loop
         self._on_line = on_line
+        self._on_dropped = on_dropped
         self._unfinished = bytearray()
+        self._allowance = Allowance(loop.time())
+        self._dropped = 0
+        self._telling: asyncio.TimerHandle | None = None
         self.closed = False
         loop.add_reader(fd, self._read)
 
@@ -150,6 +206,7 @@ class LineReader:
         if self._unfinished:
             self._emit(bytes(self._unfinished))
             self._unfinished.clear()
+        self._tell_dropped()
 
     def _read(self) -> bool:
         try:
@@ -161,6 +218,10 @@ class LineReader:
         if not data:
             self.close()
             return False
+        self._allowance.refill(self._loop.time())
+        if self._allowance.exhausted:
+            self._drop(data)
+            return True
         self._unfinished += data
         *lines, rest = self._unfinished.split(b"\n")
         for line in lines:
@@ -171,17 +232,44 @@ class LineReader:
         self._unfinished = bytearray(rest[whole:])
         return True
 
+    def _drop(self, data: bytes) -> None:
+        """Nothing of this chunk is let through, save the start of a line that may be finished later."""
+        lines = data.count(b"\n")
+        if lines:
+            self._unfinished = bytearray(data[data.rindex(b"\n") + 1 :][:_LINE_CAP_BYTES])
+        self._count_dropped(max(1, lines))
+
     def _emit_pieces(self, line: bytearray) -> None:
         for start in range(0, max(1, len(line)), _LINE_CAP_BYTES):
             self._emit(bytes(line[start : start + _LINE_CAP_BYTES]))
 
     def _emit(self, line: bytes) -> None:
-        self._on_line(line.decode("utf-8", "replace").rstrip("\r"))
+        if self._allowance.take(len(line)):
+            self._on_line(line.decode("utf-8", "replace").rstrip("\r"))
+        else:
+            self._count_dropped(1)
+
+    def _count_dropped(self, lines: int) -> None:
+        self._dropped += lines
+        if self._telling is None and not self.closed:
+            self._telling = self._loop.call_later(_TELL_DROPPED_S, self._tell_dropped)
+
+    def _tell_dropped(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+        dropped, self._dropped = self._dropped, 0
+        if dropped and self._on_dropped is not None:
+            self._on_dropped(dropped)
 
 
 def now_iso() -> str:
     """UTC, milliseconds, `2026-01-01T00:00:00.000Z`."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _told_plainly(dropped: int) -> bytes:
+    return b"upnextd: %d lines were dropped\n" % dropped
 
 
 def _own_description(fd: int) -> int:

@@ -10,7 +10,8 @@ from upnext import config
 from upnext.control import protocol
 from upnextd import process
 from upnextd.generations import Generation, Phase
-from upnextd.supervisor import SlotHistory, Station, Supervisor
+from upnextd.stations import SlotHistory, Station
+from upnextd.supervisor import Supervisor
 
 
 def status(supervisor: Supervisor) -> dict[str, Any]:

@@ -78,6 +78,7 @@ def main() -> None:
 def load(service: str, only: Sequence[str]) -> Any:
     """Import the service and whatever children need, so that they share it."""
     loaded = importlib.import_module("upnext.service").load(service, only=only)
+    loaded.prepare()
     for shared in _SHARED_MODULES:
         importlib.import_module(shared)
     return loaded

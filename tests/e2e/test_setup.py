@@ -17,7 +17,7 @@ def run_setup(tmp_path: Path, python: str | None) -> subprocess.CompletedProcess
     """scripts/setup in a checkout of its own, on a machine that has this `python3` and no other."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in ("sh", "dirname", "cat", "cut", "rm", "tail"):
+    for name in ("sh", "dirname", "cat", "cut", "grep", "rm", "tail"):
         (programs / name).symlink_to(shutil.which(name) or f"/bin/{name}")
     if python is not None:
         (programs / "python3").write_text(python)

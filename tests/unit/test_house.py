@@ -158,3 +158,14 @@ def test_links_between_pages_lead_somewhere() -> None:
         if "://" not in target and not target.startswith("mailto:") and not (page.parent / target).exists()
     ]
     assert not broken
+
+
+def test_the_map_in_the_architecture_tells_the_truth() -> None:
+    """Every file that ARCHITECTURE.md names is there, from the root or from a package."""
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    places = (ROOT, ROOT / "upnext", ROOT / "upnextd", ROOT / "upnext" / "engine")
+    paths = re.findall(r"`((?:[\w-]+/)*[\w-]+\.(?:py|lua|md|toml))`", text)
+    missing = {path for path in paths if not any((place / path).exists() for place in places)}
+    files = {path.name for path in sources(*PACKAGES)}
+    missing |= set(re.findall(r"\b([a-z_]+\.py)\b", text)) - files
+    assert not missing

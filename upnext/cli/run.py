@@ -52,7 +52,10 @@ def _load(services: Sequence[str], only: Sequence[str]) -> list[ServiceSpec]:
     from upnext.errors import ServiceError
     from upnext.service import load
 
-    loaded = [load(service).spec for service in services]
+    services_loaded = [load(service) for service in services]
+    for service in services_loaded:
+        service.prepare()
+    loaded = [service.spec for service in services_loaded]
     if not only:
         return loaded
     names = [worker.name for spec in loaded for worker in spec.workers]

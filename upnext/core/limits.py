@@ -1,4 +1,4 @@
-"""Rate limits: how one is written, and the GCRA that grants permits. The fetch script does the same sum in Lua.
+"""Rate limits: how one is written, and the GCRA that grants permits. `engine/lua/include/gcra.lua` is the same sum, and a test compares the two.
 
 Starts are spread evenly over the period. Only fast limits may bunch, up to a tenth of their count at once, so that one fetch can
 take several jobs; 10 a second stay 10 single starts, 100 ms apart.
@@ -20,6 +20,8 @@ _UNITS_S = {
 }
 _MAX_PERIOD_S = 366 * 86400
 _MAX_PER_S = 100_000
+
+LATE_US = 50_000
 
 
 def parse_rate(text: str) -> RateLimit:
@@ -49,6 +51,11 @@ def burst(limit: RateLimit) -> int:
     return max(1, limit.count // 10)
 
 
+def slack_us(limit: RateLimit) -> int:
+    """So late may a start be without delaying the next: askers are woken some ms after a permit is free, and that must not add up."""
+    return min(LATE_US, interval_us(limit) // 2)
+
+
 def gcra(tat_us: int, now_us: int, limit: RateLimit, want: int) -> tuple[int, int, int]:
     """Asks for `want` permits. -> (granted, the new theoretical arrival time, ms until one more is granted).
 
@@ -57,7 +64,7 @@ def gcra(tat_us: int, now_us: int, limit: RateLimit, want: int) -> tuple[int, in
     """
     step, most = interval_us(limit), burst(limit)
     tolerance = (most - 1) * step
-    tat = min(max(tat_us, now_us), now_us + most * step)
+    tat = now_us if tat_us < now_us - slack_us(limit) else min(tat_us, now_us + most * step)
     free = (now_us + tolerance - tat) // step + 1
     granted = max(0, min(want, free))
     tat += granted * step

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from upnext.core.entry import Meta
+from upnext.core.retry import GiveUp, RetryIn
 from upnext.core.spec import TaskSpec
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class Attempt:
 
     __slots__ = (
         "broker",
+        "cached",
         "cancelled",
         "cell",
         "entry_id",
@@ -36,8 +38,15 @@ class Attempt:
         "started_at",
         "state",
         "timed_out",
+        "verdict",
         "waits",
     )
+
+    # Set only where they say something, to keep the making of an attempt cheap.
+    cached: tuple[str, int]
+    """Under which key its result is to be cached (`TASK:KEY`), and for how many ms."""
+    verdict: RetryIn | GiveUp | None
+    """What was decided about its failure."""
 
     def __init__(self, spec: TaskSpec, lane: str, entry_id: bytes, meta: Meta | None, broker: Broker) -> None:
         self.spec, self.lane, self.entry_id, self.meta = spec, lane, entry_id, meta
@@ -91,14 +100,16 @@ class Attempt:
 
         Several may be open at once: the slot goes with the first and is taken again after the last.
         """
-        if self.release is None or self.retake is None:
-            yield
-            return
         self.waits += 1
-        self.release()
+        if self.release is not None:  # None in the first step of a job: the executor releases it when that has ended
+            self.release()
         try:
             yield
         finally:
             self.waits -= 1
-            if not self.waits:
+            if not self.waits and self.retake is not None:
                 await self.retake()
+
+    def parked(self) -> AbstractContextManager[None]:
+        """`suspended` for code without the worker's loop: a pool process, which says so to its worker. Does nothing elsewhere."""
+        return nullcontext()

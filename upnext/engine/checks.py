@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from upnext.core.keys import Keys
 from upnext.engine.link import Link
 from upnext.errors import BrokerRefusedError
 
 
-async def check_broker(link: Link) -> None:
+async def check_broker(link: Link, keys: Keys) -> None:
     """Raises BrokerRefusedError for a server that is too old or may evict keys."""
+    await link.command("EXISTS", keys.epoch)  # in a cluster: go to the node that has our slot
     raw: bytes = await link.command("INFO")
     info = dict(line.split(":", 1) for line in raw.decode(errors="replace").splitlines() if ":" in line)
     valkey = info.get("valkey_version")

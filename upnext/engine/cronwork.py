@@ -27,13 +27,22 @@ LAPSE_MS = 60_000
 
 
 class CronWork:
-    """`run()` works while `term()` is not None (this scheduler leads); `wake()` after a change of crons or leadership."""
+    """`run()` works while `term()` is not None (this scheduler leads); `wake()` after a change of crons or leadership.
+
+    `settle()` is called when the broker says that this is not so.
+    """
 
     def __init__(
-        self, link: Link, keys: Keys, epoch: Callable[[], str], term: Callable[[], int | None], server_ms: Callable[[], int]
+        self,
+        link: Link,
+        keys: Keys,
+        epoch: Callable[[], str],
+        term: Callable[[], int | None],
+        server_ms: Callable[[], int],
+        settle: Callable[[], None],
     ) -> None:
         self._link, self._keys = link, keys
-        self._epoch, self._term, self._server_ms = epoch, term, server_ms
+        self._epoch, self._term, self._server_ms, self._settle = epoch, term, server_ms, settle
         self._kick = asyncio.Event()
         self._parsed: dict[bytes, tuple[CronSpec, crons.Schedule] | None] = {}
 
@@ -52,8 +61,9 @@ class CronWork:
                 except BrokerUnavailableError as error:
                     log.debug("crons: %s", error)
                     wait_s = backoff.next_s()
-                except ReplyError as error:  # TERM, EPOCH: the next beat settles who leads
+                except ReplyError as error:  # TERM, EPOCH: a beat settles who leads
                     log.debug("crons: %s", error)
+                    self._settle()
                     wait_s = backoff.next_s()
             try:
                 async with asyncio.timeout(wait_s):

@@ -11,69 +11,38 @@ import contextvars
 import logging
 import random
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
 from upnext.core import outcome as outcomes
 from upnext.core.deadlines import Deadlines
 from upnext.core.entry import Meta
+from upnext.core.keys import Keys
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
 from upnext.core.retry import RetryIn, decide
-from upnext.core.spec import TaskKind, TaskSpec, WorkerSpec
+from upnext.core.spec import WorkerSpec
+from upnext.engine.around import GRACE_S, Around
 from upnext.engine.attempt import CURRENT, Attempt
 from upnext.engine.calls.holding import Finish, PutBack
+from upnext.engine.ends import JobCancelled, JobTimeout, PoolCrash, RemoteError, hopeless, meaning, outcome_of, told
 from upnext.engine.finisher import Finisher
 from upnext.engine.host import Host
-from upnext.errors import EncodingError, InvalidArgumentsError, QueueError
+from upnext.engine.registered import TaskRun, task_run
 
 log = logging.getLogger("upnext.worker")
 
 SLICE_S = 0.005
 """A runner whose jobs never wait gives the loop a turn so often."""
-TRACEBACK_CAP = 16_000
-GRACE_S = 5.0
-"""What a job gets to end after it was cancelled or timed out, before its process is to be replaced."""
+EARLY_CANCEL_S = 10.0
+"""A cancel that was heard before its job arrived here counts for so long."""
 
 
-class JobTimeout(TimeoutError):
-    """The job ran longer than its timeout."""
-
-
-class JobCancelled(Exception):  # noqa: N818 - an end, not an error
-    """Somebody cancelled the job."""
-
-
-@dataclass(slots=True)
-class TaskRun:
-    """A task as the executor sees it: everything that can be known before the first job."""
-
-    spec: TaskSpec
-    index: int
-    decode: Callable[[bytes], tuple[tuple[Any, ...], dict[str, Any]]]
-    encode_result: Callable[[Any], bytes]
-    function: Callable[..., Any]
-    is_async: bool
-    timeout_s: float | None
-    hooked: bool
-
-
-def _task_run(spec: TaskSpec, index: int) -> TaskRun:
-    lenient = getattr(spec.arguments, "decode_event", None) if spec.kind is TaskKind.EVENT else None
-    return TaskRun(
-        spec,
-        index,
-        lenient or spec.arguments.decode,
-        spec.arguments.encode_result,
-        spec.function,
-        spec.is_async,
-        spec.options.timeout_s,
-        spec.hooks.any(),
-    )
+def _as_it_is(value: Any) -> Any:
+    """What has things around it comes out encoded."""
+    return value
 
 
 class _Rest:
@@ -113,11 +82,16 @@ class Executor:
         host: Host,
         on_room: Callable[[], None],
         rng: random.Random,
+        keys: Keys,
+        pool_setup: bytes | None = None,
     ) -> None:
-        self._worker, self._consumer, self._finisher, self._host = worker, consumer, finisher, host
+        self._consumer, self._finisher, self._host = consumer, finisher, host
         self._on_room, self._rng = on_room, rng
         self._loop = asyncio.get_running_loop()
-        self.tasks: Mapping[str, TaskRun] = {name: _task_run(spec, i) for i, (name, spec) in enumerate(worker.tasks.items())}
+        self.tasks: Mapping[str, TaskRun] = {
+            name: task_run(spec, index, worker.sync_executor) for index, (name, spec) in enumerate(worker.tasks.items())
+        }
+        self._around = Around(worker, keys, self, rng, lambda: not self.accepting, host.stuck, pool_setup)
         self.concurrency = worker.concurrency
         self.held: deque[tuple[Attempt, bytes, float]] = deque()
         """Fetched and unstarted: attempt, payload, when it was fetched (loop time)."""
@@ -128,14 +102,14 @@ class Executor:
         self._retaking: set[Attempt] = set()
         self._idle: list[asyncio.Future[None]] = []
         self._runners: set[asyncio.Task[None]] = set()
-        self._threads: ThreadPoolExecutor | None = None
         self._base = contextvars.copy_context()
         self._deadlines: Deadlines = Deadlines()
         self._wheel: asyncio.TimerHandle | None = None
         self._wheel_at = 0.0
         self._wheel_jobs: dict[int, Attempt] = {}
+        self._given_up: set[Attempt] = set()
+        self._early_cancels: dict[str, float] = {}
         self._ended = asyncio.Event()
-        self._when_idle: Callable[[], None] | None = None
         self.finished = 0
         """Jobs ended here, for the tuning of prefetch."""
         self.server_offset_s = 0.0
@@ -175,6 +149,7 @@ class Executor:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a runner failed: %r", error, exc_info=error)
         self.go()
+        self._on_room()
 
     def unheld(self, which: Callable[[Attempt, float], bool]) -> list[Attempt]:
         """Takes the held jobs out for which `which(attempt, seconds held)` says so."""
@@ -188,10 +163,6 @@ class Executor:
                 kept.append(item)
         self.held = kept
         return out
-
-    def when_idle(self, then: Callable[[], None]) -> None:
-        """Calls `then` once nothing is held and nothing runs."""
-        self._when_idle = then
 
     async def drained(self) -> None:
         """Returns when nothing runs."""
@@ -208,25 +179,45 @@ class Executor:
             await asyncio.wait(self._runners, timeout=grace_s)
         if self._wheel is not None:
             self._wheel.cancel()
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        await self._around.aclose()
 
     def cancel(self, job_id: str) -> bool:
-        """Asks a running job to end. -> whether it runs here."""
+        """Asks a running job to end; asking again changes nothing. -> whether it runs here."""
         for attempt in self.running:
             if attempt.job_id == job_id:
-                attempt.cancelled = True
-                if attempt.runner is not None:
-                    attempt.runner.cancel()
+                if not attempt.cancelled:
+                    attempt.cancelled = True
+                    self._stop(attempt)
                 return True
         return False
 
+    def cancel_later(self, job_id: str) -> None:
+        """The job of this cancel isn't here, but it may be on its way: the bell can be faster than a fetch."""
+        now = self._loop.time()
+        if len(self._early_cancels) >= 1000:
+            self._early_cancels = {job: until for job, until in self._early_cancels.items() if until > now}
+        self._early_cancels[job_id] = now + EARLY_CANCEL_S
+
+    def _cancelled_early(self, attempt: Attempt) -> bool:
+        until = self._early_cancels.pop(attempt.job_id, 0.0)
+        return until > self._loop.time()
+
+    def _stop(self, attempt: Attempt) -> None:
+        """Cancels its task, once; what doesn't heed that within the grace is given up."""
+        if attempt.runner is not None and not (attempt.cancelled and attempt.timed_out):
+            attempt.runner.cancel()
+            self._loop.call_later(GRACE_S, self._check_ended, attempt)
+
     def abandon(self) -> None:
-        """Cancels everything that runs: we were declared dead, others have these jobs."""
-        for attempt in self.running:
-            attempt.cancelled = True
-            if attempt.runner is not None:
-                attempt.runner.cancel()
+        """Cancels everything that runs and says nothing of its end: we were declared dead, others have these jobs."""
+        for attempt in list(self.running):
+            if attempt not in self._given_up:
+                if attempt.cell >= 0:
+                    self._host.parked(attempt.cell)
+                self._given_up.add(attempt)
+            if not attempt.cancelled:
+                attempt.cancelled = True
+                self._stop(attempt)
 
     # --- running
 
@@ -276,52 +267,57 @@ class Executor:
             meta = attempt.meta
             if meta is not None and meta.expires_ms is not None and meta.expires_ms < (attempt.started_at + self.server_offset_s) * 1000:
                 message = "it did not start within its queue_ttl"
-                self._end(attempt, self._failure(attempt, begun_ns, "Expired", message, FailureReason.EXPIRED))
+                self._end(attempt, self._failure(attempt, begun_ns, ErrorInfo("Expired", message), FailureReason.EXPIRED))
                 self._over(attempt, ok)
                 return None
-            args, kwargs = task.decode(payload)
+            if self._early_cancels and self._cancelled_early(attempt):
+                raise JobCancelled
             context = self._base.copy()
             context.run(CURRENT.set, attempt)
             later = meta is not None and (meta.attempt > 1 or meta.crashes > 0 or meta.lost_hosts > 0)
-            if task.is_async and not task.hooked and not later:
-                coroutine = task.function(*args, **kwargs)
+            if task.plain and not later:
+                args, kwargs = task.decode(payload)
+                coroutine, encode = task.function(*args, **kwargs), task.encode_result
             else:
-                coroutine = self._whole(attempt, task, args, kwargs, later=later)
+                attempt.release = partial(self._release, attempt)
+                attempt.retake = partial(self._retake, attempt, task)
+                coroutine, encode = self._around.run(attempt, task, payload, later=later), _as_it_is
             try:
                 first = context.run(coroutine.send, None)
             except StopIteration as stop:
                 value = stop.value
             else:
-                return self._go_on(attempt, task, begun_ns, _Rest(coroutine, context, first))
-            self._end(attempt, self._success(attempt, begun_ns, b"null" if value is None else task.encode_result(value)))
+                return self._go_on(attempt, task, begun_ns, _Rest(coroutine, context, first), encode)
+            self._end(attempt, self._success(attempt, begun_ns, b"null" if value is None else encode(value)))
             ok = True
         except BaseException as error:  # noqa: BLE001 - the boundary to user code: whatever it raises is the job's end
             self._failed(attempt, begun_ns, error)
         self._over(attempt, ok)
         return None
 
-    async def _go_on(self, attempt: Attempt, task: TaskRun, begun_ns: int, rest: _Rest) -> None:
+    async def _go_on(
+        self, attempt: Attempt, task: TaskRun, begun_ns: int, rest: _Rest, encode: Callable[[Any], bytes]
+    ) -> None:
         """The rest of a job that waits: others start beside it, and its timeout counts."""
         ok = False
         try:
-            attempt.release = partial(self._release, attempt)
-            attempt.retake = partial(self._retake, attempt, task)
-            if task.timeout_s is not None:
-                key = id(attempt)
-                self._wheel_jobs[key] = attempt
-                self._deadlines.add(key, self._loop.time() + task.timeout_s)
-                self._wind()
+            if attempt.release is None:  # not when its first step has put something before them
+                attempt.release = partial(self._release, attempt)
+                attempt.retake = partial(self._retake, attempt, task)
+                if attempt.waits:
+                    self._release(attempt)
+            if task.is_async:
+                self.start(attempt)
             self.go()
             value = await rest
-            self._end(attempt, self._success(attempt, begun_ns, b"null" if value is None else task.encode_result(value)))
+            self._end(attempt, self._success(attempt, begun_ns, b"null" if value is None else encode(value)))
             ok = True
         except BaseException as error:  # noqa: BLE001 - the boundary to user code: whatever it raises is the job's end
             if isinstance(error, asyncio.CancelledError) and not self.accepting:
                 raise  # this process is giving up: the job is not over, it goes to another worker
             self._failed(attempt, begun_ns, error)
         finally:
-            if self._wheel_jobs.pop(id(attempt), None) is not None:
-                self._deadlines.discard(id(attempt))
+            self.stop(attempt)
             self._over(attempt, ok)
 
     def _over(self, attempt: Attempt, ok: bool) -> None:
@@ -329,16 +325,16 @@ class Executor:
         self.running.discard(attempt)
         attempt.runner = None
         cell = attempt.cell
+        given_up = attempt in self._given_up
+        self._given_up.discard(attempt)
         if cell >= 0:
-            self._host.ended(cell, ok)
+            if not given_up:
+                self._host.ended(cell, ok)
             self._cells.append(cell)
             self._slots += 1
             if self._returning:
                 self._wake_returning()
         self._ended.set()
-        if self._when_idle is not None and not self.running and not self.held:
-            then, self._when_idle = self._when_idle, None
-            then()
 
     def _tell_started(self, cell: int, index: int, attempt: Attempt) -> None:
         entry_ms, _, entry_seq = attempt.entry_id.partition(b"-")
@@ -349,52 +345,6 @@ class Executor:
             tail = attempt.meta.job_id.rpartition(":")[2]
             born_ms, _, born_seq = tail[1:].partition("-")
             self._host.started(cell, index, lane, ms, seq, ord(tail[0]), int(born_ms), int(born_seq))
-
-    async def _whole(self, attempt: Attempt, task: TaskRun, args: tuple[Any, ...], kwargs: dict[str, Any], *, later: bool) -> Any:
-        """A job with more around it: hooks, a thread for a plain function, the checkpoint of an earlier attempt."""
-        hooks = attempt.spec.hooks
-        if later:
-            try:
-                attempt.state = await attempt.broker.read_progress(attempt.job_id) or None
-            except QueueError as error:
-                log.warning("the checkpoint of %s can't be read: %s", attempt.job_id, error)
-        if hooks.on_start is not None:
-            await _call_hook(hooks.on_start, attempt, None)
-        try:
-            if task.is_async:
-                value = await task.function(*args, **kwargs)
-            else:
-                value = await self._in_thread(attempt, partial(task.function, *args, **kwargs))
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            again = isinstance(decide(attempt.spec.options, attempt.attempt, error, self._rng), RetryIn)
-            await _call_hook(hooks.on_retry if again else hooks.on_failure, attempt, error)
-            if not again:
-                await _call_hook(hooks.on_complete, attempt, error)
-            raise
-        await _call_hook(hooks.on_success, attempt, value)
-        await _call_hook(hooks.on_complete, attempt, value)
-        return value
-
-    async def _in_thread(self, attempt: Attempt, function: Callable[[], Any]) -> Any:
-        if self._threads is None:
-            size = self._worker.sync_pool_size or self.concurrency
-            self._threads = ThreadPoolExecutor(size, thread_name_prefix="upnext-sync")
-        work = self._loop.run_in_executor(self._threads, contextvars.copy_context().run, function)
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            if not work.cancel() and not work.done():
-                # a thread can't be stopped: the job is recorded as ended, the thread gets its grace, then the process goes
-                reason = "timeout" if attempt.timed_out else "cancelled"
-                self._loop.call_later(GRACE_S, self._check_thread, work, attempt.job_id, reason)
-                work.add_done_callback(lambda done: done.cancelled() or done.exception())
-            raise
-
-    def _check_thread(self, work: asyncio.Future[Any], job_id: str, reason: str) -> None:
-        if not work.done():
-            self._host.stuck(job_id, reason)
 
     # --- slots: a job that waits for another job gives its slot back
 
@@ -411,6 +361,8 @@ class Executor:
     async def _retake(self, attempt: Attempt, task: TaskRun) -> None:
         if attempt.cell >= 0 or attempt in self._retaking or attempt not in self.running:
             return
+        if attempt.cancelled or attempt.timed_out:
+            return  # it has to end: it needs no slot for that, and waiting for one would take its grace
         if self._slots <= 0 or self._returning:
             self._retaking.add(attempt)
             turn: asyncio.Future[None] = self._loop.create_future()
@@ -446,6 +398,19 @@ class Executor:
 
     # --- deadlines
 
+    def start(self, attempt: Attempt) -> None:
+        """The attempt's timeout counts from now on."""
+        timeout_s = attempt.spec.options.timeout_s
+        if timeout_s is not None and not attempt.timed_out:
+            self._wheel_jobs[id(attempt)] = attempt
+            self._deadlines.add(id(attempt), self._loop.time() + timeout_s)
+            self._wind()
+
+    def stop(self, attempt: Attempt) -> None:
+        """It doesn't count any more."""
+        if self._wheel_jobs.pop(id(attempt), None) is not None:
+            self._deadlines.discard(id(attempt))
+
     def _wind(self) -> None:
         at = self._deadlines.next_at()
         if at is None or (self._wheel is not None and self._wheel_at <= at):
@@ -459,15 +424,24 @@ class Executor:
         self._wheel = None
         for key in self._deadlines.expired(self._loop.time()):
             attempt = self._wheel_jobs.pop(key, None)
-            if attempt is not None and attempt.runner is not None:
+            if attempt is not None and attempt.runner is not None and not attempt.cancelled:
                 attempt.timed_out = True
-                attempt.runner.cancel()
-                self._loop.call_later(GRACE_S, self._check_ended, attempt)
+                self._stop(attempt)
         self._wind()
 
     def _check_ended(self, attempt: Attempt) -> None:
-        if attempt in self.running:
-            self._host.stuck(attempt.job_id, "timeout" if attempt.timed_out else "cancelled")
+        """After the grace: an attempt that still runs is recorded as ended, and this process is to be replaced. Its slot stays taken."""
+        if attempt not in self.running or attempt.runner is None or not self.accepting:
+            return
+        reason = "timeout" if attempt.timed_out else "cancelled"
+        log.error("%s can't be stopped (%s): it goes on after its cancel", attempt.job_id, reason)
+        self._failed(attempt, int(attempt.started_at * 1e9), asyncio.CancelledError())
+        self._given_up.add(attempt)
+        self.running.discard(attempt)
+        if attempt.cell >= 0:
+            self._host.ended(attempt.cell, False)
+        self._host.stuck(attempt.job_id, reason)
+        self._ended.set()
 
     # --- ends
 
@@ -476,105 +450,72 @@ class Executor:
             # what `outcome.encode` would say, without the detour: this is the hot path
             tail = b'"b":%d,"f":%d,"w":"%s"}' % (begun_ns // 1_000_000, time.time_ns() // 1_000_000, self._consumer().encode())
             return b'{"s":"done",' + tail if value == b"null" else b'{"s":"done","v":' + value + b"," + tail
-        return self._outcome(attempt, begun_ns, JobStatus.DONE, value=value)
+        return outcome_of(attempt, JobStatus.DONE, self._consumer(), begun_ns, value=value)
 
-    def _outcome(self, attempt: Attempt, begun_ns: int, status: JobStatus, **more: Any) -> Outcome:
-        return Outcome(
-            status=status,
-            attempt=attempt.attempt,
-            crashes=attempt.crashes,
-            begun_ms=begun_ns // 1_000_000,
-            finished_ms=time.time_ns() // 1_000_000,
-            worker=self._consumer(),
-            parent_id=attempt.parent_id,
-            root_id=attempt.root_id,
-            **more,
-        )
-
-    def _failure(self, attempt: Attempt, begun_ns: int, kind: str, message: str, reason: FailureReason, trace: str = "") -> Outcome:
+    def _failure(self, attempt: Attempt, begun_ns: int, error: ErrorInfo, reason: FailureReason) -> Outcome:
         status = JobStatus.CANCELLED if reason is FailureReason.CANCELLED else JobStatus.FAILED
-        return self._outcome(attempt, begun_ns, status, error=ErrorInfo(kind, message, trace), reason=reason)
+        return outcome_of(attempt, status, self._consumer(), begun_ns, error=error, reason=reason)
 
     def _end(self, attempt: Attempt, outcome: Outcome | bytes, *, bury: bool = False) -> None:
+        if attempt in self._given_up:
+            return  # recorded already
         if isinstance(outcome, bytes):
             status, raw = JobStatus.DONE, outcome
         else:
             status, raw = outcome.status, outcomes.encode(outcome)
-        self._finisher.finish(Finish(attempt.spec.name, attempt.lane, attempt.entry_id, status, raw, attempt.meta, bury))
+        job = Finish(attempt.spec.name, attempt.lane, attempt.entry_id, status, raw, attempt.meta, bury)
+        if status is JobStatus.DONE:
+            job.cache = getattr(attempt, "cached", None)
+        self._finisher.finish(job)
 
     def _failed(self, attempt: Attempt, begun_ns: int, error: BaseException) -> None:
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            error = RuntimeError(f"the task raised {type(error).__name__}: a task can't end its worker")
-        if isinstance(error, asyncio.CancelledError):
-            if attempt.timed_out:
-                error = JobTimeout(f"ran longer than its timeout of {attempt.spec.options.timeout_s:g} s")
-            elif attempt.cancelled:
-                self._end(attempt, self._failure(attempt, begun_ns, "Cancelled", "cancelled", FailureReason.CANCELLED))
-                return
-            else:
-                error = RuntimeError("the task raised CancelledError, though nobody cancelled it")
-        reason = FailureReason.TIMEOUT if isinstance(error, JobTimeout) else FailureReason.ERROR
-        decision = None if _hopeless(error) else decide(attempt.spec.options, attempt.attempt, error, self._rng)
-        if isinstance(decision, RetryIn):
-            meta = replace(attempt.meta) if attempt.meta is not None else Meta()
-            meta.job_id = attempt.job_id
-            meta.attempt = attempt.attempt + 1
-            meta.handed_back = False
-            home = attempt.home_lane
-            meta.lane = None
-            log.info("%s failed (attempt %d of %d), again in %.1f s: %r", attempt.job_id, attempt.attempt, attempt.max_attempts, decision.delay_s, error)
-            self._finisher.put_back(
-                PutBack(attempt.spec.name, attempt.lane, attempt.entry_id, attempt.job_id, home, meta, max(0, round(decision.delay_s * 1000)))
-            )
+        if attempt in self._given_up:
             return
-        trace = "" if isinstance(error, JobTimeout) else _trace(error)
-        name = "TimeoutError" if isinstance(error, JobTimeout) else _type_name(error)
-        log.warning("%s failed for good (attempt %d of %d): %s: %s", attempt.job_id, attempt.attempt, attempt.max_attempts, name, error)
-        self._end(attempt, self._failure(attempt, begun_ns, name, str(error), reason, trace), bury=True)
+        error = meaning(attempt, error)
+        if isinstance(error, JobCancelled):
+            self._end(attempt, self._failure(attempt, begun_ns, told(error), FailureReason.CANCELLED))
+            return
+        if isinstance(error, PoolCrash):
+            self._crashed(attempt, begun_ns, error)
+            return
+        if isinstance(error, RemoteError):
+            decision = None if error.delay_s is None else RetryIn(error.delay_s)
+        elif hasattr(attempt, "verdict"):
+            decision = attempt.verdict
+        else:
+            decision = None if hopeless(error) else decide(attempt.spec.options, attempt.attempt, error, self._rng)
+        said = told(error)
+        if isinstance(decision, RetryIn):
+            log.info(
+                "%s failed (attempt %d of %d), again in %.1f s: %s: %s",
+                attempt.job_id, attempt.attempt, attempt.max_attempts, decision.delay_s, said.type, said.message,
+            )  # fmt: skip
+            self._put_back(attempt, decision.delay_s, attempt=attempt.attempt + 1)
+            return
+        reason = FailureReason.TIMEOUT if isinstance(error, JobTimeout) else FailureReason.ERROR
+        log.warning(
+            "%s failed for good (attempt %d of %d): %s: %s",
+            attempt.job_id, attempt.attempt, attempt.max_attempts, said.type, said.message,
+        )  # fmt: skip
+        self._end(attempt, self._failure(attempt, begun_ns, said, reason), bury=True)
 
+    def _crashed(self, attempt: Attempt, begun_ns: int, crash: PoolCrash) -> None:
+        """Its pool process died: a crash of this job and of no other. As any crash it is no attempt, and at max_crashes the job is buried."""
+        crashes = attempt.crashes + 1
+        if crashes < attempt.spec.options.max_crashes:
+            log.error("%s crashed its pool process (%s), crash %d: it runs again", attempt.job_id, crash.cause, crashes)
+            self._put_back(attempt, 0.0, crashes=crashes, cause=crash.cause)
+            return
+        log.error("%s is buried after %d crashes, the last: %s", attempt.job_id, crashes, crash.cause)
+        attempt.meta = replace(attempt.meta or Meta(), crashes=crashes, cause=crash.cause)
+        error = ErrorInfo("WorkerCrash", f"buried after {crashes} worker crashes, the last: {crash.cause}")
+        outcome = outcome_of(
+            attempt, JobStatus.DEAD, self._consumer(), begun_ns, error=error, reason=FailureReason.CRASH, cause=crash.cause
+        )
+        self._end(attempt, outcome, bury=True)
 
-def cancelled_end(job: PutBack, consumer: str) -> Finish:
-    """The end of a job whose cancel was asked for while its attempt failed."""
-    outcome = Outcome(
-        status=JobStatus.CANCELLED,
-        attempt=job.meta.attempt - 1,
-        crashes=job.meta.crashes,
-        finished_ms=time.time_ns() // 1_000_000,
-        worker=consumer,
-        parent_id=job.meta.parent_id,
-        root_id=job.meta.root_id,
-        error=ErrorInfo("Cancelled", "cancelled"),
-        reason=FailureReason.CANCELLED,
-    )
-    return Finish(job.task, job.lane, job.entry_id, JobStatus.CANCELLED, outcomes.encode(outcome), job.meta)
-
-
-def _hopeless(error: BaseException) -> bool:
-    """Errors that no further attempt can mend: the arguments or the result don't fit the code."""
-    return isinstance(error, InvalidArgumentsError | EncodingError)
-
-
-def _type_name(error: BaseException) -> str:
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _trace(error: BaseException) -> str:
-    """The traceback from the user's code on, bounded: the frames of the runner say nothing to anybody."""
-    frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_globals.get("__name__") in (__name__, "concurrent.futures.thread"):
-        frames = frames.tb_next
-    text = "".join(traceback.format_exception(type(error), error, frames))
-    return text if len(text) <= TRACEBACK_CAP else f"{text[: TRACEBACK_CAP // 2]}\n…\n{text[-TRACEBACK_CAP // 2 :]}"
-
-
-async def _call_hook(hook: Callable[..., Any] | None, attempt: Attempt, value: Any) -> None:
-    """A hook that fails is logged; it never changes how the job ends."""
-    if hook is None:
-        return
-    try:
-        answer = hook(attempt, value)
-        if asyncio.iscoroutine(answer):
-            await answer
-    except Exception:  # user code: its failure is its own
-        log.exception("a hook of %s failed", attempt.job_id)
+    def _put_back(self, attempt: Attempt, delay_s: float, /, **changes: Any) -> None:
+        meta = replace(attempt.meta or Meta(), job_id=attempt.job_id, lane=None, handed_back=False, **changes)
+        delay_ms = max(0, round(delay_s * 1000))
+        home = attempt.home_lane
+        self._finisher.put_back(PutBack(attempt.spec.name, attempt.lane, attempt.entry_id, attempt.job_id, home, meta, delay_ms))

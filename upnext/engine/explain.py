@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from upnext.core.keys import Keys
+from upnext.core.limits import gcra
 from upnext.core.outcome import JobStatus
+from upnext.core.spec import RateLimit
 from upnext.engine.calls import looking
 from upnext.engine.calls.looking import Gates
 from upnext.engine.inspect import Job, Transport, job
@@ -93,12 +95,12 @@ def _gate(found: Job, said: Gates, idle_pids: frozenset[tuple[str, int]]) -> tup
     if most is not None and said.held >= most:
         return Gate.CONCURRENCY, f"{said.held} jobs of task {task} run, max_concurrency is {most}"
     if limits.get("rate"):
-        step_us = limits["period_s"] * 1_000_000 / limits["rate"]
-        wait_us = said.tat_us + step_us - said.server_us
-        if wait_us > 0:
+        granted, _, _ = gcra(said.tat_us, said.server_us, RateLimit(limits["rate"], limits["period_s"]), 1)
+        if not granted:
+            _, _, wait_ms = gcra(said.tat_us, said.server_us, RateLimit(limits["rate"], limits["period_s"]), 0)
             return (
                 Gate.RATE,
-                f"rate_limit {limits['rate']} per {limits['period_s']:g} s; the next start is in {wait_us / 1e6:.2f} s",
+                f"rate_limit {limits['rate']} per {limits['period_s']:g} s; the next start is in {wait_ms / 1000:.2f} s",
             )
     if found.lane == "x":
         return Gate.SUSPECT, "one of several suspects of a crash: it runs alone, on the next worker with nothing to do"

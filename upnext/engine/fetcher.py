@@ -106,6 +106,8 @@ class Fetcher:
         """The executor could take more."""
         if self._waits_for_room:
             self._kick()
+        elif self._look_for_suspects and self._idle():
+            self.wake()
 
     async def quiet(self) -> None:
         """Returns when no fetch is out and none will be, while the mode forbids it."""
@@ -163,16 +165,12 @@ class Fetcher:
         if self._must_check or time.monotonic() - self._checked_at > OWN_PENDING_S:
             await self._unblock()
             await self._check_pending()
-        if self._exclusive is not None:
-            await self._wait(None)
+        if self._alone():
+            await self._wait_for_room(None)
             return
         budget = self._budget()
         if budget <= 0 or self._runtime.unconfirmed > MOST_UNCONFIRMED:
-            self._waits_for_room = True
-            try:
-                await self._wait(HELD_BACK_REREAD_S)
-            finally:
-                self._waits_for_room = False
+            await self._wait_for_room(HELD_BACK_REREAD_S)
             return
         wait_s: float | None = None
         if self._look:
@@ -191,8 +189,29 @@ class Fetcher:
                 return
         await self._block(wait_s)
 
+    async def _wait_for_room(self, timeout_s: float | None) -> None:
+        self._waits_for_room = True
+        try:
+            await self._wait(timeout_s)
+        finally:
+            self._waits_for_room = False
+
     def _idle(self) -> bool:
-        return not self._executor.running and not self._executor.held
+        """Nothing is held, and whatever runs waits for other jobs."""
+        return not self._executor.busy and not self._executor.held
+
+    def _alone(self) -> bool:
+        """Whether a suspect has this process to itself: until it ends, is taken away, or waits for another job."""
+        suspect = self._exclusive
+        if suspect is None:
+            return False
+        if suspect in self._executor.running:
+            return suspect.cell >= 0
+        if any(attempt is suspect for attempt, *_ in self._executor.held):
+            return True
+        self._exclusive = None
+        self._look = self._look_for_suspects = True  # there may be more
+        return False
 
     def _may_fetch(self) -> bool:
         from upnext.engine.runtime import Mode
@@ -223,20 +242,20 @@ class Fetcher:
     async def _fetch(self, budget: int) -> tuple[int, float | None]:
         """-> (jobs taken, seconds after which a limited task may have a permit)."""
         executor, runtime = self._executor, self._runtime
-        full = not executor.held
-        tasks, lanes = self._plan.turn(full=full)
+        tasks, lanes = self._plan.turn(full=not executor.held)
+        idle = self._idle()
         call = holding.fetch(
             runtime.keys,
             runtime.epoch,
             runtime.consumer,
             tasks,
             budget=budget,
-            idle=self._idle() and self._blocked is None,
+            idle=idle and self._blocked is None,
             lanes=lanes,
             most_limited=max(0, executor.room),
         )
         got = await self._broker.run(call)
-        self._look_for_suspects = self._look_for_suspects and not self._idle()
+        self._look_for_suspects = self._look_for_suspects and not idle
         self._swept_at = time.monotonic()
         self._backlog = None
         if len(got.entries) == 1 and len(got.entries[0][2]) >= BACKLOG_JOBS:
@@ -374,12 +393,6 @@ class Fetcher:
             self._entry_bytes += 0.1 * (100 + size / len(entries) - self._entry_bytes)
         if executor.held and self._hand_back_timer is None:
             self._hand_back_timer = asyncio.get_running_loop().call_later(HELD_TOO_LONG_S, self._held_too_long)
-        if self._exclusive is not None:
-            executor.when_idle(self._exclusive_over)
-
-    def _exclusive_over(self) -> None:
-        self._exclusive = None
-        self.wake()
 
     def _alien(self, task: str, lane: str, entry_id: bytes, fields: list[bytes]) -> None:
         if fields and _SCHEMA_FIELD.match(fields[0]):

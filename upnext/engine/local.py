@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import signal
@@ -13,6 +14,7 @@ from upnext.core.spec import ServiceSpec
 from upnext.engine.host import NoHost
 from upnext.engine.runtime import RuntimeSettings, WorkerRuntime
 from upnext.engine.scheduler import DeathNotice, Scheduler, SchedulerSettings
+from upnext.errors import BrokerRefusedError
 
 log = logging.getLogger("upnext")
 
@@ -46,22 +48,29 @@ class SchedulerThread:
 
     def alive(self, consumers: set[str]) -> None:
         self._alive = set(consumers)
-        if self._loop is not None and self._scheduler is not None:
-            self._loop.call_soon_threadsafe(self._scheduler.alive, self._alive)
+        if self._scheduler is not None:
+            self._tell(self._scheduler.alive, self._alive)
 
     def died(self, notice: DeathNotice) -> None:
-        if self._loop is not None and self._scheduler is not None:
-            self._loop.call_soon_threadsafe(self._scheduler.died, notice)
+        if self._scheduler is not None:
+            self._tell(self._scheduler.died, notice)
 
     def stop(self) -> None:
         self._stop.set()
-        loop, scheduler = self._loop, self._scheduler
-        if loop is not None and scheduler is not None and self._thread.is_alive():
-            loop.call_soon_threadsafe(lambda: loop.create_task(scheduler.stop()))
+        if self._scheduler is not None:
+            self._tell(self._scheduler.stop_soon)
         self._thread.join(5)
 
+    def _tell(self, what: Callable[..., None], *args: object) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # its loop has just ended
+                self._loop.call_soon_threadsafe(what, *args)
+
     def _main(self) -> None:
-        asyncio.run(self._run())
+        try:
+            asyncio.run(self._run())
+        except BrokerRefusedError as refused:
+            log.error("the scheduler gave up: %s", refused)  # the workers' runtimes are refused as well, and raise it
 
     async def _run(self) -> None:
         self._scheduler = Scheduler(self._settings, lambda consumer: None)

@@ -14,7 +14,7 @@ from upnext.core.keys import Keys
 from upnext.engine.calls import keeping
 from upnext.engine.fetcher import BLOCK_MS
 from upnext.engine.link import Backoff, Link
-from upnext.engine.replies import EpochError, ReplyError
+from upnext.engine.replies import ReplyError
 from upnext.errors import BrokerUnavailableError
 
 log = logging.getLogger("upnext.scheduler")
@@ -119,10 +119,7 @@ class Reaper:
                 self._tell(case)
                 sweep += 1
                 backoff.reset()
-            except EpochError:
-                self._tell(case)  # another data set: there is nothing of it to take back
-                return
-            except (BrokerUnavailableError, ReplyError) as error:
+            except (BrokerUnavailableError, ReplyError) as error:  # an EpochError too: the scheduler is about to learn the epoch
                 log.debug("reaping %s: %s", case.consumer, error)
                 await backoff.sleep()
 

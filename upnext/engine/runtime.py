@@ -18,18 +18,20 @@ from enum import Enum, auto
 
 from upnext.core.keys import Keys
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome, encode
-from upnext.core.spec import ServiceSpec, WorkerSpec
+from upnext.core.spec import ServiceSpec, SyncExecutor, WorkerSpec
 from upnext.engine import bell
 from upnext.engine.broker import Broker
 from upnext.engine.calls import holding, keeping
 from upnext.engine.calls.holding import Finish
 from upnext.engine.checks import check_broker
-from upnext.engine.executor import Executor, cancelled_end
+from upnext.engine.ends import cancelled_end
+from upnext.engine.executor import Executor
 from upnext.engine.fetcher import Fetcher
 from upnext.engine.finisher import Finisher
 from upnext.engine.host import Host
 from upnext.engine.link import Backoff
 from upnext.engine.listener import Listener
+from upnext.engine.pool import setup_of
 from upnext.engine.replies import ReplyError
 from upnext.errors import BrokerRefusedError, BrokerUnavailableError, ConflictError
 
@@ -81,7 +83,10 @@ class WorkerRuntime:
             self._lost_epoch,
             lambda job: cancelled_end(job, self.consumer),
         )
-        self._executor = Executor(worker, lambda: self.consumer, self._finisher, host, self._room, random.Random())
+        pool_setup = setup_of(service, settings.redis_url, settings.namespace) if _needs_pool(worker) else None
+        self._executor = Executor(
+            worker, lambda: self.consumer, self._finisher, host, self._room, random.Random(), self.keys, pool_setup
+        )
         self._fetcher = Fetcher(self, self._executor, self._broker, worker)
         self._listener = Listener(self._broker.endpoint, "upnext-bell", [self.keys.bell], self._heard, self._fetcher.reread)
         self._stopped = asyncio.Event()
@@ -187,7 +192,7 @@ class WorkerRuntime:
                 left = None if deadline is None else max(0.05, deadline - time.monotonic())
                 async with asyncio.timeout(left):
                     await self._broker.link.wire()
-                    await check_broker(self._broker.link)
+                    await check_broker(self._broker.link, self.keys)
                     await self._listener.start()
                     await self._fetcher.connect()
                     await self._register()
@@ -311,6 +316,8 @@ class WorkerRuntime:
             self._finisher.finish(
                 Finish(attempt.spec.name, attempt.lane, attempt.entry_id, JobStatus.CANCELLED, encode(outcome), attempt.meta)
             )
+            return
+        self._executor.cancel_later(job_id)
 
     async def _hand_back_held(self) -> None:
         held = self._executor.unheld(lambda *_: True)
@@ -347,3 +354,7 @@ class WorkerRuntime:
         while True:
             self._host.beat()
             await asyncio.sleep(BEAT_S)
+
+
+def _needs_pool(worker: WorkerSpec) -> bool:
+    return worker.sync_executor is SyncExecutor.PROCESS and any(not task.is_async for task in worker.tasks.values())

@@ -67,7 +67,7 @@ class Scheduler:
         self._link = Link(endpoint, "upnext-scheduler")
         self._listener = Listener(endpoint, "upnext-bell", [self._keys.bell], self._heard, self._bell_was_away)
         self._reaper = Reaper(self._link, self._keys, lambda: self._epoch, on_reaped)
-        self._crons = CronWork(self._link, self._keys, lambda: self._epoch, self._term, self._server_ms)
+        self._crons = CronWork(self._link, self._keys, lambda: self._epoch, self._term, self._server_ms, lambda: self._beat_now.set())
         self._alive: set[str] = set()
         self._epoch = ""
         self._offset_ms = 0
@@ -94,6 +94,8 @@ class Scheduler:
         """A child died. Repeat it until `on_reaped` acknowledges: that is harmless."""
         self._alive.discard(notice.consumer)
         self._reaper.died(notice)
+        if not self._epoch:
+            self._beat_now.set()  # without the epoch nothing can be taken back
 
     async def run(self) -> None:
         """Until `stop`. A broker that is away is waited for; BrokerRefusedError is raised."""
@@ -116,6 +118,10 @@ class Scheduler:
             await self._link.aclose()
 
     async def stop(self) -> None:
+        self.stop_soon()
+
+    def stop_soon(self) -> None:
+        """Ends `run`; from its loop."""
         self._stopped.set()
 
     # --- beats
@@ -127,7 +133,7 @@ class Scheduler:
         while True:
             try:
                 if not checked:
-                    await check_broker(self._link)
+                    await check_broker(self._link, self._keys)
                     await self._listener.start()
                     checked = True
                 await self._beat()
@@ -251,6 +257,10 @@ class Scheduler:
                 _, wait_ms = await self._link.run(keeping.promote(self._keys, self._epoch, PROMOTE_JOBS))
                 wait_s = None if wait_ms is None else wait_ms / 1000
                 backoff.reset()
+            except EpochError as error:
+                log.debug("promote: %s", error)
+                self._beat_now.set()
+                wait_s = backoff.next_s()
             except (BrokerUnavailableError, ReplyError) as error:
                 log.debug("promote: %s", error)
                 wait_s = backoff.next_s()
@@ -265,5 +275,6 @@ class Scheduler:
                 pass
 
     def _bell_was_away(self) -> None:
+        self._beat_now.set()
         self._promote_now.set()
         self._crons.wake()

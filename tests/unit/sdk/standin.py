@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from upnext.access import AsyncBroker, SyncBroker
@@ -123,12 +123,22 @@ class StandInAttempt:
         self.state: dict[str, Any] | None = None
         self.given_back = 0
         self.open = 0
+        self.parkings = 0
         self.threads: set[int] = set()
 
     @asynccontextmanager
     async def suspended(self) -> AsyncGenerator[None]:
         self.threads.add(threading.get_ident())
         self.given_back += 1
+        self.open += 1
+        try:
+            yield
+        finally:
+            self.open -= 1
+
+    @contextmanager
+    def parked(self) -> Generator[None]:
+        self.parkings += 1
         self.open += 1
         try:
             yield

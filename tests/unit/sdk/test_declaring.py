@@ -6,13 +6,14 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 import upnext
 from upnext.core.spec import CronSpec, MissedRunPolicy, RateLimit, SyncExecutor, TaskKind, TaskOptions
 from upnext.errors import ConflictError, ServiceError, UsageError
+from upnext.hooks import Hook
 
 
 @pytest.fixture
@@ -101,7 +102,8 @@ def test_every_option_is_carried(worker: upnext.Worker) -> None:
         shared=True,
     )
     hooks = task.spec.hooks
-    assert [hooks.on_start, hooks.on_success, hooks.on_failure, hooks.on_retry, hooks.on_complete] == [hook] * 5
+    made = [hooks.on_start, hooks.on_success, hooks.on_failure, hooks.on_retry, hooks.on_complete]
+    assert [cast("Hook", one).function for one in made] == [hook] * 5
 
 
 @pytest.mark.parametrize(

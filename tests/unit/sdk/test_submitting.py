@@ -216,11 +216,12 @@ async def test_a_blocking_wait_on_the_loop_thread_does_not_hang(standin: StandIn
         assert attempt.given_back == 0
 
 
-async def test_a_pool_process_has_no_slot_to_give(standin: StandIn) -> None:
+async def test_a_pool_process_asks_its_worker_to_give_the_slot_back(standin: StandIn) -> None:
     async with inside(standin, loop=None) as attempt:
         await render.wait("o-1")
+        assert (attempt.given_back, attempt.parkings) == (0, 1)
         render.wait_sync("o-1")
-        assert attempt.given_back == 0
+        assert (attempt.given_back, attempt.parkings, attempt.open) == (0, 2, 0)
 
 
 # -- wait

@@ -49,7 +49,10 @@ LETTERS = {JobStatus.DONE: "d", JobStatus.FAILED: "f", JobStatus.CANCELLED: "c",
 
 @dataclass(slots=True)
 class Finish:
-    """One job's end. `meta` is what its entry said, `job_id` set there when it moved; `bury` keeps it as a dead letter."""
+    """One job's end. `meta` is what its entry said, `job_id` set there when it moved; `bury` keeps it as a dead letter.
+
+    `cache`: the key (`TASK:KEY`) under which the outcome is to be found by later jobs, and for how many ms.
+    """
 
     task: str
     lane: str
@@ -58,6 +61,7 @@ class Finish:
     outcome: bytes
     meta: entry.Meta | None = None
     bury: bool = False
+    cache: tuple[str, int] | None = None
 
 
 def _extra(job: Finish) -> bytes:
@@ -72,6 +76,8 @@ def _extra(job: Finish) -> bytes:
             said["k"] = meta.idempotency_key
         if meta.lane is not None:
             said["l"] = meta.lane
+    if job.cache is not None:
+        said["cache"], said["cache_ttl"] = job.cache
     if job.bury:
         said["bury"] = True
         kept = entry.Meta() if meta is None else meta
@@ -100,7 +106,7 @@ def finish(keys: Keys, epoch: str, jobs: Sequence[Finish], result_ttl_ms: Mappin
         index = streams.get(where)
         if index is None:
             index = streams[where] = len(streams) + 1
-        if job.meta is None and not job.bury:
+        if job.meta is None and not job.bury and job.cache is None:
             group = plain.get((index, job.status))
             if group is None:
                 group = plain[index, job.status] = []
@@ -136,7 +142,7 @@ def finish(keys: Keys, epoch: str, jobs: Sequence[Finish], result_ttl_ms: Mappin
             keys.limits,
             *(keys.stream(task, lane) for task, lane in streams),
         ],
-        [epoch, keys.result_prefix, keys.idem_prefix, keys.reply_prefix, keys.bell, now_ms, *told, *words],
+        [epoch, keys.result_prefix, keys.idem_prefix, keys.reply_prefix, keys.bell, now_ms, keys.cache_prefix, *told, *words],
         lambda reply: [order[position - 1] for position in reply],
     )
 
@@ -173,6 +179,7 @@ def retry(keys: Keys, epoch: str, jobs: Sequence[PutBack]) -> Call[list[int]]:
             keys.delayed_jobs,
             keys.cancel,
             keys.stats,
+            keys.limits,
             *(keys.stream(task, lane) for task, lane in streams),
         ],
         [epoch, keys.bell, *(task for task, _ in streams), *words],

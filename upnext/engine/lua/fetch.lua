@@ -7,6 +7,7 @@
 --           task from 1, lane letter, entries as XREADGROUP gives them}
 -- Errors: EPOCH; REAPED when the consumer has no lease
 -- include: epoch
+-- include: gcra
 local consumer, budget, idle, order = ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5]
 if not redis.call('ZSCORE', KEYS[2], consumer) then
   return redis.error_reply('REAPED ' .. consumer)
@@ -87,12 +88,10 @@ for position = 1, tasks do
           reply[3] = 1
         end
       end
-      local tat, step
+      local tat
       if limit.rate and want > 0 then
-        -- GCRA: a start every `step` us, counted from the theoretical arrival time; a fetch that comes up to 50 ms late loses nothing
-        step = limit.period_s * 1000000 / limit.rate
-        tat = math.max(tonumber(redis.call('HGET', KEYS[5], ARGV[6 + position]) or '0'), now_us - step - 50000)
-        local free = math.floor((now_us - tat) / step)
+        tat = tonumber(redis.call('HGET', KEYS[5], ARGV[6 + position]) or '0')
+        local free = gcra(tat, now_us, limit.rate, limit.period_s, want)
         if free < want then
           want = free
           reply[3] = 1
@@ -106,15 +105,12 @@ for position = 1, tasks do
       end
       budget = budget - took
       if tat then
+        local _, new_tat, wait = gcra(tat, now_us, limit.rate, limit.period_s, took)
         if took > 0 then
-          tat = tat + took * step
-          redis.call('HSET', KEYS[5], ARGV[6 + position], string.format('%.0f', tat))
+          redis.call('HSET', KEYS[5], ARGV[6 + position], string.format('%.0f', new_tat))
         end
         if took >= want then
-          local wait = math.max(1, math.ceil((tat + step - now_us) / 1000))
-          if reply[2] < 0 or wait < reply[2] then
-            reply[2] = wait
-          end
+          reply[2] = math.max(1, reply[2] < 0 and wait or math.min(wait, reply[2]))
         end
       end
     end

@@ -2,10 +2,10 @@
 -- Ends jobs: the one terminal write of their holder. Fenced: an entry that is no longer pending is another owner's, and nothing is written for it.
 -- KEYS: 1 epoch, 2 where, 3 waiters, 4 dead, 5 dead:jobs, 6 cancel, 7 stats, 8 rate bucket, 9 ends, 10 limits, 11... streams
 -- ARGV: 1 epoch, 2 result prefix, 3 idempotency prefix, 4 reply prefix, 5 bell channel, 6 now ms of the caller's clock (for dead letters' times),
---       then for each stream three: task, lane letter, result ttl ms; then groups. Jobs of which there is nothing to say but their outcome:
+--       7 cache prefix, then for each stream three: task, lane letter, result ttl ms; then groups. Jobs of which there is nothing to say but their outcome:
 --       'p', index of the stream from 1, status letter (d done, f failed, c cancelled, x dead), number of jobs, then for each: entry id, outcome.
 --       One job with more to it: 's', index, status letter, entry id, outcome, extra (JSON of its meta; `bury` keeps a dead letter, `dead` is
---       that letter's meta as text)
+--       that letter's meta as text; `cache` is the key that finds the outcome for `cache_ttl` ms)
 -- Returns: the positions (from 1, in the order of ARGV) of the jobs that were not ours any more
 -- Errors: EPOCH
 -- include: epoch
@@ -38,7 +38,7 @@ local function ended(index, letter, ids, all_pending)
   for at = 1, #ids do
     list[#list + 1] = ids[at]
   end
-  local task = ARGV[7 + 3 * (index - 1)]
+  local task = ARGV[8 + 3 * (index - 1)]
   local count = counts[task]
   if not count then
     count = {d = 0, f = 0, c = 0, x = 0}
@@ -47,10 +47,10 @@ local function ended(index, letter, ids, all_pending)
   count[letter] = count[letter] + #ids
 end
 
-local at = 7 + 3 * streams
+local at = 8 + 3 * streams
 while at <= #ARGV do
   local index, letter = tonumber(ARGV[at + 1]), ARGV[at + 2]
-  local stream, told = KEYS[FIRST + index], 7 + 3 * (index - 1)
+  local stream, told = KEYS[FIRST + index], 8 + 3 * (index - 1)
   local lane_id, ttl = ARGV[told] .. ':' .. ARGV[told + 1], ARGV[told + 2]
   if ARGV[at] == 'p' then
     local count = tonumber(ARGV[at + 3])
@@ -101,6 +101,9 @@ while at <= #ARGV do
         local found = redis.call('XRANGE', stream, entry, entry)
         local payload = found[1] and found[1][2][2] or '{}'
         packed = (meta.l or ARGV[told + 1]) .. #meta.dead .. ':' .. meta.dead .. payload
+      end
+      if meta.cache then
+        redis.call('SET', ARGV[7] .. meta.cache, outcome, 'PX', string.format('%.0f', meta.cache_ttl))
       end
       end_job(keys, now, job, outcome, tonumber(ttl), meta, packed, meta.i ~= nil)
       if #ends < 64 then

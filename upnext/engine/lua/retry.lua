@@ -1,21 +1,22 @@
 #!lua flags=allow-oom
 -- Puts failed attempts back to run again after a delay. Fenced by the entry id. A job whose cancel was asked for meanwhile is left to its holder.
--- KEYS: 1 epoch, 2 where, 3 delayed, 4 delayed:jobs, 5 cancel, 6 stats, 7... streams
+-- KEYS: 1 epoch, 2 where, 3 delayed, 4 delayed:jobs, 5 cancel, 6 stats, 7 limits, 8... streams
 -- ARGV: 1 epoch, 2 bell channel, then for each stream: its task; then for each job six: index of its stream from 1, entry id, job id, own lane letter,
 --       meta of the next attempt (JSON), delay ms
 -- Returns: for each job 1 (put back), 0 (not ours any more), 2 (a cancel was asked for: nothing was changed, finish it as cancelled)
 -- Errors: EPOCH
 -- include: epoch
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.ceil(time[2] / 1000)
-local streams = #KEYS - 6
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local more = math.ceil(time[2] % 1000 / 1000)
+local streams = #KEYS - 7
 local head = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
 head = head and tonumber(head)
-local ring = false
+local ring, freed = false, {}
 local done = {}
 for at = 3 + streams, #ARGV, 6 do
   local index, entry, job, lane, meta = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local stream = KEYS[6 + index]
+  local stream = KEYS[7 + index]
   local answer = 1
   if redis.call('HEXISTS', KEYS[5], job) == 1 then
     answer = 2
@@ -25,11 +26,13 @@ for at = 3 + streams, #ARGV, 6 do
     local found = redis.call('XRANGE', stream, entry, entry)
     local payload = found[1] and found[1][2][2] or '{}'
     redis.call('XDEL', stream, entry)
-    local due = now + tonumber(ARGV[at + 5])
+    local delay = tonumber(ARGV[at + 5])
+    local due = now + (delay > 0 and more or 0) + delay -- counted from the end of this millisecond: never early
     redis.call('HSET', KEYS[4], job, lane .. #meta .. ':' .. meta .. payload)
     redis.call('ZADD', KEYS[3], string.format('%.0f', due), job)
     redis.call('HDEL', KEYS[2], job)
     redis.call('HINCRBY', KEYS[6], ARGV[2 + index] .. ':retried', 1)
+    freed[ARGV[2 + index]] = true
     if not head or due < head then
       head = due
       ring = true
@@ -39,5 +42,10 @@ for at = 3 + streams, #ARGV, 6 do
 end
 if ring then
   redis.call('PUBLISH', ARGV[2], 'd')
+end
+for task, _ in pairs(freed) do
+  if redis.call('HEXISTS', KEYS[7], task) == 1 then
+    redis.call('PUBLISH', ARGV[2], 't' .. task)
+  end
 end
 return done

@@ -14,7 +14,7 @@ local head
 
 local function now_ms()
   local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  return time[1] * 1000 + math.floor(time[2] / 1000), math.ceil(time[2] % 1000 / 1000)
 end
 
 for at = 3 + streams, #ARGV, 4 do
@@ -34,9 +34,10 @@ for at = 3 + streams, #ARGV, 4 do
     if held then
       id = '=' .. held
     else
-      local now = now_ms()
+      local now, more = now_ms()
       local lane = string.sub(stream, -1)
-      local due = wish.at or (wish.delay and now + wish.delay)
+      -- a delay counts from the end of this millisecond: never early
+      local due = wish.at or (wish.delay and now + (wish.delay > 0 and more or 0) + wish.delay)
       if wish.ttl then
         local said = meta == '' and {} or cjson.decode(meta)
         said.q = math.max(due or now, now) + wish.ttl

@@ -1,0 +1,110 @@
+"""Faults that every kind of broker knows, and those of Sentinel and Cluster: the next job runs soon after, and nothing is lost or run twice."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from tests.support.serving import serving
+from tests.support.topologies import Cluster, Sentinels, Topology
+from tests.support.waiting import wait_until_async
+from upnext import Future, Worker
+from upnext.errors import QueueError
+
+SOON_S = 2.0
+
+
+def service() -> tuple[Worker, Any]:
+    worker = Worker("conformance", concurrency=4)
+
+    @worker.task
+    async def echo(n: int) -> int:
+        return n
+
+    return worker, echo
+
+
+async def check_soon(echo: Any) -> float:
+    """A job of each client runs within SOON_S. -> how long the first took."""
+    begun = time.monotonic()
+    assert (await echo.wait(1, wait_timeout=SOON_S)).value == 1
+    took_s = time.monotonic() - begun
+    future: Future[int] = await asyncio.to_thread(echo.submit_sync, 2)
+    assert await asyncio.to_thread(future.value_sync, SOON_S) == 2
+    assert (await echo.options(delay=0.05).wait(3, wait_timeout=SOON_S)).value == 3
+    return took_s
+
+
+async def test_scripts_are_forgotten(topology: Topology, namespace: str) -> None:
+    worker, echo = service()
+    async with serving(topology.url, namespace, worker):
+        await check_soon(echo)
+        topology.forget_scripts()
+        await check_soon(echo)
+
+
+async def test_every_connection_is_cut(topology: Topology, namespace: str) -> None:
+    worker, echo = service()
+    async with serving(topology.url, namespace, worker):
+        await check_soon(echo)
+        for _ in range(3):
+            topology.kill_clients()
+            # a submit that is under way at this very moment may end as uncertain: let the client notice first
+            await wait_until_async(lambda: reaches(echo), SOON_S, "the client to be back")
+            await check_soon(echo)
+
+
+async def reaches(echo: Any) -> bool:
+    try:
+        return await echo.submit(0) is not None
+    except QueueError:
+        return False
+
+
+@pytest.mark.broker("sentinel")
+async def test_a_failover(topology: Sentinels, namespace: str) -> None:
+    worker, echo = service()
+    async with serving(topology.url, namespace, worker):
+        await check_soon(echo)
+        await asyncio.to_thread(topology.fail_over)
+        back = time.monotonic()
+        # what the clients learn is the sentinels' word, which may be later than the promotion
+        await wait_until_async(lambda: reaches(echo), 10, "a submit to reach the new master")
+        await check_soon(echo)
+        assert time.monotonic() - back < 10
+        future = await echo.submit(5)
+        assert await future.value(SOON_S) == 5
+
+
+@pytest.mark.broker("cluster")
+async def test_the_slot_moves_under_load(topology: Cluster, namespace: str) -> None:
+    worker, echo = service()
+    async with serving(topology.url, namespace, worker):
+        await check_soon(echo)
+        before = topology.holder(namespace)
+        done: list[int] = []
+        stop = asyncio.Event()
+
+        async def produce() -> None:
+            number = 0
+            while not stop.is_set():
+                try:
+                    await echo.submit_idempotent(str(number), number)
+                except QueueError:  # the move is under way
+                    continue
+                done.append(number)
+                number += 1
+                await asyncio.sleep(0.005)
+
+        producing = asyncio.create_task(produce())
+        await wait_until_async(lambda: len(done) > 50, 5, "some load")
+        await asyncio.to_thread(topology.move, namespace)
+        assert topology.holder(namespace) is not before
+        moved = len(done)
+        await wait_until_async(lambda: len(done) > moved + 20, 2 * SOON_S, "the load to go on")
+        stop.set()
+        await producing
+        await check_soon(echo)

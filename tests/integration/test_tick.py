@@ -1,0 +1,109 @@
+"""tick: one due instant of a cron fires once, for the leader's term, by the server's clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.workbench import Workbench, task
+from upnext.core.entry import Meta, encode_meta
+from upnext.core.spec import CronSpec
+from upnext.engine.calls import keeping
+from upnext.engine.calls.keeping import EARLY, FIRED, GONE, PASSED
+from upnext.engine.replies import ReplyError
+from upnext.engine.scripts import Call
+
+CRON = CronSpec("* * * * *")
+
+
+def ready(work: Workbench, **options: int) -> int:
+    """-> a tick that is due."""
+    work.register(task("tidy", cron=CRON, **options))
+    lead(work)
+    work.broker.command("HSET", work.keys.cursors, "tidy", 0)
+    return work.now_ms() // 60_000 * 60_000
+
+
+def lead(work: Workbench, daemon: str = "d1") -> None:
+    work.broker.run(
+        keeping.beat(
+            work.keys, work.epoch, daemon=daemon, token="t", lease_ms=1, leadership_ms=-1, consumers=[]
+        )
+    )
+
+
+def call(work: Workbench, tick_ms: int, *, term: int = 1, fire: bool = True, epoch: str | None = None) -> Call[tuple[int, int | str]]:
+    meta = encode_meta(Meta(tick_ms=tick_ms))
+    return keeping.tick(
+        work.keys, epoch or work.epoch, term=term, cron="tidy", tick_ms=tick_ms, payload=b"{}", meta=meta, fire=fire
+    )
+
+
+def test_a_due_tick_fires_and_says_which_it_was(work: Workbench) -> None:
+    tick_ms = ready(work)
+    kind, entry_id = work.broker.run(call(work, tick_ms))
+    assert kind == FIRED
+    [(found, _)] = work.lane("tidy", "n")
+    assert found.decode() == entry_id
+    assert work.metas("tidy", "n") == [Meta(tick_ms=tick_ms)]
+    assert work.hash(work.keys.cursors)["tidy"] == str(tick_ms)
+    work.finish(work.take())
+    assert work.leaks() == []
+
+
+def test_once_ever(work: Workbench) -> None:
+    tick_ms = ready(work)
+    work.broker.run(call(work, tick_ms))
+    before = work.everything()
+    assert work.broker.run(call(work, tick_ms)) == (PASSED, tick_ms)
+    assert work.broker.run(call(work, tick_ms - 60_000)) == (PASSED, tick_ms)
+    assert work.everything() == before
+
+
+def test_not_before_its_time(work: Workbench) -> None:
+    ready(work)
+    tick_ms = work.now_ms() + 10_000
+    before = work.everything()
+    kind, wait_ms = work.broker.run(call(work, tick_ms))
+    assert kind == EARLY
+    assert isinstance(wait_ms, int)
+    assert 5_000 < wait_ms <= 10_000
+    assert work.everything() == before
+
+
+def test_a_tick_that_is_skipped_only_moves_the_cursor(work: Workbench) -> None:
+    tick_ms = ready(work)
+    assert work.broker.run(call(work, tick_ms, fire=False)) == (FIRED, "")
+    assert work.lengths("tidy") == ""
+    assert work.broker.run(call(work, tick_ms)) == (PASSED, tick_ms)
+
+
+def test_a_cron_that_is_gone(work: Workbench) -> None:
+    tick_ms = ready(work)
+    work.broker.command("HDEL", work.keys.crons, "tidy")
+    before = work.everything()
+    assert work.broker.run(call(work, tick_ms)) == (GONE, 0)
+    assert work.everything() == before
+
+
+def test_an_old_term_is_refused(work: Workbench) -> None:
+    tick_ms = ready(work)
+    lead(work, "d2")
+    before = work.everything()
+    for term in (1, 3):
+        with pytest.raises(ReplyError) as raised:
+            work.broker.run(call(work, tick_ms, term=term))
+        assert raised.value.code == "TERM"
+    assert work.everything() == before
+    assert work.broker.run(call(work, tick_ms, term=2))[0] == FIRED
+
+
+def test_the_bell_rings_for_a_limited_cron(work: Workbench) -> None:
+    tick_ms = ready(work, max_concurrency=1)
+    with work.bell() as words:
+        work.broker.run(call(work, tick_ms))
+    assert words == ["ttidy"]
+
+
+def test_another_epoch(work: Workbench) -> None:
+    tick_ms = ready(work)
+    work.refuses_another_epoch(lambda epoch: call(work, tick_ms, epoch=epoch))

@@ -1,0 +1,121 @@
+"""How a child comes to be: its descriptors, the order to the template, its pid, the watch on its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+from upnextd.children import Child
+from upnextd.generations import Phase
+from upnextd.plan import Mode, Role
+from upnextd.slots import Event
+from upnextd.stations import SlotHistory, Station
+
+if TYPE_CHECKING:
+    from upnextd.supervisor import Supervisor
+
+BOOT_TIMEOUT_S = 5.0
+BOOT_TIMEOUT_LATER_S = 45.0
+"""How long a child tries to reach the broker before it gives up; below the limit of STARTING."""
+
+
+class Births:
+    """Forks for stations, and hears from templates what became of it."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def fork(self, station: Station) -> None:
+        """Order a child; FORKED or FORK_FAILED follows."""
+        supervisor = self._supervisor
+        generation = supervisor.generations.get(station.generation)
+        history = supervisor.history.setdefault(station.slot, SlotHistory())
+        if generation is None or generation.phase is not Phase.READY:
+            supervisor.loop.call_soon(supervisor.post, station, Event.FORK_FAILED)
+            return
+        try:
+            child = Child(
+                supervisor.next_id(),
+                station.slot,
+                station.generation,
+                history.incarnations + 1,
+                generation.shapes,
+                supervisor.loop,
+                supervisor.talk.hear,
+                supervisor.talk.line,
+            )
+        except OSError as error:
+            supervisor.log.fault(f"{station.slot}: can't make a child: {error.strerror or error}")
+            supervisor.loop.call_soon(supervisor.post, station, Event.FORK_FAILED)
+            return
+        station.child = child
+        if station.role is Role.SCHEDULER:
+            # Queued before it runs: it must know the living before it looks for the dead.
+            supervisor.talk.brief(child)
+        ordered = generation.fork(self._assignment(station, child), child.order_fds)
+        child.ordered()
+        if not ordered:
+            supervisor.loop.call_soon(supervisor.post, station, Event.FORK_FAILED)
+            return
+        history.incarnations += 1
+
+    def _assignment(self, station: Station, child: Child) -> dict[str, Any]:
+        supervisor = self._supervisor
+        settings = supervisor.settings
+        return {
+            "token": child.token,
+            "slot": station.slot,
+            "role": str(station.role),
+            "generation": station.generation,
+            "incarnation": child.incarnation,
+            "name": settings.name,
+            "redis_url": settings.redis_url,
+            "embedded_url": supervisor.broker.url if supervisor.broker is not None else None,
+            "namespace": settings.namespace,
+            "daemon_id": supervisor.daemon_id,
+            "since_ms": supervisor.since_ms,
+            "generation_ms": supervisor.generations[station.generation].made_ms,
+            # Later, a broker that is away is waited for, so that nobody restarts for it.
+            "boot_timeout_s": BOOT_TIMEOUT_LATER_S if supervisor.booted else BOOT_TIMEOUT_S,
+            "stop_timeout_s": settings.stop_timeout_s,
+            "paused": supervisor.desired.mode in (Mode.PAUSE, Mode.DRAIN),
+        }
+
+    def forked(self, token: int, pid: int) -> None:
+        """A template reports a pid."""
+        station = self._supervisor.station_of(token)
+        if station is None or station.child is None:
+            # Nobody waits for it any more. It is our child, unreaped: the pid can't be another's.
+            os.kill(pid, signal.SIGKILL)
+            return
+        station.child.pid = pid
+        self._supervisor.post(station, Event.FORKED)
+
+    def fork_failed(self, token: int, error: str) -> None:
+        station = self._supervisor.station_of(token)
+        if station is not None:
+            self._supervisor.log.fault(f"{station.slot}: can't fork: {error}")
+            self._supervisor.post(station, Event.FORK_FAILED)
+
+    def watch(self, child: Child) -> None:
+        """Its end posts GONE."""
+        assert child.pid is not None
+        supervisor = self._supervisor
+        try:
+            child.watch(child.pid, self._gone)
+        except OSError as error:
+            supervisor.log.fault(f"{child.slot}: can't watch pid {child.pid}: {error.strerror or error}")
+            os.kill(child.pid, signal.SIGKILL)
+            child.pid = None
+            station = supervisor.station_of(child.token)
+            if station is not None:
+                supervisor.loop.call_soon(supervisor.post, station, Event.GONE)
+            return
+        supervisor.on_event("child_started", {"slot": child.slot, "pid": child.pid, "generation": child.generation})
+
+    def _gone(self, child: Child) -> None:
+        child.unwatch()
+        station = self._supervisor.station_of(child.token)
+        if station is not None:
+            self._supervisor.post(station, Event.GONE)

@@ -1,0 +1,123 @@
+"""What follows a child's end: its session is killed, its jobs are reported, its slot is judged."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+from upnext.control.exits import ExitCode
+from upnextd import plan, process
+from upnextd.children import Child
+from upnextd.deaths import Death, LastExit, notice
+from upnextd.logs import now_iso
+from upnextd.plan import Exit, Role
+from upnextd.process import ExitStatus
+from upnextd.slots import Event
+from upnextd.stations import SchedulerSaid, SlotHistory, Station
+
+if TYPE_CHECKING:
+    from upnextd.supervisor import Supervisor
+
+_SESSION_POLL_S = 0.002
+_SESSION_POLLS = 500
+
+
+class Burials:
+    """Buries children. `record` is what the restart policy remembers."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.record = plan.Record()
+        self._supervisor = supervisor
+        self._rng = random.Random()
+        self._oom_kills = process.oom_kills()
+
+    async def bury(self, station: Station) -> None:
+        """A child is gone: nothing of its session may run on; then its jobs are reported, then its slot is judged."""
+        supervisor = self._supervisor
+        child = station.child
+        if child is None:
+            self._judge(station, Exit(blameless=True))
+            return
+        status = await self._lay_out(child)
+        now = supervisor.loop.time()
+        running = child.page.running(now)
+        death = self._death(station, child, status)
+        if station.role is Role.WORKER:
+            detail = (child.stacks + child.new_stacks())[-16384:]
+            for consumer, started in zip(child.page.consumers(), running, strict=True):
+                if consumer:
+                    supervisor.talk.ledger.add(notice(consumer, death, started, detail))
+        elif station.generation == supervisor.desired.scheduler_generation:
+            supervisor.scheduler_said = SchedulerSaid()
+        self._remember(station, child, death, [job.job_id for jobs in running for job in jobs])
+        ended = Exit(
+            asked=child.asked,
+            ran_job=child.page.ran_job,
+            ready_for_s=None if child.ready_at is None else now - child.ready_at,
+            blameless=status is None
+            or (child.boot_failure is not None and child.boot_failure[0] == ExitCode.UNAVAILABLE),
+        )
+        child.close(writers_gone=True)
+        station.child = None
+        supervisor.talk.tell_alive()
+        supervisor.talk.tell_notices()
+        failure = child.boot_failure
+        if failure is not None and not supervisor.desired.stopping:
+            if not supervisor.booted:
+                supervisor.fail(
+                    ExitCode(failure[0]) if failure[0] != ExitCode.FAILED else ExitCode.CRASH_LOOP, failure[1]
+                )
+            else:
+                supervisor.log.fault(f"{station.slot} can't start: {failure[1]}")
+        self._judge(station, ended)
+
+    async def _lay_out(self, child: Child) -> ExitStatus | None:
+        """Hear its last words, kill its session, reap it. None: there never was a process."""
+        child.channel.pump()
+        if child.pid is None or child.pidfd < 0:
+            return None
+        # Before the reaping: until then the session's number can't be another's.
+        for _ in range(_SESSION_POLLS):
+            if process.kill_session(child.pid) == 0:
+                break
+            await asyncio.sleep(_SESSION_POLL_S)
+        return process.reap(child.pidfd)
+
+    def _death(self, station: Station, child: Child, status: ExitStatus | None) -> Death:
+        oom = False
+        if status is not None and status.signal == "SIGKILL" and not child.asked and not child.hung:
+            kills = process.oom_kills()
+            oom, self._oom_kills = kills > self._oom_kills, kills
+        return Death(status, asked=child.asked, hung=child.hung, oom=oom, reason=station.reason)
+
+    def _remember(self, station: Station, child: Child, death: Death, running: list[str]) -> None:
+        supervisor = self._supervisor
+        status = death.status
+        history = supervisor.history.setdefault(station.slot, SlotHistory())
+        history.last_exit = LastExit(
+            death.shown_cause, status.code if status else None, status.signal if status else None, now_iso()
+        )
+        if not supervisor.desired.stopping:
+            history.restarts += 1
+        killed = sorted({*child.abandoned, *running})
+        had = f"; jobs that had started: {', '.join(killed)}" if killed else ""
+        if not child.asked or killed:
+            supervisor.log.caution(f"{station.slot}[{child.pid}] ended: {death.cause}{had}")
+        if child.asked and not child.hung and supervisor.desired.stopping:
+            supervisor.ending.killed_jobs += killed
+        supervisor.on_event(
+            "child_exited", {"slot": station.slot, "pid": child.pid, "cause": death.cause, "jobs": killed}
+        )
+
+    def _judge(self, station: Station, ended: Exit) -> None:
+        supervisor = self._supervisor
+        verdict, self.record = plan.judge(
+            self.record, station.slot, ended, supervisor.desired.workers, supervisor.loop.time(), self._rng
+        )
+        supervisor.post(station, verdict.event, verdict.until)
+        if verdict.event is Event.GIVE_UP:
+            supervisor.fail(
+                ExitCode.CRASH_LOOP,
+                f"crash loop: {len(self.record.bad_exits)} children ended within {plan.CRASH_WINDOW_S:g} s without having done anything",
+            )

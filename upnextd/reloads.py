@@ -1,0 +1,286 @@
+"""Reloads: a new generation beside the old one, and back when it is no good. Also the fall-back out of a crash loop.
+
+The old generation is untouched until the commit: its template lives, its children that were told to leave can be told to stay.
+After the commit its template is kept, so that a crash loop of the new code can be answered with the old.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from upnext.control.exits import ExitCode
+from upnextd import plan, process, rollout, slots
+from upnextd.generations import Generation, ImportFailure
+from upnextd.generations import Phase as TemplatePhase
+from upnextd.operations import Progress
+from upnextd.plan import Exit, Role
+from upnextd.rollout import Action, Event, Phase
+from upnextd.slots import State
+from upnextd.stations import Station
+
+if TYPE_CHECKING:
+    from upnextd.supervisor import Supervisor
+
+_TAIL_LINES = 60
+_STACKS_AFTER_S = 0.3
+
+
+@dataclass(slots=True)
+class Rollout:
+    """One reload. `why` and `detail` say what broke it: a line, and a traceback or last words."""
+
+    generation: int
+    former: int
+    phase: Phase = Phase.IMPORTING
+    why: str = ""
+    detail: str = ""
+    tail: deque[str] = field(default_factory=lambda: deque[str](maxlen=_TAIL_LINES))
+
+
+class Reloads:
+    """Drives rollouts, one at a time."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.current: Rollout | None = None
+        self.former: int | None = None
+        """The generation before this one, whose template is kept alive."""
+        self._supervisor = supervisor
+        self._doom: str | None = None
+
+    @property
+    def under_way(self) -> bool:
+        return self.current is not None and self.current.phase not in rollout.OVER
+
+    def begin(self) -> Rollout:
+        """Start a reload, or join the one under way."""
+        supervisor = self._supervisor
+        if self.current is not None and self.under_way:
+            return self.current
+        number = max(supervisor.generations, default=0) + 1
+        number = max(number, supervisor.desired.generation + 1)
+        self.current = Rollout(number, supervisor.desired.generation)
+        self._step_said(f"generation {number} imports the service")
+        generation = supervisor.start_generation(number)
+        if generation is None:
+            self._broke(self.current, "its template can't be started")
+        else:
+            supervisor.own(self._watch_import(self.current, generation))
+        return self.current
+
+    # -- what happens --
+
+    async def imported(self, generation: Generation) -> None:
+        """A template has the service: is it the one of the rollout?"""
+        now = self.current
+        if now is None or generation.number != now.generation or now.phase is not Phase.IMPORTING:
+            return
+        error = await self._supervisor.ensure_broker(generation)
+        if error is not None:
+            self._broke(now, error)
+        else:
+            self._post(now, Event.IMPORTED)
+
+    def import_failed(self, generation: Generation, failure: ImportFailure) -> None:
+        now = self.current
+        if now is not None and generation.number == now.generation:
+            self._broke(now, failure.line, failure.traceback or "\n".join(generation.tail))
+
+    def template_gone(self, generation: Generation) -> None:
+        now = self.current
+        if now is not None and generation.number == now.generation:
+            self._broke(now, "its template ended", "\n".join(generation.tail))
+
+    def overhear(self, generation: int, line: str) -> None:
+        """A child of that generation printed a line."""
+        if self.current is not None and self.current.generation == generation and self.under_way:
+            self.current.tail.append(line)
+
+    def child_ended(self, station: Station, ended: Exit, how: str) -> bool:
+        """A child of the rollout's generation ended. True: that is the rollout's business, the restart policy doesn't count it."""
+        now = self.current
+        if now is None or not self.under_way or station.generation != now.generation:
+            return False
+        canary = now.phase is Phase.TRYING
+        if ended.asked or not (canary or plan.is_bad(ended)):
+            return False
+        after = "before it was ready" if ended.ready_for_s is None else f"{ended.ready_for_s:.1f} s after it was ready"
+        self._broke(now, f"{station.slot} of the new code ended {after}: {how}", "\n".join(now.tail))
+        return True
+
+    def look(self) -> None:
+        """See how far it is; called at every reconciliation."""
+        now = self.current
+        if now is None or not self.under_way:
+            return
+        supervisor = self._supervisor
+        match now.phase:
+            case Phase.TRYING if self._canary_proven(now):
+                self._post(now, Event.PROVEN)
+            case Phase.ROLLING:
+                ready = {s.slot for s in self._staying(now.generation, Role.WORKER)}
+                if all(slot in ready for slot in plan.worker_slots(supervisor.desired.workers)):
+                    self._post(now, Event.REPLACED)
+            case Phase.SWITCHING if self._staying(now.generation, Role.SCHEDULER):
+                self._post(now, Event.SWITCHED)
+            case _:
+                return
+
+    def _canary_proven(self, now: Rollout) -> bool:
+        supervisor = self._supervisor
+        at = supervisor.loop.time()
+        return any(
+            station.child is not None
+            and station.child.ready_at is not None
+            and at - station.child.ready_at >= supervisor.settings.canary_s
+            and station.child.heart.age_s(at) < max(2.0, supervisor.settings.canary_s)
+            for station in self._staying(now.generation, Role.WORKER)
+        )
+
+    def _staying(self, generation: int, role: Role) -> list[Station]:
+        return [
+            station
+            for station in self._supervisor.stations
+            if station.generation == generation
+            and station.role is role
+            and station.leave_by is None
+            and station.life.state in slots.SERVING
+        ]
+
+    async def _watch_import(self, now: Rollout, generation: Generation) -> None:
+        """An import that hangs is dumped, so that its line is known, and given up."""
+        limit_s = self._supervisor.settings.start_timeout_s
+        await asyncio.sleep(limit_s)
+        if now.phase is not Phase.IMPORTING or generation.phase is not TemplatePhase.IMPORTING:
+            return
+        process.send_signal(generation.pidfd, signal.SIGUSR2)
+        await asyncio.sleep(_STACKS_AFTER_S)
+        if now.phase is Phase.IMPORTING:
+            self._broke(now, f"the import was not done within {limit_s:g} s", "\n".join(generation.tail))
+
+    # -- what is done --
+
+    def _broke(self, now: Rollout, why: str, detail: str = "") -> None:
+        if now.phase not in rollout.OVER:
+            now.why, now.detail = why, detail
+            self._post(now, Event.BROKE)
+
+    def _post(self, now: Rollout, event: Event) -> None:
+        now.phase, action = rollout.step(now.phase, event)
+        supervisor = self._supervisor
+        match action:
+            case Action.TRY:
+                supervisor.edit(canary=now.generation)
+                self._step_said(f"generation {now.generation} is imported; its first worker starts")
+            case Action.ROLL:
+                supervisor.edit(canary=None, generation=now.generation)
+                self._step_said(f"generation {now.generation}: its first worker is stable; the others follow")
+            case Action.SWITCH:
+                supervisor.edit(scheduler_generation=now.generation)
+                self._step_said(f"generation {now.generation}: every worker is replaced; its scheduler takes over")
+            case Action.COMMIT:
+                self._commit(now)
+            case Action.ROLL_BACK:
+                self._roll_back(now)
+            case None:
+                return
+        supervisor.wake()
+
+    def _commit(self, now: Rollout) -> None:
+        supervisor = self._supervisor
+        supervisor.burials.record = plan.Record()
+        self._doom = None
+        for generation in list(supervisor.generations.values()):
+            if generation.number not in (now.generation, now.former):
+                generation.retire()
+        self.former = now.former
+        self._step_said(f"generation {now.generation} serves")
+
+    def _roll_back(self, now: Rollout) -> None:
+        supervisor = self._supervisor
+        if not supervisor.desired.stopping:
+            supervisor.log.fault(f"reload failed, generation {now.former} goes on: {now.why}")
+        supervisor.edit(canary=None, generation=now.former, scheduler_generation=now.former)
+        for station in supervisor.stations:
+            if station.generation == now.former and station.life.state in slots.SERVING:
+                station.leave_by = None
+                station.reason = None
+        failed = supervisor.generations.get(now.generation)
+        if failed is not None:
+            failed.retire()
+        supervisor.on_event("reload_step", {"generation": now.generation, "step": f"failed: {now.why}", "ok": False})
+        if self._doom is not None:
+            supervisor.fail(ExitCode.CRASH_LOOP, self._doom)
+
+    def fall_back(self, why: str) -> bool:
+        """The generation is a crash loop: go back to the former one. False: there is none."""
+        supervisor = self._supervisor
+        if self.under_way:
+            # The way out may be on its way.
+            self._doom = why
+            return True
+        former = None if self.former is None else supervisor.generations.get(self.former)
+        bad = supervisor.desired.generation
+        if former is None or former.phase is not TemplatePhase.READY or former.number == bad:
+            return False
+        supervisor.log.fault(f"{why}; falling back to generation {former.number}")
+        supervisor.on_event("reload_step", {"generation": former.number, "step": f"falling back: {why}", "ok": False})
+        # Its definitions are to win over those of the newer code.
+        former.made_ms = time.time_ns() // 1_000_000
+        self.former = None
+        supervisor.burials.record = plan.Record()
+        supervisor.edit(generation=former.number, scheduler_generation=former.number)
+        supervisor.generations[bad].retire()
+        return True
+
+    def abort(self) -> None:
+        """The daemon stops."""
+        if self.current is not None:
+            self._broke(self.current, "the daemon stops")
+
+    def _step_said(self, text: str) -> None:
+        assert self.current is not None
+        self._supervisor.log.note(f"reload: {text}")
+        self._supervisor.on_event("reload_step", {"generation": self.current.generation, "step": text, "ok": True})
+
+    # -- how far it is --
+
+    def progress(self, now: Rollout) -> Progress:
+        """For the operation of a rollout."""
+        supervisor = self._supervisor
+        number = now.generation
+        match now.phase:
+            case Phase.IMPORTING:
+                return Progress(f"generation {number}: importing the service")
+            case Phase.TRYING:
+                ready = self._staying(number, Role.WORKER)
+                wait = f"is ready, and must stay so for {supervisor.settings.canary_s:g} s" if ready else "starts"
+                return Progress(f"generation {number}: its first worker {wait}")
+            case Phase.ROLLING:
+                done = len({station.slot for station in self._staying(number, Role.WORKER)})
+                return Progress(f"generation {number}: {done} of {supervisor.desired.workers} workers replaced")
+            case Phase.SWITCHING:
+                return Progress(f"generation {number}: its scheduler takes over")
+            case Phase.COMMITTED:
+                old = [s for s in supervisor.stations if s.generation != number and s.life.state is not State.EXITED]
+                if old and not supervisor.desired.stopping:
+                    return Progress(f"generation {number} serves; {_finishing(old)}")
+                return Progress(f"reloaded: generation {number}", done=True, data={"generation": number})
+            case Phase.FAILED:
+                detail = f"\n{now.detail.rstrip()}" if now.detail.strip() else ""
+                return Progress(
+                    f"reload failed, generation {now.former} goes on: {now.why}{detail}",
+                    done=True,
+                    ok=False,
+                    data={"generation": now.former, "error": now.why, "traceback": now.detail},
+                )
+
+
+def _finishing(old: Sequence[Station]) -> str:
+    jobs = sum(station.child.page.busy() for station in old if station.child is not None)
+    return f"{len(old)} old children finish {jobs} jobs"

@@ -1,0 +1,89 @@
+"""The life of a reload: a table keyed by (phase, event), every cell in this file. Pure.
+
+    IMPORTING → TRYING → ROLLING → SWITCHING → COMMITTED
+        any of them but the last → FAILED
+
+What the actions mean is `upnextd.reloads`'.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Phase(Enum):
+    """How far a new generation is."""
+
+    IMPORTING = "its template imports the service"
+    TRYING = "one child of it, the canary, must get ready and stay so for a while"
+    ROLLING = "its children take the places of the old ones"
+    SWITCHING = "its scheduler takes over"
+    COMMITTED = "it serves"
+    FAILED = "the old generation goes on"
+
+
+class Event(Enum):
+    """What can happen meanwhile."""
+
+    IMPORTED = "the template has the service"
+    PROVEN = "the canary is ready, and was so for long enough"
+    REPLACED = "every slot has a ready child of the new generation"
+    SWITCHED = "its scheduler is ready"
+    BROKE = "an import failed, a child of it ended without having done anything, its template is gone, or time is up"
+
+
+class Action(Enum):
+    """What is done about a step."""
+
+    TRY = "ask for a canary"
+    ROLL = "ask for its children in every slot"
+    SWITCH = "ask for its scheduler"
+    COMMIT = "keep its template, and the former one to fall back to"
+    ROLL_BACK = "ask for the old generation everywhere, end the new one"
+
+
+Cell = tuple[Phase | None, Action | None]
+
+_NOTHING: Cell = (None, None)
+_BROKEN: Cell = (Phase.FAILED, Action.ROLL_BACK)
+
+TABLE: dict[Phase, dict[Event, Cell]] = {
+    Phase.IMPORTING: {
+        Event.IMPORTED: (Phase.TRYING, Action.TRY),
+        Event.PROVEN: _NOTHING,
+        Event.REPLACED: _NOTHING,
+        Event.SWITCHED: _NOTHING,
+        Event.BROKE: _BROKEN,
+    },
+    Phase.TRYING: {
+        Event.IMPORTED: _NOTHING,
+        Event.PROVEN: (Phase.ROLLING, Action.ROLL),
+        Event.REPLACED: _NOTHING,
+        Event.SWITCHED: _NOTHING,
+        Event.BROKE: _BROKEN,
+    },
+    Phase.ROLLING: {
+        Event.IMPORTED: _NOTHING,
+        Event.PROVEN: _NOTHING,
+        Event.REPLACED: (Phase.SWITCHING, Action.SWITCH),
+        Event.SWITCHED: _NOTHING,
+        Event.BROKE: _BROKEN,
+    },
+    Phase.SWITCHING: {
+        Event.IMPORTED: _NOTHING,
+        Event.PROVEN: _NOTHING,
+        Event.REPLACED: _NOTHING,
+        Event.SWITCHED: (Phase.COMMITTED, Action.COMMIT),
+        Event.BROKE: _BROKEN,
+    },
+    Phase.COMMITTED: dict.fromkeys(Event, _NOTHING),
+    Phase.FAILED: dict.fromkeys(Event, _NOTHING),
+}
+
+OVER = frozenset({Phase.COMMITTED, Phase.FAILED})
+
+
+def step(phase: Phase, event: Event) -> tuple[Phase, Action | None]:
+    """One event -> the new phase and what to do."""
+    to, action = TABLE[phase][event]
+    return to or phase, action

@@ -1,0 +1,71 @@
+"""What the supervisor keeps of each place, each slot and the daemon's end. Data, no behaviour."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from upnext.control.exits import ExitCode
+from upnextd.children import Child
+from upnextd.deaths import LastExit
+from upnextd.plan import Place, Role
+from upnextd.slots import Life
+
+
+@dataclass(slots=True, eq=False)
+class Station:
+    """A place as the supervisor keeps it: its life and its child."""
+
+    id: int
+    slot: str
+    role: Role
+    generation: int
+    life: Life
+    child: Child | None = None
+    outdated: bool = False
+    leave_s: float | None = None
+    leave_by: float | None = None
+    reason: str | None = None
+    """Why it is being replaced, as `status` shows it afterwards: "recycled", "reloaded"; None otherwise."""
+    timer: asyncio.TimerHandle | None = None
+
+    def view(self) -> Place:
+        life = self.life
+        return Place(
+            self.id,
+            self.slot,
+            self.role,
+            self.generation,
+            life.state,
+            life.drained,
+            self.outdated,
+            self.leave_s,
+            self.leave_by,
+        )
+
+
+@dataclass(slots=True)
+class SlotHistory:
+    """What is remembered of a slot beyond its children."""
+
+    incarnations: int = 0
+    restarts: int = 0
+    last_exit: LastExit | None = None
+
+
+@dataclass(slots=True)
+class SchedulerSaid:
+    """What the scheduler child last said of itself."""
+
+    leader: bool = False
+    epoch: int | None = None
+    connected: bool = False
+
+
+@dataclass(slots=True)
+class Ending:
+    """How the daemon is going to end."""
+
+    code: int = ExitCode.OK
+    killed_jobs: list[str] = field(default_factory=list[str])
+    notices_by: float | None = None

@@ -1,0 +1,107 @@
+"""What children say, and what the scheduler child is told of the others: who lives, who died."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from upnextd import hangs
+from upnextd.channel import Message
+from upnextd.children import Child
+from upnextd.deaths import Ledger
+from upnextd.plan import Role
+from upnextd.slots import Event
+from upnextd.stations import SchedulerSaid
+
+if TYPE_CHECKING:
+    from upnextd.supervisor import Supervisor
+
+NOTICES_AGAIN_S = 5.0
+"""How often notices that are not acknowledged are repeated."""
+
+
+class Talk:
+    """The supervisor's ear and mouth. `ledger` holds the deaths that no scheduler has settled yet."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.ledger = Ledger()
+        self._supervisor = supervisor
+        self._told_alive: list[str] | None = None
+        self._last_notices = supervisor.loop.time()
+
+    def line(self, child: Child, line: str) -> None:
+        """A child printed this."""
+        self._supervisor.log.line(child.slot, child.pid, line)
+
+    def hear(self, child: Child, message: Message) -> None:
+        """A child said this."""
+        supervisor = self._supervisor
+        station = supervisor.station_of(child.token)
+        if station is None:
+            return
+        match message["op"]:
+            case "ready":
+                child.ready_at = supervisor.loop.time()
+                child.heart = hangs.Heart(child.page.heartbeat, child.ready_at)
+                supervisor.on_event(
+                    "child_ready", {"slot": child.slot, "pid": child.pid, "generation": child.generation}
+                )
+                supervisor.post(station, Event.BECAME_READY)
+            case "consumer":
+                self.tell_alive()
+            case "drained" if message["number"] == child.drain_number:
+                supervisor.post(station, Event.DRAINED)
+            case "stopped":
+                child.abandoned = message["abandoned"]
+            case "boot_failed":
+                child.boot_failure = (message["code"], message["line"])
+            case "stuck":
+                supervisor.log.caution(
+                    f"{station.slot}: job {message['job_id']} can't be stopped ({message['reason']}): the child is replaced"
+                )
+                station.outdated = True
+                station.leave_s = supervisor.settings.stop_timeout_s
+                supervisor.wake()
+            case "reaped":
+                self.ledger.acknowledge(message["consumer"])
+                supervisor.wake()
+            case "lost":
+                self._route_lost(message["consumer"])
+            case "scheduler" if station.generation == supervisor.desired.scheduler_generation:
+                supervisor.scheduler_said = SchedulerSaid(message["leader"], message["epoch"], message["connected"])
+                supervisor.wake()
+            case _:
+                return
+
+    def tell_alive(self) -> None:
+        """Tell the scheduler who lives, when that changed."""
+        alive = self._alive()
+        if alive != self._told_alive:
+            self._told_alive = alive
+            for scheduler in self._supervisor.children(Role.SCHEDULER):
+                scheduler.channel.send("alive", consumers=alive)
+
+    def brief(self, scheduler: Child) -> None:
+        """Everything that a scheduler must know."""
+        scheduler.channel.send("alive", consumers=self._alive())
+        for said in self.ledger.pending:
+            scheduler.channel.send("died", notice=said)
+
+    def tell_notices(self) -> None:
+        """Tell every scheduler of every death that is not settled."""
+        self._last_notices = self._supervisor.loop.time()
+        for scheduler in self._supervisor.children(Role.SCHEDULER):
+            for said in self.ledger.pending:
+                scheduler.channel.send("died", notice=said)
+
+    def repeat_notices(self, now: float) -> None:
+        """Once in a while, as long as there are any."""
+        if self.ledger.pending and now - self._last_notices > NOTICES_AGAIN_S:
+            self.tell_notices()
+
+    def _route_lost(self, consumer: str) -> None:
+        for child in self._supervisor.children(Role.WORKER):
+            if consumer in child.page.consumers():
+                child.channel.send("lost", consumer=consumer)
+
+    def _alive(self) -> list[str]:
+        return [name for child in self._supervisor.children(Role.WORKER) for name in child.page.consumers() if name]
