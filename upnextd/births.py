@@ -31,7 +31,7 @@ class Births:
         supervisor = self._supervisor
         generation = supervisor.generations.get(station.generation)
         history = supervisor.history.setdefault(station.slot, SlotHistory())
-        if generation is None or generation.phase is not Phase.READY:
+        if generation is None or generation.phase is not Phase.READY or generation.retired:
             supervisor.loop.call_soon(supervisor.post, station, Event.FORK_FAILED)
             return
         try:
@@ -78,6 +78,7 @@ class Births:
             "generation_ms": supervisor.generations[station.generation].made_ms,
             # Later, a broker that is away is waited for, so that nobody restarts for it.
             "boot_timeout_s": BOOT_TIMEOUT_LATER_S if supervisor.booted else BOOT_TIMEOUT_S,
+            "metered": settings.metrics is not None,
             "stop_timeout_s": settings.stop_timeout_s,
             "paused": supervisor.desired.mode in (Mode.PAUSE, Mode.DRAIN),
         }

@@ -133,7 +133,7 @@ class Broker:
         self._pidfd = os.pidfd_open(self.pid)
         self.started_at = loop.time()
         pid = self.pid
-        output = LineReader(out, loop, lambda line: self._log.line("broker", pid, line))
+        output = LineReader(out, loop, lambda line: self._log.child_line("broker", pid, line))
         loop.add_reader(self._pidfd, self._ended, output)
 
     def _ended(self, output: LineReader) -> None:

@@ -7,7 +7,7 @@ import random
 from typing import TYPE_CHECKING
 
 from upnext.control.exits import ExitCode
-from upnextd import plan, process
+from upnextd import cgroups, forensics, plan, process
 from upnextd.children import Child
 from upnextd.deaths import Death, LastExit, notice
 from upnextd.logs import now_iso
@@ -30,7 +30,11 @@ class Burials:
         self.record = plan.Record()
         self._supervisor = supervisor
         self._rng = random.Random()
-        self._oom_kills = process.oom_kills()
+        self._oom_kills = forensics.OomKills(cgroups.oom_kills())
+
+    def look_for_oom_kills(self, now: float) -> None:
+        """At every tick, so that what the kernel killed long ago explains no death of today."""
+        self._oom_kills = forensics.read(self._oom_kills, cgroups.oom_kills(), now)
 
     async def bury(self, station: Station) -> None:
         """A child is gone: nothing of its session may run on; then its jobs are reported, then its slot is judged."""
@@ -86,9 +90,10 @@ class Burials:
 
     def _death(self, station: Station, child: Child, status: ExitStatus | None) -> Death:
         oom = False
-        if status is not None and status.signal == "SIGKILL" and not child.asked and not child.hung:
-            kills = process.oom_kills()
-            oom, self._oom_kills = kills > self._oom_kills, kills
+        ours = child.asked or child.hung or child.killed
+        if status is not None and forensics.suspicious(status.signal, ours=ours):
+            self.look_for_oom_kills(self._supervisor.loop.time())
+            self._oom_kills, oom = forensics.claim(self._oom_kills)
         return Death(status, asked=child.asked, hung=child.hung, oom=oom, reason=station.reason)
 
     def _remember(self, station: Station, child: Child, death: Death, running: list[str]) -> None:
@@ -98,8 +103,9 @@ class Burials:
         history.last_exit = LastExit(
             death.shown_cause, status.code if status else None, status.signal if status else None, now_iso()
         )
-        if not supervisor.desired.stopping:
-            history.restarts += 1
+        replaced = not supervisor.desired.stopping
+        history.restarts += replaced
+        supervisor.tally.child_ended(str(station.role), death.shown_cause, child.page.meters(), replaced=replaced)
         killed = sorted({*child.abandoned, *running})
         had = f"; jobs that had started: {', '.join(killed)}" if killed else ""
         if not child.asked or killed:

@@ -47,6 +47,10 @@ class Child:
         """The drain last asked for: an answer to an earlier one says nothing."""
         self.reason: str | None = None
         self.hung = False
+        self.killed = False
+        """We sent it a SIGKILL."""
+        self.stack_waiters: dict[int, asyncio.Future[str]] = {}
+        """Who waits for what the child's loop says about its tasks."""
         self.stacks = ""
         self._loop = loop
         self._theirs: list[int] = []
@@ -88,6 +92,7 @@ class Child:
         self._loop.remove_reader(self.pidfd)
 
     def signal(self, number: process.signal.Signals) -> None:
+        self.killed = self.killed or number == process.signal.SIGKILL
         if self.pidfd >= 0:
             process.send_signal(self.pidfd, number)
 

@@ -33,6 +33,7 @@ class ControlCommands:
         self._methods: dict[str, Callable[[dict[str, Any], Client], _Answer | Awaitable[_Answer]]] = {
             "hello": self._hello,
             "status": self._status,
+            "metrics": self._metrics,
             "subscribe": self._subscribe,
             "wait": self._wait,
             "drain": self._drain,
@@ -69,6 +70,10 @@ class ControlCommands:
 
     def _status(self, _params: dict[str, Any], _client: Client) -> _Answer:
         return status(self._supervisor)
+
+    def _metrics(self, _params: dict[str, Any], _client: Client) -> _Answer:
+        supervisor = self._supervisor
+        return supervisor.tally.as_json(child.page.meters() for child in supervisor.children(Role.WORKER))
 
     def _subscribe(self, _params: dict[str, Any], client: Client) -> _Answer:
         self._subscribers.add(client)

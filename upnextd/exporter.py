@@ -68,7 +68,7 @@ class Exporter:
         self._pidfd = os.pidfd_open(self.pid)
         self.started_at = self._loop.time()
         pid = self.pid
-        output = LineReader(out, self._loop, lambda line: self._log.line("metrics", pid, line))
+        output = LineReader(out, self._loop, lambda line: self._log.child_line("metrics", pid, line))
         self._loop.add_reader(self._pidfd, self._ended, output)
 
     def _ended(self, output: LineReader) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -20,6 +21,7 @@ from upnextd.scoreboard import WorkerShape
 from upnextd.template import CONTROL_FD
 
 _MESSAGE_CAP_BYTES = 1 << 18
+_TAIL_LINES = 60
 
 
 class Phase(Enum):
@@ -70,8 +72,13 @@ class Generation:
         self.made_ms = time.time_ns() // 1_000_000
         """When its code was loaded, Unix ms: definitions of a newer generation win over older ones."""
         self.warnings: list[str] = []
+        self.retired = False
+        """Nothing is forked from it any more."""
+        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        """Its last lines: what is known of an import that ended without a word."""
         self._listener = listener
         self._loop = loop
+        self._on_line = on_line
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         out, into = os.pipe2(os.O_CLOEXEC)
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -89,7 +96,7 @@ class Generation:
         self.pidfd = os.pidfd_open(self.pid)
         ours.setblocking(False)
         self._control = ours
-        self._output = LineReader(out, loop, lambda line: on_line(self.pid, line))
+        self._output = LineReader(out, loop, self._overhear)
         loop.add_reader(ours.fileno(), self._hear)
         loop.add_reader(self.pidfd, self._ended)
 
@@ -103,10 +110,19 @@ class Generation:
             return False
         return True
 
+    def retire(self) -> None:
+        """Fork no more, and end it."""
+        self.retired = True
+        self.kill()
+
     def kill(self) -> None:
         """End it; `template_gone` follows."""
         if self.phase is not Phase.GONE:
             process.send_signal(self.pidfd, process.signal.SIGKILL)
+
+    def _overhear(self, line: str) -> None:
+        self.tail.append(line)
+        self._on_line(self.pid, line)
 
     def _hear(self) -> None:
         while self.phase is not Phase.GONE:

@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 import orjson
 
 from upnextd import records
-from upnextd.floods import Allowance
+from upnextd.floods import RATE_BYTES_PER_S, Allowance
+from upnextd.records import Record
 
 _CHUNK_BYTES = 1 << 16
 _LINE_CAP_BYTES = 16 << 10
@@ -167,8 +168,8 @@ class Log:
 class LineReader:
     """Reads a child's output from a pipe and gives it on line by line. Over-long lines are cut into pieces.
 
-    A child that prints faster than its allowance (`upnextd.floods`) is not held up: what is too much is dropped, counted, and told to
-    `on_dropped` within a second.
+    A child that prints faster than its allowance (`upnextd.floods`) is not held up: what is too much is dropped, counted, and
+    told within a second by a record of `upnextd.records` in its place.
     """
 
     def __init__(
@@ -176,13 +177,11 @@ class LineReader:
         fd: int,
         loop: asyncio.AbstractEventLoop,
         on_line: Callable[[str], None],
-        on_dropped: Callable[[int], None] | None = None,
     ) -> None:
         os.set_blocking(fd, False)
         self._fd = fd
         self._loop = loop
         self._on_line = on_line
-        self._on_dropped = on_dropped
         self._unfinished = bytearray()
         self._allowance = Allowance(loop.time())
         self._dropped = 0
@@ -259,8 +258,10 @@ class LineReader:
             self._telling.cancel()
             self._telling = None
         dropped, self._dropped = self._dropped, 0
-        if dropped and self._on_dropped is not None:
-            self._on_dropped(dropped)
+        if dropped:
+            rate = f"{RATE_BYTES_PER_S >> 20} MiB/s"
+            said = Record("warning", "upnextd.logs", f"{dropped} lines were dropped: more than {rate}")
+            self._on_line(records.encode(said).decode().rstrip("\n"))
 
 
 def now_iso() -> str:

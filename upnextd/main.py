@@ -174,7 +174,6 @@ def _watch_signals(loop: asyncio.AbstractEventLoop, supervisor: Supervisor) -> N
     loop.add_signal_handler(signal.SIGCONT, mode, Mode.RUN)
     for number, meaning in (
         (signal.SIGHUP, "reload"),
-        (signal.SIGUSR1, "reopening logs"),
         (signal.SIGUSR2, "self-upgrade"),
     ):
         loop.add_signal_handler(

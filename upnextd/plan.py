@@ -57,6 +57,8 @@ class Desired:
     stop_by: float | None = None
     leave_s: float = 3600.0
     """How long a replaced child may take to finish what runs."""
+    canary: int | None = None
+    """A generation that is being tried: one worker of it is wanted, beside all the others."""
 
     @property
     def stopping(self) -> bool:
@@ -121,6 +123,11 @@ def slot_number(slot: str) -> int:
     return int(number) if number.isdigit() else 0
 
 
+def worker_slots(workers: int) -> list[str]:
+    """The slots that so many workers have."""
+    return [f"worker-{number}" for number in range(1, workers + 1)]
+
+
 def reconcile(desired: Desired, places: Sequence[Place], now: float) -> list[Step]:
     """What to do so that what is becomes what should be. Empty when it is."""
     workers = [place for place in places if place.role is Role.WORKER]
@@ -130,8 +137,11 @@ def reconcile(desired: Desired, places: Sequence[Place], now: float) -> list[Ste
         for place in workers:
             steps += _end(place, desired)
     else:
-        wanted = [f"worker-{number}" for number in range(1, desired.workers + 1)]
-        steps += _fill(wanted, Role.WORKER, desired.generation, workers, desired, now)
+        on_trial = [place for place in workers if place.generation == desired.canary and place.leave_by is None]
+        if desired.canary is not None:
+            steps += _try_out(desired.canary, on_trial)
+        others = [place for place in workers if place not in on_trial]
+        steps += _fill(worker_slots(desired.workers), Role.WORKER, desired.generation, others, desired, now)
         for place in workers:
             steps += _see_off(place, now) if place.leave_by is not None else _set_mode(place, desired.mode)
     wanted = ["scheduler"] if desired.scheduler else []
@@ -140,6 +150,13 @@ def reconcile(desired: Desired, places: Sequence[Place], now: float) -> list[Ste
         if place.leave_by is not None:
             steps += _see_off(place, now)
     return steps
+
+
+def _try_out(generation: int, places: Sequence[Place]) -> list[Step]:
+    """One worker of the generation on trial. What becomes of one that ends is not decided here."""
+    if not places:
+        return [Add("worker-1", Role.WORKER, generation)]
+    return [Post(place.id, Event.SPAWN) for place in places[:1] if place.state is State.EMPTY]
 
 
 def _fill(
@@ -153,7 +170,8 @@ def _fill(
         if place.generation == generation and not place.outdated:
             current.setdefault(place.slot, place)
     outdated = [place for place in staying if place.generation != generation or place.outdated]
-    replaced = {place.slot for place in outdated}
+    # Who is vacant has nothing that a successor could be waited for.
+    replaced = {place.slot for place in outdated if place.state not in VACANT}
     on_the_way = sum(slot in replaced and place.state not in SERVING for slot, place in current.items())
     for slot in wanted:
         place = current.get(slot)
@@ -174,7 +192,7 @@ def _fill(
             or (place in outdated and successor is not None and successor.state in SERVING)
         ):
             steps.append(Leave(place.id, now + (desired.leave_s if place.leave_s is None else place.leave_s)))
-        elif place in outdated and place.state is State.EMPTY:
+        elif place in outdated and place.state in VACANT:
             # It died before its successor was there: nothing is left to hold on to.
             steps.append(Drop(place.id))
     return steps
@@ -253,6 +271,16 @@ class Verdict:
     until: float | None = None
 
 
+def is_proven(ended: Exit) -> bool:
+    """It did something: it ran a job, or was READY for 5 s."""
+    return ended.ran_job or (ended.ready_for_s is not None and ended.ready_for_s >= PROVEN_S)
+
+
+def is_bad(ended: Exit) -> bool:
+    """It ended by itself without having done anything, and nothing but the service can be to blame."""
+    return not (ended.asked or ended.blameless or is_proven(ended))
+
+
 def judge(
     record: Record, slot: str, ended: Exit, workers: int, now: float, rng: random.Random
 ) -> tuple[Verdict, Record]:
@@ -261,8 +289,7 @@ def judge(
     A child that was asked to end, ran a job or was READY for 5 s counts for nothing. Others back off, and more than max(5, 3 × workers) of
     them in 60 s are a crash loop.
     """
-    proven = ended.ran_job or (ended.ready_for_s is not None and ended.ready_for_s >= PROVEN_S)
-    if ended.asked or proven:
+    if ended.asked or is_proven(ended):
         return Verdict(Event.AGAIN), record.with_streak(slot, 0)
     streak = record.streak(slot) + 1
     record = record.with_streak(slot, streak)

@@ -195,17 +195,6 @@ def pss_bytes(pid: int) -> int:
     return 0
 
 
-def oom_kills() -> int:
-    """How many processes of our cgroup the kernel has killed for memory; 0 where that isn't known."""
-    try:
-        with open("/proc/self/cgroup", encoding="utf-8") as file:
-            path = next(line.strip().split(":", 2)[2] for line in file if line.startswith("0::"))
-        with open(f"/sys/fs/cgroup{path}/memory.events", encoding="utf-8") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
-    except (OSError, StopIteration, ValueError):
-        return 0
-
-
 def usable_cpus() -> int:
     """CPUs this process may use: affinity, bounded by the cgroup's quota. At least 1."""
     count = len(os.sched_getaffinity(0))

@@ -7,6 +7,8 @@ One page per incarnation: a memfd, little-endian, laid out as
     cells       48 bytes per job that may run at once: started (monotonic s) f64 · entry ms u64 · entry seq u64 · born ms u64 ·
                 born seq u64 · task u16 · lane u8 · born u8 · pad u16 · pad u8 · valid u8
 
+    meters      see `upnextd.meters`
+
 The valid byte is written after the rest and cleared first, so a child killed at any instruction leaves no half record. A cell's task
 is the index in the task list of its worker; workers' cells follow each other.
 """
@@ -19,6 +21,9 @@ import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from upnextd import meters
+from upnextd.meters import Meter, Meters
 
 _MAGIC = 0x31585055
 _HEADER = struct.Struct("<IHHII QQQ")
@@ -58,6 +63,10 @@ class RunningJob:
 
 
 def page_bytes(shapes: Sequence[WorkerShape]) -> int:
+    return _meters_at(shapes) + meters.bytes_for(sum(len(shape.tasks) for shape in shapes))
+
+
+def _meters_at(shapes: Sequence[WorkerShape]) -> int:
     return _HEADER_BYTES + len(shapes) * CONSUMER_CAP_BYTES + sum(shape.concurrency for shape in shapes) * _CELL_BYTES
 
 
@@ -82,6 +91,7 @@ class Writer:
         self._heartbeat = 0
         self._done = 0
         self._failed = 0
+        self._shapes = tuple(shapes)
         self._first_cell = [0] * len(shapes)
         offset = _HEADER_BYTES + len(shapes) * CONSUMER_CAP_BYTES
         for index, shape in enumerate(shapes):
@@ -104,6 +114,13 @@ class Writer:
     def host_of(self, worker: int) -> CellWriter:
         """Writes the cells of one Worker."""
         return CellWriter(self, self._page, self._first_cell[worker])
+
+    def metered_host_of(self, worker: int) -> MeteredCellWriter:
+        """As `host_of`, and counts per task."""
+        first_task = sum(len(shape.tasks) for shape in self._shapes[:worker])
+        concurrency = self._shapes[worker].concurrency
+        meter = Meter(self._page, _meters_at(self._shapes), first_task, concurrency)
+        return MeteredCellWriter(self.host_of(worker), meter)
 
     def count(self, ok: bool) -> None:
         if ok:
@@ -137,6 +154,30 @@ class CellWriter:
     def ended(self, cell: int, ok: bool) -> None:
         self._page[self._first + cell * _CELL_BYTES + _VALID] = 0
         self._writer.count(ok)
+
+
+class MeteredCellWriter:
+    """Writes cells and meters."""
+
+    __slots__ = ("_cells", "_meter")
+
+    def __init__(self, cells: CellWriter, meter: Meter) -> None:
+        self._cells = cells
+        self._meter = meter
+
+    def started(
+        self, cell: int, task: int, lane: int, entry_ms: int, entry_seq: int, born: int, born_ms: int, born_seq: int
+    ) -> None:
+        self._cells.started(cell, task, lane, entry_ms, entry_seq, born, born_ms, born_seq)
+        self._meter.started(cell, task, entry_ms, entry_seq)
+
+    def parked(self, cell: int) -> None:
+        self._cells.parked(cell)
+        self._meter.parked(cell)
+
+    def ended(self, cell: int, ok: bool) -> None:
+        self._cells.ended(cell, ok)
+        self._meter.ended(cell, ok)
 
 
 class Reader:
@@ -185,10 +226,14 @@ class Reader:
             found.append(jobs)
         return found
 
+    def meters(self) -> Meters:
+        """What was counted per task."""
+        return meters.read(self._page, _meters_at(self._shapes), [task for s in self._shapes for task in s.tasks])
+
     def busy(self) -> int:
         """How many jobs run."""
         first = _HEADER_BYTES + len(self._shapes) * CONSUMER_CAP_BYTES + _VALID
-        return self._page[first::_CELL_BYTES].count(1)
+        return self._page[first : _meters_at(self._shapes) : _CELL_BYTES].count(1)
 
     @property
     def ran_job(self) -> bool:

@@ -57,6 +57,8 @@ class Settings:
     stop_timeout_s: float
     hang_timeout_s: float
     reload_timeout_s: float
+    metrics: str | None
+    """`HOST:PORT`, or the path of a Unix socket."""
     log_format: str
     log_file: Path | None
     child_env: Mapping[str, str]
@@ -89,6 +91,7 @@ def build(flags: Flags, env: Mapping[str, str]) -> Settings:
         stop_timeout_s=flags.stop_timeout,
         hang_timeout_s=flags.hang_timeout,
         reload_timeout_s=flags.reload_timeout,
+        metrics=metrics_address(flags.metrics) if flags.metrics else None,
         log_format=flags.log_format,
         log_file=Path(flags.log_file).absolute() if flags.log_file else None,
         child_env={key: value for key, value in env.items() if not key.startswith(_PRIVATE_VARIABLES)},
@@ -101,13 +104,22 @@ def refuse_unready(flags: Flags) -> None:
         "--max-jobs": flags.max_jobs is not None,
         "--max-rss": flags.max_rss is not None,
         "--no-preload": flags.no_preload,
-        "--metrics": flags.metrics is not None,
     }
     if flags.max_rss is not None:
         size_bytes(flags.max_rss)
     for flag, given in unready.items():
         if given:
             raise UsageError(f"{flag} does not work yet in this version: leave it out")
+
+
+def metrics_address(text: str) -> str:
+    """`HOST:PORT`, `:PORT` (this machine only) or a path -> what the metrics process listens on. Raises UsageError."""
+    if "/" in text:
+        return str(Path(text.removeprefix("unix://").removeprefix("unix:")).absolute())
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or not 0 < int(port) < 65536 or (":" in host and not host.startswith("[")):
+        raise UsageError(f"--metrics {text}: write HOST:PORT, or the path of a Unix socket")
+    return f"{host or '127.0.0.1'}:{port}"
 
 
 def size_bytes(text: str) -> int:

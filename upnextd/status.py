@@ -9,6 +9,7 @@ import upnext
 from upnext import config
 from upnext.control import protocol
 from upnextd import process
+from upnextd.exporter import Exporter
 from upnextd.generations import Generation, Phase
 from upnextd.stations import SlotHistory, Station
 from upnextd.supervisor import Supervisor
@@ -22,6 +23,8 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
     children += [_template(generation, now) for generation in supervisor.generations.values()]
     if supervisor.broker is not None:
         children.append(_broker(supervisor, now))
+    if supervisor.exporter is not None:
+        children.append(_exporter(supervisor.exporter, now))
     said = supervisor.scheduler_said
     return {
         "protocol": protocol.PROTOCOL,
@@ -36,20 +39,11 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "children": children,
         "scheduler": {"leader": said.leader, "epoch": said.epoch},
         "broker": {
-            "url": config.redact(_url(supervisor)),
+            "url": config.redact(supervisor.broker_url()),
             "embedded": supervisor.broker is not None,
             "connected": said.connected,
         },
     }
-
-
-def _url(supervisor: Supervisor) -> str:
-    if supervisor.settings.redis_url is not None:
-        return supervisor.settings.redis_url
-    if supervisor.broker is not None:
-        return supervisor.broker.url
-    generation = supervisor.generations.get(supervisor.desired.generation)
-    return next((url for url in generation.redis_urls if url), "") if generation is not None else ""
 
 
 def _order(station: Station) -> tuple[str, int, int]:
@@ -98,6 +92,14 @@ def _broker(supervisor: Supervisor, now: float) -> dict[str, Any]:
     if broker.pid is None:
         return said
     return said | {"pid": broker.pid, "uptime_s": round(now - broker.started_at, 3), **_memory(broker.pid)}
+
+
+def _exporter(exporter: Exporter, now: float) -> dict[str, Any]:
+    said = _blank("metrics", "metrics", "BACKOFF" if exporter.pid is None else "READY", None)
+    said |= {"incarnation": exporter.restarts + 1, "restarts": exporter.restarts}
+    if exporter.pid is None:
+        return said
+    return said | {"pid": exporter.pid, "uptime_s": round(now - exporter.started_at, 3), **_memory(exporter.pid)}
 
 
 def _blank(slot: str, role: str, state: str, generation: int | None) -> dict[str, Any]:

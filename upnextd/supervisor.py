@@ -22,6 +22,7 @@ from upnextd.births import Births
 from upnextd.broker import Broker
 from upnextd.burials import Burials
 from upnextd.children import Child
+from upnextd.exporter import Exporter
 from upnextd.generations import Generation, ImportFailure, Phase
 from upnextd.logs import Log
 from upnextd.notify import Notifier
@@ -33,6 +34,7 @@ from upnextd.settings import Settings
 from upnextd.slots import Action, Event, Life, State
 from upnextd.stations import Ending, SchedulerSaid, SlotHistory, Station
 from upnextd.talk import Talk
+from upnextd.tally import Tally
 
 TICK_S = 0.25
 LATE_S = 1.0
@@ -58,6 +60,8 @@ class Supervisor:
         self.history: dict[str, SlotHistory] = {}
         self.generations: dict[int, Generation] = {}
         self.broker: Broker | None = None
+        self.exporter: Exporter | None = None
+        self.tally = Tally()
         self.scheduler_said = SchedulerSaid()
         self.operations = Operations()
         self.ended = asyncio.Event()
@@ -92,6 +96,8 @@ class Supervisor:
             ticking.cancel()
         for generation in self.generations.values():
             generation.kill()
+        if self.exporter is not None:
+            self.exporter.stop()
         if self.broker is not None:
             await self.broker.stop()
         await self._templates_gone()
@@ -163,7 +169,7 @@ class Supervisor:
                 self.settings.child_env,
                 self.loop,
                 self,
-                lambda pid, line: self.log.line("template", pid, line),
+                lambda pid, line: self.log.child_line("template", pid, line),
             )
         except OSError as error:
             self.log.fault(f"can't start a template: {error.strerror or error}")
@@ -220,7 +226,29 @@ class Supervisor:
                 self.fail(ExitCode.UNAVAILABLE, str(error))
                 return
         self._open = True
+        if self.settings.metrics is not None:
+            self.exporter = Exporter(self._metrics_order, self.settings.child_env, self.log)
+            self.exporter.start()
         self.wake()
+
+    def _metrics_order(self) -> dict[str, Any]:
+        return {
+            "supervisor_pid": os.getpid(),
+            "name": self.settings.name,
+            "listen": self.settings.metrics,
+            "socket": str(self.settings.socket),
+            "redis_url": self.broker_url(),
+            "namespace": self.settings.namespace,
+        }
+
+    def broker_url(self) -> str:
+        """Where the queue is, by flag, the embedded broker, or the service itself; "" before that is known."""
+        if self.settings.redis_url is not None:
+            return self.settings.redis_url
+        if self.broker is not None:
+            return self.broker.url
+        generation = self.generations.get(self.desired.generation)
+        return next((url for url in generation.redis_urls if url), "") if generation is not None else ""
 
     # -- stations --
 
@@ -288,7 +316,7 @@ class Supervisor:
             station.timer = self.loop.call_at(station.life.deadline, self._deadline, station)
 
     def _deadline(self, station: Station) -> None:
-        self._forgive_lateness()
+        self.forgive_lateness()
         deadline = station.life.deadline
         if deadline is None or self.loop.time() < deadline:
             self._set_timer(station)
@@ -302,11 +330,12 @@ class Supervisor:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self._forgive_lateness()
+            self.forgive_lateness()
             now = self.loop.time()
             self._last_tick = now
             self._pet(now)
             self.pulses.feel(now)
+            self.burials.look_for_oom_kills(now)
             self._reap_strangers()
             self.talk.repeat_notices(now)
             self.wake()
@@ -317,7 +346,7 @@ class Supervisor:
             self._last_pet = now
             self._notifier.pet()
 
-    def _forgive_lateness(self) -> None:
+    def forgive_lateness(self) -> None:
         """If this process was stopped for a while, that while doesn't count against anyone."""
         now = self.loop.time()
         late_s = now - self._last_tick - TICK_S
@@ -346,8 +375,7 @@ class Supervisor:
             if station.child is not None and station.child.pid is not None
         }
         ours |= {generation.pid for generation in self.generations.values() if generation.phase is not Phase.GONE}
-        if self.broker is not None and self.broker.pid is not None:
-            ours.add(self.broker.pid)
+        ours |= {kept.pid for kept in (self.broker, self.exporter) if kept is not None and kept.pid is not None}
         process.reap_strangers(ours)
 
     # -- reconciling --

@@ -30,7 +30,7 @@ class Talk:
 
     def line(self, child: Child, line: str) -> None:
         """A child printed this."""
-        self._supervisor.log.line(child.slot, child.pid, line)
+        self._supervisor.log.child_line(child.slot, child.pid, line)
 
     def hear(self, child: Child, message: Message) -> None:
         """A child said this."""
@@ -61,6 +61,12 @@ class Talk:
                 station.outdated = True
                 station.leave_s = supervisor.settings.stop_timeout_s
                 supervisor.wake()
+            case "job_failed":
+                supervisor.on_event("job_failed", {"slot": child.slot, "pid": child.pid, **message["job"]})
+            case "stacks":
+                waiter = child.stack_waiters.pop(message["number"], None)
+                if waiter is not None and not waiter.done():
+                    waiter.set_result(message["text"])
             case "reaped":
                 self.ledger.acknowledge(message["consumer"])
                 supervisor.wake()

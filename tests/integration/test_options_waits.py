@@ -114,3 +114,17 @@ async def test_a_parent_that_times_out_while_it_waits_leaves_no_slot_behind(redi
         let_go.set()
         values: list[Any] = [await quick.wait(wait_timeout=30) for _ in range(5)]
         assert all(one.status is JobStatus.DONE for one in values)
+
+
+async def test_a_chain_of_waits_each_the_first_thing_that_its_task_does(redis_url: str, namespace: str) -> None:
+    worker = upnext.Worker("w", concurrency=1)
+
+    @worker.task
+    async def chain(depth: int) -> list[str]:
+        ctx = upnext.get_current_context()
+        below = (await chain.wait(depth - 1)).value if depth else []
+        return [ctx.job_id, *below]
+
+    async with serving(worker, redis_url, namespace):
+        result = await chain.wait(5, wait_timeout=30)
+        assert len(set(result.value)) == 6

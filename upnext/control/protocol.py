@@ -271,6 +271,7 @@ def _table(*methods: Method) -> Mapping[str, Method]:
 METHODS = _table(
     Method("hello", "-> {protocol, version, name, pid}"),
     Method("status", "-> the status, see upnext.control.status"),
+    Method("metrics", "-> counters since the daemon's start, for the process that serves them"),
     Method("subscribe", "-> {}, then `event` notifications"),
     Method(
         "wait",

@@ -16,6 +16,7 @@ All keys of a namespace share one hash tag, so a script is atomic over them on R
 | P:dead | zset | until purged | job id -> time of death, ms | finish, reap |
 | P:dead:jobs | hash | until purged | job id -> packed job | finish, reap |
 | P:idem:KEY | string | its own ttl | job id | submit; deleted by every terminal path |
+| P:sent:NONCE:KEY | string | 60 s | job id and nonce of a keyed submit: a repeat after a lost reply is told the same | submit, send |
 | P:cancel | hash | the job's | job id -> time of request, ms | cancel |
 | P:tasks | hash | for ever | task -> definition, JSON | register |
 | P:limits | hash | for ever | task -> limits, JSON | register |
@@ -121,6 +122,9 @@ class Keys:
 
     def idem(self, key: str) -> str:
         return self.idem_prefix + key
+
+    def sent(self, nonce: str, key: str) -> str:
+        return f"{self.prefix}sent:{nonce}:{key}"
 
     @property
     def cancel(self) -> str:

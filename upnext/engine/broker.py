@@ -24,7 +24,8 @@ from upnext.engine.endpoint import Endpoint, parse_url
 from upnext.engine.link import Backoff, Link
 from upnext.engine.listener import Listener
 from upnext.engine.replies import LostReplyError
-from upnext.engine.scripts import Call, T
+from upnext.engine.scripts import Arg, Call, T
+from upnext.engine.wire import Wire
 from upnext.errors import (
     BrokerRefusedError,
     BrokerUnavailableError,
@@ -162,6 +163,9 @@ class Broker:
         if wire is None or any(nonce for _, _, nonce, _ in batch):
             self._own(self._submit_batch(batch))
             return
+        if len(batch) == 1 and (command := producing.plain(self.keys, batch[0][0], batch[0][1])) is not None:
+            self._send_plain(wire, command, batch)
+            return
         call = producing.submit(self.keys, [(job, reply_to) for job, reply_to, _, _ in batch], "")
         reply = wire.start(call)
 
@@ -174,6 +178,24 @@ class Broker:
             elif isinstance(error, LostReplyError):
                 self._give_up(batch, _uncertain(error))
             else:  # it was refused as a whole (NOSCRIPT, READONLY, MOVED, OOM …): nothing is queued
+                self._own(self._submit_batch(batch))
+
+        reply.add_done_callback(answered)
+
+    def _send_plain(self, wire: Wire, command: tuple[Arg, ...], batch: list[_Waiting]) -> None:
+        """One job that needs no more than an XADD."""
+        reply = wire.send(*command)
+        wire.flush()
+        [(job, _, _, future)] = batch
+
+        def answered(reply: asyncio.Future[Any]) -> None:
+            error = None if reply.cancelled() else reply.exception()
+            if error is None and not reply.cancelled():
+                if not future.done():
+                    future.set_result(f"{job.task}:{job.lane}{reply.result().decode()}")
+            elif isinstance(error, LostReplyError):
+                self._give_up(batch, _uncertain(error))
+            else:  # it was refused: nothing is queued
                 self._own(self._submit_batch(batch))
 
         reply.add_done_callback(answered)

@@ -65,6 +65,7 @@ class Fetcher:
         self._exclusive: Attempt | None = None
         self._streams: list[str] = []
         self._open_streams: frozenset[str] = frozenset()
+        self._any_limited = False
         self._backlog: str | None = None
         self._swept_at = 0.0
         self._lanes: dict[str, tuple[str, str]] = {
@@ -339,6 +340,8 @@ class Fetcher:
         assert blocked is not None
         reply = blocked.result()
         if not reply:
+            # a producer of older code doesn't know of a limit and rings no bell for its jobs
+            self._look = self._look or self._any_limited
             return
         for stream, entries in reply:
             self._take(*self._lanes[stream.decode()], entries)
@@ -430,6 +433,7 @@ class Fetcher:
         wire = await self._broker.link.wire()
         paused, limited = wire.send("SMEMBERS", keys.paused), wire.send("HKEYS", keys.limits)
         cancels = wire.send("HKEYS", keys.cancel)
+        self._any_limited = any(name.decode() in self._worker.tasks for name in await limited)
         closed = {name.decode() for name in [*await paused, *await limited]}
         open_tasks = [task for task in self._worker.tasks if task not in closed]
         self._streams = [keys.stream(task, "h") for task in open_tasks] + [keys.stream(task, "n") for task in open_tasks]

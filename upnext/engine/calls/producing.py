@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from upnext.core import entry, ids, outcome
+from upnext.core.entry import META_FIELD, PAYLOAD_FIELD
 from upnext.core.keys import Keys
 from upnext.core.outcome import Outcome
 from upnext.core.submission import Submission
@@ -16,6 +17,9 @@ from upnext.engine.scripts import Arg, Call, script
 
 HANDLER_LIFE_MS = 7 * 24 * 3600 * 1000
 """A handler not seen by any scheduler for so long gets no more events."""
+
+SENT_LIFE_MS = 60_000
+"""A submit whose reply was lost is repeated for a shorter time than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ def _meta(job: Submission, reply_to: str | None) -> bytes:
     )
 
 
-def _special(job: Submission, nonce: str) -> bytes:
+def _special(keys: Keys, job: Submission, nonce: str) -> bytes:
     if job.delay_s is None and job.at_ms is None and job.queue_ttl_s is None and job.idempotency_key is None:
         return b""
     wish: dict[str, Any] = {}
@@ -59,7 +63,18 @@ def _special(job: Submission, nonce: str) -> bytes:
         wish["key"] = scoped(job.task, job.idempotency_key)
         wish["key_ttl"] = max(1, round(job.idempotency_ttl_s * 1000))
         wish["nonce"] = nonce
+        wish["sent"] = keys.sent(nonce, wish["key"])
+        wish["sent_ttl"] = SENT_LIFE_MS
     return orjson.dumps(wish)
+
+
+def plain(keys: Keys, job: Submission, reply_to: str | None) -> tuple[Arg, ...] | None:
+    """The XADD that is all that submitting this job takes; None when it takes the script (limited, delayed, keyed, with a queue_ttl)."""
+    if job.limited or _special(job, ""):
+        return None
+    meta = _meta(job, reply_to)
+    told = ("XADD", keys.stream(job.task, job.lane), "*", PAYLOAD_FIELD, job.payload)
+    return (*told, META_FIELD, meta) if meta else told
 
 
 def _held(reply: str) -> Held:
@@ -67,12 +82,18 @@ def _held(reply: str) -> Held:
     return Held(job_id, nonce)
 
 
-def submit(keys: Keys, jobs: Sequence[tuple[Submission, str | None]], nonce: str) -> Call[list[str | Held]]:
-    """Jobs with the channel of their waiter (or None). -> for each its job id, or who holds its key."""
+def submit(
+    keys: Keys, jobs: Sequence[tuple[Submission, str | None]], nonce: str | Sequence[str]
+) -> Call[list[str | Held]]:
+    """Jobs with the channel of their waiter (or None). -> for each its job id, or who holds its key.
+
+    `nonce` tells this submit from others of the same key: one for all, or one for each.
+    """
+    nonces = [nonce] * len(jobs) if isinstance(nonce, str) else nonce
     streams: dict[tuple[str, str], int] = {}
     words: list[Arg] = []
     add = words.append
-    for job, reply_to in jobs:
+    for (job, reply_to), own in zip(jobs, nonces, strict=True):
         where = (job.task, job.lane)
         index = streams.get(where)
         if index is None:
@@ -80,7 +101,7 @@ def submit(keys: Keys, jobs: Sequence[tuple[Submission, str | None]], nonce: str
         add(index)
         add(_meta(job, reply_to))
         add(job.payload)
-        add(_special(job, nonce))
+        add(_special(keys, job, own))
 
     def parse(reply: list[bytes]) -> list[str | Held]:
         done: list[str | Held] = []
@@ -130,6 +151,8 @@ def send(
         idempotency_key or "",
         max(1, round(idempotency_ttl_s * 1000)),
         nonce,
+        keys.sent(nonce, f"{idempotency_key}@") if idempotency_key else "",
+        SENT_LIFE_MS,
         *known_handlers,
     ]
     return Call(script("send"), [keys.event(event), keys.limits], args, parse)

@@ -2,7 +2,7 @@
 -- Sends an event: one job for each handler known here or seen within its life, in one step. Refused as a whole by a full Redis.
 -- KEYS: 1 event, 2 limits
 -- ARGV: 1 payload, 2 meta ('' or JSON), 3 stream prefix, 4 bell channel, 5 handler life ms, 6 idempotency prefix, 7 key ('' none), 8 key ttl ms,
---       9 nonce, 10... handlers that the sender knows
+--       9 nonce, 10 key that remembers this very send ('' none; a handler's task is added), 11 its ttl ms, 12... handlers that the sender knows
 -- Returns: for each handler two: its task, the first entry id, or `=JOB_ID NONCE` when its key is held
 -- Errors: OOM
 local time = redis.call('TIME')
@@ -17,7 +17,7 @@ for at = 1, #known, 2 do
     redis.call('HDEL', KEYS[1], known[at])
   end
 end
-for at = 10, #ARGV do
+for at = 12, #ARGV do
   if not seen[ARGV[at]] then
     handlers[#handlers + 1] = ARGV[at]
     seen[ARGV[at]] = true
@@ -27,7 +27,7 @@ table.sort(handlers)
 local reply = {}
 for _, task in ipairs(handlers) do
   local key = ARGV[7] ~= '' and ARGV[6] .. ARGV[7] .. '@' .. task
-  local held = key and redis.call('GET', key)
+  local held = key and (redis.call('GET', ARGV[10] .. task) or redis.call('GET', key))
   local id
   if held then
     id = '=' .. held
@@ -44,7 +44,9 @@ for _, task in ipairs(handlers) do
       id = redis.call('XADD', ARGV[3] .. task .. ':n', '*', 'p1', ARGV[1], 'm', meta)
     end
     if key then
-      redis.call('SET', key, task .. ':n' .. id .. ' ' .. ARGV[9], 'PX', ARGV[8])
+      local holder = task .. ':n' .. id .. ' ' .. ARGV[9]
+      redis.call('SET', key, holder, 'PX', ARGV[8])
+      redis.call('SET', ARGV[10] .. task, holder, 'PX', ARGV[11])
     end
     if redis.call('HEXISTS', KEYS[2], task) == 1 then
       redis.call('PUBLISH', ARGV[4], 't' .. task)

@@ -2,7 +2,8 @@
 -- Takes jobs in: one stream entry each, or a place in the delayed set. Refused as a whole by a full Redis (no allow-oom).
 -- KEYS: 1 seq, 2 delayed, 3 delayed:jobs, 4 limits, 5... one stream per (task, lane) that the jobs name
 -- ARGV: 1 bell channel, 2 idempotency key prefix, then for each stream of KEYS: its task; then for each job four:
---       index of its stream from 1, meta (JSON or ''), payload, special ('' or JSON {at, delay, ttl, key, key_ttl, nonce}, all ms)
+--       index of its stream from 1, meta (JSON or ''), payload, special ('' or JSON {at, delay, ttl, key, key_ttl, nonce, sent: key that
+--       remembers this very submit, for a repeat whose first reply was lost while its job may have ended, sent_ttl}, all ms)
 -- Returns: for each job its first entry id; `dID` when it is delayed; `=JOB_ID NONCE` when its key is held
 -- Errors: OOM
 local seq, delayed, delayed_jobs, limits = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -30,7 +31,7 @@ for at = 3 + streams, #ARGV, 4 do
     end
   else
     local wish = cjson.decode(special)
-    local held = wish.key and redis.call('GET', idem .. wish.key)
+    local held = wish.key and (redis.call('GET', wish.sent) or redis.call('GET', idem .. wish.key))
     if held then
       id = '=' .. held
     else
@@ -65,7 +66,9 @@ for at = 3 + streams, #ARGV, 4 do
         job_id = task .. ':' .. lane .. id
       end
       if wish.key then
-        redis.call('SET', idem .. wish.key, job_id .. ' ' .. wish.nonce, 'PX', wish.key_ttl)
+        local holder = job_id .. ' ' .. wish.nonce
+        redis.call('SET', idem .. wish.key, holder, 'PX', wish.key_ttl)
+        redis.call('SET', wish.sent, holder, 'PX', wish.sent_ttl)
       end
     end
   end

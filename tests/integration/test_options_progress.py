@@ -1,0 +1,122 @@
+"""Checkpoints outlive a retry and a crash; progress can be seen while the job runs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import upnext
+from tests.support.daemon import Daemon
+from tests.support.service import serving
+from tests.support.waiting import wait_until_async
+from upnext.core.outcome import FailureReason, JobStatus
+
+
+async def test_a_checkpoint_survives_a_retry(redis_url: str, namespace: str) -> None:
+    worker = upnext.Worker("w", concurrency=2)
+
+    @worker.task(retries=2, retry_delay=0.01)
+    async def steps() -> list[int]:
+        ctx = upnext.get_current_context()
+        done: list[int] = ctx.last_checkpoint or []
+        done.append(ctx.attempt)
+        ctx.checkpoint(done)
+        if ctx.attempt < 3:
+            raise ValueError
+        return done
+
+    @worker.task(retries=1, retry_delay=0.01)
+    def threaded() -> Any:
+        ctx = upnext.get_current_context()
+        if ctx.attempt == 1:
+            ctx.set_progress(0.5, "half")
+            ctx.checkpoint("here")
+            raise ValueError
+        return ctx.last_checkpoint
+
+    async with serving(worker, redis_url, namespace):
+        assert (await steps.wait(wait_timeout=20)).value == [1, 2, 3]
+        assert (await threaded.wait(wait_timeout=20)).value == "here"
+
+
+async def test_progress_is_seen_from_outside(redis_url: str, namespace: str) -> None:
+    worker = upnext.Worker("w", concurrency=2)
+    go_on, from_thread = asyncio.Event(), threading.Event()
+
+    @worker.task
+    async def moves() -> None:
+        ctx = upnext.get_current_context()
+        for step in range(1, 1001):
+            ctx.set_progress(step / 1000, f"step {step}")
+        await go_on.wait()
+
+    @worker.task
+    def thread_moves() -> None:
+        upnext.get_current_context().set_progress(7)
+        from_thread.wait(20)
+
+    async with serving(worker, redis_url, namespace) as running:
+        future = await moves.submit()
+
+        async def seen() -> bool:
+            return await running.broker.read_progress(future.job_id) == {"progress": 1.0, "message": "step 1000"}
+
+        await wait_until_async(seen, 10)
+        second = await thread_moves.submit()
+
+        async def thread_seen() -> bool:
+            return (await running.broker.read_progress(second.job_id)).get("progress") == 7
+
+        await wait_until_async(thread_seen, 10)
+        go_on.set()
+        from_thread.set()
+        await future.result(20)
+        await second.result(20)
+
+
+SERVICE = '''
+    """Jobs that take their worker with them."""
+    import asyncio, os, signal, time
+    import upnext
+
+    worker = upnext.Worker("w", concurrency=2)
+
+    @worker.task(max_crashes=4)
+    async def crashes() -> list:
+        ctx = upnext.get_current_context()
+        if ctx.crashes < 2:
+            ctx.checkpoint((ctx.last_checkpoint or 0) + 1)
+            await asyncio.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [ctx.last_checkpoint, ctx.crashes, ctx.attempt]
+
+    @worker.task(max_crashes=2, retries=5)
+    async def deadly() -> None:
+        os._exit(7)
+'''
+
+
+def test_a_checkpoint_survives_a_crash_and_max_crashes_buries(
+    daemon: Callable[..., Daemon], redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UPNEXT_REDIS_URL", redis_url)
+    monkeypatch.setenv("UPNEXT_NAMESPACE", namespace)
+    worker = upnext.Worker("handles")
+
+    @worker.task
+    async def crashes() -> list[int]:
+        return []
+
+    @worker.task
+    async def deadly() -> None: ...
+
+    daemon(SERVICE, redis_url=redis_url, namespace=namespace, workers=1)
+    assert crashes.wait_sync(wait_timeout=40).value == [2, 2, 1]
+    with pytest.raises(upnext.TaskExecutionError) as caught:
+        deadly.wait_sync(wait_timeout=40)
+    end = caught.value.task_result
+    assert (end.status, end.failure_reason, end.crashes, end.cause) == (JobStatus.DEAD, FailureReason.CRASH, 2, "exit:7")

@@ -1,0 +1,35 @@
+"""What the daemon has counted since it started: replaced children by cause, reloads, and the jobs of children that are gone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from upnextd import meters
+from upnextd.meters import Meters
+
+
+class Tally:
+    """Counters that outlive the children."""
+
+    def __init__(self) -> None:
+        self.restarts: Counter[tuple[str, str]] = Counter()
+        """(role, cause) -> children that ended and were to be replaced."""
+        self.reloads: Counter[str] = Counter(ok=0, failed=0)
+        self._gone: Meters = {}
+
+    def child_ended(self, role: str, cause: str, counted: Meters, *, replaced: bool) -> None:
+        if replaced:
+            self.restarts[role, cause] += 1
+        self._gone = meters.total((self._gone, counted))
+
+    def as_json(self, living: Iterable[Meters]) -> dict[str, Any]:
+        """`living`: what the pages of the children say now."""
+        return {
+            "restarts": [
+                {"role": role, "cause": cause, "count": count} for (role, cause), count in sorted(self.restarts.items())
+            ],
+            "reloads": dict(self.reloads),
+            "tasks": {task: meter.as_json() for task, meter in meters.total((self._gone, *living)).items()},
+        }
