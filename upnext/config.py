@@ -24,7 +24,11 @@ SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redi
 MAX_SOCKET_PATH_BYTES = 100
 """The kernel takes 107 bytes; the rest is for a temporary name beside it."""
 
+UNITS_RUNTIME_DIR = Path("/run/upnext")
+"""Where the daemons of systemd/upnextd@.service have their sockets: NAME/NAME.sock."""
+
 _CONNECT_TIMEOUT_S = 1.0
+_URL_CAP_BYTES = 1 << 14
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}\Z")
 _NAMESPACE = re.compile(r"[^\s\x00-\x1f{}]{1,100}\Z")
 _PASSWORD = re.compile(r"(?<=://)([^/?#]*?):([^/?#]*)@")
@@ -37,6 +41,7 @@ class UrlSource(StrEnum):
 
     FLAG = "--redis-url"
     DAEMON_ENV = "UPNEXTD_REDIS_URL"
+    CREDENTIAL = "the credential redis-url"
     ENV = "UPNEXT_REDIS_URL"
     WORKER = "Worker(redis_url=…)"
     EMBEDDED = "the embedded broker of a running daemon"
@@ -66,6 +71,9 @@ def redis_url(
 ) -> ResolvedUrl:
     """The URL to use: flag > UPNEXTD_REDIS_URL (only with `daemon`) > UPNEXT_REDIS_URL > the Worker's > a running daemon's broker.
 
+    With `daemon`, the credential `redis-url` ($CREDENTIALS_DIRECTORY/redis-url, as systemd's LoadCredential= makes it) stands in for
+    UPNEXTD_REDIS_URL where that is not set.
+
     `name` chooses among several running daemons. Raises NoBrokerError when there is none, UsageError when there are several,
     and for a URL that can't be one.
     """
@@ -80,6 +88,7 @@ def configured_url(
     places = (
         (UrlSource.FLAG, flag),
         (UrlSource.DAEMON_ENV, env.get("UPNEXTD_REDIS_URL") if daemon else None),
+        (UrlSource.CREDENTIAL, credential(env) if daemon and not env.get("UPNEXTD_REDIS_URL") else None),
         (UrlSource.ENV, env.get("UPNEXT_REDIS_URL")),
         (UrlSource.WORKER, worker_url),
     )
@@ -90,6 +99,22 @@ def configured_url(
             except UsageError as error:
                 raise UsageError(f"{source}: {error}") from None
     return None
+
+
+def credential(env: Mapping[str, str]) -> str | None:
+    """What $CREDENTIALS_DIRECTORY/redis-url says; None when it is not there or empty. Raises UsageError when it can't be read."""
+    folder = _given(env, "CREDENTIALS_DIRECTORY")
+    if folder is None:
+        return None
+    try:
+        with open(Path(folder, "redis-url"), "rb") as file:
+            return file.read(_URL_CAP_BYTES).decode().strip() or None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"{UrlSource.CREDENTIAL} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{UrlSource.CREDENTIAL} can't be read: it is no text") from None
 
 
 def embedded_url(env: Mapping[str, str], name: str | None = None) -> ResolvedUrl:
@@ -211,11 +236,17 @@ def runtime_dir(env: Mapping[str, str]) -> Path:
 
 
 def private_dir(path: Path) -> Path:
-    """Makes the folder, mode 0700, and returns it. Raises UsageError when what is there is another user's or open to others."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = path.lstat()
-    if not path.is_dir() or path.is_symlink() or status.st_uid != os.geteuid():
-        raise UsageError(f"{path} must be a directory of this user (uid {os.geteuid()})")
+    """Makes the folder, mode 0700, and returns it. Raises UsageError when what is there is another user's or open to others.
+
+    A link to such a folder will do when root or this user made it: systemd makes one for StateDirectory= with DynamicUser=.
+    """
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    link = path.lstat()
+    us = os.geteuid()
+    trusted = link.st_uid in {us, 0} if path.is_symlink() else link.st_uid == us
+    if not trusted or not path.is_dir() or (status := path.stat()).st_uid != us:
+        raise UsageError(f"{path} must be a directory of this user (uid {us})")
     if status.st_mode & 0o022:
         raise UsageError(f"{path} can be written by others; run chmod 700 {path}")
     return path
@@ -250,7 +281,7 @@ def broker_socket_path(state: Path, runtime: Path, name: str | None = None) -> P
 def find_control_sockets(env: Mapping[str, str]) -> list[tuple[str, Path]]:
     """(daemon name, path) of each control socket in the known places that answers a connect, by name.
 
-    With UPNEXTD_SOCKET or UPNEXTD_NAME set, only that daemon's.
+    With UPNEXTD_SOCKET or UPNEXTD_NAME set, only that daemon's. Root finds those of the systemd units as well.
     """
     given = _given(env, "UPNEXTD_SOCKET")
     if given:
@@ -266,6 +297,9 @@ def find_control_sockets(env: Mapping[str, str]) -> list[tuple[str, Path]]:
         for path in sorted(folder.glob(f"{wanted or '*'}.sock")):
             if not path.name.endswith("-broker.sock") and path.stem not in found and is_listening(path):
                 found[path.stem] = path
+    for path in _unit_sockets(wanted or "*"):
+        if path.stem not in found and is_listening(path):
+            found[path.stem] = path
     return sorted(found.items())
 
 
@@ -319,6 +353,13 @@ def _is_ours(folder: Path) -> bool:
         return folder.stat().st_uid in {os.geteuid(), 0}
     except OSError:
         return False
+
+
+def _unit_sockets(name: str) -> list[Path]:
+    """NAME/NAME.sock of each unit, for root only: others can't look in there."""
+    if os.geteuid() != 0 or not _is_ours(UNITS_RUNTIME_DIR):
+        return []
+    return [path for path in sorted(UNITS_RUNTIME_DIR.glob(f"{name}/*.sock")) if path.stem == path.parent.name]
 
 
 def _user_runtime_dirs(env: Mapping[str, str]) -> list[Path]:

@@ -25,7 +25,6 @@ from upnext.core.spec import ServiceSpec, WorkerSpec
 from upnext.errors import ConflictError, ServiceError, UpNextError
 from upnext.worker import Worker
 
-
 LOADER = "upnext.service:load"
 """What pool processes import a service with, by name: the engine doesn't know the SDK."""
 

@@ -76,6 +76,7 @@ class Births:
             "daemon_id": supervisor.daemon_id,
             "since_ms": supervisor.since_ms,
             "generation_ms": supervisor.generations[station.generation].made_ms,
+            "provisional": supervisor.reloads.on_trial(station.generation),
             # Later, a broker that is away is waited for, so that nobody restarts for it.
             "boot_timeout_s": BOOT_TIMEOUT_LATER_S if supervisor.booted else BOOT_TIMEOUT_S,
             "metered": settings.metrics is not None,
@@ -114,6 +115,10 @@ class Births:
                 supervisor.loop.call_soon(supervisor.post, station, Event.GONE)
             return
         supervisor.on_event("child_started", {"slot": child.slot, "pid": child.pid, "generation": child.generation})
+
+    def watch_again(self, child: Child) -> None:
+        """After an upgrade: its pidfd is open already."""
+        child.rewatch(self._gone)
 
     def _gone(self, child: Child) -> None:
         child.unwatch()

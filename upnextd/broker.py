@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Self
 from urllib.parse import quote
 
 from upnext.errors import BrokerUnavailableError
@@ -60,6 +61,7 @@ class Broker:
         self._log = log
         self._on_change = on_change
         self._pidfd = -1
+        self._output: LineReader | None = None
         self._stopping = False
         self._gone = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
@@ -76,6 +78,31 @@ class Broker:
         await self._answering(BOOT_S)
         self._write_url()
         self._keeper = asyncio.get_running_loop().create_task(self._keep(server))
+
+    def freeze(self, fds: list[int]) -> dict[str, Any]:
+        """As JSON, for an upgrade of the supervisor; `fds` gets its descriptors. Only while it is up."""
+        assert self._output is not None
+        fds += [self._pidfd, self._output.fd]
+        return {
+            "socket": str(self._socket_path),
+            "pid": self.pid,
+            "ends": [self._pidfd, self._output.fd],
+            "restarts": self.restarts,
+            "started_at": self.started_at,
+        }
+
+    @classmethod
+    def thaw(
+        cls, said: dict[str, Any], state_dir: Path, env: Mapping[str, str], log: Log, on_change: Callable[[], None]
+    ) -> Self:
+        """What `freeze` wrote, kept running from now on. Needs a running loop."""
+        broker = cls(state_dir, Path(said["socket"]), env, log, on_change)
+        broker.restarts = said["restarts"]
+        broker._watch(said["pid"], *said["ends"])
+        broker.started_at = said["started_at"]
+        broker.up = True
+        broker._keeper = asyncio.get_running_loop().create_task(broker._keep(find_server() or ""))
+        return broker
 
     async def stop(self) -> None:
         """TERM, wait, KILL. Safe at any time."""
@@ -115,7 +142,6 @@ class Broker:
                     process.send_signal(self._pidfd, signal.SIGKILL)
 
     def _launch(self, server: str) -> None:
-        loop = asyncio.get_running_loop()
         self._gone.clear()
         argv = [sys.executable, "-I", "-S", trampoline.__file__, str(os.getpid()), str(self._state_dir / "broker.lock")]
         argv += [str(LOCK_WAIT_S), server, *server_arguments(self._state_dir, self._socket_path)]
@@ -130,11 +156,15 @@ class Broker:
         finally:
             os.close(into)
             os.close(null)
-        self._pidfd = os.pidfd_open(self.pid)
+        self._watch(self.pid, os.pidfd_open(self.pid), out)
+
+    def _watch(self, pid: int, pidfd: int, output_fd: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.pid = pid
+        self._pidfd = pidfd
         self.started_at = loop.time()
-        pid = self.pid
-        output = LineReader(out, loop, lambda line: self._log.child_line("broker", pid, line))
-        loop.add_reader(self._pidfd, self._ended, output)
+        self._output = LineReader(output_fd, loop, lambda line: self._log.child_line("broker", pid, line))
+        loop.add_reader(pidfd, self._ended, self._output)
 
     def _ended(self, output: LineReader) -> None:
         status = process.reap(self._pidfd)

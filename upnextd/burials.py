@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _SESSION_POLL_S = 0.002
 _SESSION_POLLS = 500
+_NO_DESCRIPTOR_S = 0.25
 
 
 class Burials:
@@ -41,7 +42,7 @@ class Burials:
         supervisor = self._supervisor
         child = station.child
         if child is None:
-            self._judge(station, Exit(blameless=True))
+            self._judge(station, Exit(blameless=True), "it could not be forked")
             return
         status = await self._lay_out(child)
         now = supervisor.loop.time()
@@ -74,7 +75,7 @@ class Burials:
                 )
             else:
                 supervisor.log.fault(f"{station.slot} can't start: {failure[1]}")
-        self._judge(station, ended)
+        self._judge(station, ended, failure[1] if failure is not None else death.cause)
 
     async def _lay_out(self, child: Child) -> ExitStatus | None:
         """Hear its last words, kill its session, reap it. None: there never was a process."""
@@ -83,10 +84,22 @@ class Burials:
             return None
         # Before the reaping: until then the session's number can't be another's.
         for _ in range(_SESSION_POLLS):
-            if process.kill_session(child.pid) == 0:
+            if await self._kill_session(child, child.pid) == 0:
                 break
             await asyncio.sleep(_SESSION_POLL_S)
         return process.reap(child.pidfd)
+
+    async def _kill_session(self, child: Child, session: int) -> int:
+        """-> how many of it lived. Its members are found by reading /proc: without a free descriptor, that waits for one."""
+        complained = False
+        while True:
+            try:
+                return process.kill_session(session)
+            except OSError as error:
+                if not complained:
+                    self._supervisor.log.fault(f"{child.slot}: can't look for what it left: {error.strerror or error}")
+                complained = True
+                await asyncio.sleep(_NO_DESCRIPTOR_S)
 
     def _death(self, station: Station, child: Child, status: ExitStatus | None) -> Death:
         oom = False
@@ -116,14 +129,21 @@ class Burials:
             "child_exited", {"slot": station.slot, "pid": child.pid, "cause": death.cause, "jobs": killed}
         )
 
-    def _judge(self, station: Station, ended: Exit) -> None:
+    def _judge(self, station: Station, ended: Exit, how: str) -> None:
         supervisor = self._supervisor
+        wanted = (supervisor.desired.generation, supervisor.desired.scheduler_generation)
+        if supervisor.reloads.child_ended(station, ended, how) or station.generation not in wanted:
+            # It is not replaced by its like: the plan drops the place.
+            supervisor.post(station, Event.AGAIN)
+            return
         verdict, self.record = plan.judge(
             self.record, station.slot, ended, supervisor.desired.workers, supervisor.loop.time(), self._rng
         )
         supervisor.post(station, verdict.event, verdict.until)
         if verdict.event is Event.GIVE_UP:
-            supervisor.fail(
-                ExitCode.CRASH_LOOP,
-                f"crash loop: {len(self.record.bad_exits)} children ended within {plan.CRASH_WINDOW_S:g} s without having done anything",
+            why = (
+                f"crash loop: {len(self.record.bad_exits)} children ended within {plan.CRASH_WINDOW_S:g} s"
+                " without having done anything"
             )
+            if not supervisor.reloads.fall_back(why):
+                supervisor.fail(ExitCode.CRASH_LOOP, why)

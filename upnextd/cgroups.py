@@ -8,13 +8,13 @@ from collections.abc import Iterable
 _ROOT = "/sys/fs/cgroup"
 
 
-def oom_kills(proc: str = "/proc/self/cgroup", root: str = _ROOT, vmstat: str = "/proc/vmstat") -> int:
-    """How many processes the kernel has killed for memory, in our group or, where that isn't counted, on the machine. 0: not known."""
+def oom_kills(proc: str = "/proc/self/cgroup", root: str = _ROOT, vmstat: str = "/proc/vmstat") -> int | None:
+    """How many processes the kernel has killed for memory, in our group or, where that isn't counted, on the machine. None: not known."""
     for path in _counters(proc, root):
         count = _field(path, "oom_kill")
         if count is not None:
             return count
-    return _field(vmstat, "oom_kill") or 0
+    return _field(vmstat, "oom_kill")
 
 
 def _counters(proc: str, root: str) -> Iterable[str]:

@@ -31,10 +31,16 @@ class Channel:
         self._loop = loop
         self._on_message = on_message
         self._on_closed = on_closed
-        self._incoming = bytearray()
+        self.unread = bytearray()
+        """What has arrived of a line that isn't whole yet."""
         self._outgoing = bytearray()
         self.closed = False
         loop.add_reader(connection.fileno(), self.pump)
+
+    @property
+    def unsent(self) -> bool:
+        """Something is still to be written."""
+        return bool(self._outgoing)
 
     def send(self, op: str, **fields: Any) -> None:
         """Queue one message. After the end, nothing happens."""
@@ -59,7 +65,7 @@ class Channel:
             if not data:
                 self._end()
                 return
-            self._incoming += data
+            self.unread += data
             self._deliver()
 
     def close(self) -> None:
@@ -72,9 +78,9 @@ class Channel:
         self._socket.close()
 
     def _deliver(self) -> None:
-        while (end := self._incoming.find(b"\n")) >= 0:
-            line = bytes(self._incoming[:end])
-            del self._incoming[: end + 1]
+        while (end := self.unread.find(b"\n")) >= 0:
+            line = bytes(self.unread[:end])
+            del self.unread[: end + 1]
             try:
                 message = orjson.loads(line)
             except ValueError:
@@ -83,7 +89,7 @@ class Channel:
             self._on_message(message)
             if self.closed:
                 return
-        if len(self._incoming) > _LINE_CAP_BYTES:
+        if len(self.unread) > _LINE_CAP_BYTES:
             self._end()
 
     def _flush(self) -> None:

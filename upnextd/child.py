@@ -32,6 +32,7 @@ from upnextd.scoreboard import WorkerShape, Writer
 from upnextd.template import title
 
 BEAT_S = 0.5
+_FAILURES_PER_S = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ def runtime_factories(loaded: Any, assignment: dict[str, Any]) -> list[Callable[
             host_name=socket.gethostname(),
             generation_ms=assignment["generation_ms"],
             boot_timeout_s=assignment["boot_timeout_s"],
+            provisional=assignment["provisional"],
         )
         return lambda host: WorkerRuntime(worker, loaded.spec, settings, host)
 
@@ -110,11 +112,11 @@ class WorkerHost:
     """What the runtime tells the process around it (`upnext.engine.host.Host`), written where the supervisor reads it."""
 
     def __init__(self, index: int, page: Writer, body: WorkerChild) -> None:
-        cells = page.host_of(index)
+        cells = page.metered_host_of(index) if body.assignment["metered"] else page.host_of(index)
         # Bound here, so that a job's start costs one call.
         self.started = cells.started
-        self.ended = cells.ended
         self.parked = cells.parked
+        self._ended = cells.ended
         self.beat = page.beat
         self._index = index
         self._page = page
@@ -126,6 +128,11 @@ class WorkerHost:
 
     def ready(self) -> None:
         self._body.one_ready(self._index)
+
+    def ended(self, cell: int, ok: bool) -> None:
+        if not ok:
+            self._body.one_failed(self._page.job_in(self._index, cell))
+        self._ended(cell, ok)
 
     def stuck(self, job_id: str, reason: str) -> None:
         self._body.channel.send("stuck", job_id=job_id, reason=reason)
@@ -219,6 +226,8 @@ class WorkerChild(Body):
     ) -> None:
         super().__init__(assignment, page, connection, loop)
         self._not_ready = set(range(len(factories)))
+        self._failures = (0, 0)
+        """The second and how many jobs failed in it."""
         self._runtimes = [factory(WorkerHost(index, page, self)) for index, factory in enumerate(factories)]
         self._runs: list[asyncio.Task[None]] = []
         self._draining: asyncio.Task[Any] | None = None
@@ -243,6 +252,15 @@ class WorkerChild(Body):
             return self.boot_failed(error)
         logging.getLogger("upnextd").critical("the worker failed", exc_info=error)
         return ExitCode.FAILED
+
+    def one_failed(self, job: dict[str, str]) -> None:
+        """Told to whoever follows the events, at most _FAILURES_PER_S; the counters have them all."""
+        second = int(self.loop.time())
+        if second != self._failures[0]:
+            self._failures = (second, 0)
+        self._failures = (second, self._failures[1] + 1)
+        if self._failures[1] <= _FAILURES_PER_S:
+            self.channel.send("job_failed", job=job)
 
     def named(self, worker: int, consumer: str) -> None:
         self.channel.send("consumer", worker=worker, consumer=consumer)

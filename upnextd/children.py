@@ -6,14 +6,26 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 from upnextd import process, scoreboard
 from upnextd.channel import Channel, Message
-from upnextd.hangs import Heart
+from upnextd.hangs import Heart, Pulse
 from upnextd.logs import LineReader
 from upnextd.scoreboard import Reader, WorkerShape
 
 _DUMP_CAP_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """A child's descriptors on our side."""
+
+    channel: int
+    page: int
+    dump: int
+    output: int
 
 
 class Child:
@@ -29,8 +41,9 @@ class Child:
         loop: asyncio.AbstractEventLoop,
         on_message: Callable[[Child, Message], None],
         on_line: Callable[[Child, str], None],
+        ends: Ends | None = None,
     ) -> None:
-        """Raises OSError (EMFILE, ENOMEM …), leaving nothing open."""
+        """Makes its descriptors, or takes `ends`. Raises OSError (EMFILE, ENOMEM …), leaving nothing open."""
         self.token = token
         self.slot = slot
         self.generation = generation
@@ -55,26 +68,21 @@ class Child:
         self._loop = loop
         self._theirs: list[int] = []
         self._dump_seen = 0
-        opened: list[int] = []
-        try:
-            page_fd = scoreboard.create(shapes, f"upnextd-{slot}")
-            opened.append(page_fd)
-            self._dump_fd = os.memfd_create(f"upnextd-stacks-{slot}", os.MFD_CLOEXEC)
-            opened.append(self._dump_fd)
-            out, into = os.pipe2(os.O_CLOEXEC)
-            opened += [out, into]
-            ours, theirs = socket.socketpair()
-            their_fd = theirs.detach()
-            opened.append(their_fd)
-        except OSError:
-            for fd in opened:
-                os.close(fd)
-            raise
-        self._theirs = [their_fd, page_fd, into]
-        self.page = Reader(page_fd, shapes)
-        self.channel = Channel(ours, loop, lambda message: on_message(self, message), lambda: None)
-        self._output = LineReader(out, loop, lambda line: on_line(self, line))
-        self.order_fds = (their_fd, page_fd, self._dump_fd, into)
+        self._shapes = tuple(shapes)
+        if ends is None:
+            ends, self._theirs = _open(slot, shapes)
+        self.ends = ends
+        self.page = Reader(ends.page, shapes)
+        self.channel = Channel(
+            socket.socket(fileno=ends.channel), loop, lambda message: on_message(self, message), lambda: None
+        )
+        self._output = LineReader(ends.output, loop, lambda line: on_line(self, line))
+
+    @property
+    def order_fds(self) -> tuple[int, int, int, int]:
+        """What the child is given: its line to us, its page, where stacks go, where output goes."""
+        channel, output = self._theirs
+        return channel, self.ends.page, self.ends.dump, output
 
     def ordered(self) -> None:
         """The order is out: what belongs to the child only is closed on our side."""
@@ -85,6 +93,9 @@ class Child:
     def watch(self, pid: int, on_gone: Callable[[Child], None]) -> None:
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
+        self._loop.add_reader(self.pidfd, on_gone, self)
+
+    def rewatch(self, on_gone: Callable[[Child], None]) -> None:
         self._loop.add_reader(self.pidfd, on_gone, self)
 
     def unwatch(self) -> None:
@@ -98,9 +109,9 @@ class Child:
 
     def new_stacks(self) -> str:
         """What was written into the stack memfd since the last look."""
-        size = os.fstat(self._dump_fd).st_size
+        size = os.fstat(self.ends.dump).st_size
         start = max(self._dump_seen, size - _DUMP_CAP_BYTES)
-        text = os.pread(self._dump_fd, size - start, start).decode("utf-8", "replace") if size > start else ""
+        text = os.pread(self.ends.dump, size - start, start).decode("utf-8", "replace") if size > start else ""
         self._dump_seen = size
         return text
 
@@ -113,7 +124,78 @@ class Child:
             self._output.close()
         self.ordered()
         self.page.close()
-        os.close(self._dump_fd)
+        os.close(self.ends.page)
+        os.close(self.ends.dump)
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
+
+    # -- over an upgrade of the supervisor --
+
+    @property
+    def settled(self) -> bool:
+        """Its pid is known, it is watched, and everything said to it is out."""
+        return self.pidfd >= 0 and not self.channel.unsent and not self.stack_waiters
+
+    def freeze(self, fds: list[int]) -> dict[str, Any]:
+        """As JSON; `fds` gets its descriptors."""
+        ends = self.ends
+        fds += [ends.channel, ends.page, ends.dump, ends.output, self.pidfd]
+        return {
+            "identity": [self.token, self.slot, self.generation, self.incarnation],
+            "shapes": [[shape.name, shape.concurrency, list(shape.tasks)] for shape in self._shapes],
+            "ends": [ends.channel, ends.page, ends.dump, ends.output],
+            "pid": self.pid,
+            "pidfd": self.pidfd,
+            "heart": [self.heart.counter, self.heart.changed_at, self.heart.said.value],
+            "unread": self.channel.unread.decode("latin-1"),
+            "unfinished": self._output.unfinished.decode("latin-1"),
+            "dump_seen": self._dump_seen,
+            "fields": {name: getattr(self, name) for name in _PLAIN_FIELDS},
+        }
+
+    @classmethod
+    def thaw(
+        cls,
+        said: dict[str, Any],
+        loop: asyncio.AbstractEventLoop,
+        on_message: Callable[[Child, Message], None],
+        on_line: Callable[[Child, str], None],
+    ) -> Self:
+        """What `freeze` wrote, with its descriptors open; not watched yet."""
+        token, slot, generation, incarnation = said["identity"]
+        shapes = [WorkerShape(name, concurrency, tuple(tasks)) for name, concurrency, tasks in said["shapes"]]
+        child = cls(token, slot, generation, incarnation, shapes, loop, on_message, on_line, Ends(*said["ends"]))
+        child.pid = said["pid"]
+        child.pidfd = said["pidfd"]
+        counter, changed_at, pulse = said["heart"]
+        child.heart = Heart(counter, changed_at, Pulse(pulse))
+        child.channel.unread = bytearray(said["unread"].encode("latin-1"))
+        child._output.unfinished = bytearray(said["unfinished"].encode("latin-1"))
+        child._dump_seen = said["dump_seen"]
+        for name, value in said["fields"].items():
+            setattr(child, name, tuple(value) if name == "boot_failure" and value is not None else value)
+        return child
+
+
+_PLAIN_FIELDS = (
+    "born_at", "ready_at", "abandoned", "boot_failure", "asked", "drain_number", "reason", "hung", "killed", "stacks",
+)  # fmt: skip
+
+
+def _open(slot: str, shapes: Sequence[WorkerShape]) -> tuple[Ends, list[int]]:
+    """Our ends, and the child's: its end of the channel and of the pipe."""
+    opened: list[int] = []
+    try:
+        page = scoreboard.create(shapes, f"upnextd-{slot}")
+        opened.append(page)
+        dump = os.memfd_create(f"upnextd-stacks-{slot}", os.MFD_CLOEXEC)
+        opened.append(dump)
+        out, into = os.pipe2(os.O_CLOEXEC)
+        opened += [out, into]
+        ours, theirs = socket.socketpair()
+    except OSError:
+        for fd in opened:
+            os.close(fd)
+        raise
+    return Ends(ours.detach(), page, dump, out), [theirs.detach(), into]

@@ -134,6 +134,8 @@ class ControlCommands:
 
     def _set_mode(self, mode: Mode, by: str) -> None:
         supervisor = self._supervisor
+        if mode is Mode.DRAIN and supervisor.reloads.under_way:
+            raise CommandError(ErrorCode.CONFLICT, "a reload is under way: wait for its end, then drain")
         if supervisor.desired.mode is not mode:
             supervisor.operations.supersede(tuple(key for key in _MODE_KEYS if key != by), by)
             supervisor.log.note(f"asked to {by}")
@@ -188,9 +190,11 @@ class ControlCommands:
         return self._begin(f"restart {slot}", check)
 
     def _reload(self, _params: dict[str, Any], _client: Client) -> _Answer:
-        raise CommandError(
-            ErrorCode.FAILED, "reload does not work yet in this version; `restart` replaces children of the same code"
-        )
+        supervisor = self._supervisor
+        if not supervisor.booted:
+            raise CommandError(ErrorCode.CONFLICT, "the daemon is still starting")
+        rollout = supervisor.reloads.begin()
+        return self._begin(f"reload {rollout.generation}", lambda: supervisor.reloads.progress(rollout))
 
     # -- shared --
 

@@ -19,7 +19,7 @@ from upnext.control.protocol import ErrorCode, ErrorResponse, Message, Notificat
 
 _UCRED = struct.Struct("3i")
 _UNREAD_CAP_BYTES = 4 << 20
-_UNFINISHED_S = 10.0
+_UNFINISHED_S = 5.0
 
 
 class SocketInUseError(Exception):
@@ -52,11 +52,13 @@ class ControlServer:
         self._commands = commands
         self._server: asyncio.AbstractServer | None = None
         self._inode = 0
+        self.listener_fd = -1
         self.clients: set[Client] = set()
 
-    async def start(self) -> None:
-        """Raises SocketInUseError, OSError."""
-        listener = bind(self._path)
+    async def start(self, listener_fd: int | None = None) -> None:
+        """Listens on the path, or goes on with a listener of it. Raises SocketInUseError, OSError."""
+        listener = bind(self._path) if listener_fd is None else socket.socket(fileno=listener_fd)
+        self.listener_fd = listener.fileno()
         self._inode = os.stat(self._path).st_ino
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(lambda: Client(self, self._commands), sock=listener)
@@ -169,7 +171,7 @@ class Client(asyncio.Protocol):
         return None
 
     def _watch_unfinished(self) -> None:
-        """Who starts a line must end it within 10 s."""
+        """Who starts a line must end it within 5 s."""
         if self._decoder.pending_bytes and self._impatience is None:
             self._impatience = asyncio.get_running_loop().call_later(_UNFINISHED_S, self.hang_up)
         elif not self._decoder.pending_bytes and self._impatience is not None:

@@ -15,15 +15,17 @@ LAPSE_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class OomKills:
-    """The kernel's counter as last read, and when each kill was noticed that no death has been explained with."""
+    """The kernel's counter as last read (None: never), and when each kill was noticed that no death has been explained with."""
 
-    counter: int = 0
+    counter: int | None = None
     unclaimed: tuple[float, ...] = ()
 
 
-def read(kills: OomKills, counter: int, now: float) -> OomKills:
-    """The counter was read again. One that went back (another cgroup, a restart) starts anew."""
-    fresh = (now,) * min(64, max(0, counter - kills.counter))
+def read(kills: OomKills, counter: int | None, now: float) -> OomKills:
+    """The counter was read again, or couldn't be (None). One that went back (another cgroup, a restart) starts anew."""
+    if counter is None:
+        return kills
+    fresh = (now,) * min(64, max(0, counter - (counter if kills.counter is None else kills.counter)))
     kept = tuple(at for at in kills.unclaimed if now - at < LAPSE_S)
     return OomKills(counter, (kept + fresh)[-64:])
 

@@ -10,18 +10,20 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import orjson
 
-from upnextd import process
+from upnextd import process, solo
 from upnextd.logs import LineReader
 from upnextd.process import ExitStatus
 from upnextd.scoreboard import WorkerShape
-from upnextd.template import CONTROL_FD
 
 _MESSAGE_CAP_BYTES = 1 << 18
+_NO_DESCRIPTOR_S = 0.25
 _TAIL_LINES = 60
+_Ends = tuple[int, int, int, int]
+"""pid, pidfd, our end of the control pair, our end of the output pipe"""
 
 
 class Phase(Enum):
@@ -61,8 +63,11 @@ class Generation:
         loop: asyncio.AbstractEventLoop,
         listener: Listener,
         on_line: Callable[[int | None, str], None],
+        *,
+        preload: bool = True,
+        ends: _Ends | None = None,
     ) -> None:
-        """Execs the template. Raises OSError."""
+        """Execs the template, or takes over the one with these `ends`. Raises OSError."""
         self.number = number
         self.phase = Phase.IMPORTING
         self.shapes: tuple[WorkerShape, ...] = ()
@@ -72,19 +77,32 @@ class Generation:
         self.made_ms = time.time_ns() // 1_000_000
         """When its code was loaded, Unix ms: definitions of a newer generation win over older ones."""
         self.warnings: list[str] = []
+        self.preload = preload
+        """Whether the process stays to fork children. Without, it only tells what the service is; children are exec'd."""
         self.retired = False
         """Nothing is forked from it any more."""
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
         """Its last lines: what is known of an import that ended without a word."""
+        self._order = {**order, "generation": number, "preload": preload}
+        self._env = env
         self._listener = listener
         self._loop = loop
         self._on_line = on_line
+        self.pid, self.pidfd, control, output = self._launch() if ends is None else ends
+        self._control = socket.socket(fileno=control)
+        self._control.setblocking(False)
+        self._output = LineReader(output, loop, self._overhear)
+        if self.living:
+            loop.add_reader(control, self._hear)
+            loop.add_reader(self.pidfd, self._ended)
+
+    def _launch(self) -> _Ends:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         out, into = os.pipe2(os.O_CLOEXEC)
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            argv = process.python_argv("upnextd.template:main", orjson.dumps({**order, "generation": number}).decode())
-            self.pid = process.spawn(argv, env, {0: null, 1: into, 2: into, CONTROL_FD: theirs.fileno()})
+            argv = process.python_argv("upnextd.template:main", orjson.dumps(self._order).decode())
+            pid = process.spawn(argv, self._env, {0: null, 1: into, 2: into, process.TEMPLATE_FD: theirs.fileno()})
         except OSError:
             ours.close()
             os.close(out)
@@ -93,22 +111,44 @@ class Generation:
             theirs.close()
             os.close(into)
             os.close(null)
-        self.pidfd = os.pidfd_open(self.pid)
-        ours.setblocking(False)
-        self._control = ours
-        self._output = LineReader(out, loop, self._overhear)
-        loop.add_reader(ours.fileno(), self._hear)
-        loop.add_reader(self.pidfd, self._ended)
+        return pid, os.pidfd_open(pid), ours.detach(), out
 
     def fork(self, assignment: Mapping[str, Any], fds: Sequence[int]) -> bool:
         """Order a child; False when the template is gone or doesn't take orders."""
         if self.phase is not Phase.READY:
             return False
+        if not self.preload:
+            return self._exec(assignment, fds)
         try:
             socket.send_fds(self._control, [orjson.dumps(assignment)], fds)
         except OSError:
             return False
         return True
+
+    def _exec(self, assignment: Mapping[str, Any], fds: Sequence[int]) -> bool:
+        shapes = [[shape.name, shape.concurrency, list(shape.tasks)] for shape in self.shapes]
+        order = orjson.dumps({**self._order, "assignment": dict(assignment), "shapes": shapes})
+        channel, page, dump, output = fds
+        # Not as an argument: a URL may have a password in it.
+        told = os.memfd_create("upnextd-order", os.MFD_CLOEXEC)
+        try:
+            os.pwrite(told, order, 0)
+            argv = process.python_argv("upnextd.solo:main")
+            where = {0: told, 1: output, 2: output, solo.CHANNEL_FD: channel, solo.PAGE_FD: page, solo.DUMP_FD: dump}
+            pid = process.spawn(argv, self._env, where)
+        except OSError as error:
+            why = error.strerror or str(error)
+            self._loop.call_soon(self._listener.fork_failed, assignment["token"], why)
+            return True
+        finally:
+            os.close(told)
+        self._loop.call_soon(self._listener.forked, assignment["token"], pid)
+        return True
+
+    @property
+    def living(self) -> bool:
+        """Whether it has a process."""
+        return self.pidfd >= 0
 
     def retire(self) -> None:
         """Fork no more, and end it."""
@@ -117,15 +157,18 @@ class Generation:
 
     def kill(self) -> None:
         """End it; `template_gone` follows."""
-        if self.phase is not Phase.GONE:
+        if self.living:
             process.send_signal(self.pidfd, process.signal.SIGKILL)
+        elif self.phase is not Phase.GONE:
+            self.phase = Phase.GONE
+            self._loop.call_soon(self._listener.template_gone, self, ExitStatus(0, None))
 
     def _overhear(self, line: str) -> None:
         self.tail.append(line)
         self._on_line(self.pid, line)
 
     def _hear(self) -> None:
-        while self.phase is not Phase.GONE:
+        while self.living:
             try:
                 data = self._control.recv(_MESSAGE_CAP_BYTES)
             except (BlockingIOError, InterruptedError):
@@ -156,17 +199,71 @@ class Generation:
             case _:
                 return
 
+    # -- over an upgrade of the supervisor --
+
+    def freeze(self, fds: list[int]) -> dict[str, Any]:
+        """As JSON; `fds` gets its descriptors."""
+        ends = (self.pid, self.pidfd, self._control.fileno(), self._output.fd) if self.living else None
+        fds += ends[1:] if ends is not None else ()
+        return {
+            "order": self._order,
+            "number": self.number,
+            "ends": ends,
+            "shapes": [[shape.name, shape.concurrency, list(shape.tasks)] for shape in self.shapes],
+            "redis_urls": self.redis_urls,
+            "started_at": self.started_at,
+            "made_ms": self.made_ms,
+            "warnings": self.warnings,
+        }
+
+    @classmethod
+    def thaw(
+        cls,
+        said: dict[str, Any],
+        env: Mapping[str, str],
+        loop: asyncio.AbstractEventLoop,
+        listener: Listener,
+        on_line: Callable[[int | None, str], None],
+    ) -> Self:
+        """What `freeze` wrote, with its descriptors open; it had imported the service."""
+        order = said["order"]
+        ends = said["ends"]
+        if ends is None:
+            # It has no process any more; these lead nowhere.
+            pair = socket.socketpair()
+            ends = (0, -1, pair[0].detach(), os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            pair[1].close()
+        generation = cls(
+            said["number"], order, env, loop, listener, on_line, preload=order["preload"], ends=tuple(ends)
+        )
+        generation.shapes = tuple(WorkerShape(name, most, tuple(tasks)) for name, most, tasks in said["shapes"])
+        generation.redis_urls = tuple(said["redis_urls"])
+        generation.started_at = said["started_at"]
+        generation.made_ms = said["made_ms"]
+        generation.warnings = list(said["warnings"])
+        generation.phase = Phase.READY
+        return generation
+
     def _ended(self) -> None:
         self._hear()
-        members = process.kill_session(self.pid)
+        try:
+            members = process.kill_session(self.pid)
+        except OSError:
+            # No descriptor is free to read /proc with: until one is, it is not reaped.
+            self._loop.remove_reader(self.pidfd)
+            self._loop.call_later(_NO_DESCRIPTOR_S, self._ended)
+            return
         status = process.reap(self.pidfd)
         if status is None:
             return
         was_importing = self.phase is Phase.IMPORTING
-        self.phase = Phase.GONE
+        told_and_done = not self.preload and self.phase is Phase.READY and not self.retired
+        if not told_and_done:
+            self.phase = Phase.GONE
         self._loop.remove_reader(self.pidfd)
         self._loop.remove_reader(self._control.fileno())
         os.close(self.pidfd)
+        self.pidfd = -1
         self._control.close()
         if members:
             self._output.close()
@@ -175,4 +272,5 @@ class Generation:
         if was_importing:
             said = f"the process that imports the service ended with {status} before it was done"
             self._listener.import_failed(self, self.failure or ImportFailure(said))
-        self._listener.template_gone(self, status)
+        if not told_and_done:
+            self._listener.template_gone(self, status)

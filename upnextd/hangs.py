@@ -38,6 +38,17 @@ def look(heart: Heart, counter: int, now: float, hang_timeout_s: float) -> tuple
     return heart, Pulse.FINE
 
 
+def due(heart: Heart, hang_timeout_s: float) -> float | None:
+    """When the next thing is to be said of this heart, should it not beat again; None: all is said."""
+    match heart.said:
+        case Pulse.FINE:
+            return heart.changed_at + hang_timeout_s
+        case Pulse.HUNG:
+            return heart.changed_at + 2 * hang_timeout_s
+        case Pulse.HUNG_ON:
+            return None
+
+
 def forgive(heart: Heart, late_s: float) -> Heart:
     """The supervisor itself was stopped for so long: that time doesn't count."""
     return replace(heart, changed_at=heart.changed_at + late_s)

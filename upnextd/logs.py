@@ -58,18 +58,22 @@ class Sink:
             self._flush()
 
     def reopen(self, fd: int) -> None:
-        """Write to another descriptor, ours from now on: the file of this name is a new one. What is left goes to the old one, or is lost."""
+        """Write to another descriptor, ours from now on. What is left goes to the old one, or is lost."""
         self.finish(0.1)
         self._backlog.clear()
         self._socket = None
         self._fd = fd
 
-    def finish(self, within_s: float = 0.5) -> None:
-        """Write out what is left, for so long; then close."""
+    def flush(self, within_s: float = 0.5) -> None:
+        """Write out what is left, for so long."""
         deadline = time.monotonic() + within_s
         while self._backlog and (left_s := deadline - time.monotonic()) > 0:
             select.select([], [self._fd], [], left_s)
             self._flush()
+
+    def finish(self, within_s: float = 0.5) -> None:
+        """Write out what is left, for so long; then close."""
+        self.flush(within_s)
         if self._loop is not None:
             self._unwatch()
         if self._socket is not None:
@@ -179,10 +183,10 @@ class LineReader:
         on_line: Callable[[str], None],
     ) -> None:
         os.set_blocking(fd, False)
-        self._fd = fd
+        self.fd = fd
         self._loop = loop
         self._on_line = on_line
-        self._unfinished = bytearray()
+        self.unfinished = bytearray()
         self._allowance = Allowance(loop.time())
         self._dropped = 0
         self._telling: asyncio.TimerHandle | None = None
@@ -200,16 +204,16 @@ class LineReader:
         if self.closed:
             return
         self.closed = True
-        self._loop.remove_reader(self._fd)
-        os.close(self._fd)
-        if self._unfinished:
-            self._emit(bytes(self._unfinished))
-            self._unfinished.clear()
+        self._loop.remove_reader(self.fd)
+        os.close(self.fd)
+        if self.unfinished:
+            self._emit(bytes(self.unfinished))
+            self.unfinished.clear()
         self._tell_dropped()
 
     def _read(self) -> bool:
         try:
-            data = os.read(self._fd, _CHUNK_BYTES)
+            data = os.read(self.fd, _CHUNK_BYTES)
         except BlockingIOError:
             return False
         except OSError:
@@ -221,21 +225,21 @@ class LineReader:
         if self._allowance.exhausted:
             self._drop(data)
             return True
-        self._unfinished += data
-        *lines, rest = self._unfinished.split(b"\n")
+        self.unfinished += data
+        *lines, rest = self.unfinished.split(b"\n")
         for line in lines:
             self._emit_pieces(line)
         whole = len(rest) - len(rest) % _LINE_CAP_BYTES
         if whole:
             self._emit_pieces(rest[:whole])
-        self._unfinished = bytearray(rest[whole:])
+        self.unfinished = bytearray(rest[whole:])
         return True
 
     def _drop(self, data: bytes) -> None:
         """Nothing of this chunk is let through, save the start of a line that may be finished later."""
         lines = data.count(b"\n")
         if lines:
-            self._unfinished = bytearray(data[data.rindex(b"\n") + 1 :][:_LINE_CAP_BYTES])
+            self.unfinished = bytearray(data[data.rindex(b"\n") + 1 :][:_LINE_CAP_BYTES])
         self._count_dropped(max(1, lines))
 
     def _emit_pieces(self, line: bytearray) -> None:

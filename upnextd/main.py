@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -17,7 +18,7 @@ import upnext
 from upnext import config
 from upnext.control.exits import ExitCode
 from upnext.errors import UsageError
-from upnextd import lock, process
+from upnextd import lock, process, upgrading
 from upnextd.commands import ControlCommands
 from upnextd.control import ControlServer, SocketInUseError
 from upnextd.logs import Log, Sink
@@ -25,6 +26,7 @@ from upnextd.notify import Notifier
 from upnextd.plan import Mode
 from upnextd.settings import Flags, Settings, build
 from upnextd.supervisor import Supervisor
+from upnextd.upgrading import OUR_SIGNALS, Inherited, Upgrades
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,7 +79,8 @@ def _option(name: str, *args: Any, **kwargs: Any) -> Any:
 @_option("--log-file", metavar="PATH", help="Log there instead of to stderr.")
 def start(service: str, **flags: Any) -> None:
     """Run SERVICE (a file, or a module as pkg.mod) until told to stop. Stays in the foreground."""
-    sys.exit(_start(build(Flags(service, **flags), os.environ), os.environ))
+    inherited = upgrading.take_over(os.environ)
+    sys.exit(_start(build(Flags(service, **flags), os.environ), os.environ, inherited))
 
 
 @cli.command()
@@ -104,38 +107,47 @@ def main() -> None:
         _die(ExitCode.USAGE, str(error))
 
 
-def _start(settings: Settings, env: Mapping[str, str]) -> int:
-    """The daemon's life, from its lock to its exit code."""
+def _start(settings: Settings, env: Mapping[str, str], inherited: Inherited | None) -> int:
+    """The daemon's life, from its lock to its exit code; or from an upgrade on."""
+    held = _take_lock(settings) if inherited is None else inherited.lock_fd
     try:
-        config.private_dir(settings.state_dir)
-        if not settings.socket.parent.exists() or settings.socket.parent == settings.runtime_dir:
-            config.private_dir(settings.socket.parent)
-        held = lock.acquire(settings.state_dir / "lock")
-    except lock.LockedError as error:
-        _die(ExitCode.LOCKED, str(error))
-    except OSError as error:
-        _die(ExitCode.USAGE, f"{error.filename}: {error.strerror}")
-    try:
-        return asyncio.run(_supervise(settings, env))
+        return asyncio.run(_supervise(settings, env, held, inherited))
     except SocketInUseError as error:
         _die(ExitCode.LOCKED, str(error))
     finally:
         os.close(held)
 
 
-async def _supervise(settings: Settings, env: Mapping[str, str]) -> int:
+def _take_lock(settings: Settings) -> int:
+    try:
+        config.private_dir(settings.state_dir)
+        if not settings.socket.parent.exists() or settings.socket.parent == settings.runtime_dir:
+            config.private_dir(settings.socket.parent)
+        return lock.acquire(settings.state_dir / "lock")
+    except lock.LockedError as error:
+        _die(ExitCode.LOCKED, str(error))
+    except OSError as error:
+        _die(ExitCode.USAGE, f"{error.filename}: {error.strerror}")
+
+
+async def _supervise(settings: Settings, env: Mapping[str, str], held: int, inherited: Inherited | None) -> int:
     setproctitle.setproctitle(f"upnextd {settings.name}: supervisor")
     loop = asyncio.get_running_loop()
     sink = Sink(_log_fd(settings))
     sink.attach(loop)
     under_journal = "JOURNAL_STREAM" in env and settings.log_file is None
     log = Log(sink, as_json=settings.log_format == "json", timestamps=not under_journal)
+    loop.set_exception_handler(lambda _loop, context: log.fault(_unhandled(context)))
     notifier = Notifier(env)
     supervisor = Supervisor(settings, lock.daemon_id(settings.state_dir), log, notifier)
     server = ControlServer(settings.socket, ControlCommands(supervisor))
     try:
-        await server.start()
-        _watch_signals(loop, supervisor)
+        await server.start(None if inherited is None else inherited.listener_fd)
+        upgrades = Upgrades(supervisor, lambda: (held, server.listener_fd), sink.flush)
+        _watch_signals(loop, supervisor, upgrades)
+        if inherited is not None:
+            supervisor.take_over(inherited.state)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, OUR_SIGNALS)
         return await supervisor.run()
     finally:
         await server.close()
@@ -152,7 +164,7 @@ def _log_fd(settings: Settings) -> int:
         raise UsageError(f"--log-file {settings.log_file}: {error.strerror}") from None
 
 
-def _watch_signals(loop: asyncio.AbstractEventLoop, supervisor: Supervisor) -> None:
+def _watch_signals(loop: asyncio.AbstractEventLoop, supervisor: Supervisor, upgrades: Upgrades) -> None:
     """Signals edit the desired state, as commands do."""
 
     def interrupt() -> None:
@@ -161,6 +173,10 @@ def _watch_signals(loop: asyncio.AbstractEventLoop, supervisor: Supervisor) -> N
     def scale(by: int) -> None:
         supervisor.edit(workers=max(0, supervisor.desired.workers + by))
 
+    def reload() -> None:
+        if supervisor.booted and not supervisor.desired.stopping:
+            supervisor.reloads.begin()
+
     def mode(wanted: Mode) -> None:
         if not supervisor.desired.stopping:
             supervisor.edit(mode=wanted)
@@ -168,17 +184,33 @@ def _watch_signals(loop: asyncio.AbstractEventLoop, supervisor: Supervisor) -> N
     loop.add_signal_handler(signal.SIGTERM, supervisor.stop)
     loop.add_signal_handler(signal.SIGINT, interrupt)
     loop.add_signal_handler(signal.SIGQUIT, lambda: supervisor.stop(now=True))
+    loop.add_signal_handler(signal.SIGHUP, reload)
     loop.add_signal_handler(signal.SIGTTIN, scale, 1)
     loop.add_signal_handler(signal.SIGTTOU, scale, -1)
     loop.add_signal_handler(signal.SIGTSTP, mode, Mode.PAUSE)
     loop.add_signal_handler(signal.SIGCONT, mode, Mode.RUN)
-    for number, meaning in (
-        (signal.SIGHUP, "reload"),
-        (signal.SIGUSR2, "self-upgrade"),
-    ):
-        loop.add_signal_handler(
-            number, supervisor.log.caution, f"{number.name}: {meaning} does not work yet in this version"
-        )
+    loop.add_signal_handler(signal.SIGUSR1, _reopen_log, supervisor)
+    loop.add_signal_handler(signal.SIGUSR2, upgrades.ask)
+
+
+def _reopen_log(supervisor: Supervisor) -> None:
+    """The log file was moved away: go on in a new one of its name."""
+    if supervisor.settings.log_file is None:
+        return
+    try:
+        supervisor.log.reopen(_log_fd(supervisor.settings))
+    except UsageError as error:
+        supervisor.log.caution(f"the log goes on where it was: {error}")
+    else:
+        supervisor.log.note("log reopened")
+
+
+def _unhandled(context: dict[str, Any]) -> str:
+    """What the loop couldn't give to anybody, as our log says it: a bug's traceback, or a connection not accepted for want of descriptors."""
+    error = context.get("exception")
+    if error is None or isinstance(error, OSError):
+        return f"{context['message']}" + (f": {error.strerror or error}" if error is not None else "")
+    return f"{context['message']}\n{''.join(traceback.format_exception(error)).rstrip()}"
 
 
 def _die(code: ExitCode, line: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The process behind `--metrics`: asks the daemon by its control socket and the queue by its broker, and serves what they say as Prometheus text.
+"""The process behind `--metrics`: asks the daemon by its control socket and the queue by its broker, and serves it all as Prometheus text.
 
 Exec'd by the supervisor (`upnextd.exporter`) with its order as JSON on stdin. When it can't listen it says why and ends with 78. A scrape
 asks the daemon anew; the queue at most every QUEUE_AGE_S, for counting delayed jobs takes the broker's time.

@@ -67,6 +67,10 @@ class Operations:
             del self._known[next(iter(self._known))]
         return operation
 
+    @property
+    def under_way(self) -> bool:
+        return any(not operation.ended.is_set() for operation in self._known.values())
+
     def find(self, op_id: str) -> Operation | None:
         return self._known.get(op_id)
 
@@ -75,6 +79,12 @@ class Operations:
         for operation in list(self._known.values()):
             if operation.key.startswith(key_prefixes):
                 operation.tell(Progress(f"superseded by {by}", done=True, ok=False))
+
+    def end(self, key: str, progress: Progress) -> None:
+        """Tell the end of the operation of that key, if there is one under way."""
+        for operation in list(self._known.values()):
+            if operation.key == key:
+                operation.tell(progress)
 
     def look(self) -> None:
         for operation in list(self._known.values()):

@@ -14,6 +14,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+TEMPLATE_FD = 3
+"""Where a template finds its end of the line to the supervisor."""
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _IGNORED_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)

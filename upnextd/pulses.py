@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from upnextd.supervisor import Supervisor
 
 SCHEDULER_HANG_S = 3.0
-_STACKS_AFTER_S = 0.1
+_TICK_S = 0.25
+_LOOK_S = 0.02
+_LOOKS = 50
+_ANSWER_S = 0.5
 
 
 class Pulses:
@@ -25,6 +28,7 @@ class Pulses:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
+        self._asked = 0
 
     def feel(self, now: float) -> None:
         """Post HUNG and HUNG_ON to whoever doesn't beat."""
@@ -36,6 +40,7 @@ class Pulses:
             if station.role is Role.SCHEDULER:
                 timeout_s = min(timeout_s, SCHEDULER_HANG_S)
             child.heart, pulse = hangs.look(child.heart, child.page.heartbeat, now, timeout_s)
+            self._look_again(hangs.due(child.heart, timeout_s), now)
             if pulse is Pulse.HUNG:
                 self._supervisor.post(station, Event.HUNG)
             elif pulse is Pulse.HUNG_ON:
@@ -46,24 +51,58 @@ class Pulses:
         loop = self._supervisor.loop
         age_s = child.heart.age_s(loop.time())
         child.signal(signal.SIGUSR2)
+        written: list[str] = []
 
-        def collect() -> None:
-            stacks = "" if child.pidfd < 0 else child.new_stacks()
+        def collect(looks: int) -> None:
+            new = "" if child.pidfd < 0 else child.new_stacks()
+            written.append(new)
+            # It writes line by line: done when it has begun and then paused.
+            if looks and child.pidfd >= 0 and (new or not any(written)):
+                loop.call_later(_LOOK_S, collect, looks - 1)
+                return
+            stacks = "".join(written)
             child.stacks = stacks or child.stacks
             self._supervisor.log.fault(
                 f"{station.slot}[{child.pid}] hangs: no heartbeat for {age_s:.1f} s\n{stacks.rstrip()}"
             )
 
-        loop.call_later(_STACKS_AFTER_S, collect)
+        loop.call_later(_LOOK_S, collect, _LOOKS)
 
     async def stacks(self, child: Child) -> str:
-        """A child's stacks now."""
+        """A child's stacks now: what its loop says about its tasks, if the loop turns, and what each thread does."""
+        self._asked += 1
+        number = self._asked
+        said = self._supervisor.loop.create_future()
+        child.stack_waiters[number] = said
+        child.channel.send("stacks", number=number)
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                tasks = await said
+        except TimeoutError:
+            tasks = f"its loop did not answer within {_ANSWER_S:g} s: what its tasks await is not known\n"
+        finally:
+            child.stack_waiters.pop(number, None)
+        return f"{tasks}\n{await self._threads(child)}"
+
+    async def _threads(self, child: Child) -> str:
+        if child.pidfd < 0:
+            return ""
         child.new_stacks()
         child.signal(signal.SIGUSR2)
-        for _ in range(20):
-            await asyncio.sleep(_STACKS_AFTER_S / 2)
-            if child.pidfd < 0:
+        written = ""
+        for _ in range(_LOOKS):
+            await asyncio.sleep(_LOOK_S)
+            new = "" if child.pidfd < 0 else child.new_stacks()
+            if written and not new:
                 break
-            if text := child.new_stacks():
-                return text
-        return ""
+            written += new
+        return written
+
+    def _look_again(self, due: float | None, now: float) -> None:
+        """A hang that is due before the next tick is not left to it."""
+        if due is not None and now < due < now + _TICK_S:
+            self._supervisor.loop.call_at(due + 0.001, self._feel_now)
+
+    def _feel_now(self) -> None:
+        self._supervisor.forgive_lateness()
+        self.feel(self._supervisor.loop.time())

@@ -51,6 +51,8 @@ class Reloads:
         self.former: int | None = None
         """The generation before this one, whose template is kept alive."""
         self._supervisor = supervisor
+        self.last_number = 1
+        """Of the newest generation that was ever tried."""
         self._doom: str | None = None
 
     @property
@@ -62,8 +64,8 @@ class Reloads:
         supervisor = self._supervisor
         if self.current is not None and self.under_way:
             return self.current
-        number = max(supervisor.generations, default=0) + 1
-        number = max(number, supervisor.desired.generation + 1)
+        self.last_number += 1
+        number = self.last_number
         self.current = Rollout(number, supervisor.desired.generation)
         self._step_said(f"generation {number} imports the service")
         generation = supervisor.start_generation(number)
@@ -72,6 +74,10 @@ class Reloads:
         else:
             supervisor.own(self._watch_import(self.current, generation))
         return self.current
+
+    def on_trial(self, generation: int) -> bool:
+        """Whether it is of a reload that isn't committed."""
+        return self.current is not None and self.under_way and self.current.generation == generation
 
     # -- what happens --
 

@@ -59,6 +59,15 @@ class Settings:
     reload_timeout_s: float
     metrics: str | None
     """`HOST:PORT`, or the path of a Unix socket."""
+    max_jobs: int | None
+    """A worker is replaced after so many jobs; None: never."""
+    max_rss_bytes: int | None
+    preload: bool
+    """Children are forked from a template that imported the service; else each imports it for itself."""
+    canary_s: float
+    """How long the first worker of new code must stay ready. `UPNEXTD_CANARY_S` changes it; for tests."""
+    start_timeout_s: float
+    """How long the import at a reload, and a child until it is ready, may take. `UPNEXTD_START_TIMEOUT_S` changes it; for tests."""
     log_format: str
     log_file: Path | None
     child_env: Mapping[str, str]
@@ -67,7 +76,6 @@ class Settings:
 
 def build(flags: Flags, env: Mapping[str, str]) -> Settings:
     """Raises UsageError with one line that says what is wrong."""
-    refuse_unready(flags)
     name = config.daemon_name(flags.name, env, flags.service)
     url = config.configured_url(flags.redis_url, env, daemon=True)
     workers = process.usable_cpus() if flags.workers is None else flags.workers
@@ -78,6 +86,8 @@ def build(flags: Flags, env: Mapping[str, str]) -> Settings:
             raise UsageError(f"{flag} {value:g}: seconds, 0 or more")
     if not 0.5 <= flags.hang_timeout < float("inf"):
         raise UsageError(f"--hang-timeout {flags.hang_timeout:g}: seconds, at least 0.5")
+    if flags.max_jobs is not None and flags.max_jobs < 1:
+        raise UsageError(f"--max-jobs {flags.max_jobs}: 1 or more")
     return Settings(
         service=_service(flags.service),
         name=name,
@@ -92,24 +102,15 @@ def build(flags: Flags, env: Mapping[str, str]) -> Settings:
         hang_timeout_s=flags.hang_timeout,
         reload_timeout_s=flags.reload_timeout,
         metrics=metrics_address(flags.metrics) if flags.metrics else None,
+        max_jobs=flags.max_jobs,
+        max_rss_bytes=None if flags.max_rss is None else size_bytes(flags.max_rss),
+        preload=not flags.no_preload,
+        canary_s=_seconds(env, "UPNEXTD_CANARY_S", 5.0),
+        start_timeout_s=_seconds(env, "UPNEXTD_START_TIMEOUT_S", 60.0),
         log_format=flags.log_format,
         log_file=Path(flags.log_file).absolute() if flags.log_file else None,
         child_env={key: value for key, value in env.items() if not key.startswith(_PRIVATE_VARIABLES)},
     )
-
-
-def refuse_unready(flags: Flags) -> None:
-    """Options of the contract that don't work yet are refused, not ignored. Raises UsageError."""
-    unready = {
-        "--max-jobs": flags.max_jobs is not None,
-        "--max-rss": flags.max_rss is not None,
-        "--no-preload": flags.no_preload,
-    }
-    if flags.max_rss is not None:
-        size_bytes(flags.max_rss)
-    for flag, given in unready.items():
-        if given:
-            raise UsageError(f"{flag} does not work yet in this version: leave it out")
 
 
 def metrics_address(text: str) -> str:
@@ -128,6 +129,13 @@ def size_bytes(text: str) -> int:
     if match is None:
         raise UsageError(f"{text!r} is not a size: write 512M or 2G")
     return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
+    try:
+        return float(env.get(name, default))
+    except ValueError:
+        raise UsageError(f"{name}: not a number of seconds") from None
 
 
 def _service(service: str) -> str:

@@ -20,7 +20,9 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
     now = supervisor.loop.time()
     desired = supervisor.desired
     children = [_child(supervisor, station, now) for station in sorted(supervisor.stations, key=_order)]
-    children += [_template(generation, now) for generation in supervisor.generations.values()]
+    # The one in use first. Without preload, there is a process only while one imports.
+    generations = sorted(supervisor.generations.values(), key=lambda one: (one.number != desired.generation, -one.number))
+    children += [_template(one, now) for one in generations if one.living or one.preload]
     if supervisor.broker is not None:
         children.append(_broker(supervisor, now))
     if supervisor.exporter is not None:
@@ -32,6 +34,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "pid": os.getpid(),
         "name": supervisor.settings.name,
         "service": supervisor.settings.service,
+        "namespace": supervisor.settings.namespace,
         "mode": supervisor.mode(),
         "generation": desired.generation,
         "desired_workers": desired.workers,
@@ -75,7 +78,7 @@ def _child(supervisor: Supervisor, station: Station, now: float) -> dict[str, An
 
 
 def _template(generation: Generation, now: float) -> dict[str, Any]:
-    gone = generation.phase is Phase.GONE
+    gone = not generation.living
     state = {Phase.IMPORTING: "STARTING", Phase.READY: "READY", Phase.GONE: "EXITED"}[generation.phase]
     said = _blank("template", "template", state, generation.number) | {"incarnation": 1}
     if gone:

@@ -10,14 +10,15 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import upnext
 from upnext import config
 from upnext.control.exits import ExitCode
 from upnext.errors import UpNextError
-from upnextd import hangs, plan, process, slots
+from upnextd import hangs, plan, process, slots, upgrading
 from upnextd.births import Births
 from upnextd.broker import Broker
 from upnextd.burials import Burials
@@ -26,10 +27,12 @@ from upnextd.exporter import Exporter
 from upnextd.generations import Generation, ImportFailure, Phase
 from upnextd.logs import Log
 from upnextd.notify import Notifier
-from upnextd.operations import Operations
+from upnextd.operations import Operations, Progress
 from upnextd.plan import Desired, Mode, Role
 from upnextd.process import ExitStatus
 from upnextd.pulses import Pulses
+from upnextd.recycling import Recycling
+from upnextd.reloads import Reloads
 from upnextd.settings import Settings
 from upnextd.slots import Action, Event, Life, State
 from upnextd.stations import Ending, SchedulerSaid, SlotHistory, Station
@@ -69,7 +72,7 @@ class Supervisor:
         self.daemon_id = daemon_id
         self.since_ms = time.time_ns() // 1_000_000
         self._notifier = notifier
-        self._limits = slots.Limits()
+        self._limits = slots.Limits(start_s=settings.start_timeout_s)
         self.ending = Ending()
         self._open = False
         self._booted = False
@@ -78,20 +81,26 @@ class Supervisor:
         self._last_tick = self.loop.time()
         self._last_pet = 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.strangers: set[int] = set()
+        """Processes of ours that are nobody's child in the sense above: they are reaped by who started them."""
         self.births = Births(self)
         self.burials = Burials(self)
         self.pulses = Pulses(self)
         self.talk = Talk(self)
+        self.reloads = Reloads(self)
+        self.recycling = Recycling(self)
 
     # -- life of the daemon --
 
     async def run(self) -> int:
         """From the first template to the last child; -> exit code. The control server is somebody else's."""
         process.become_subreaper()
-        ticking = self._own(self._tick())
+        ticking = self.own(self._tick())
         try:
-            self.start_generation(1)
+            if not self._open:
+                self.start_generation(1)
             await self.ended.wait()
+            await self._tell_stopped()
         finally:
             ticking.cancel()
         for generation in self.generations.values():
@@ -113,6 +122,17 @@ class Supervisor:
             return ExitCode.TIMEOUT if self.ending.code == ExitCode.OK else self.ending.code
         return self.ending.code
 
+    async def _tell_stopped(self) -> None:
+        """The last word to whoever waits for the stop, while they can still be told."""
+        killed = self.ending.killed_jobs
+        code = ExitCode.TIMEOUT if killed else ExitCode.OK
+        text = f"stopped; {len(killed)} jobs were killed and run again: {', '.join(killed)}" if killed else "stopped"
+        data = {"exit_code": int(code), "killed": killed}
+        self.operations.end("stop", Progress(text, done=True, ok=not killed, data=data))
+        # Whoever waits is woken, and answers, in the turns to come.
+        for _ in range(3):
+            await asyncio.sleep(0)
+
     def stop(self, *, now: bool = False) -> None:
         """Drain and end by the stop timeout; or end now."""
         if not self.desired.stopping:
@@ -122,6 +142,7 @@ class Supervisor:
             self.edit(mode=Mode.STOP_NOW)
         elif not self.desired.stopping:
             self.edit(mode=Mode.STOP, stop_by=self.loop.time() + self.settings.stop_timeout_s)
+        self.reloads.abort()
 
     def fail(self, code: ExitCode, line: str) -> None:
         """End with this code, now; the line says why. The first failure counts."""
@@ -148,6 +169,16 @@ class Supervisor:
         self._ids += 1
         return self._ids
 
+    def take_over(self, state: Mapping[str, Any]) -> None:
+        """Go on with what the program before us left; before `run`."""
+        upgrading.thaw(self, state)
+        self._open = self._booted = True
+        self._start_exporter()
+        self.log.note(f"upgraded to {upnext.__version__} in place: {self.one_line()}")
+
+    def resume_ids(self, last: int) -> None:
+        self._ids = last
+
     @property
     def booted(self) -> bool:
         return self._booted
@@ -169,7 +200,8 @@ class Supervisor:
                 self.settings.child_env,
                 self.loop,
                 self,
-                lambda pid, line: self.log.child_line("template", pid, line),
+                self.template_line,
+                preload=self.settings.preload,
             )
         except OSError as error:
             self.log.fault(f"can't start a template: {error.strerror or error}")
@@ -178,11 +210,17 @@ class Supervisor:
         self.generations[number] = generation
         return generation
 
+    def template_line(self, pid: int | None, line: str) -> None:
+        """A template printed this."""
+        self.log.child_line("template", pid, line)
+
     def imported(self, generation: Generation) -> None:
         for warning in generation.warnings:
             self.log.caution(warning)
         if not self._open:
-            self._own(self._open_up(generation))
+            self.own(self._open_up(generation))
+        else:
+            self.own(self.reloads.imported(generation))
         self.wake()
 
     def import_failed(self, generation: Generation, failure: ImportFailure) -> None:
@@ -192,6 +230,7 @@ class Supervisor:
             self.fail(ExitCode.CONFIG, f"can't import {self.settings.service}: {failure.line}")
         elif not self.desired.stopping:
             self.log.fault(f"can't import {self.settings.service}: {failure.line}")
+            self.reloads.import_failed(generation, failure)
 
     def forked(self, token: int, pid: int) -> None:
         self.births.forked(token, pid)
@@ -203,13 +242,16 @@ class Supervisor:
         for station in self.stations:
             if station.generation == generation.number and station.life.state is State.SPAWNING:
                 self.post(station, Event.FORK_FAILED)
-        if self.desired.stopping or not self._open:
+        self.reloads.template_gone(generation)
+        unwanted = generation.number not in (self.desired.generation, self.desired.scheduler_generation)
+        if unwanted and self._open:
+            self.generations.pop(generation.number, None)
+        if self.desired.stopping or not self._open or unwanted:
             self.wake()
             return
-        if generation.number in (self.desired.generation, self.desired.scheduler_generation):
-            self.log.fault(f"the template ended ({status}); its children live on, a new one imports the service")
-            age_s = self.loop.time() - generation.started_at
-            self.loop.call_later(0.0 if age_s > plan.PROVEN_S else 1.0, self._replace_template, generation.number)
+        self.log.fault(f"the template ended ({status}); its children live on, a new one imports the service")
+        age_s = self.loop.time() - generation.started_at
+        self.loop.call_later(0.0 if age_s > plan.PROVEN_S else 1.0, self._replace_template, generation.number)
 
     def _replace_template(self, number: int) -> None:
         if not self.desired.stopping:
@@ -217,19 +259,29 @@ class Supervisor:
 
     async def _open_up(self, generation: Generation) -> None:
         """The first import is done: a broker if one is needed, then children."""
-        if self.settings.redis_url is None and None in generation.redis_urls:
+        error = await self.ensure_broker(generation)
+        if error is not None:
+            self.fail(ExitCode.UNAVAILABLE, error)
+            return
+        self._open = True
+        self._start_exporter()
+        self.wake()
+
+    def _start_exporter(self) -> None:
+        if self.settings.metrics is not None:
+            self.exporter = Exporter(self._metrics_order, self.settings.child_env, self.log)
+            self.exporter.start()
+
+    async def ensure_broker(self, generation: Generation) -> str | None:
+        """Start the embedded broker if this generation needs one and there is none. -> why that failed."""
+        if self.broker is None and self.settings.redis_url is None and None in generation.redis_urls:
             path = config.broker_socket_path(self.settings.state_dir, self.settings.runtime_dir, self.settings.name)
             self.broker = Broker(self.settings.state_dir, path, self.settings.child_env, self.log, self.wake)
             try:
                 await self.broker.start()
             except (UpNextError, OSError) as error:
-                self.fail(ExitCode.UNAVAILABLE, str(error))
-                return
-        self._open = True
-        if self.settings.metrics is not None:
-            self.exporter = Exporter(self._metrics_order, self.settings.child_env, self.log)
-            self.exporter.start()
-        self.wake()
+                return str(error)
+        return None
 
     def _metrics_order(self) -> dict[str, Any]:
         return {
@@ -261,7 +313,7 @@ class Supervisor:
             station.child.asked = True
         for action in actions:
             self._act(station, action, event, before)
-        self._set_timer(station)
+        self.set_timer(station)
         self.wake()
 
     def _act(self, station: Station, action: Action, event: Event, before: State) -> None:
@@ -269,7 +321,7 @@ class Supervisor:
         if action is Action.FORK:
             self.births.fork(station)
         elif action is Action.JUDGE:
-            self._own(self.burials.bury(station))
+            self.own(self.burials.bury(station))
         elif action is Action.COMPLAIN:
             self.log.caution(f"{station.slot}: {event.name} in {before.name} should not happen")
         elif child is not None:
@@ -308,7 +360,7 @@ class Supervisor:
             station.life = replace(station.life, deadline=deadline + _STOP_MARGIN_S)
         child.channel.send("stop", grace_s=grace_s)
 
-    def _set_timer(self, station: Station) -> None:
+    def set_timer(self, station: Station) -> None:
         if station.timer is not None:
             station.timer.cancel()
             station.timer = None
@@ -319,7 +371,7 @@ class Supervisor:
         self.forgive_lateness()
         deadline = station.life.deadline
         if deadline is None or self.loop.time() < deadline:
-            self._set_timer(station)
+            self.set_timer(station)
             return
         if station.life.state is State.STARTING:
             self.log.fault(f"{station.slot}: not ready within {self._limits.start_s:g} s: killed")
@@ -335,6 +387,7 @@ class Supervisor:
             self._last_tick = now
             self._pet(now)
             self.pulses.feel(now)
+            self.recycling.look(now)
             self.burials.look_for_oom_kills(now)
             self._reap_strangers()
             self.talk.repeat_notices(now)
@@ -361,7 +414,7 @@ class Supervisor:
                 station.leave_by += late_s
             if station.life.deadline is not None:
                 station.life = replace(station.life, deadline=station.life.deadline + late_s)
-                self._set_timer(station)
+                self.set_timer(station)
             if station.child is not None:
                 station.child.heart = hangs.forgive(station.child.heart, late_s)
 
@@ -374,9 +427,9 @@ class Supervisor:
             for station in self.stations
             if station.child is not None and station.child.pid is not None
         }
-        ours |= {generation.pid for generation in self.generations.values() if generation.phase is not Phase.GONE}
+        ours |= {generation.pid for generation in self.generations.values() if generation.living}
         ours |= {kept.pid for kept in (self.broker, self.exporter) if kept is not None and kept.pid is not None}
-        process.reap_strangers(ours)
+        process.reap_strangers(ours | self.strangers)
 
     # -- reconciling --
 
@@ -387,6 +440,7 @@ class Supervisor:
             for step in plan.reconcile(self.desired, [station.view() for station in self.stations], now):
                 self._take(step)
         self._check_ready()
+        self.reloads.look()
         if self.desired.stopping:
             self._check_end(now)
         self.operations.look()
@@ -397,7 +451,7 @@ class Supervisor:
             case plan.Add(slot, role, generation):
                 # A place without a template to fork from waits for one.
                 template = self.generations.get(generation)
-                if template is None or template.phase is not Phase.READY:
+                if template is None or template.phase is not Phase.READY or template.retired:
                     return
                 self.stations.append(Station(self.next_id(), slot, role, generation, Life(since=self.loop.time())))
                 self.wake()
@@ -408,15 +462,20 @@ class Supervisor:
                 for station in self.stations:
                     if station.id == place:
                         station.leave_by = by
+                        if station.generation != self._wanted_generation(station.role):
+                            station.reason = station.reason or "reloaded"
                 self.wake()
             case plan.Post(place, event, until):
                 station = next((station for station in self.stations if station.id == place), None)
                 if station is not None and (event is not Event.SPAWN or self._can_fork(station)):
                     self.post(station, event, until)
 
+    def _wanted_generation(self, role: Role) -> int:
+        return self.desired.generation if role is Role.WORKER else self.desired.scheduler_generation
+
     def _can_fork(self, station: Station) -> bool:
         template = self.generations.get(station.generation)
-        return template is not None and template.phase is Phase.READY
+        return template is not None and template.phase is Phase.READY and not template.retired
 
     def _check_ready(self) -> None:
         if self._booted or not self._open or self.desired.stopping:
@@ -455,6 +514,8 @@ class Supervisor:
         """As `status` shows it."""
         if self.desired.stopping:
             return "stopping"
+        if self.reloads.under_way:
+            return "reloading"
         if self.desired.mode is Mode.PAUSE:
             return "paused"
         if self.desired.mode is Mode.DRAIN:
@@ -485,7 +546,8 @@ class Supervisor:
             if s.role is role and s.child is not None and s.life.state is not State.EXITED
         ]
 
-    def _own(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def own(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run in the background, for no longer than the daemon; its failure ends the daemon."""
         task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._owned_done)
@@ -501,6 +563,6 @@ class Supervisor:
 
     async def _templates_gone(self) -> None:
         for _ in range(100):
-            if all(generation.phase is Phase.GONE for generation in self.generations.values()):
+            if not any(generation.living for generation in self.generations.values()):
                 return
             await asyncio.sleep(0.01)

@@ -31,6 +31,7 @@ class Talk:
     def line(self, child: Child, line: str) -> None:
         """A child printed this."""
         self._supervisor.log.child_line(child.slot, child.pid, line)
+        self._supervisor.reloads.overhear(child.generation, line)
 
     def hear(self, child: Child, message: Message) -> None:
         """A child said this."""
@@ -50,10 +51,6 @@ class Talk:
                 self.tell_alive()
             case "drained" if message["number"] == child.drain_number:
                 supervisor.post(station, Event.DRAINED)
-            case "stopped":
-                child.abandoned = message["abandoned"]
-            case "boot_failed":
-                child.boot_failure = (message["code"], message["line"])
             case "stuck":
                 supervisor.log.caution(
                     f"{station.slot}: job {message['job_id']} can't be stopped ({message['reason']}): the child is replaced"
@@ -63,10 +60,6 @@ class Talk:
                 supervisor.wake()
             case "job_failed":
                 supervisor.on_event("job_failed", {"slot": child.slot, "pid": child.pid, **message["job"]})
-            case "stacks":
-                waiter = child.stack_waiters.pop(message["number"], None)
-                if waiter is not None and not waiter.done():
-                    waiter.set_result(message["text"])
             case "reaped":
                 self.ledger.acknowledge(message["consumer"])
                 supervisor.wake()
@@ -76,7 +69,7 @@ class Talk:
                 supervisor.scheduler_said = SchedulerSaid(message["leader"], message["epoch"], message["connected"])
                 supervisor.wake()
             case _:
-                return
+                _note(child, message)
 
     def tell_alive(self) -> None:
         """Tell the scheduler who lives, when that changed."""
@@ -111,3 +104,18 @@ class Talk:
 
     def _alive(self) -> list[str]:
         return [name for child in self._supervisor.children(Role.WORKER) for name in child.page.consumers() if name]
+
+
+def _note(child: Child, message: Message) -> None:
+    """What is kept with the child and changes nothing now."""
+    match message["op"]:
+        case "stopped":
+            child.abandoned = message["abandoned"]
+        case "boot_failed":
+            child.boot_failure = (message["code"], message["line"])
+        case "stacks":
+            waiter = child.stack_waiters.pop(message["number"], None)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(message["text"])
+        case _:
+            return

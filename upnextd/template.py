@@ -10,9 +10,11 @@ A process that finds its supervisor gone at any of these steps ends itself.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import importlib
 import os
+import signal
 import socket
 import stat
 import sys
@@ -29,11 +31,10 @@ from upnext.control.exits import ExitCode
 from upnext.errors import UsageError
 from upnextd import process
 
-CONTROL_FD = 3
 _ORDER_CAP_BYTES = 1 << 16
 _ORDER_FDS = 4
 _SHARED_MODULES = ("upnextd.child",)
-"""What every child needs, the engine with it: imported once, shared by all. By name, for the supervisor imports this module."""
+"""What every child needs, the engine with it: imported once, shared by all. By name: the service is imported before them."""
 _TRACEBACK_CAP_BYTES = 48 << 10
 
 
@@ -46,6 +47,7 @@ class Order:
     service: str
     name: str
     only: tuple[str, ...]
+    preload: bool = True
 
 
 class UnfitServiceError(Exception):
@@ -56,16 +58,26 @@ def main() -> None:
     """Entry of the exec'd process; argv[1] is the order as JSON, descriptor 3 the pair."""
     order = _read_order(sys.argv[1])
     process.die_with_parent(order.supervisor_pid)
-    os.set_inheritable(CONTROL_FD, False)
-    control = socket.socket(fileno=CONTROL_FD)
+    os.set_inheritable(process.TEMPLATE_FD, False)
+    control = socket.socket(fileno=process.TEMPLATE_FD)
     title(f"{order.name}: template g{order.generation}")
+    # Says where an import crashed or hangs; children have their own, so it ends with the import.
+    faulthandler.enable(sys.stderr)
+    faulthandler.register(signal.SIGUSR2, sys.stderr, all_threads=True, chain=False)
     try:
         service = load(order.service, order.only)
-        warnings = check_forkable()
+        warnings = check_forkable() if order.preload else []
     except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
         _flush()
         _tell(control, op="failed", **failure(error))
         os._exit(ExitCode.CONFIG)
+    if not order.preload:
+        # It was asked what the service is; children import it for themselves.
+        _flush()
+        _tell(control, op="imported", warnings=warnings, **describe(service))
+        os._exit(ExitCode.OK)
+    faulthandler.unregister(signal.SIGUSR2)
+    faulthandler.disable()
     child = importlib.import_module("upnextd.child")
     gc.collect()
     gc.freeze()
@@ -211,7 +223,7 @@ def title(text: str) -> None:
 
 def _read_order(raw: str) -> Order:
     said = orjson.loads(raw)
-    return Order(said["supervisor_pid"], said["generation"], said["service"], said["name"], tuple(said["only"]))
+    return Order(said["supervisor_pid"], said["generation"], said["service"], said["name"], tuple(said["only"]), said["preload"])
 
 
 def _next_order(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,10 @@ from typing import Any
 
 for _name in [name for name in os.environ if name.startswith("UPNEXT")]:
     del os.environ[_name]  # a caller's own settings must not leak in
+# Compiled once, as an installed package is; and not into the tree.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+_bytecode = tempfile.TemporaryDirectory(prefix="upnext-bench-bytecode-")
+os.environ["PYTHONPYCACHEPREFIX"] = _bytecode.name
 
 import mixed  # noqa: E402
 import scale  # noqa: E402

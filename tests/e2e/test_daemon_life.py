@@ -266,7 +266,7 @@ def test_systemd_is_told(daemon: Daemon) -> None:
         said: list[str] = []
         with daemon:
             until(listener, said, lambda: "READY=1" in said and said.count("WATCHDOG=1") >= 3)
-            assert any(line.startswith("STATUS=service: running, 2/2") for line in said)
+            until(listener, said, lambda: any(line.startswith("STATUS=service: running, 2/2") for line in said))
             for pid in daemon.worker_pids().values():
                 assert b"NOTIFY_SOCKET" not in Path(f"/proc/{pid}/environ").read_bytes()
         until(listener, said, lambda: "STOPPING=1" in said)

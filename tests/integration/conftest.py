@@ -1,3 +1,5 @@
+"""Every test here gets a workbench: one consumer on a fresh namespace of a real broker."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

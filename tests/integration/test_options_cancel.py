@@ -83,6 +83,33 @@ async def test_held_behind_a_busy_job(redis_url: str, namespace: str) -> None:
         await nothing_left(running, held[1])
 
 
+async def test_on_its_way_from_one_worker_to_another(redis_url: str, namespace: str) -> None:
+    """Handed back because its holder is busy, and cancelled at any moment of that."""
+    worker = upnext.Worker("w", concurrency=1, prefetch=2)
+    let_go, ran = asyncio.Event(), list[str]()
+
+    @worker.task
+    async def task(name: str) -> None:
+        ran.append(name)
+        if name == "busy":
+            await let_go.wait()
+
+    async with serving(worker, redis_url, namespace) as running:
+        busy = await task.submit("busy")
+        await wait_until_async(lambda: ran == ["busy"], 10)
+        for number in range(24):
+            future = await task.submit(f"job {number}")
+            since = asyncio.get_running_loop().time()
+            moment = since + 0.09 + number * 0.001
+            await wait_until_async(lambda moment=moment: asyncio.get_running_loop().time() >= moment, 5)  # type: ignore[misc]
+            assert await future.cancel()
+            await cancelled(future)
+            await nothing_left(running, future)
+        let_go.set()
+        await busy.result(20)
+        assert ran == ["busy"]
+
+
 async def test_running_async_and_thread(redis_url: str, namespace: str) -> None:
     worker = upnext.Worker("w", concurrency=2)
     began, cleaned = asyncio.Event(), list[str]()

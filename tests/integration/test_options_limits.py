@@ -23,6 +23,7 @@ from upnext.core import limits
 from upnext.core.keys import Keys
 from upnext.core.limits import gcra, parse_rate
 from upnext.core.spec import RateLimit
+from upnext.core.submission import Submission
 
 
 def lua_gcra(client: redis.Redis) -> Callable[[int, int, RateLimit, int], tuple[int, int, int]]:
@@ -197,6 +198,21 @@ async def test_a_freed_permit_and_a_new_job_are_taken_up_at_once_by_an_idle_work
         submitted = time.time()
         assert await quiet.value(10) - submitted < 1.0
         assert await queued_again(running, "one") == 0
+
+
+async def test_a_job_that_rang_no_bell_is_taken_up_within_a_second(redis_url: str, namespace: str) -> None:
+    """As submitted by a program that doesn't know of the limit."""
+    worker = upnext.Worker("w")
+
+    @worker.task(rate_limit="100/s")
+    async def rated() -> float:
+        return time.time()
+
+    async with serving(worker, redis_url, namespace) as running:
+        for _ in range(3):
+            submitted = time.time()
+            job_id = await running.broker.submit(Submission("rated", b"{}"))
+            assert await rated.future(job_id).value(10) - submitted < 1.0
 
 
 async def _held(running: Running, task: str, count: int) -> bool:

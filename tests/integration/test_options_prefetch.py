@@ -51,7 +51,7 @@ def test_fifty_short_jobs_do_not_wait_behind_a_long_one(
     submitted = time.time()
     ends = [future.result_sync(10).completed_at.timestamp() for future in short]
     assert max(ends) - submitted < 1.0
-    assert long.result_sync(20).completed_at.timestamp() - submitted >= 5.0
+    assert long.result_sync(20).completed_at.timestamp() - submitted > 4.9
 
 
 async def pending_is(running: Running, count: int) -> bool:

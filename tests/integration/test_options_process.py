@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import subprocess
+import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,10 @@ import psutil
 import pytest
 
 import upnext
-from tests.support.service import Running, forget, serving, write_service
-from tests.support.waiting import wait_until_async
+from tests.support.daemon import Daemon
+from tests.support.processes import dies_with_us
+from tests.support.service import forget, serving, write_service
+from tests.support.waiting import wait_until, wait_until_async
 from upnext.core.outcome import FailureReason, JobStatus
 
 SOURCE = '''
@@ -124,7 +129,7 @@ async def test_members_are_execd_import_once_and_run_many(service: Path, redis_u
         assert {session for *_, session, _ in told} == {os.getsid(0)}, "they die with the worker's session"
         assert [job_id for *_, job_id in told] == [future.job_id for future in futures]
         for pid in pids:
-            assert b"upnext pool" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            assert "upnext pool" in " ".join(psutil.Process(pid).cmdline())
         imported = tasks.MARKS.read_text().split()
         assert sorted(imported) == sorted({str(os.getpid()), *map(str, pids)}), "each imports the service once"
     assert children() <= before, "none outlives its worker"
@@ -224,3 +229,90 @@ async def test_a_service_that_is_no_file_is_refused(redis_url: str, namespace: s
             await asyncio.sleep(0)
 
 
+
+
+DAEMON_SERVICE = '''
+    """Plain functions in pool processes of a daemon's children."""
+    import os, time
+    from pathlib import Path
+    import upnext
+
+    worker = upnext.Worker("pooled", concurrency=1, sync_executor="process")
+
+    @worker.task
+    def where(name: str, pause: float) -> list[int]:
+        path = Path(__file__).parent / name
+        if not path.exists():
+            path.write_text(str(os.getpid()))
+            time.sleep(pause)
+        return [os.getpid(), os.getppid(), upnext.get_current_context().crashes]
+'''
+
+
+@pytest.mark.parametrize("victim", ["worker", "supervisor"])
+def test_members_die_with_their_worker(
+    daemon: Callable[..., Daemon], redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch, victim: str
+) -> None:
+    monkeypatch.setenv("UPNEXT_REDIS_URL", redis_url)
+    monkeypatch.setenv("UPNEXT_NAMESPACE", namespace)
+    handles = upnext.Worker("handles")
+
+    @handles.task
+    def where(name: str, pause: float) -> list[int]:
+        return []
+
+    running = daemon(DAEMON_SERVICE, redis_url=redis_url, namespace=namespace, workers=1)
+    future = where.submit_sync("first", 60.0)
+    note = running.directory / "first"
+    member = int(wait_until(lambda: note.exists() and note.read_text(), 20, "the member to begin"))
+    worker = running.worker_pids()["worker-1"]
+    assert os.getsid(member) == os.getsid(worker) == worker
+    if victim == "supervisor":
+        running.kill()
+    else:
+        os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: not psutil.pid_exists(member), 5, "the member to die with its worker")
+    if victim == "worker":
+        _, parent, crashes = future.value_sync(30)
+        assert (parent, crashes) == (running.worker_pids()["worker-1"], 1)
+
+
+SCRIPT = '''
+"""A script that runs its own worker, as `python script.py`."""
+import os
+import upnext
+
+worker = upnext.Worker("scripted", concurrency=1, sync_executor="process")
+
+@worker.task
+def pids() -> list[int]:
+    return [os.getpid(), os.getppid()]
+
+{guard}upnext.run(worker)
+'''
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_script_that_runs_itself(tmp_path: Path, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch, guarded: bool) -> None:
+    monkeypatch.setenv("UPNEXT_REDIS_URL", redis_url)
+    monkeypatch.setenv("UPNEXT_NAMESPACE", namespace)
+    script = write_service(tmp_path, SCRIPT.format(guard='if __name__ == "__main__": ' if guarded else ""))
+    handles = upnext.Worker("handles")
+
+    @handles.task
+    def pids() -> list[int]:
+        return []
+
+    process = subprocess.Popen(dies_with_us([sys.executable, str(script)]), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        future = pids.submit_sync()
+        if guarded:
+            member, parent = future.value_sync(30)
+            assert parent == process.pid
+            assert member != parent
+        else:
+            with pytest.raises(upnext.TaskExecutionError, match="guard the call with if __name__"):
+                future.value_sync(30)
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0

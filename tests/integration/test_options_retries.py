@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ async def test_retries_run_out_and_back_off(redis_url: str, namespace: str) -> N
             await fails.wait(wait_timeout=30)
         end = caught.value.task_result
         assert (end.status, end.attempts, len(began)) == (JobStatus.FAILED, 4, 4)
-        gaps = [later - earlier for earlier, later in zip(began, began[1:], strict=False)]
+        gaps = [later - earlier for earlier, later in pairwise(began)]
         for gap, base in zip(gaps, (0.1, 0.2, 0.4), strict=True):
             assert gap >= base * 0.8 - 0.002, "never early, jitter included"
             assert gap <= base * 1.2 + 1.0

@@ -46,6 +46,7 @@ def test_a_due_tick_fires_and_says_which_it_was(work: Workbench) -> None:
     assert found.decode() == entry_id
     assert work.metas("tidy", "n") == [Meta(tick_ms=tick_ms)]
     assert work.hash(work.keys.cursors)["tidy"] == str(tick_ms)
+    assert work.hash(work.keys.fired)["tidy"] == str(tick_ms)
     work.finish(work.take())
     assert work.leaks() == []
 
@@ -74,6 +75,7 @@ def test_a_tick_that_is_skipped_only_moves_the_cursor(work: Workbench) -> None:
     tick_ms = ready(work)
     assert work.broker.run(call(work, tick_ms, fire=False)) == (FIRED, "")
     assert work.lengths("tidy") == ""
+    assert work.hash(work.keys.fired) == {}
     assert work.broker.run(call(work, tick_ms)) == (PASSED, tick_ms)
 
 

@@ -9,7 +9,7 @@ import redis
 from upnext.core.keys import GROUP, Keys
 
 PERMANENT = {
-    "epoch", "schema", "seq", "tasks", "limits", "gcra", "paused", "consumers", "leases", "leader", "crons", "cursors",
+    "epoch", "schema", "seq", "tasks", "limits", "gcra", "paused", "consumers", "leases", "leader", "crons", "cursors", "fired",
     "stats", "ends", "dead", "dead:jobs",
     "graves",  # a sweep goes on for seconds after the jobs are back; test_scheduler.py sees that it ends
 }  # fmt: skip

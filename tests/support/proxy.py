@@ -125,3 +125,5 @@ class Proxy:
                 await writer.drain()
             else:
                 self.swallowed_bytes += len(data)
+        if not (self.passes_requests if requests else self.passes_replies):
+            await self._stop.wait()  # nor does the end of a connection pass

@@ -15,14 +15,7 @@ BOX = Path(__file__).with_name("systemd-box")
 UNIT = REPOSITORY / "systemd" / "upnextd@.service"
 SYSTEM_PYTHON = Path("/usr/bin/python3")
 
-# As docs/deploy-systemd.md says: from the system's Python, since a service's user can't read one below /root or a home.
-INSTALL = """
-set -e
-mkdir -p /etc/upnext /srv /tmp/checkout
-cp -r {repository}/upnext {repository}/upnextd {repository}/pyproject.toml {repository}/README.md /tmp/checkout
-{python} -m venv /opt/upnext
-{pip_settings} /opt/upnext/bin/pip install --quiet '/tmp/checkout[embedded]'
-"""
+INSTALL = REPOSITORY / "scripts" / "install-systemd"
 
 
 def why_not() -> str | None:
@@ -49,11 +42,12 @@ class Box:
 
     def __init__(self) -> None:
         self._units = Path(tempfile.mkdtemp(prefix="upnext-units-"))
-        shutil.copy(UNIT, self._units)
         drop_in = self._units / f"{UNIT.name}.d"
         drop_in.mkdir()
         # The box is a chroot, and the kernel makes no user namespace for a process in one.
         (drop_in / "box.conf").write_text("[Service]\nPrivateUsers=no\n")
+        self.installed = ""
+        """What scripts/install-systemd said."""
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -67,11 +61,7 @@ class Box:
         self._pid = line.split()[-1]
         try:
             self.shell("systemctl start systemd-journald")
-            settings = " ".join(
-                f"{name}={shlex.quote(value)}" for name, value in os.environ.items() if name.startswith("PIP_")
-            )
-            script = INSTALL.format(python=SYSTEM_PYTHON, repository=REPOSITORY, pip_settings=settings)
-            self.shell(script, timeout_s=150)
+            self.installed = self.install()
         except BaseException:
             self.__exit__()
             raise
@@ -84,6 +74,13 @@ class Box:
         self._process.wait(20)
         self._process.stdout.close()
         shutil.rmtree(self._units, ignore_errors=True)
+
+    def install(self, *arguments: str) -> str:
+        """scripts/install-systemd; what it said."""
+        settings = " ".join(
+            f"{name}={shlex.quote(value)}" for name, value in os.environ.items() if name.startswith("PIP_")
+        )
+        return self.shell(f"{settings} {shlex.join([str(INSTALL), *arguments])}", timeout_s=150)
 
     def run(self, *command: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """A command inside, as root."""

@@ -23,7 +23,8 @@ def home() -> Iterator[Path]:
 
 
 @pytest.fixture
-def env(home: Path) -> dict[str, str]:
+def env(home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    monkeypatch.setattr(config, "UNITS_RUNTIME_DIR", home / "no-units")
     return {"HOME": str(home), "XDG_STATE_HOME": f"{home}/state", "XDG_RUNTIME_DIR": f"{home}/run", "TMPDIR": f"{home}"}
 
 
@@ -80,6 +81,42 @@ def test_order_of_places(env: dict[str, str], home: Path, listen: Listen) -> Non
     assert config.redis_url(None, blank, "redis://worker") == ResolvedUrl("redis://worker", UrlSource.WORKER)
     assert config.redis_url(None, blank) == ResolvedUrl(embedded, UrlSource.EMBEDDED)
     assert config.configured_url(None, blank) is None
+
+
+def test_a_credential_counts_like_the_variable_of_the_daemon(tmp_path: Path) -> None:
+    (tmp_path / "redis-url").write_text("redis://:secret@kept\n")
+    env = {"CREDENTIALS_DIRECTORY": str(tmp_path), "UPNEXT_REDIS_URL": "redis://env"}
+    kept = ResolvedUrl("redis://:secret@kept", UrlSource.CREDENTIAL)
+    assert config.configured_url(None, env, "redis://worker", daemon=True) == kept
+    assert config.configured_url(None, env | {"UPNEXTD_REDIS_URL": ""}, daemon=True) == kept
+    flag = config.configured_url("redis://flag", env, daemon=True)
+    said = config.configured_url(None, env | {"UPNEXTD_REDIS_URL": "redis://daemon"}, daemon=True)
+    assert [url.source if url else None for url in (flag, said)] == [UrlSource.FLAG, UrlSource.DAEMON_ENV]
+    client = config.configured_url(None, env)
+    assert client is not None
+    assert client.source is UrlSource.ENV, "clients read no credential of the daemon"
+
+
+def test_a_credential_that_is_not_there_or_empty_is_not_set(tmp_path: Path) -> None:
+    env = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert config.configured_url(None, env, daemon=True) is None
+    (tmp_path / "redis-url").write_text(" \n")
+    assert config.configured_url(None, env, daemon=True) is None
+
+
+def test_a_credential_that_is_no_url_is_named_and_not_shown(tmp_path: Path) -> None:
+    env = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    (tmp_path / "redis-url").write_text("http://:secret@x")
+    with pytest.raises(UsageError, match="^the credential redis-url: ") as caught:
+        config.configured_url(None, env, daemon=True)
+    assert "secret" not in str(caught.value)
+    (tmp_path / "redis-url").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="^the credential redis-url can't be read: "):
+        config.configured_url(None, env, daemon=True)
+    (tmp_path / "redis-url").unlink()
+    (tmp_path / "redis-url").mkdir()
+    with pytest.raises(UsageError, match="^the credential redis-url can't be read: Is a directory"):
+        config.configured_url(None, env, daemon=True)
 
 
 def test_no_broker_is_one_line_with_two_ways_out(env: dict[str, str]) -> None:
@@ -287,6 +324,25 @@ def test_only_live_control_sockets_are_found(env: dict[str, str], home: Path, li
     assert config.find_control_sockets(env | {"UPNEXTD_SOCKET": f"{home}/none.sock"}) == []
 
 
+def test_root_finds_the_daemons_of_the_units_too(
+    env: dict[str, str], home: Path, listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = home / "system"
+    web = listen(units / "web/web.sock")
+    listen(units / "web/web-broker.sock")
+    listen(units / "web/other.sock")
+    stale(units / "dead/dead.sock")
+    monkeypatch.setattr(config, "UNITS_RUNTIME_DIR", units)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert config.find_control_sockets(env) == [("web", web)]
+    assert config.find_control_sockets(env | {"UPNEXTD_NAME": "web"}) == [("web", web)]
+    assert config.find_control_sockets(env | {"UPNEXTD_NAME": "other"}) == []
+    mine = listen(home / "run/upnextd/web.sock")
+    assert config.find_control_sockets(env) == [("web", mine)], "the user's own comes first"
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert config.find_control_sockets(env | {"XDG_RUNTIME_DIR": "/nowhere"}) == []
+
+
 def test_nothing_runs(env: dict[str, str]) -> None:
     assert config.find_control_sockets(env) == []
     assert not config.is_listening(Path("/" + "x" * 300))
@@ -300,9 +356,39 @@ def test_private_dir(home: Path) -> None:
     with pytest.raises(UsageError) as caught:
         config.private_dir(made)
     assert str(caught.value) == f"{made} can be written by others; run chmod 700 {made}"
-    link = home / "link"
-    made.chmod(0o700)
-    link.symlink_to(made)
+
+
+def test_private_dir_follows_a_link_to_a_folder_of_ours(home: Path) -> None:
+    """As systemd makes one for StateDirectory= with DynamicUser=."""
+    made = config.private_dir(home / "private/shop")
+    link = home / "shop"
+    link.symlink_to("private/shop")
+    assert config.private_dir(link) == link
+    made.chmod(0o770)
     with pytest.raises(UsageError) as caught:
         config.private_dir(link)
-    assert str(caught.value) == f"{link} must be a directory of this user (uid {os.geteuid()})"
+    assert str(caught.value) == f"{link} can be written by others; run chmod 700 {link}"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize(("link_owner", "folder_owner"), [(65534, 0), (0, 65534)])
+def test_private_dir_refuses_a_link_that_another_user_made_or_that_leads_to_theirs(
+    home: Path, link_owner: int, folder_owner: int
+) -> None:
+    made = config.private_dir(home / "private")
+    link = home / "shop"
+    link.symlink_to(made)
+    os.lchown(link, link_owner, -1)
+    os.chown(made, folder_owner, -1)
+    with pytest.raises(UsageError) as caught:
+        config.private_dir(link)
+    assert str(caught.value) == f"{link} must be a directory of this user (uid 0)"
+
+
+def test_private_dir_refuses_a_link_to_nothing_or_to_a_file(home: Path) -> None:
+    (home / "gone").symlink_to(home / "nowhere")
+    (home / "file").touch()
+    (home / "filed").symlink_to(home / "file")
+    for name in ("gone", "file", "filed"):
+        with pytest.raises(UsageError, match="must be a directory of this user"):
+            config.private_dir(home / name)

@@ -63,6 +63,7 @@ class Status(TypedDict):
     pid: int
     name: str
     service: str
+    namespace: str
     mode: Mode
     generation: int
     desired_workers: int

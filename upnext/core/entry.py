@@ -31,6 +31,7 @@ from typing import Any, cast
 
 import orjson
 
+from upnext.core import ids
 from upnext.core.keys import SCHEMA
 
 PAYLOAD_FIELD = f"p{SCHEMA}"
@@ -79,6 +80,10 @@ _LETTERS = {
 }
 _DEFAULTS = {name: getattr(Meta(), name) for name in _LETTERS}
 _FLAGS = {"handed_back", "suspect"}
+_NUMBERS = {"attempt", "crashes", "lost_hosts", "expires_ms", "tick_ms", *_FLAGS}
+_FIELDS: dict[str, tuple[str, type]] = {
+    letter: (name, int if name in _NUMBERS else dict if name == "outcome" else str) for name, letter in _LETTERS.items()
+}
 
 
 def encode_meta(meta: Meta) -> bytes:
@@ -92,18 +97,22 @@ def encode_meta(meta: Meta) -> bytes:
 
 
 def decode_meta(raw: bytes | None) -> Meta:
-    """Raises ValueError for bytes that are no JSON object."""
+    """Raises ValueError for bytes that are no JSON object, or for a value of the wrong type; letters of newer versions are passed over."""
     if not raw:
         return Meta()
     said = orjson.loads(raw)
     if not isinstance(said, dict):
         raise ValueError("meta is not a JSON object")
-    fields = cast("dict[str, Any]", said)
     meta = Meta()
-    for name, letter in _LETTERS.items():
-        if letter in fields:
-            value = fields[letter]
+    for letter, value in cast("dict[str, Any]", said).items():
+        known = _FIELDS.get(letter)
+        if known is not None:
+            name, kind = known
+            if type(value) is not kind:
+                raise ValueError(f"meta has a {type(value).__name__} for {letter!r} ({name})")
             setattr(meta, name, bool(value) if name in _FLAGS else value)
+    if meta.job_id is not None and not ids.is_id(meta.job_id):
+        raise ValueError(f"{meta.job_id!r} is not a job id")
     return meta
 
 

@@ -48,6 +48,11 @@ def parse(job_id: str) -> JobId:
     return JobId(task, match[1], int(match[2]), int(match[3]))
 
 
+def is_id(text: str) -> bool:
+    task, _, tail = text.rpartition(":")
+    return bool(task) and _TAIL.match(tail) is not None
+
+
 def check_task_name(name: str) -> str:
     """Returns the name; raises UsageError unless it is 1 to 200 characters without spaces, control characters or braces."""
     if not _TASK_NAME.match(name):

@@ -25,9 +25,10 @@ All keys of a namespace share one hash tag, so a script is atomic over them on R
 | P:consumers | hash | the consumer's | consumer -> record, JSON | register, reap |
 | P:leases | zset | the consumer's | consumer -> lease end, ms | register, beat, reap |
 | P:graves | zset | the sweep's | dead consumer -> time of death, ms | reap |
-| P:leader | hash | for ever | daemon, epoch, until_ms | beat |
+| P:leader | hash | for ever | daemon, token, epoch, until_ms | beat, resign |
 | P:crons | hash | last_seen + 60 s | cron -> definition, JSON | register |
-| P:cursors | hash | with the cron | cron -> newest tick that fired, ms | tick |
+| P:cursors | hash | with the cron | cron -> newest tick that fired or was skipped, or when it was first seen, ms | register, tick |
+| P:fired | hash | with the cron | cron -> newest tick that fired, ms | tick |
 | P:event:EVENT | hash | last_seen + 7 d | handler task -> last seen, ms | register |
 | P:stats | hash | for ever | TASK:done, TASK:failed, … -> count | finish, reap |
 | P:rate:BUCKET | hash | 120 s | task -> ends in that 10 s bucket | finish |
@@ -169,6 +170,10 @@ class Keys:
     @property
     def cursors(self) -> str:
         return self.prefix + "cursors"
+
+    @property
+    def fired(self) -> str:
+        return self.prefix + "fired"
 
     @property
     def event_prefix(self) -> str:

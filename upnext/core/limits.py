@@ -1,4 +1,5 @@
-"""Rate limits: how one is written, and the GCRA that grants permits. `engine/lua/include/gcra.lua` is the same sum, and a test compares the two.
+"""Rate limits: how one is written, and the GCRA that grants permits. `engine/lua/include/gcra.lua` does the same sum, and a
+test compares the two.
 
 Starts are spread evenly over the period. Only fast limits may bunch, up to a tenth of their count at once, so that one fetch can
 take several jobs; 10 a second stay 10 single starts, 100 ms apart.

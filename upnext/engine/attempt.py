@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -42,11 +42,10 @@ class Attempt:
         "waits",
     )
 
-    # Set only where they say something, to keep the making of an attempt cheap.
-    cached: tuple[str, int]
+    cached: tuple[str, int] | None
     """Under which key its result is to be cached (`TASK:KEY`), and for how many ms."""
     verdict: RetryIn | GiveUp | None
-    """What was decided about its failure."""
+    """What was decided about its failure; not set before that, to keep the making of an attempt cheap."""
 
     def __init__(self, spec: TaskSpec, lane: str, entry_id: bytes, meta: Meta | None, broker: Broker) -> None:
         self.spec, self.lane, self.entry_id, self.meta = spec, lane, entry_id, meta
@@ -61,6 +60,7 @@ class Attempt:
         self.retake: Callable[[], Any] | None = None
         self.state: dict[str, Any] | None = None
         self.waits = 0
+        self.cached = None
 
     @property
     def job_id(self) -> str:
@@ -95,7 +95,7 @@ class Attempt:
         return self.lane
 
     @asynccontextmanager
-    async def suspended(self) -> AsyncIterator[None]:
+    async def suspended(self) -> AsyncGenerator[None]:
         """Gives the concurrency slot back while the job waits for other jobs; nested flows so finish at concurrency 1.
 
         Several may be open at once: the slot goes with the first and is taken again after the last.

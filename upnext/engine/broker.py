@@ -158,10 +158,19 @@ class Broker:
             self._send_batch(queue[start : start + BATCH_JOBS])
 
     def _send_batch(self, batch: list[_Waiting]) -> None:
-        """The quick way: written at once on the live connection, no task; whatever goes wrong takes the slow way."""
+        """The quick way: written at once on the live connection, no task; whatever goes wrong takes the slow way.
+
+        Jobs with a key go apart from those without: only they may be sent again.
+        """
         wire = self.link.live
-        if wire is None or any(nonce for _, _, nonce, _ in batch):
-            self._own(self._submit_batch(batch))
+        keyed = [item for item in batch if item[2]]
+        if keyed:
+            self._own(self._submit_batch(keyed, repeatable=True))
+            batch = [item for item in batch if not item[2]]
+            if not batch:
+                return
+        if wire is None:
+            self._own(self._submit_batch(batch, repeatable=False))
             return
         if len(batch) == 1 and (command := producing.plain(self.keys, batch[0][0], batch[0][1])) is not None:
             self._send_plain(wire, command, batch)
@@ -178,7 +187,7 @@ class Broker:
             elif isinstance(error, LostReplyError):
                 self._give_up(batch, _uncertain(error))
             else:  # it was refused as a whole (NOSCRIPT, READONLY, MOVED, OOM …): nothing is queued
-                self._own(self._submit_batch(batch))
+                self._own(self._submit_batch(batch, repeatable=False))
 
         reply.add_done_callback(answered)
 
@@ -196,7 +205,7 @@ class Broker:
             elif isinstance(error, LostReplyError):
                 self._give_up(batch, _uncertain(error))
             else:  # it was refused: nothing is queued
-                self._own(self._submit_batch(batch))
+                self._own(self._submit_batch(batch, repeatable=False))
 
         reply.add_done_callback(answered)
 
@@ -209,26 +218,21 @@ class Broker:
                 else:
                     future.set_exception(error)
 
-    async def _submit_batch(self, batch: list[_Waiting]) -> None:
-        # keyed jobs go by themselves: each has a nonce of its own, and only they may be sent again
-        plain = [item for item in batch if not item[2]]
-        for group in [plain, *([item] for item in batch if item[2])]:
-            if not group:
-                continue
-            call = producing.submit(self.keys, [(job, reply_to) for job, reply_to, _, _ in group], group[0][2])
-            try:
-                answers = await self._run_submit(call, bool(group[0][2]))
-            except BaseException as error:  # every submitter gets it; a cancel goes on
-                self._give_up(group, error)
-                if not isinstance(error, Exception):
-                    raise
-            else:
-                for (*_, future), answer in zip(group, answers, strict=True):
-                    if not future.done():
-                        future.set_result(answer)
+    async def _submit_batch(self, batch: list[_Waiting], *, repeatable: bool) -> None:
+        jobs, nonces = [(job, reply_to) for job, reply_to, _, _ in batch], [nonce for _, _, nonce, _ in batch]
+        try:
+            answers = await self._run_submit(producing.submit(self.keys, jobs, nonces), repeatable)
+        except BaseException as error:  # every submitter gets it; a cancel goes on
+            self._give_up(batch, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for (*_, future), answer in zip(batch, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)
 
     async def _run_submit(self, call: Call[T], repeatable: bool) -> T:
-        """Retries while nothing was sent; a lost reply is sent again only where the key settles it."""
+        """Retries while nothing was sent; a lost reply is sent again only where the key settles it, and gets as long again."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + SUBMIT_PATIENCE_S
         backoff = Backoff()
@@ -239,7 +243,9 @@ class Broker:
             except BrokerRefusedError:
                 raise
             except BrokerUnavailableError as error:
-                lost = lost or isinstance(error, LostReplyError)
+                if not lost and isinstance(error, LostReplyError):
+                    lost = True
+                    deadline = loop.time() + SUBMIT_PATIENCE_S
                 if lost and (not repeatable or loop.time() > deadline):
                     raise _uncertain(error) from None
                 if loop.time() > deadline:

@@ -15,7 +15,7 @@ from upnext.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """`last_ms` is its newest tick (for one that never fired: when it was first seen), `next_ms` the one to come."""
+    """`last_ms` is its newest tick that fired (None: it never did), `next_ms` the one to come."""
 
     name: str
     task: str
@@ -45,7 +45,7 @@ def crons(transport: Transport, keys: Keys) -> list[Cron]:
                 spec.schedule,
                 spec.timezone,
                 said.get("service", ""),
-                facts.cursor_ms,
+                facts.last_ms,
                 next_ms,
             )
         )

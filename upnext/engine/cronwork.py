@@ -6,11 +6,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from upnext.core import cron as crons
 from upnext.core.entry import Meta, encode_meta
 from upnext.core.keys import Keys
 from upnext.core.spec import CronSpec, MissedRunPolicy
@@ -18,6 +17,9 @@ from upnext.engine.calls import keeping
 from upnext.engine.link import Backoff, Link
 from upnext.engine.replies import ReplyError
 from upnext.errors import BrokerUnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from upnext.core.cron import Schedule
 
 log = logging.getLogger("upnext.scheduler")
 
@@ -44,7 +46,7 @@ class CronWork:
         self._link, self._keys = link, keys
         self._epoch, self._term, self._server_ms, self._settle = epoch, term, server_ms, settle
         self._kick = asyncio.Event()
-        self._parsed: dict[bytes, tuple[CronSpec, crons.Schedule] | None] = {}
+        self._parsed: dict[bytes, tuple[CronSpec, Schedule] | None] = {}
 
     def wake(self) -> None:
         self._kick.set()
@@ -93,7 +95,9 @@ class CronWork:
                 wait_s = min(wait_s, wait_ms / 1000)
         return max(0.001, wait_s)
 
-    def _parse(self, name: str, raw: bytes, said: dict[str, Any]) -> tuple[CronSpec, crons.Schedule] | None:
+    def _parse(self, name: str, raw: bytes, said: dict[str, Any]) -> tuple[CronSpec, Schedule] | None:
+        from upnext.core import cron as crons  # noqa: PLC0415 - croniter is slow to import, and most schedulers have no cron
+
         key = orjson.dumps([name, said["schedule"], said["timezone"], said["missed"], said.get("max_catch_up_s")])
         if key not in self._parsed:
             try:
@@ -104,8 +108,10 @@ class CronWork:
                 self._parsed[key] = None
         return self._parsed[key]
 
-    async def _fire(self, name: str, spec: CronSpec, schedule: crons.Schedule, cursor_ms: int, now_ms: int) -> int | None:
+    async def _fire(self, name: str, spec: CronSpec, schedule: Schedule, cursor_ms: int, now_ms: int) -> int | None:
         """-> ms until its next tick, None when it has none."""
+        from upnext.core import cron as crons  # noqa: PLC0415 - as above
+
         due = crons.due(schedule, spec, cursor_ms, now_ms)
         for tick_ms in due.fire:
             await self._tick(name, tick_ms, fire=True)

@@ -19,7 +19,7 @@ _OURS = ("upnext.engine.executor", "upnext.engine.around", "upnext.engine.thread
 """Modules whose frames stand between the engine and the user's code, and say nothing to anybody."""
 
 
-class JobTimeout(TimeoutError):
+class JobTimeout(TimeoutError):  # noqa: N818 - an end, not a fault of the engine
     """The job ran longer than its timeout."""
 
 
@@ -83,7 +83,8 @@ def outcome_of(attempt: Attempt, status: JobStatus, consumer: str, begun_ns: int
         worker=consumer,
         parent_id=attempt.parent_id,
         root_id=attempt.root_id,
-        **({"crashes": attempt.crashes} | more),
+        crashes=attempt.crashes,
+        **more,
     )
 
 
@@ -120,5 +121,5 @@ def trace_of(error: BaseException) -> str:
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as broken:  # user code: an exception's __str__ may itself fail, and the job must still end
+    except Exception as broken:  # noqa: BLE001 - user code: an exception's __str__ may itself fail, and the job must still end
         return f"(its text can't be made: {type(broken).__name__})"

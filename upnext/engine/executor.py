@@ -59,7 +59,7 @@ class _Rest:
         while True:
             try:
                 value = yield waited
-            except BaseException as error:  # noqa: BLE001 - a cancel or whatever the loop throws in: the job's to handle
+            except BaseException as error:  # a cancel or whatever the loop throws in: the job's to handle
                 try:
                     waited = run(throw, error)
                 except StopIteration as stop:
@@ -103,7 +103,7 @@ class Executor:
         self._idle: list[asyncio.Future[None]] = []
         self._runners: set[asyncio.Task[None]] = set()
         self._base = contextvars.copy_context()
-        self._deadlines: Deadlines = Deadlines()
+        self._deadlines: Deadlines[int] = Deadlines()
         self._wheel: asyncio.TimerHandle | None = None
         self._wheel_at = 0.0
         self._wheel_jobs: dict[int, Attempt] = {}
@@ -133,7 +133,7 @@ class Executor:
 
     def go(self) -> None:
         """Starts held jobs: wakes one runner; a runner whose job waits wakes the next."""
-        if not self.held or self._slots <= 0:
+        if not self.held or self._slots <= 0 or not self.accepting:
             return
         while self._idle:
             future = self._idle.pop()
@@ -290,7 +290,7 @@ class Executor:
                 return self._go_on(attempt, task, begun_ns, _Rest(coroutine, context, first), encode)
             self._end(attempt, self._success(attempt, begun_ns, b"null" if value is None else encode(value)))
             ok = True
-        except BaseException as error:  # noqa: BLE001 - the boundary to user code: whatever it raises is the job's end
+        except BaseException as error:  # the boundary to user code: whatever it raises is the job's end
             self._failed(attempt, begun_ns, error)
         self._over(attempt, ok)
         return None
@@ -312,7 +312,7 @@ class Executor:
             value = await rest
             self._end(attempt, self._success(attempt, begun_ns, b"null" if value is None else encode(value)))
             ok = True
-        except BaseException as error:  # noqa: BLE001 - the boundary to user code: whatever it raises is the job's end
+        except BaseException as error:  # the boundary to user code: whatever it raises is the job's end
             if isinstance(error, asyncio.CancelledError) and not self.accepting:
                 raise  # this process is giving up: the job is not over, it goes to another worker
             self._failed(attempt, begun_ns, error)
@@ -325,8 +325,9 @@ class Executor:
         self.running.discard(attempt)
         attempt.runner = None
         cell = attempt.cell
-        given_up = attempt in self._given_up
-        self._given_up.discard(attempt)
+        given_up = bool(self._given_up) and attempt in self._given_up
+        if given_up:
+            self._given_up.discard(attempt)
         if cell >= 0:
             if not given_up:
                 self._host.ended(cell, ok)
@@ -457,7 +458,7 @@ class Executor:
         return outcome_of(attempt, status, self._consumer(), begun_ns, error=error, reason=reason)
 
     def _end(self, attempt: Attempt, outcome: Outcome | bytes, *, bury: bool = False) -> None:
-        if attempt in self._given_up:
+        if self._given_up and attempt in self._given_up:
             return  # recorded already
         if isinstance(outcome, bytes):
             status, raw = JobStatus.DONE, outcome
@@ -465,7 +466,7 @@ class Executor:
             status, raw = outcome.status, outcomes.encode(outcome)
         job = Finish(attempt.spec.name, attempt.lane, attempt.entry_id, status, raw, attempt.meta, bury)
         if status is JobStatus.DONE:
-            job.cache = getattr(attempt, "cached", None)
+            job.cache = attempt.cached
         self._finisher.finish(job)
 
     def _failed(self, attempt: Attempt, begun_ns: int, error: BaseException) -> None:
@@ -500,7 +501,7 @@ class Executor:
         self._end(attempt, self._failure(attempt, begun_ns, said, reason), bury=True)
 
     def _crashed(self, attempt: Attempt, begun_ns: int, crash: PoolCrash) -> None:
-        """Its pool process died: a crash of this job and of no other. As any crash it is no attempt, and at max_crashes the job is buried."""
+        """Its pool process died: a crash of this job and no other. As any crash it is no attempt; at max_crashes the job is buried."""
         crashes = attempt.crashes + 1
         if crashes < attempt.spec.options.max_crashes:
             log.error("%s crashed its pool process (%s), crash %d: it runs again", attempt.job_id, crash.cause, crashes)

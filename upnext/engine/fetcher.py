@@ -35,7 +35,9 @@ MOST_BYTES = 8 * 1024 * 1024
 PREFETCH_S = 0.05
 """Short jobs are buffered for so long a time of work, to cover the round trip of a fetch."""
 HELD_TOO_LONG_S = 0.1
-HELD_BACK_REREAD_S = 1.0
+UNBLOCK_AGAIN_S = 0.05
+HELD_BACK_REREAD_S = 0.8
+"""The bell is a hint: what it may have failed to say about limited tasks is looked for so often."""
 OWN_PENDING_S = 30.0
 MOST_UNCONFIRMED = 20_000
 """With more ends than this unconfirmed (a broker that is away or slow) nothing is fetched."""
@@ -76,6 +78,7 @@ class Fetcher:
         self._rate = 0.0
         self._rate_at = time.perf_counter()
         self._rate_count = 0
+        self._stalled_at = -1
         self._entry_bytes = 200.0
         self._checked_at = time.monotonic()
         self._must_check = False
@@ -116,6 +119,10 @@ class Fetcher:
 
     async def connect(self) -> None:
         self.client_id = (await self._link.wire()).client_id
+
+    async def end_read(self) -> None:
+        """After `run`: nothing is fed to this consumer any more. What its waiting read had got is the broker's to take back."""
+        await self._unblock()
 
     async def aclose(self) -> None:
         if self._hand_back_timer is not None:
@@ -188,6 +195,8 @@ class Fetcher:
                 if found <= 4:
                     await asyncio.sleep(0)  # a few: let them run before the next request goes out
                 return
+        if wait_s is None and self._any_limited:
+            wait_s = HELD_BACK_REREAD_S
         await self._block(wait_s)
 
     async def _wait_for_room(self, timeout_s: float | None) -> None:
@@ -234,6 +243,8 @@ class Fetcher:
             self._rate += share * (ended / passed - self._rate)
             self._rate_at, self._rate_count = now, executor.finished
         depth = int(self._rate * PREFETCH_S) if self._worker.prefetch is None else self._worker.prefetch
+        if executor.finished == self._stalled_at:
+            depth = 0  # what was fetched ahead had to be handed back, and nothing has ended since
         most = min(MOST_JOBS, max(1, int(MOST_BYTES / self._entry_bytes)))
         budget = min(most, executor.room + depth)
         if executor.held and budget < depth // 4:
@@ -353,9 +364,10 @@ class Fetcher:
         if self._blocked is None:
             return
         assert self._blocked_on is not None
-        if not self._blocked.done():
+        while not self._blocked.done():
             await self._broker.link.command("CLIENT", "UNBLOCK", self._blocked_on.client_id)
-            await asyncio.wait([self._blocked])
+            # the two connections race: a read that arrives after the command goes on waiting
+            await asyncio.wait([self._blocked], timeout=UNBLOCK_AGAIN_S)
         self._collect()
 
     def _forget_block(self) -> None:
@@ -410,6 +422,7 @@ class Fetcher:
         late = executor.unheld(lambda a, held_s: held_s >= HELD_TOO_LONG_S and not (a.meta is not None and a.meta.handed_back))
         if late:
             self._rate = 0.0
+            self._stalled_at = executor.finished
             task = asyncio.create_task(self._hand_back(late), name="upnext-hand-back")
             self._handing.add(task)
             task.add_done_callback(self._handing.discard)
@@ -417,10 +430,8 @@ class Fetcher:
             self._hand_back_timer = asyncio.get_running_loop().call_later(HELD_TOO_LONG_S, self._held_too_long)
 
     async def _hand_back(self, attempts: list[Attempt]) -> None:
-        runtime = self._runtime
-        jobs = [(attempt.spec.name, attempt.lane, attempt.entry_id) for attempt in attempts]
         try:
-            await self._broker.run(holding.hand_back(runtime.keys, runtime.epoch, jobs))
+            await self._runtime.hand_back(attempts)
         except (EpochError, BrokerUnavailableError, ReplyError) as error:
             log.debug("handing back: %s", error)
             self._must_check = True  # what is still ours then is found as unknown

@@ -76,7 +76,7 @@ class _Member:
             return f"signal:{-code}"
 
     async def _ended(self) -> None:
-        while self.process.poll() is None:
+        while self.process.poll() is None:  # noqa: ASYNC110 - it is all but gone, and only Linux has pidfds to wait on
             await asyncio.sleep(_GONE_POLL_S)
 
     def kill(self) -> None:
@@ -155,7 +155,8 @@ class ProcessPool:
             with theirs:
                 fd = theirs.fileno()
                 argv = [sys.executable, "-P", "-c", _ENTRY, str(os.getpid()), str(fd)]
-                process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, pass_fds=(fd,))
+                # Not asyncio's own: its death must be seen by nobody else, and PDEATHSIG follows the thread that starts it.
+                process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, pass_fds=(fd,))  # noqa: ASYNC220 - exec, a few ms
             ours.setblocking(False)
             reader, writer = await asyncio.open_connection(sock=ours)
         except BaseException:

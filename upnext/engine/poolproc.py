@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -88,7 +88,7 @@ class MemberAttempt(Attempt):
         self._counting = threading.Lock()
 
     @contextmanager
-    def parked(self) -> Iterator[None]:
+    def parked(self) -> Generator[None]:
         """The slot is free inside; several threads may be in here at once."""
         with self._counting:
             self.waits += 1
@@ -106,7 +106,7 @@ class MemberAttempt(Attempt):
 
 
 def main() -> None:
-    """argv: the worker's pid, the descriptor of the line. The rest comes over the line: a URL may hold a password, argv is for all to see."""
+    """argv: the worker's pid, the descriptor of the line. The rest comes over the line: a URL may hold a password, and argv is public."""
     global serving
     serving = True
     parent, fd = sys.argv[1:3]

@@ -12,7 +12,7 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -20,6 +20,7 @@ from upnext.core.keys import Keys
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome, encode
 from upnext.core.spec import ServiceSpec, SyncExecutor, WorkerSpec
 from upnext.engine import bell
+from upnext.engine.attempt import Attempt
 from upnext.engine.broker import Broker
 from upnext.engine.calls import holding, keeping
 from upnext.engine.calls.holding import Finish
@@ -51,6 +52,8 @@ class RuntimeSettings:
     host_name: str = field(default_factory=socket.gethostname)
     generation_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     boot_timeout_s: float | None = 5.0
+    provisional: bool = False
+    """The code is on trial: see `keeping.Registration`. Its scheduler defines it once it is committed."""
 
 
 class Mode(Enum):
@@ -163,6 +166,7 @@ class WorkerRuntime:
         if self.consumer and self._broker.link.live is not None:
             try:
                 async with asyncio.timeout(2):
+                    await self._fetcher.end_read()  # else it could be fed a job after the consumer is gone
                     await self._finisher.flushed()
                     await self._leave()
             except (TimeoutError, BrokerUnavailableError, ReplyError) as error:
@@ -176,11 +180,13 @@ class WorkerRuntime:
         await self._broker.aclose()
 
     async def _leave(self) -> None:
-        await self._broker.run(
-            keeping.reap(
-                self.keys, self.epoch, consumer=self.consumer, tasks=list(self._worker.tasks), foreign=False, final=True, cause="stopped"
+        tasks = list(self._worker.tasks)
+        gone = False
+        while not gone:
+            call = keeping.reap(
+                self.keys, self.epoch, consumer=self.consumer, tasks=tasks, foreign=False, final=True, cause="stopped"
             )
-        )
+            gone = (await self._broker.run(call)).gone
 
     # --- registration
 
@@ -222,7 +228,8 @@ class WorkerRuntime:
             "client_id": self._fetcher.client_id,
         }
         registration = keeping.Registration(
-            consumer, record, self._service.name, self._settings.generation_ms, LEASE_MS, list(self._worker.tasks.values())
+            consumer, record, self._service.name, self._settings.generation_ms, LEASE_MS, list(self._worker.tasks.values()),
+            self._settings.provisional,
         )
         try:
             epoch, server_ms = await self._broker.run(keeping.register(self.keys, registration, secrets.token_hex(8)))
@@ -319,6 +326,16 @@ class WorkerRuntime:
             return
         self._executor.cancel_later(job_id)
 
+    async def hand_back(self, attempts: Sequence[Attempt]) -> None:
+        """Gives unstarted jobs up. One whose cancel was asked for meanwhile is nobody's to obey then, so it is cancelled again."""
+        jobs = [(attempt.spec.name, attempt.lane, attempt.entry_id) for attempt in attempts]
+        await self._broker.run(holding.hand_back(self.keys, self.epoch, jobs))
+        ids = [attempt.job_id for attempt in attempts]
+        asked = await self._broker.link.command("HMGET", self.keys.cancel, *ids)
+        for job_id, at in zip(ids, asked, strict=True):
+            if at is not None:
+                await self._broker.cancel(job_id)
+
     async def _hand_back_held(self) -> None:
         held = self._executor.unheld(lambda *_: True)
         if not held:
@@ -326,8 +343,7 @@ class WorkerRuntime:
         backoff = Backoff()
         while True:
             try:
-                jobs = [(attempt.spec.name, attempt.lane, attempt.entry_id) for attempt in held]
-                await self._broker.run(holding.hand_back(self.keys, self.epoch, jobs))
+                await self.hand_back(held)
                 return
             except BrokerUnavailableError:
                 await backoff.sleep()

@@ -26,7 +26,7 @@ from upnext.engine.listener import Listener
 from upnext.engine.reaper import DeathNotice, Reaper, Started
 from upnext.engine.replies import EpochError, ReplyError
 from upnext.engine.runtime import LEASE_MS
-from upnext.errors import BrokerRefusedError, BrokerUnavailableError
+from upnext.errors import BrokerRefusedError, BrokerUnavailableError, QueueError
 
 __all__ = ["DeathNotice", "Scheduler", "SchedulerSettings", "Started"]
 
@@ -69,6 +69,7 @@ class Scheduler:
         self._reaper = Reaper(self._link, self._keys, lambda: self._epoch, on_reaped)
         self._crons = CronWork(self._link, self._keys, lambda: self._epoch, self._term, self._server_ms, lambda: self._beat_now.set())
         self._alive: set[str] = set()
+        self._beaten: set[str] = set()
         self._epoch = ""
         self._offset_ms = 0
         self._beat_now = asyncio.Event()
@@ -78,6 +79,7 @@ class Scheduler:
         self._up_client = 0
         self._former_done = False
         self._seen_at = -SEEN_S
+        self._defined = False
         self.leader = False
         self.epoch = 0
         """Term of the leadership that this scheduler saw last; its own while `leader`."""
@@ -112,8 +114,8 @@ class Scheduler:
         except* BrokerRefusedError as refused:
             raise refused.exceptions[0] from None
         finally:
-            self.leader = False
             await self._reaper.aclose()
+            await self._resign()
             await self._listener.aclose()
             await self._link.aclose()
 
@@ -123,6 +125,16 @@ class Scheduler:
     def stop_soon(self) -> None:
         """Ends `run`; from its loop."""
         self._stopped.set()
+
+    async def _resign(self) -> None:
+        led, self.leader = self.leader, False
+        if not led or self._link.live is None:
+            return
+        try:
+            async with asyncio.timeout(0.5):
+                await self._link.run(keeping.resign(self._keys, self._epoch, daemon=self._settings.daemon_id, token=self._token))
+        except (TimeoutError, QueueError) as error:
+            log.debug("resigning: %s", error)  # the leadership ends by itself
 
     # --- beats
 
@@ -174,9 +186,12 @@ class Scheduler:
             if raw is None:
                 raise BrokerUnavailableError("nobody has registered yet")
             self._epoch = raw.decode()
+            self._seen_at = -SEEN_S
+            self._defined = False
         if not self._former_done:
             await self._bury_former()
         asked_ms = time.time_ns() // 1_000_000
+        beaten = set(self._alive)
         beat = await self._link.run(
             keeping.beat(
                 self._keys,
@@ -185,7 +200,7 @@ class Scheduler:
                 token=self._token,
                 lease_ms=LEASE_MS,
                 leadership_ms=LEADERSHIP_MS,
-                consumers=sorted(self._alive),
+                consumers=sorted(beaten),
             )
         )
         self._offset_ms = beat.server_ms - (asked_ms + time.time_ns() // 1_000_000) // 2
@@ -195,7 +210,9 @@ class Scheduler:
             log.info("leading (term %d)", beat.term)
             self._crons.wake()
         for consumer in beat.missing:
-            self.on_lost(consumer)
+            if consumer in self._beaten:  # one that is new tells its name before it registers
+                self.on_lost(consumer)
+        self._beaten = beaten
         # an outage of the broker ends everybody's lease: the living get one full lease to renew theirs
         if loop.time() - self._up_since > LEASE_MS / 1000:
             for consumer in beat.ended:
@@ -220,6 +237,18 @@ class Scheduler:
         if service is None:
             return
         tasks: Sequence[TaskSpec] = [task for worker in service.workers for task in worker.tasks.values()]
+        if not self._defined:
+            # Its workers may have registered while this code was on trial.
+            told = keeping.define(
+                self._keys, self._epoch, service=service.name, generation_ms=self._settings.generation_ms, tasks=tasks
+            )
+            try:
+                await self._link.run(told)
+            except ReplyError as refused:
+                if refused.code not in ("CONFLICT", "SCHEMA"):
+                    raise
+                log.error("can't define the tasks of %s: %s", service.name, refused)
+            self._defined = True
         await self._link.run(
             keeping.seen(
                 self._keys,

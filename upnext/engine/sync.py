@@ -242,7 +242,9 @@ class SyncBroker:
             except BrokerRefusedError:
                 raise
             except BrokerUnavailableError as error:
-                lost = lost or isinstance(error, LostReplyError)
+                if not lost and isinstance(error, LostReplyError):
+                    lost = True
+                    deadline = time.monotonic() + SUBMIT_PATIENCE_S
                 if lost and (not repeatable or time.monotonic() > deadline):
                     raise SubmitUncertain(
                         f"{error}; the job may or may not be queued. Submit with an idempotency key to make a repeat safe"

@@ -27,7 +27,7 @@ class Threads:
         if self._idle:
             todo = self._idle.pop()
         else:
-            todo = SimpleQueue()
+            todo = SimpleQueue[_Work | None]()
             self._started += 1
             name = f"upnext-sync-{self._started}"
             threading.Thread(target=self._main, args=(todo,), name=name, daemon=True).start()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.integration.inspect.bench import Bench, task
+from upnext.core.entry import Meta, encode_meta
 from upnext.core.spec import CronSpec
 from upnext.engine import crons
+from upnext.engine.calls import keeping
 from upnext.errors import UsageError
 
 
@@ -17,12 +19,35 @@ def test_last_and_next(bench: Bench) -> None:
     tick, nightly = crons.crons(bench.broker, bench.keys)
     assert (tick.name, tick.schedule, tick.timezone, tick.service) == ("a.tick", "* * * * * *", "UTC", "orders")
     assert (nightly.name, nightly.timezone) == ("b.nightly", "Europe/Berlin")
-    assert tick.last_ms is not None
     assert tick.next_ms is not None
     assert nightly.next_ms is not None
-    assert 0 < tick.next_ms - tick.last_ms <= 10_000
+    server_s, _ = bench.broker.command("TIME")
+    assert -10_000 <= tick.next_ms - int(server_s) * 1000 <= 10_000
     assert tick.next_ms % 1000 == 0
     assert nightly.next_ms % 3_600_000 == 0
+
+
+def test_last_is_the_newest_tick_that_fired(bench: Bench) -> None:
+    bench.register(task("tidy", cron=CronSpec("* * * * *")))
+    assert last(bench) is None, "it has only been seen"
+    server_s, _ = bench.broker.command("TIME")
+    keys, tick_ms = bench.keys, int(server_s) // 60 * 60_000
+    bench.broker.command("HSET", keys.cursors, "tidy", 0)
+    bench.broker.run(
+        keeping.beat(keys, bench.epoch, daemon="d", token="t", lease_ms=1, leadership_ms=60_000, consumers=[])
+    )
+    for back, fire, expected in ((3, False, None), (2, True, 2), (1, False, 2)):
+        at_ms = tick_ms - back * 60_000
+        call = keeping.tick(
+            keys, bench.epoch, term=1, cron="tidy", tick_ms=at_ms, payload=b"{}", meta=encode_meta(Meta()), fire=fire
+        )
+        assert bench.broker.run(call)[0] == keeping.FIRED
+        assert last(bench) == (expected and tick_ms - expected * 60_000)
+
+
+def last(bench: Bench) -> int | None:
+    [only] = crons.crons(bench.broker, bench.keys)
+    return only.last_ms
 
 
 def test_a_schedule_that_this_version_can_not_read(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.unit.control.fake_daemon import Answer, FakeDaemon
+from upnext import config
 from upnext.cli import main
 from upnext.control import protocol
 from upnext.control.protocol import ErrorCode, ErrorResponse, Message, Request, Response
@@ -190,6 +192,21 @@ def test_top_in_a_pipe(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert out.count("0 jobs/s") == 1
         assert ctl(path, "top", "--count", "1", "--json") == 0
     assert json.loads(capsys.readouterr().out) == STATUS
+
+
+def test_root_reaches_the_daemon_of_a_unit_by_its_name(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    units = tmp_path_factory.mktemp("u")
+    (units / "mail").mkdir()
+    monkeypatch.setattr(config, "UNITS_RUNTIME_DIR", units)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(units / "nothing"))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with FakeDaemon(units / "mail" / "mail.sock", answers(status=STATUS)):
+        assert main.run(["ctl", "status"]) == 0
+        assert main.run(["ctl", "status", "--name", "mail"]) == 0
+        assert main.run(["ctl", "status", "--name", "orders"]) == 3
+    assert "nothing/upnextd/orders.sock" in capsys.readouterr().err
 
 
 def test_the_only_daemon_is_found_and_of_several_one_must_be_named(

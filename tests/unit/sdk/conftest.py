@@ -1,3 +1,5 @@
+"""The SDK without a broker: what it would submit is kept by a stand-in."""
+
 from __future__ import annotations
 
 import pytest

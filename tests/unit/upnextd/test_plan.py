@@ -96,6 +96,38 @@ def test_a_new_generation_replaces_every_worker_and_the_scheduler_last() -> None
     assert Add("scheduler", Role.SCHEDULER, 2) in reconcile(newest, places, NOW)
 
 
+def test_a_canary_is_one_worker_beside_the_others() -> None:
+    trying = replace(RUN, canary=2)
+    assert reconcile(trying, HERE, NOW) == [Add("worker-1", Role.WORKER, 2)]
+    canary = worker(7, State.EMPTY, slot="worker-1", generation=2)
+    assert reconcile(trying, [*HERE, canary], NOW) == [Post(7, Event.SPAWN)]
+    ready = replace(canary, state=State.READY)
+    assert reconcile(trying, [*HERE, ready], NOW) == []
+
+
+def test_a_proven_canary_takes_its_slot_at_once() -> None:
+    ready = worker(7, slot="worker-1", generation=2)
+    assert reconcile(replace(RUN, generation=2), [*HERE, ready], NOW) == [
+        Add("worker-2", Role.WORKER, 2),
+        Leave(1, NOW + RUN.leave_s),
+    ]
+
+
+def test_a_canary_of_a_failed_reload_leaves() -> None:
+    ready = worker(7, slot="worker-1", generation=2)
+    assert reconcile(RUN, [*HERE, ready], NOW) == [Leave(7, NOW + RUN.leave_s)]
+    dead = replace(ready, state=State.EMPTY)
+    assert reconcile(RUN, [*HERE, replace(dead, leave_by=NOW + 1)], NOW) == [Drop(7)]
+
+
+@pytest.mark.parametrize("state", [State.EMPTY, State.BACKOFF, State.FAILED])
+def test_nobody_waits_for_an_old_child_that_is_not_there(state: State) -> None:
+    """After a crash loop: the fall-back fills every slot at once."""
+    places = [worker(1, state), worker(2, state), scheduler()]
+    steps = reconcile(replace(RUN, generation=0), places, NOW)
+    assert steps == [Add("worker-1", Role.WORKER, 0), Add("worker-2", Role.WORKER, 0), Drop(1), Drop(2)]
+
+
 def test_pause_and_resume() -> None:
     pause = replace(RUN, mode=Mode.PAUSE)
     assert reconcile(pause, HERE, NOW) == [Post(1, Event.PAUSE), Post(2, Event.PAUSE)]

@@ -57,6 +57,8 @@ def test_only_takes_lists() -> None:
         {"stop_timeout": -1.0},
         {"stop_timeout": float("nan")},
         {"hang_timeout": 0.1},
+        {"max_jobs": 0},
+        {"max_rss": "much"},
         {"hang_timeout": float("inf")},
         {"reload_timeout": -0.5},
         {"name": "a/b"},
@@ -70,18 +72,19 @@ def test_what_cannot_be_meant_is_refused(flags: dict[str, object]) -> None:
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("flags", "flag"),
-    [
-        ({"max_jobs": 5}, "--max-jobs"),
-        ({"max_rss": "512M"}, "--max-rss"),
-        ({"no_preload": True}, "--no-preload"),
-        ({"metrics": "127.0.0.1:9"}, "--metrics"),
-    ],
-)
-def test_what_does_not_work_yet_is_not_ignored(flags: dict[str, object], flag: str) -> None:
-    with pytest.raises(UsageError, match=f"{flag} does not work yet"):
-        build(replace(Flags("shop.py"), **flags), ENV)
+def test_recycling_and_preload() -> None:
+    built = build(Flags("shop.py", max_jobs=5, max_rss="512M", no_preload=True), ENV)
+    assert (built.max_jobs, built.max_rss_bytes, built.preload) == (5, 512 << 20, False)
+    plain = build(Flags("shop.py"), ENV)
+    assert (plain.max_jobs, plain.max_rss_bytes, plain.preload) == (None, None, True)
+
+
+def test_the_hidden_variables_of_tests() -> None:
+    built = build(Flags("shop.py"), ENV | {"UPNEXTD_CANARY_S": "0.5", "UPNEXTD_START_TIMEOUT_S": "3"})
+    assert (built.canary_s, built.start_timeout_s) == (0.5, 3.0)
+    assert (build(Flags("shop.py"), ENV).canary_s, build(Flags("shop.py"), ENV).start_timeout_s) == (5.0, 60.0)
+    with pytest.raises(UsageError, match="UPNEXTD_CANARY_S"):
+        build(Flags("shop.py"), ENV | {"UPNEXTD_CANARY_S": "soon"})
 
 
 @pytest.mark.parametrize(("text", "size"), [("512M", 512 << 20), ("2g", 2 << 30), ("1024", 1024), ("1 KiB", 1024)])

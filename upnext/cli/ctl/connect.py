@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from upnext.cli.options import flags
 from upnext.control.client import ControlClient
@@ -22,7 +23,7 @@ def connect() -> ControlClient:
     if asked.socket or name or environment.get("UPNEXTD_SOCKET"):
         # A --name given by hand means that daemon, also where UPNEXTD_SOCKET points at another.
         socket = asked.socket or (None if asked.name else environment.get("UPNEXTD_SOCKET"))
-        return ControlClient(socket or str(config.control_socket(name or "", None, _without_socket(environment))))
+        return ControlClient(socket or str(_by_name(name or "", environment)))
     running = config.find_control_sockets(environment)
     if not running:
         raise DaemonNotRunningError(
@@ -34,5 +35,10 @@ def connect() -> ControlClient:
     return ControlClient(str(running[0][1]))
 
 
-def _without_socket(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name != "UPNEXTD_SOCKET"}
+def _by_name(name: str, environment: Mapping[str, str]) -> Path:
+    """The socket that answers in any of the known places; else the one where it should be, which the error then names."""
+    from upnext import config
+
+    places = {key: value for key, value in environment.items() if key != "UPNEXTD_SOCKET"}
+    found = config.find_control_sockets({**places, "UPNEXTD_NAME": name})
+    return found[0][1] if found else config.control_socket(name, None, places)

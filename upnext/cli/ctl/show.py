@@ -9,6 +9,7 @@ import click
 
 from upnext.cli import output, texts
 from upnext.cli.ctl.connect import connect
+from upnext.cli.ctl.looks import last_exit
 from upnext.cli.options import control_options, flags
 from upnext.control.exits import ExitCode
 from upnext.control.status import ChildStatus, Status, degraded
@@ -73,7 +74,7 @@ def row(child: ChildStatus) -> list[Any]:
         child["jobs_failed"],
         texts.size(child["pss_bytes"] or child["rss_bytes"]),
         child["restarts"],
-        _last_exit(child),
+        last_exit(child),
     ]
 
 
@@ -84,11 +85,3 @@ def _running(jobs: Sequence[Any]) -> str | None:
     oldest = max(jobs, key=lambda job: job["age_s"])
     more = f" +{len(jobs) - 1}" if len(jobs) > 1 else ""
     return f"{oldest['task']} {texts.duration(oldest['age_s'])}{more}"
-
-
-def _last_exit(child: ChildStatus) -> str | None:
-    last = child["last_exit"]
-    if last is None:
-        return None
-    detail = last["signal"] or (f"code {last['code']}" if last["code"] is not None else "")
-    return f"{last['cause']} {detail}".strip()

@@ -4,17 +4,28 @@
 
 from __future__ import annotations
 
+import os
 import time
-from typing import Any, cast
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from upnext.cli import output
+from upnext.cli.ctl import looks
 from upnext.cli.ctl.connect import connect
-from upnext.cli.ctl.show import COLUMNS, NUMBERS, headline, row
+from upnext.cli.ctl.looks import Look, TaskLook
+from upnext.cli.ctl.show import headline
 from upnext.cli.options import control_options, flags
 from upnext.control.client import ControlClient
 from upnext.control.status import Status
+from upnext.errors import UpNextError
+
+if TYPE_CHECKING:
+    from upnext.engine.sync import SyncBroker
+
+_QUEUE_SHARE = 0.1
+"""Counting delayed jobs takes the broker's time: at most this share of it is asked for."""
 
 
 @click.command()
@@ -24,7 +35,7 @@ from upnext.control.status import Status
 @click.option("--count", type=click.IntRange(min=1), default=None, help="End after so many looks (default: go on).")
 @control_options
 def top(interval: float, count: int | None) -> None:
-    """Show the status again and again; full screen on a terminal."""
+    """Show slots, running jobs and queues again and again; full screen on a terminal."""
     with connect() as client:
         if output.on_terminal() and not flags().json:
             _full_screen(client, interval, count)
@@ -51,30 +62,108 @@ def _told(event: dict[str, Any]) -> str:
     return f"{event.get('at', '')}  {event.get('kind', '?')}  {rest}".rstrip()
 
 
-def _looks(client: ControlClient, interval_s: float, count: int | None) -> Any:
-    """Yields statuses, `interval_s` apart, `rate` being jobs ended per second since the look before."""
+class _Queue:
+    """The tasks of the daemon's queue, where its broker can be reached from here: by the URL it tells, or by our own settings."""
+
+    def __init__(self) -> None:
+        self._broker: SyncBroker | None = None
+        self._known: list[TaskLook] | None = None
+        self._asked_at_s = 0.0
+        self._not_before_s = 0.0
+
+    def look(self, said: dict[str, Any]) -> tuple[list[TaskLook] | None, float]:
+        """-> the tasks (None: not known) and when they were asked for, in monotonic seconds."""
+        from upnext.engine import tasks
+
+        begun_s = time.monotonic()
+        if begun_s < self._not_before_s:
+            return self._known, self._asked_at_s
+        try:
+            broker = self._broker or self._connect(said)
+            found = tasks.tasks(broker, broker.keys, time.time_ns() // 1_000_000)
+        except UpNextError:
+            self._known, self._not_before_s = None, begun_s + 5.0
+            return None, begun_s
+        self._known = [
+            TaskLook(
+                task.name,
+                task.queued,
+                task.running,
+                task.delayed,
+                task.dead,
+                task.done,
+                task.failed,
+                task.rate_per_s,
+                task.paused,
+            )
+            for task in found
+        ]
+        self._asked_at_s = begun_s
+        self._not_before_s = begun_s + (time.monotonic() - begun_s) / _QUEUE_SHARE
+        return self._known, begun_s
+
+    def _connect(self, said: dict[str, Any]) -> SyncBroker:
+        from upnext import config
+        from upnext.engine.sync import SyncBroker
+
+        url = str(said["broker"]["url"])
+        if not url or config.redact(url) != url or "***" in url:
+            url = config.redis_url(None, os.environ, name=said["name"]).url
+        self._broker = SyncBroker(url, said.get("namespace") or "default", name="upnext-cli")
+        return self._broker
+
+    def close(self) -> None:
+        if self._broker is not None:
+            self._broker.close()
+
+
+def _looks(client: ControlClient, interval_s: float, count: int | None) -> Iterator[tuple[Look, Look | None]]:
+    """Yields a look and the one before it, `interval_s` apart."""
     seen = 0
-    before: tuple[float, int] | None = None
-    while count is None or seen < count:
-        if seen:
-            time.sleep(interval_s)
-        said = client.call("status")
-        now_s = time.monotonic()
-        ended = sum(child["jobs_done"] + child["jobs_failed"] for child in said["children"])
-        # Counters start again with a new child: a total that falls tells nothing.
-        rate = (ended - before[1]) / (now_s - before[0]) if before is not None and ended >= before[1] else None
-        before = (now_s, ended)
-        seen += 1
-        yield said, rate
+    before: Look | None = None
+    queue = _Queue()
+    try:
+        while count is None or seen < count:
+            if seen:
+                time.sleep(interval_s)
+            said = client.call("status")
+            pids = [child["pid"] for child in said["children"] if child["pid"] is not None]
+            at_s, cpu_s = time.monotonic(), _cpu_s(pids)
+            tasks, tasks_at_s = queue.look(said)
+            now = Look(at_s, cast("Status", said), cpu_s, tasks, tasks_at_s)
+            yield now, before
+            before = now
+            seen += 1
+    finally:
+        queue.close()
+
+
+def _cpu_s(pids: list[int]) -> dict[int, float]:
+    """CPU seconds used; pids that are gone, or of another pid namespace, are left out."""
+    import psutil
+
+    used: dict[int, float] = {}
+    for pid in pids:
+        try:
+            times = psutil.Process(pid).cpu_times()
+        except psutil.Error:
+            continue
+        used[pid] = times.user + times.system
+    return used
 
 
 def _in_a_pipe(client: ControlClient, interval_s: float, count: int | None) -> None:
-    for said, rate in _looks(client, interval_s, count):
+    for now, before in _looks(client, interval_s, count):
         if flags().json:
-            output.print_json(said)
+            output.print_json(now.status)
             continue
-        output.print_line(_title(said, rate))
-        output.print_table(COLUMNS, [row(child) for child in said["children"]], none="no children", right=NUMBERS)
+        output.print_line(_title(now, before))
+        rows = looks.slot_rows(now, before)
+        output.print_table(looks.SLOT_COLUMNS, rows, none="no children", right=looks.SLOT_NUMBERS)
+        if now.tasks is not None:
+            output.print_line()
+            rows = looks.task_rows(now, before)
+            output.print_table(looks.TASK_COLUMNS, rows, none="no tasks", right=looks.TASK_NUMBERS)
 
 
 def _full_screen(client: ControlClient, interval_s: float, count: int | None) -> None:
@@ -82,13 +171,23 @@ def _full_screen(client: ControlClient, interval_s: float, count: int | None) ->
     from rich.live import Live
     from rich.text import Text
 
+    def table(columns: tuple[str, ...], rows: list[list[Any]], right: tuple[str, ...]) -> Any:
+        cells = [[Text("-" if cell is None else str(cell)) for cell in row] for row in rows]
+        return output.rich_table(columns, cells, right)
+
     with Live(console=Console(highlight=False), screen=True, auto_refresh=False) as live:
-        for said, rate in _looks(client, interval_s, count):
-            cells = [[Text("-" if cell is None else str(cell)) for cell in row(child)] for child in said["children"]]
-            table = output.rich_table(COLUMNS, cells, NUMBERS)
-            live.update(Group(Text(_title(said, rate), style="bold"), table), refresh=True)
+        for now, before in _looks(client, interval_s, count):
+            shown = [
+                Text(_title(now, before), style="bold"),
+                table(looks.SLOT_COLUMNS, looks.slot_rows(now, before), looks.SLOT_NUMBERS),
+            ]
+            if now.tasks is None:
+                shown.append(Text("the queue can't be asked from here"))
+            else:
+                shown.append(table(looks.TASK_COLUMNS, looks.task_rows(now, before), looks.TASK_NUMBERS))
+            live.update(Group(*shown), refresh=True)
 
 
-def _title(said: dict[str, Any], rate: float | None) -> str:
-    jobs = "" if rate is None else f" · {rate:.0f} jobs/s"
-    return headline(cast("Status", said)) + jobs
+def _title(now: Look, before: Look | None) -> str:
+    rate = looks.jobs_per_s(now, before)
+    return headline(now.status) + ("" if rate is None else f" · {rate:.0f} jobs/s")

@@ -17,7 +17,11 @@ MOST_LOST_HOSTS = 10
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What register needs. `record` is the consumer's, as in `upnext.core.keys`."""
+    """What register needs. `record` is the consumer's, as in `upnext.core.keys`.
+
+    provisional: this code is being tried: what it declares anew is made known, what others declared is left as it is, and its crons and
+    handlers wait until it is committed.
+    """
 
     consumer: str
     record: Mapping[str, Any]
@@ -25,6 +29,7 @@ class Registration:
     generation_ms: int
     lease_ms: int
     tasks: Sequence[TaskSpec]
+    provisional: bool = False
 
 
 def definition(task: TaskSpec, service: str, generation_ms: int) -> dict[str, Any]:
@@ -68,14 +73,17 @@ def register(keys: Keys, registration: Registration, new_epoch: str) -> Call[tup
     crons: list[Arg] = []
     handlers: list[str] = []
     events: list[str] = []
+    generation_ms = 0 if registration.provisional else registration.generation_ms
     for task in registration.tasks:
         limit = limits(task)
         told += (
             task.name,
-            orjson.dumps(definition(task, registration.service, registration.generation_ms)),
+            orjson.dumps(definition(task, registration.service, generation_ms)),
             orjson.dumps(limit) if limit else b"",
         )
         streams += keys.streams(task.name)
+        if registration.provisional:
+            continue
         if task.kind is TaskKind.CRON and task.cron is not None:
             cron = {
                 "task": task.name,
@@ -100,7 +108,7 @@ def register(keys: Keys, registration: Registration, new_epoch: str) -> Call[tup
             orjson.dumps(dict(registration.record)),
             registration.lease_ms,
             registration.service,
-            registration.generation_ms,
+            generation_ms,
             len(registration.tasks),
             len(crons) // 2,
             len(handlers),
@@ -111,6 +119,13 @@ def register(keys: Keys, registration: Registration, new_epoch: str) -> Call[tup
         ],
         lambda reply: (text(reply[0]), reply[1]),
     )
+
+
+def define(
+    keys: Keys, epoch: str, *, service: str, generation_ms: int, tasks: Sequence[TaskSpec]
+) -> Call[tuple[str, int]]:
+    """Registers definitions without a consumer: those of code that was just committed."""
+    return register(keys, Registration("", {}, service, generation_ms, 0, tasks), epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +157,11 @@ def beat(
     )
 
 
+def resign(keys: Keys, epoch: str, *, daemon: str, token: str) -> Call[bool]:
+    """-> whether this scheduler led until now."""
+    return Call(script("resign"), [keys.epoch, keys.leader], [epoch, daemon, token], bool)
+
+
 def promote(keys: Keys, epoch: str, most: int) -> Call[tuple[int, int | None]]:
     """-> (jobs promoted, ms until the next is due or None)."""
     return Call(
@@ -161,7 +181,7 @@ def tick(
     """-> (FIRED, entry id) · (PASSED, cursor ms) · (EARLY, ms to wait) · (GONE, 0)."""
     return Call(
         script("tick"),
-        [keys.epoch, keys.leader, keys.crons, keys.cursors, keys.limits, keys.stream(cron, "n")],
+        [keys.epoch, keys.leader, keys.crons, keys.cursors, keys.limits, keys.stream(cron, "n"), keys.fired],
         [epoch, term, cron, tick_ms, payload, meta, keys.bell, int(fire)],
         lambda reply: (reply[0], text(reply[1]) if reply[0] == FIRED else reply[1]),
     )
@@ -238,7 +258,7 @@ def seen(keys: Keys, epoch: str, *, service: str, generation_ms: int, crons: Seq
     """`handlers` are (event, task). -> how many crons of older code were removed."""
     return Call(
         script("seen"),
-        [keys.epoch, keys.crons, keys.cursors, *(keys.event(event) for event, _ in handlers)],
-        [epoch, service, generation_ms, len(crons), *crons, *(task for _, task in handlers)],
+        [keys.epoch, keys.crons, keys.cursors, keys.fired, keys.tasks, *(keys.event(event) for event, _ in handlers)],
+        [epoch, service, generation_ms, len(crons), keys.event_prefix, *crons, *(task for _, task in handlers)],
         int,
     )

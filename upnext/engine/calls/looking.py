@@ -304,11 +304,11 @@ def gates(keys: Keys, task: str, lane: str, entry_id: str, most_counted: int) ->
 
 @dataclass(frozen=True, slots=True)
 class CronFacts:
-    """One known cron. `cursor_ms` is its newest tick, or when it was first seen."""
+    """One known cron. `last_ms` is its newest tick that fired; None: it never did."""
 
     name: str
     definition: dict[str, Any]
-    cursor_ms: int | None
+    last_ms: int | None
 
 
 def list_crons(keys: Keys) -> Call[tuple[int, list[CronFacts]]]:
@@ -321,4 +321,4 @@ def list_crons(keys: Keys) -> Call[tuple[int, list[CronFacts]]]:
         ]
         return reply[0], sorted(facts, key=operator.attrgetter("name"))
 
-    return Call(script("list_crons"), [keys.crons, keys.cursors], [], parse)
+    return Call(script("list_crons"), [keys.crons, keys.fired], [], parse)

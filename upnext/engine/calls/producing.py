@@ -70,7 +70,7 @@ def _special(keys: Keys, job: Submission, nonce: str) -> bytes:
 
 def plain(keys: Keys, job: Submission, reply_to: str | None) -> tuple[Arg, ...] | None:
     """The XADD that is all that submitting this job takes; None when it takes the script (limited, delayed, keyed, with a queue_ttl)."""
-    if job.limited or _special(job, ""):
+    if job.limited or _special(keys, job, ""):
         return None
     meta = _meta(job, reply_to)
     told = ("XADD", keys.stream(job.task, job.lane), "*", PAYLOAD_FIELD, job.payload)

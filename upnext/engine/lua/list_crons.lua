@@ -1,8 +1,8 @@
 #!lua flags=no-writes
--- All known crons and how far each has come.
--- KEYS: 1 crons, 2 cursors
+-- All known crons and when each ran last.
+-- KEYS: 1 crons, 2 fired
 -- ARGV: none
--- Returns: {server ms, then triples: name, definition, newest tick that fired (or when it was first seen), ms, or nil}
+-- Returns: {server ms, then triples: name, definition, newest tick that fired, ms, or nil}
 -- Errors: none
 local time = redis.call('TIME')
 local reply = {time[1] * 1000 + math.floor(time[2] / 1000)}

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Makes a consumer known before its first fetch: streams and groups, lease, record, definitions of tasks, crons and handlers.
 -- KEYS: 1 epoch, 2 schema, 3 tasks, 4 limits, 5 consumers, 6 leases, 7 crons, 8 cursors, 9... four streams per task, then one event key per handler
--- ARGV: 1 epoch to set if there is none, 2 schema, 3 consumer, 4 record (JSON), 5 lease ms, 6 service, 7 generation ms,
+-- ARGV: 1 epoch to set if there is none, 2 schema, 3 consumer ('': definitions only), 4 record (JSON), 5 lease ms, 6 service, 7 generation ms,
 --       8 number of tasks, 9 number of crons, 10 number of handlers, 11 bell channel, then for each task three: name, definition (JSON), limits (JSON or '');
 --       for each cron two: name, definition; for each handler: its task
 -- Returns: {epoch, server ms}
@@ -86,8 +86,10 @@ for handler = 1, handlers do
   redis.call('HSET', KEYS[8 + 4 * tasks + handler], ARGV[at], string.format('%.0f', now))
   at = at + 1
 end
-redis.call('HSET', KEYS[5], consumer, ARGV[4])
-redis.call('ZADD', KEYS[6], string.format('%.0f', now + tonumber(ARGV[5])), consumer)
+if consumer ~= '' then
+  redis.call('HSET', KEYS[5], consumer, ARGV[4])
+  redis.call('ZADD', KEYS[6], string.format('%.0f', now + tonumber(ARGV[5])), consumer)
+end
 if changed then
   redis.call('PUBLISH', ARGV[11], 'p')
 end

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Fires one tick of a cron: at most once ever, only when it is due by the server's clock, only for the leader's current term.
--- KEYS: 1 epoch, 2 leader, 3 crons, 4 cursors, 5 limits, 6 the task's normal stream
+-- KEYS: 1 epoch, 2 leader, 3 crons, 4 cursors, 5 limits, 6 the task's normal stream, 7 fired
 -- ARGV: 1 epoch, 2 the leader's term, 3 cron, 4 tick ms, 5 payload, 6 meta, 7 bell channel, 8 '0': only move the cursor (a tick that is skipped)
 -- Returns: {1, entry id} fired; {2, cursor ms} somebody fired or skipped it; {3, ms until due} too early; {4, 0} the cron is gone
 -- Errors: EPOCH; TERM when another scheduler leads
@@ -25,6 +25,7 @@ redis.call('HSET', KEYS[4], ARGV[3], ARGV[4])
 if ARGV[8] == '0' then
   return {1, ''}
 end
+redis.call('HSET', KEYS[7], ARGV[3], ARGV[4])
 local id = redis.call('XADD', KEYS[6], '*', 'p1', ARGV[5], 'm', ARGV[6])
 if redis.call('HEXISTS', KEYS[5], ARGV[3]) == 1 then
   redis.call('PUBLISH', ARGV[7], 't' .. ARGV[3])

@@ -1,0 +1,140 @@
+"""What a plain job costs, in counts that don't vary with the machine: commands on the broker, tasks, timers and log lines in the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+
+import upnext
+from tests.support.servers import Server
+from tests.support.service import serving
+from tests.support.waiting import wait_until_async
+
+JOBS = 3000
+PER_JOB = {"xadd": 1, "set": 1}
+"""Exactly so often for each job: its entry, its result."""
+SOMETIMES = 0.1
+"""Everything else is shared by many jobs: at most so often for each."""
+ONE_BY_ONE = {"xack": 0.2, "xdel": 0.2, "xrange": 0.2, "xtrim": 0.2, "xpending": 0.2}
+
+
+def commands(client: redis.Redis) -> Counter[str]:
+    stats: Any = client.info("commandstats")
+    return Counter({name.removeprefix("cmdstat_"): one["calls"] for name, one in stats.items()})
+
+
+async def test_commands_per_job(own_server: Server, namespace: str) -> None:
+    """A server of its own: commandstats count everybody's commands, those inside scripts too."""
+    worker = upnext.Worker("w", concurrency=10)
+    done: list[int] = []
+
+    @worker.task
+    async def plain(number: int) -> int:
+        done.append(number)
+        return number
+
+    client = own_server.client()
+    try:
+        async with serving(worker, own_server.url, namespace):
+            before = commands(client)
+            await plain.submit_many([(number,) for number in range(JOBS)])
+            await wait_until_async(lambda: len(done) == JOBS, 60)
+
+            def all_kept() -> bool:
+                return commands(client)["set"] - before["set"] >= JOBS
+
+            await wait_until_async(all_kept, 20)
+            spent = commands(client) - before
+    finally:
+        client.close()
+    spent["xadd"] -= spent["xadd"] - JOBS if spent["xadd"] - JOBS < JOBS * SOMETIMES else 0  # the list of recent ends is written by batch
+    for name, count in PER_JOB.items():
+        assert spent.pop(name) == count * JOBS, name
+    spent.pop("info")
+    dear = {name: count / JOBS for name, count in spent.items() if count / JOBS > ONE_BY_ONE.get(name, SOMETIMES)}
+    assert not dear, f"per job: {dear}"
+
+
+class CountingLoop(asyncio.SelectorEventLoop):
+    """Counts timers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timers = 0
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+        self.timers += 1
+        return super().call_at(when, callback, *args, context=context)
+
+
+@contextmanager
+def lines_of(level: int) -> Generator[list[str]]:
+    lines: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    handler, root = Keep(level), logging.getLogger("upnext")
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(level)
+    try:
+        yield lines
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(before)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_plain_job_costs_no_task_no_timer_and_no_log_line(redis_url: str, namespace: str, waits: bool) -> None:
+    """One that never waits, and one that does: its timeout goes into the wheel, where it is one of many."""
+    made: list[str] = []
+
+    async def main(loop: CountingLoop) -> None:
+        worker = upnext.Worker("w", concurrency=10)
+        done: list[int] = []
+
+        @worker.task
+        async def plain(number: int) -> None:
+            if waits:
+                await asyncio.sleep(0)
+            done.append(number)
+
+        def task_made(loop: asyncio.AbstractEventLoop, work: Any, **rest: Any) -> asyncio.Task[Any]:
+            made.append(rest.get("name") or "unnamed")
+            return asyncio.Task(work, loop=loop, **rest)
+
+        async with serving(worker, redis_url, namespace):
+            await plain.submit_many([(number,) for number in range(100)])
+            await wait_until_async(lambda: len(done) == 100, 20)
+            submit = asyncio.create_task(plain.submit_many([(number,) for number in range(JOBS)]))
+            loop.set_task_factory(task_made)  # type: ignore[arg-type]
+            timers = loop.timers
+            with lines_of(logging.INFO) as lines:
+                ran = asyncio.Event()
+
+                def look() -> None:
+                    if len(done) >= JOBS + 100:
+                        ran.set()
+                    else:
+                        loop.call_soon(look)
+
+                loop.call_soon(look)
+                await ran.wait()
+            loop.set_task_factory(None)
+            await submit
+            assert not [line for line in lines if "plain" in line]
+            assert len(made) < JOBS / 10, "runners only, and those live long"
+            assert loop.timers - timers < JOBS / 20, loop.timers - timers
+
+    with asyncio.Runner(loop_factory=CountingLoop) as runner:
+        loop: Any = runner.get_loop()
+        runner.run(main(loop))

@@ -1,0 +1,121 @@
+"""The hang watchdog, and stacks on demand."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from datetime import datetime
+
+import pytest
+
+from tests.support.daemon import Daemon
+from tests.support.queue import Queue
+from tests.support.waiting import wait_until
+from upnext.core.outcome import JobStatus
+
+HANG_S = 1.5
+SERVICE = """
+    import asyncio, signal, time
+    import upnext
+
+    worker = upnext.Worker("jobs", concurrency=4)
+
+    @worker.task(max_crashes=1)
+    async def spin() -> None:
+        print(f"spinning at {time.time()}", flush=True)
+        while True:
+            pass  # here
+
+    @worker.task(max_crashes=1)
+    async def deaf() -> None:
+        signal.signal(signal.SIGABRT, signal.SIG_IGN)
+        time.sleep(300)
+
+    @worker.task
+    def compute(seconds: float) -> int:
+        end, rounds = time.monotonic() + seconds, 0
+        while time.monotonic() < end:
+            rounds += 1
+        return rounds
+
+    @worker.task
+    async def outer(seconds: float) -> None:
+        await asyncio.gather(inner(seconds), asyncio.to_thread(time.sleep, seconds))
+
+    async def inner(seconds: float) -> None:
+        await asyncio.sleep(seconds)  # waits here
+"""
+HERE = next(number for number, line in enumerate(SERVICE.splitlines(), 1) if "# here" in line)
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    with Daemon(SERVICE, workers=1, args=("--hang-timeout", str(HANG_S))) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def queue(daemon: Daemon) -> Iterator[Queue]:
+    with Queue(daemon) as one:
+        yield one
+
+
+def logged_at(daemon: Daemon, text: str) -> float:
+    """When the first line with `text` was logged, Unix seconds."""
+    line = next(line for line in daemon.log().splitlines() if text in line)
+    return datetime.fromisoformat(line.split()[0]).timestamp()
+
+
+def test_a_spinning_loop_is_dumped_aborted_and_replaced(daemon: Daemon, queue: Queue) -> None:
+    before = daemon.child("worker-1")["pid"]
+    job = queue.ended(queue.submit("spin"))
+    assert (job.status, job.cause) == (JobStatus.DEAD, "hung")
+    assert job.error is not None
+    for told in (job.error.traceback, daemon.log()):
+        assert re.search(rf'File ".*service\.py", line ({HERE - 1}|{HERE}) in spin', told), told
+    spinning = re.search(r"spinning at ([\d.]+)", daemon.log())
+    assert spinning is not None
+    after_s = logged_at(daemon, "hangs: no heartbeat") - float(spinning[1])
+    assert after_s < HANG_S + 0.5
+    assert "still hangs: aborted" in daemon.log()
+    wait_until(lambda: daemon.child("worker-1")["state"] == "READY", 10)
+    assert daemon.child("worker-1")["pid"] != before
+
+
+def test_who_does_not_heed_abort_is_killed(daemon: Daemon, queue: Queue) -> None:
+    job = queue.ended(queue.submit("deaf"))
+    assert (job.status, job.cause) == (JobStatus.DEAD, "hung")
+    assert daemon.child("worker-1")["last_exit"]["signal"] == "SIGKILL"
+
+
+def test_a_busy_thread_is_no_hang(daemon: Daemon, queue: Queue) -> None:
+    wait_until(lambda: daemon.child("worker-1")["state"] == "READY", 10)
+    before = daemon.child("worker-1")["pid"]
+    job = queue.ended(queue.submit("compute", seconds=2.5 * HANG_S))
+    assert job.status is JobStatus.DONE
+    assert daemon.child("worker-1")["pid"] == before
+
+
+def test_dump_tells_what_each_task_awaits(daemon: Daemon, queue: Queue) -> None:
+    job_id = queue.submit("outer", seconds=2.0)
+    wait_until(lambda: any(job["job_id"] == job_id for job in daemon.child("worker-1")["in_flight"]), 10)
+    done = daemon.ctl("dump", "worker-1")
+    assert done.returncode == 0, done.stderr
+    assert f"job {job_id}" in done.stdout
+    assert "in outer" in done.stdout
+    assert "# waits here" in done.stdout, "the line that a task awaits"
+    assert "time.sleep" in done.stdout or "in run" in done.stdout, "threads are shown too"
+    assert daemon.ctl("dump", "worker-9").returncode == 64
+    queue.ended(job_id)
+
+
+def test_dump_answers_while_the_loop_does_not(daemon: Daemon, queue: Queue) -> None:
+    job_id = queue.submit("spin")
+    wait_until(lambda: any(job["job_id"] == job_id for job in daemon.child("worker-1")["in_flight"]), 10)
+    begun = time.monotonic()
+    stacks = daemon.rpc("dump", slot="worker-1")["stacks"]
+    assert time.monotonic() - begun < HANG_S
+    assert "did not answer" in stacks
+    assert "in spin" in stacks
+    queue.ended(job_id)

@@ -1,0 +1,148 @@
+"""`--metrics`: Prometheus text, from a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.daemon import Daemon
+from tests.support.queue import Queue
+from tests.support.waiting import wait_until
+
+SERVICE = """
+    import asyncio, os
+    import upnext
+
+    worker = upnext.Worker("jobs", concurrency=4)
+
+    @worker.task
+    async def nap(seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    @worker.task
+    async def fail() -> None:
+        raise ValueError("no")
+
+    @worker.task(max_crashes=1)
+    async def leave() -> None:
+        os._exit(3)
+"""
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def parsed(text: str) -> Samples:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    """The sum over all samples of this name that have these labels."""
+    return sum(
+        number for (found, its), number in samples.items() if found == name and labels.items() <= dict(its).items()
+    )
+
+
+def scraped(port: int) -> Samples:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        assert answer.headers["content-type"].startswith("text/plain")
+        return parsed(answer.read().decode())
+
+
+def up(port: int) -> bool:
+    try:
+        scraped(port)
+    except OSError:
+        return False
+    return True
+
+
+def test_everything_is_served() -> None:
+    port = free_port()
+    with Daemon(SERVICE, workers=2, args=("--metrics", f"127.0.0.1:{port}")) as daemon, Queue(daemon) as queue:
+        for job_id in (*queue.submit_many("nap", [{"seconds": 0.1}] * 5), queue.submit("fail")):
+            queue.ended(job_id)
+        queue.ended(queue.submit("leave"))
+        wait_until(lambda: up(port), 15, "metrics to be served")
+        wait_until(lambda: value(scraped(port), "upnext_children", role="worker", state="READY") == 2, 10)
+        wait_until(lambda: value(scraped(port), "upnext_jobs_total", task="nap", outcome="done") == 5, 10)
+        samples = scraped(port)
+        told = {name for name, _ in samples}
+        assert value(samples, "upnext_daemon_up", daemon="service") == 1
+        assert value(samples, "upnext_queue_up") == 1
+        assert value(samples, "upnext_attempts_total", task="nap", outcome="ok") == 5
+        assert value(samples, "upnext_attempts_total", task="fail", outcome="failed") == 1
+        assert value(samples, "upnext_jobs_total", task="fail", outcome="failed") == 1
+        assert value(samples, "upnext_jobs_total", task="leave", outcome="dead") == 1
+        assert value(samples, "upnext_attempt_duration_seconds_count", task="nap") == 5
+        assert 0.5 <= value(samples, "upnext_attempt_duration_seconds_sum", task="nap") < 5
+        assert value(samples, "upnext_attempt_duration_seconds_bucket", task="nap", le="0.05") == 0
+        assert value(samples, "upnext_lateness_seconds_count", task="nap") == 5
+        assert value(samples, "upnext_queue_depth", task="nap", state="queued") == 0
+        assert value(samples, "upnext_restarts_total", role="worker", cause="exit") == 1
+        wait_until(lambda: value(scraped(port), "upnext_leader") == 1, 10)
+        assert value(samples, "upnext_workers_ready") == 2
+        assert value(samples, "upnext_generation") == 1
+        assert {
+            "upnext_reloads_total",
+            "upnext_child_memory_bytes",
+            "upnext_jobs_running",
+            "upnext_task_paused",
+        } <= told
+
+        child = daemon.child("metrics")
+        assert child["state"] == "READY"
+        assert child["pid"] != daemon.pid
+        os.kill(child["pid"], signal.SIGKILL)
+        wait_until(lambda: daemon.child("metrics")["pid"] not in (None, child["pid"]), 10)
+        wait_until(lambda: up(port), 10, "metrics to be served again")
+        assert daemon.status()["ready_workers"] == 2
+
+        os.kill(daemon.child("metrics")["pid"], signal.SIGSTOP)
+        assert daemon.status()["ready_workers"] == 2, "a scrape that hangs is nobody else's business"
+
+
+def test_a_unix_socket() -> None:
+    daemon = Daemon(SERVICE, workers=1)
+    path = daemon.directory / "metrics.sock"
+    daemon._args = ("--metrics", str(path))
+    with daemon:
+        wait_until(path.exists, 15)
+        assert path.stat().st_mode & 0o777 == 0o600
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(10)
+            connection.connect(str(path))
+            connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b" 200 " in head.splitlines()[0]
+        assert value(parsed(body.decode()), "upnext_daemon_up") == 1
+
+
+def test_a_taken_port_costs_the_metrics_only() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with Daemon(SERVICE, workers=1, args=("--metrics", address)) as daemon:
+            wait_until(lambda: f"can't serve metrics on {address}: Address already in use" in daemon.log(), 15)
+            assert daemon.status()["ready_workers"] == 1
+
+
+def test_the_supervisor_does_not_import_it() -> None:
+    code = "import sys, upnextd.main; print('prometheus_client' in sys.modules, 'upnextd.metrics' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.split() == ["False", "False"]

@@ -1,0 +1,221 @@
+"""New code without losing a job; and broken code without anybody noticing but who asked for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from tests.e2e.reloading import Load, all_done, ledger, make, source
+from tests.support.daemon import Daemon
+from tests.support.waiting import wait_until
+
+
+def version(daemon: Daemon) -> str:
+    done = daemon.cli("call", "version", "--wait", "--timeout", "20")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def children(daemon: Daemon) -> dict[str, int]:
+    return {c["slot"]: c["pid"] for c in daemon.status()["children"] if c["role"] in ("worker", "scheduler")}
+
+
+def test_a_reload_takes_in_the_new_code_and_tells_how_it_goes() -> None:
+    with make() as daemon:
+        before = children(daemon)
+        broker = daemon.child("broker")["pid"]
+        daemon.rewrite(source(2))
+        done = daemon.ctl("reload", "--wait")
+        assert done.returncode == 0, done.stderr
+        told = done.stdout
+        for step in ("importing the service", "its first worker", "its scheduler takes over", "reloaded: generation 2"):
+            assert step in told, told
+        status = daemon.status()
+        assert (status["generation"], status["mode"], status["ready_workers"]) == (2, "running", 2)
+        assert not set(children(daemon).values()) & set(before.values())
+        assert daemon.child("worker-1")["last_exit"]["cause"] == "reloaded"
+        assert daemon.child("broker")["pid"] == broker
+        assert version(daemon) == "2"
+        assert "crash" not in daemon.log()
+
+
+def test_hup_reloads_and_running_jobs_end_in_the_old_code() -> None:
+    with make() as daemon:
+        job_id = daemon.cli("call", "nap", "--kwargs", '{"seconds": 3.0}').stdout.strip()
+        wait_until(lambda: any(child["in_flight"] for child in daemon.status()["children"]), 10)
+        daemon.rewrite(source(2))
+        daemon.signal(signal.SIGHUP)
+        wait_until(lambda: daemon.status()["generation"] == 2 and daemon.status()["mode"] == "running", 10)
+        assert any(child["in_flight"] and child["generation"] == 1 for child in daemon.status()["children"])
+        done = wait_until(lambda: said if '"done"' in (said := daemon.cli("job", job_id, "--json").stdout) else "", 15)
+        assert '"result":1' in done.replace(" ", "")
+        wait_until(lambda: all(child["generation"] in (2, None) for child in serving(daemon)), 10)
+
+
+def serving(daemon: Daemon) -> list[dict[str, object]]:
+    return [child for child in daemon.status()["children"] if child["role"] in ("worker", "scheduler")]
+
+
+BROKEN = {
+    "SyntaxError": ("def broken(:", "SyntaxError"),
+    "ImportError": ("import nowhere_to_be_found", "No module named 'nowhere_to_be_found'"),
+    "raises": ("def deep():\n    raise KeyError('deep')\ndeep()", "in deep"),
+    "segfault": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+    "exit": ("import os; os._exit(9)", "exit:9"),
+    "SystemExit": ("raise SystemExit(3)", "SystemExit"),
+    "hang": ("import time; time.sleep(600)", "not done within"),
+    "no worker": ("x = 1", "has no Worker"),
+    "thread": ("import threading, time; threading.Thread(target=time.sleep, args=(99,), name='pump').start()", "pump"),
+}
+"""Bad at import: what is told about it."""
+
+BAD_CHILDREN = {
+    "dies at once": ("os.register_at_fork(after_in_child=lambda: os._exit(7))", "could not be forked|exit:7|ended"),
+    "dies when ready": (
+        "import signal\nos.register_at_fork(after_in_child=lambda: signal.setitimer(signal.ITIMER_REAL, 1.0))",
+        "SIGALRM",
+    ),
+    "never ready": ("os.register_at_fork(after_in_child=lambda: time.sleep(600))", "before it was ready"),
+}
+"""Good at import, bad as a child."""
+
+
+def test_broken_code_leaves_everything_as_it_was() -> None:
+    """Nine kinds of broken imports and three of broken children, one after the other, under load."""
+    env = {"UPNEXTD_START_TIMEOUT_S": "2", "UPNEXTD_CANARY_S": "5"}
+    with make(env=env) as daemon:
+        before = children(daemon)
+        with Load(daemon, per_s=20) as load:
+            for name, (code, told) in BROKEN.items():
+                daemon.rewrite(source(2, code) if name == "thread" else code)
+                fails(daemon, told, before)
+            for code, told in BAD_CHILDREN.values():
+                daemon.rewrite(source(2, code))
+                fails(daemon, told, before)
+            assert version(daemon) == "1"
+        assert load.errors == []
+        wait_until(lambda: all_done(daemon, load), 20)
+        starts, _ = ledger(daemon)
+        assert max(starts.values()) <= 1 + len(BAD_CHILDREN), "only what a dying canary had started runs again"
+        assert load.least_ready >= 2
+        daemon.rewrite(source(3))
+        assert daemon.ctl("reload", "--wait").returncode == 0
+        assert version(daemon) == "3"
+
+
+def fails(daemon: Daemon, told: str, before: dict[str, int]) -> None:
+    import re
+
+    done = daemon.ctl("reload", "--wait")
+    assert done.returncode == 1, done.stdout
+    assert "reload failed, generation 1 goes on" in done.stderr
+    assert re.search(told, done.stderr), done.stderr
+    assert daemon.status()["generation"] == 1
+    # A canary may still be on its way out.
+    wait_until(lambda: len(serving(daemon)) == 3, 10)
+    assert children(daemon) == before
+
+
+def test_term_during_a_reload_ends_at_once() -> None:
+    with make() as daemon:
+        daemon.rewrite("import time; time.sleep(600)")
+        daemon.ctl("reload")
+        wait_until(lambda: daemon.status()["mode"] == "reloading", 5)
+        begun = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - begun < 3.0, "bar: 1 s"
+
+
+def test_what_a_reload_refuses_and_what_it_joins() -> None:
+    with make() as daemon:
+        daemon.rewrite("import time; time.sleep(600)")
+        first, second = daemon.rpc("reload"), daemon.rpc("reload")
+        assert first == second
+        assert daemon.ctl("drain").returncode == 1
+        assert "a reload is under way" in daemon.ctl("drain").stderr
+        daemon.rpc("pause")
+        wait_until(lambda: all(c["state"] == "PAUSED" for c in serving(daemon) if c["role"] == "worker"), 5)
+        daemon.rpc("resume")
+
+
+def test_a_reload_of_a_paused_daemon_stays_paused() -> None:
+    with make() as daemon:
+        daemon.rpc("pause")
+        wait_until(lambda: daemon.status()["mode"] == "paused", 5)
+        daemon.rewrite(source(2))
+        assert daemon.ctl("reload", "--wait").returncode == 0
+        assert daemon.status()["mode"] == "paused"
+        assert {c["state"] for c in serving(daemon) if c["role"] == "worker"} == {"PAUSED"}
+        daemon.rpc("resume")
+        assert version(daemon) == "2"
+
+
+def test_old_children_are_killed_at_the_reload_timeout() -> None:
+    with make(args=("--reload-timeout", "1")) as daemon:
+        daemon.cli("call", "block", "--kwargs", '{"seconds": 60}')
+        wait_until(lambda: any(child["in_flight"] for child in daemon.status()["children"]), 10)
+        daemon.rewrite(source(2))
+        assert daemon.ctl("reload", "--wait").returncode == 0
+        assert {child["generation"] for child in serving(daemon)} == {2}
+        daemon.signal(signal.SIGQUIT)
+        assert daemon.wait() in (0, 75)
+
+
+CRON = '@worker.cron("* * * * * *")\nasync def {name}() -> None:\n    write("start {number}\\n")\n'
+
+
+def test_the_newest_code_s_definitions_count_and_a_cron_that_is_gone_stops_at_the_commit() -> None:
+    limited = '@worker.task(max_concurrency={limit})\nasync def narrow() -> None: ...\n'
+    daemon = make(extra=CRON.format(name="tick", number=1) + limited.format(limit=1))
+    with daemon:
+        wait_until(lambda: ledger(daemon)[0][1] >= 1, 10, "the cron to fire")
+        # A reload that fails leaves the old definitions alone.
+        broken = "import signal\nos.register_at_fork(after_in_child=lambda: signal.setitimer(signal.ITIMER_REAL, 1.0))\n"
+        daemon._env  # noqa: B018
+        daemon.rewrite(source(2, broken + limited.format(limit=7)))
+        daemon.rpc("reload")
+        wait_until(lambda: "reload failed" in daemon.log() or daemon.status()["generation"] == 2, 20)
+        if daemon.status()["generation"] == 1:
+            assert '"concurrency":1' in tasks(daemon)
+        daemon.rewrite(source(3, CRON.format(name="tock", number=2) + limited.format(limit=5)))
+        assert daemon.ctl("reload", "--wait").returncode == 0
+        wait_until(lambda: '"concurrency":5' in tasks(daemon), 5)
+        wait_until(lambda: "tick" not in daemon.cli("cron", "list", "--json").stdout, 5)
+        stopped_at = ledger(daemon)[0][1]
+        wait_until(lambda: ledger(daemon)[0][2] >= 2, 10, "the new cron to fire")
+        assert ledger(daemon)[0][1] <= stopped_at + 1
+
+
+def tasks(daemon: Daemon) -> str:
+    return daemon.cli("tasks", "--json").stdout.replace(" ", "")
+
+
+@pytest.mark.parametrize("times", [int(os.environ.get("UPNEXT_TEST_RELOADS", "4"))])
+def test_reloads_under_load_lose_nothing_and_run_nothing_twice(times: int) -> None:
+    """UPNEXT_TEST_RELOADS=50 for the whole measure."""
+    with make() as daemon:
+        with Load(daemon) as load:
+            for number in range(times):
+                daemon.rewrite(source(number + 2))
+                assert daemon.ctl("reload", "--wait").returncode == 0, daemon.log()
+                if number == 1:
+                    # By now there is a template to fall back to.
+                    before = footprint(daemon)
+        wait_until(lambda: all_done(daemon, load), 20)
+        assert load.errors == []
+        starts, ends = ledger(daemon)
+        assert (len(starts), set(starts.values()), set(ends.values())) == (load.submitted, {1}, {1})
+        assert load.least_ready >= 2
+        after = wait_until(lambda: now if (now := footprint(daemon))[0] <= before[0] else None, 5, f"fds as {before}")
+        print(f"{times} reloads, {load.submitted} jobs, least ready {load.least_ready}, (fds, threads, RSS KiB) {before} -> {after}")
+        assert after[1] == 1
+        assert after[2] < before[2] + 4096
+
+
+def footprint(daemon: Daemon) -> tuple[int, int, int]:
+    """(open descriptors, threads, RSS in KiB) of the supervisor."""
+    said = dict(line.split(":", 1) for line in open(f"/proc/{daemon.pid}/status").read().splitlines())
+    return len(os.listdir(f"/proc/{daemon.pid}/fd")), int(said["Threads"]), int(said["VmRSS"].split()[0])

@@ -1,0 +1,112 @@
+"""Crons at full length, through services that come, go and change."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.support.serving import running
+from tests.support.servers import Server
+from tests.support.waiting import wait_until_async
+from upnext import MissedRunPolicy, Worker
+from upnext.core.keys import Keys
+
+HOUR_MS = 3_600_000
+
+
+def service(**schedules: Any) -> Worker:
+    worker = Worker("w", concurrency=10)
+    for name, given in schedules.items():
+        options = dict(given) if isinstance(given, dict) else {"schedule": given}
+
+        async def cron() -> None: ...
+
+        cron.__name__ = name
+        worker.cron(options.pop("schedule"), **options)(cron)
+    return worker
+
+
+@pytest.fixture
+def count(server: Server, namespace: str) -> Callable[[str], int]:
+    """How often a cron has run."""
+    return lambda cron: int(server.cli("HGET", Keys(namespace).stats, f"{cron}:done") or 0)
+
+
+@pytest.fixture
+def known(server: Server, namespace: str) -> Callable[[], set[str]]:
+    return lambda: {name.decode() for name in server.cli("HKEYS", Keys(namespace).crons)}
+
+
+async def test_a_cron_removed_from_the_code_stops_and_a_changed_one_moves(
+    redis_url: str, namespace: str, count: Callable[[str], int], known: Callable[[], set[str]]
+) -> None:
+    async with running(redis_url, namespace, service(kept="* * * * * *", gone="* * * * * *", moved="* * * * * *")):
+        await wait_until_async(lambda: min(map(count, ("kept", "gone", "moved"))) >= 1, 5, "each to tick")
+    async with running(redis_url, namespace, service(kept="* * * * * *", moved="0 0 1 1 *")):
+        await wait_until_async(lambda: known() == {"kept", "moved"}, 5, "the old one to be forgotten")
+        before = count("kept"), count("gone"), count("moved")
+        await wait_until_async(lambda: count("kept") >= before[0] + 2, 5, "two more ticks")
+        assert (count("gone"), count("moved")) == before[1:]
+    async with running(redis_url, namespace, service(kept="0 0 1 1 *", moved="*/1 * * * * *")):
+        before = count("moved"), count("kept")
+        await wait_until_async(lambda: count("moved") >= before[0] + 2, 5, "the moved one to tick again")
+        assert count("moved") <= before[0] + 3, "what it would have ticked meanwhile is no missed run of the new schedule"
+
+
+@pytest.mark.parametrize(
+    ("policy", "most_s", "runs"),
+    [
+        (MissedRunPolicy.CATCH_UP, None, 4),
+        (MissedRunPolicy.CATCH_UP, 2 * 3600, 2),
+        (MissedRunPolicy.LATEST_ONLY, None, 1),
+        (MissedRunPolicy.LATEST_ONLY, 60, 0),
+        (MissedRunPolicy.SKIP, None, 0),
+    ],
+)
+async def test_missed_runs(
+    server: Server, redis_url: str, namespace: str, count: Callable[[str], int], policy: MissedRunPolicy, most_s: int | None, runs: int
+) -> None:
+    """Everybody was away for four ticks of an hourly cron."""
+    minute = (time.gmtime().tm_min + 30) % 60  # half an hour from now, either way
+    keys = Keys(namespace)
+
+    def now() -> Worker:
+        hourly = {"schedule": f"{minute} * * * *", "missed_run_policy": policy, "max_catch_up_seconds": most_s}
+        return service(hourly=hourly, every_second="* * * * * *")
+
+    async with running(redis_url, namespace, now()):
+        pass
+    away = int(time.time() * 1000) - 4 * HOUR_MS
+    server.cli("HSET", keys.cursors, "hourly", away)
+    async with running(redis_url, namespace, now()):
+        await wait_until_async(lambda: int(server.cli("HGET", keys.cursors, "hourly")) > away + 3 * HOUR_MS, 8, "the cursor to move on")
+        ticked = count("every_second")
+        await wait_until_async(lambda: count("every_second") > ticked + 1 and count("hourly") >= runs, 8, "what was due to have run")
+        assert count("hourly") == runs
+
+
+async def test_a_time_zone_and_six_fields(server: Server, redis_url: str, namespace: str, count: Callable[[str], int]) -> None:
+    """The wall clock of Kathmandu is 5 h 45 min ahead: a cron of this very minute there ticks, the same of UTC does not."""
+    ahead = time.gmtime(time.time() + 5.75 * 3600)
+    there = {"schedule": f"* * {ahead.tm_hour} * * *", "timezone": "Asia/Kathmandu"}
+    here = {"schedule": f"* * {ahead.tm_hour} * * *"}
+    async with running(redis_url, namespace, service(there=there, here=here)):
+        await wait_until_async(lambda: count("there") >= 1, 5)
+        assert count("here") == 0
+
+
+async def test_how_late_ticks_are(server: Server, redis_url: str, namespace: str) -> None:
+    worker, late_ms = Worker("w", concurrency=4), list[float]()
+
+    @worker.cron("* * * * * *")
+    async def every_second() -> None:
+        late_ms.append(time.time() % 1 * 1000)
+
+    async with running(redis_url, namespace, worker):
+        await wait_until_async(lambda: len(late_ms) >= 5, 10)
+    late_ms.sort()
+    print(f"started after the tick, ms: median {late_ms[len(late_ms) // 2]:.1f}, most {late_ms[-1]:.1f}")
+    assert late_ms[len(late_ms) // 2] < 100

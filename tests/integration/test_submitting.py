@@ -1,0 +1,436 @@
+"""Submission at full length: shared round trips, ambiguous failures, blocking forms in threads and forks, loops that end without goodbye."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.support.proxy import Proxy
+from tests.support.serving import broker_is, serving
+from tests.support.servers import Server
+from tests.support.waiting import wait_until
+from upnext import DuplicateJobError, Worker
+from upnext.core.keys import Keys
+from upnext.core.submission import Submission
+from upnext.engine import broker as engine_broker
+from upnext.engine.broker import Broker
+from upnext.engine.sync import SyncBroker
+from upnext.errors import BrokerUnavailableError, QueueError, SubmitUncertain
+
+TASK = "ship"
+
+
+def job(n: int = 0, **more: object) -> Submission:
+    return Submission(TASK, b'{"n":%d}' % n, **more)  # type: ignore[arg-type]
+
+
+def queued(server: Server, namespace: str) -> int:
+    return int(server.cli("XLEN", Keys(namespace).stream(TASK, "n")))
+
+
+@contextlib.contextmanager
+def requests(server: Server) -> Iterator[Callable[[], int]]:
+    """Counts scripts and XADDs, as clients send them."""
+
+    def count() -> int:
+        stats = server.cli("INFO", "commandstats")
+        calls = {name: stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("evalsha", "eval", "client|setname")}
+        return int(calls["evalsha"] + calls["eval"])
+
+    before = count()
+    yield lambda: count() - before
+
+
+# --- round trips
+
+
+async def test_ten_thousand_jobs_take_ten_requests(own_server: Server, namespace: str) -> None:
+    broker, blocking = Broker(own_server.url, namespace), SyncBroker(own_server.url, namespace)
+    await broker.submit_many([job()] * 2)  # the script is known from here on
+    with requests(own_server) as asked:
+        assert len(await broker.submit_many([job(n) for n in range(10_000)])) == 10_000
+        assert asked() == 10
+        assert len(blocking.submit_many([job(n) for n in range(2_500)])) == 2_500
+        assert asked() == 13
+    await broker.aclose()
+    blocking.close()
+
+
+async def test_concurrent_submits_share_requests(own_server: Server, namespace: str) -> None:
+    broker = Broker(own_server.url, namespace)
+    await broker.submit_many([job()] * 2)
+    with requests(own_server) as asked:
+        ids = await asyncio.gather(*(broker.submit(job(n)) for n in range(500)))
+        assert len(set(ids)) == 500
+        assert asked() == 1
+        keyed = await asyncio.gather(*(broker.submit(job(n, idempotency_key=str(n))) for n in range(500)))
+        assert len(set(keyed)) == 500
+        assert asked() == 2
+    await broker.aclose()
+
+
+async def test_of_a_hundred_producers_with_one_key_one_gets_in(redis_url: str, namespace: str, server: Server) -> None:
+    brokers = [Broker(redis_url, namespace) for _ in range(20)]
+    blocking = SyncBroker(redis_url, namespace)
+
+    def one() -> str:
+        return blocking.submit(job(idempotency_key="k"))
+
+    with ThreadPoolExecutor(40) as pool:
+        loop = asyncio.get_running_loop()
+        answers = await asyncio.gather(
+            *(broker.submit(job(idempotency_key="k")) for broker in brokers for _ in range(3)),
+            *(loop.run_in_executor(pool, one) for _ in range(40)),
+            return_exceptions=True,
+        )
+    [holder] = [answer for answer in answers if isinstance(answer, str)]
+    refused = [answer for answer in answers if isinstance(answer, DuplicateJobError)]
+    assert len(refused) == 99
+    assert {error.job_id for error in refused} == {holder}
+    assert queued(server, namespace) == 1
+    for broker in brokers:
+        await broker.aclose()
+    blocking.close()
+
+
+# --- a lost reply
+
+
+async def test_a_lost_reply_is_told(server: Server, namespace: str) -> None:
+    with Proxy(server) as proxy:
+        broker = Broker(proxy.url, namespace)
+        await broker.submit_many([job()])  # the server knows the script: its first reply is no NOSCRIPT
+        proxy.swallow_replies()
+        lost = asyncio.create_task(broker.submit(job()))
+        many = asyncio.create_task(broker.submit_many([job()] * 3))
+        await asyncio.to_thread(wait_until, lambda: queued(server, namespace) == 5)
+        proxy.cut()
+        for one in (lost, many):
+            with pytest.raises(SubmitUncertain, match="idempotency key"):
+                await one
+        assert queued(server, namespace) == 5
+        proxy.mend()
+        await broker.aclose()
+
+
+async def test_a_lost_reply_is_settled_by_the_key(server: Server, namespace: str) -> None:
+    with Proxy(server) as proxy:
+        broker = Broker(proxy.url, namespace)
+        await broker.submit_many([job()])
+        proxy.swallow_replies()
+        lost = asyncio.create_task(broker.submit(job(idempotency_key="k")))
+        await asyncio.to_thread(wait_until, lambda: queued(server, namespace) == 2)
+        proxy.mend()
+        proxy.cut()
+        job_id = await lost
+        assert queued(server, namespace) == 2
+        with pytest.raises(DuplicateJobError) as held:
+            await broker.submit(job(idempotency_key="k"))
+        assert held.value.job_id == job_id
+        await broker.aclose()
+
+
+async def test_a_lost_reply_is_settled_by_the_key_also_when_the_job_has_ended_since(server: Server, namespace: str) -> None:
+    worker, ran = Worker("w"), list[int]()
+
+    @worker.task
+    async def ship(n: int) -> int:
+        ran.append(n)
+        return n
+
+    heard = worker.event("heard")
+
+    @heard.on
+    async def listens(n: int) -> None:
+        ran.append(n)
+
+    async with serving(server.url, namespace, worker):
+        with Proxy(server) as proxy:
+            broker, blocking = Broker(proxy.url, namespace), SyncBroker(proxy.url, namespace)
+            await broker.submit_many([job(1)])
+            await asyncio.to_thread(blocking.submit, job(2))
+            await broker.send("unheard", b"{}", [])
+            submits = [
+                lambda: broker.submit(job(3, idempotency_key="k")),
+                lambda: asyncio.to_thread(blocking.submit, job(4, idempotency_key="l")),
+                lambda: broker.send("heard", b'{"n":5}', [], idempotency_key="m"),
+                lambda: asyncio.to_thread(blocking.send, "heard", b'{"n":6}', [], idempotency_key="m"),
+            ]
+            for number, submit in enumerate(submits, 3):
+                await broker.link.command("PING")  # connected, all of them
+                await asyncio.to_thread(blocking.command, "PING")
+                proxy.swallow_replies()
+                lost = asyncio.create_task(submit())
+                await asyncio.to_thread(wait_until, lambda last=number: last in ran)
+                ended = wait_until_released(server, Keys(namespace))
+                await ended
+                proxy.mend()
+                proxy.cut()
+                assert await lost
+            assert sorted(ran) == [1, 2, 3, 4, 5, 6]
+            await broker.aclose()
+            blocking.close()
+
+
+def wait_until_released(server: Server, keys: Keys) -> asyncio.Future[object]:
+    loop = asyncio.get_running_loop()
+    return loop.run_in_executor(None, lambda: wait_until(lambda: not server.cli("KEYS", f"{keys.idem_prefix}*"), 5, "the key to be free"))
+
+
+def test_a_lost_reply_of_the_blocking_form(server: Server, namespace: str) -> None:
+    with Proxy(server) as proxy, ThreadPoolExecutor(1) as pool:
+        broker = SyncBroker(proxy.url, namespace)
+        broker.submit(job())
+        proxy.swallow_replies()
+        lost = pool.submit(broker.submit, job())
+        wait_until(lambda: queued(server, namespace) == 2)
+        proxy.cut()
+        with pytest.raises(SubmitUncertain):
+            lost.result(10)
+        proxy.mend()
+        broker.command("PING")
+        proxy.swallow_replies()
+        keyed = pool.submit(broker.submit, job(idempotency_key="k"))
+        wait_until(lambda: queued(server, namespace) == 3)
+        proxy.mend()
+        proxy.cut()
+        assert keyed.result(10)
+        assert queued(server, namespace) == 3
+        broker.close()
+
+
+async def test_a_broker_that_is_away_is_no_riddle(own_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was sent, so nothing is uncertain; and after a restart old connections cost no submit."""
+    monkeypatch.setattr(engine_broker, "SUBMIT_PATIENCE_S", 0.3)
+    monkeypatch.setattr("upnext.engine.sync.SUBMIT_PATIENCE_S", 0.3)
+    broker, blocking = Broker(own_server.url, namespace), SyncBroker(own_server.url, namespace)
+    await broker.submit(job())
+    blocking.submit(job())
+    own_server.stop()
+    await asyncio.sleep(0)
+    await asyncio.to_thread(wait_until, lambda: broker.link.live is None)
+    for submit in (lambda: broker.submit(job()), lambda: asyncio.to_thread(blocking.submit, job())):
+        with pytest.raises(BrokerUnavailableError):
+            await submit()
+    own_server.start()
+    await broker.submit(job())
+    blocking.submit(job())
+    own_server.restart()
+    assert blocking.submit(job())
+    await broker.aclose()
+    blocking.close()
+
+
+# --- blocking forms
+
+
+def tasks() -> Worker:
+    worker = Worker("w", concurrency=8)
+
+    @worker.task
+    async def double(n: int) -> int:
+        return 2 * n
+
+    return worker
+
+
+@contextlib.contextmanager
+def served(server: Server, namespace: str) -> Iterator[Worker]:
+    """The service in a thread of its own, for tests that have no loop."""
+    worker, up, stop = tasks(), threading.Event(), threading.Event()
+
+    async def main() -> None:
+        async with serving(server.url, namespace, worker):
+            up.set()
+            await asyncio.to_thread(stop.wait)
+
+    with broker_is(server.url, namespace):
+        thread = threading.Thread(target=asyncio.run, args=(main(),))
+        thread.start()
+        try:
+            assert up.wait(20)
+            yield worker
+        finally:
+            stop.set()
+            thread.join(20)
+
+
+def test_blocking_forms_many_times_from_many_threads(server: Server, namespace: str) -> None:
+    with served(server, namespace) as worker:
+        double = worker.tasks["double"]
+
+        def work(start: int) -> list[int]:
+            values = [double.wait_sync(start + n).value for n in range(10)]
+            values += [future.value_sync(10) for future in double.submit_many_sync([(start + n,) for n in range(10)])]
+            return values
+
+        with ThreadPoolExecutor(8) as pool:
+            for start, values in zip(range(0, 800, 100), pool.map(work, range(0, 800, 100)), strict=True):
+                assert values == [2 * (start + n) for n in range(10)] * 2
+
+
+FORKING = """
+    import os, sys, threading, warnings
+    import upnext
+    from upnext.engine.sync import SyncBroker
+
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork.*")
+    worker = upnext.Worker("w")
+
+    @worker.task
+    def ship(n: int) -> int: ...
+
+    stop = threading.Event()
+
+    def busy() -> None:
+        while not stop.is_set():
+            ship.submit_sync(0)
+
+    ship.submit_sync(1)                      # before the fork: the parent's connections exist
+    threads = [threading.Thread(target=busy) for _ in range(4)]
+    [thread.start() for thread in threads]   # some of them hold locks at the moment of a fork
+    ids = set()
+    for round in range(25):
+        read, write = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                found = [ship.submit_sync(n).job_id for n in range(3)]
+                grandchild = os.fork()
+                if not grandchild:
+                    found = [ship.submit_sync(9).job_id]
+                os.write(write, (" ".join(found) + " ").encode())
+                if grandchild:
+                    os.waitpid(grandchild, 0)
+            except BaseException as error:
+                os.write(write, repr(error).encode())
+            os._exit(0)
+        os.close(write)
+        ship.submit_sync(2)
+        with os.fdopen(read) as pipe:
+            said = pipe.read().split()
+        os.waitpid(child, 0)
+        assert len(said) == 4 and all(one.startswith("ship:n") for one in said), said
+        ids.update(said)
+    stop.set()
+    [thread.join() for thread in threads]
+    assert len(ids) == 100
+    ship.submit_sync(3)
+    print("fine")
+"""
+
+
+def program(source: str, url: str, namespace: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "UPNEXT_REDIS_URL": url, "UPNEXT_NAMESPACE": namespace}
+    return subprocess.run(
+        [sys.executable, *flags, "-c", textwrap.dedent(source)], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("path", ["unix", "tcp"])
+def test_before_and_after_a_fork_with_threads_at_work(server: Server, namespace: str, path: str) -> None:
+    done = program(FORKING, server.url if path == "unix" else server.tcp_url, namespace)
+    assert (done.stdout, done.stderr, done.returncode) == ("fine\n", "", 0)
+
+
+DJANGO_STYLE = """
+    import asyncio, threading
+    import upnext
+
+    worker = upnext.Worker("w")
+
+    @worker.task
+    def ship(n: int) -> int: ...
+
+    def view(n):                      # a plain view
+        return ship.submit_sync(n).job_id
+
+    async def async_view(n):          # an async view that calls plain code in a thread, as sync_to_async does
+        return await asyncio.to_thread(view, n), (await ship.submit(n)).job_id
+
+    ids = {view(0)}
+    for n in range(5):                # async_to_sync: a loop of its own for each request
+        ids.update(asyncio.run(async_view(n)))
+
+    async def request(n):             # a plain call right in a loop blocks it, and works
+        return ship.submit_sync(n).job_id
+
+    ids.update(asyncio.run(request(n)) for n in range(3))
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(asyncio.run(async_view(7)))) for _ in range(5)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    ids.update(one for pair in found for one in pair)
+    assert len(ids) == 1 + 10 + 3 + 10, len(ids)
+    print("fine")
+"""
+
+
+def test_django_style_code(server: Server, namespace: str) -> None:
+    done = program(DJANGO_STYLE, server.url, namespace, "-W", "error", "-X", "dev")
+    assert (done.stdout, done.stderr, done.returncode) == ("fine\n", "", 0)
+
+
+# --- loops that end without aclose
+
+ENDINGS = {
+    "run": "asyncio.run(main())",
+    "uvloop": "import uvloop; uvloop.run(main())",
+    "runner": "\n    with asyncio.Runner() as runner:\n        runner.run(main()); runner.run(main())",
+    "bare loop": "loop = asyncio.new_event_loop(); loop.run_until_complete(main()); loop.close(); del loop",
+    "failure": "\n    try:\n        asyncio.run(main(fail=True))\n    except ZeroDivisionError:\n        pass",
+    "cancelled": "\n    try:\n        asyncio.run(asyncio.wait_for(main(endless=True), 0.2))\n    except TimeoutError:\n        pass",
+    "several": "\n    for _ in range(3):\n        asyncio.run(main())",
+}
+ENDING = """
+    import asyncio, gc
+    import upnext
+
+    worker = upnext.Worker("w")
+
+    @worker.task
+    async def ship(n: int) -> int: ...
+
+    async def main(fail=False, endless=False):
+        future = await ship.submit(1)
+        await ship.submit_many([(1,), (2,)])
+        try:
+            await future.result(0.05)       # opens the ear as well
+        except TimeoutError:
+            pass
+        waiting = asyncio.create_task(future.result())
+        await asyncio.sleep(0.01)
+        if fail:
+            1 / 0
+        if endless:
+            await waiting
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+    {ending}
+    gc.collect()
+    print("fine")
+"""
+
+
+@pytest.mark.parametrize("path", ["unix", "tcp"])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_loop_that_ends_without_aclose_warns_of_nothing(server: Server, namespace: str, ending: str, path: str) -> None:
+    source = ENDING.replace("{ending}", ENDINGS[ending])
+    done = program(source, server.url if path == "unix" else server.tcp_url, namespace, "-W", "error", "-X", "dev")
+    assert (done.stdout, done.stderr, done.returncode) == ("fine\n", "", 0)
+
+
+def test_errors_of_the_queue_have_one_root() -> None:
+    assert issubclass(SubmitUncertain, QueueError)
+    assert not issubclass(SubmitUncertain, BrokerUnavailableError), "nothing was sent is not what it says"

@@ -1,0 +1,57 @@
+"""The queue of a daemon under test, asked directly: a command line costs half a second each time."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import orjson
+
+from tests.support.daemon import Daemon
+from tests.support.waiting import wait_until
+from upnext.core.outcome import JobStatus
+from upnext.core.submission import Submission
+from upnext.engine import inspect
+from upnext.engine.sync import SyncBroker
+from upnext.errors import JobNotFoundError
+
+
+class Queue:
+    """Submits to, and looks into, the queue that `daemon` works on."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.broker = SyncBroker(daemon.broker_url, daemon.namespace or "default", name="upnext-test")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.broker.close()
+
+    def submit(self, task: str, **arguments: Any) -> str:
+        return self.broker.submit(Submission(task, orjson.dumps(arguments)))
+
+    def submit_many(self, task: str, many: list[dict[str, Any]]) -> list[str]:
+        return self.broker.submit_many([Submission(task, orjson.dumps(arguments)) for arguments in many])
+
+    def job(self, job_id: str) -> inspect.Job | None:
+        """None: not known."""
+        try:
+            return inspect.job(self.broker, self.broker.keys, job_id)
+        except JobNotFoundError:
+            return None
+
+    def ended(self, job_id: str, timeout_s: float = 30.0) -> inspect.Job:
+        """The job, once it has ended."""
+
+        def look() -> inspect.Job | None:
+            found = self.job(job_id)
+            return found if found is not None and found.status in inspect.ENDED else None
+
+        return wait_until(look, timeout_s, f"{job_id} to end") or self._never()
+
+    def statuses(self, job_ids: list[str]) -> list[JobStatus | None]:
+        return [None if (found := self.job(job_id)) is None else found.status for job_id in job_ids]
+
+    @staticmethod
+    def _never() -> inspect.Job:
+        raise AssertionError("unreachable")

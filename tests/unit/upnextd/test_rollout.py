@@ -1,0 +1,42 @@
+"""The table of a reload: every cell, and the walks that the daemon relies on."""
+
+from __future__ import annotations
+
+import pytest
+
+from upnextd.rollout import OVER, TABLE, Action, Event, Phase, step
+
+
+def test_every_cell_is_there() -> None:
+    assert set(TABLE) == set(Phase)
+    for phase, row in TABLE.items():
+        assert set(row) == set(Event), phase
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("event", Event)
+def test_every_cell_steps(phase: Phase, event: Event) -> None:
+    to, action = step(phase, event)
+    cell = TABLE[phase][event]
+    assert (to, action) == (cell[0] or phase, cell[1])
+    assert (action is None) == (cell[0] is None), "a move does something, staying does nothing"
+
+
+def test_a_good_reload() -> None:
+    phase, done = Phase.IMPORTING, []
+    for event in (Event.IMPORTED, Event.PROVEN, Event.REPLACED, Event.SWITCHED):
+        phase, action = step(phase, event)
+        done.append(action)
+    assert phase is Phase.COMMITTED
+    assert done == [Action.TRY, Action.ROLL, Action.SWITCH, Action.COMMIT]
+
+
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase not in OVER])
+def test_whatever_breaks_before_the_commit_rolls_back(phase: Phase) -> None:
+    assert step(phase, Event.BROKE) == (Phase.FAILED, Action.ROLL_BACK)
+
+
+@pytest.mark.parametrize("phase", sorted(OVER, key=str))
+@pytest.mark.parametrize("event", Event)
+def test_what_is_over_stays_over(phase: Phase, event: Event) -> None:
+    assert step(phase, event) == (phase, None)

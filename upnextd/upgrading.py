@@ -1,0 +1,293 @@
+"""SIGUSR2: this process becomes a fresh upnextd, in place, by execve. The pid, the lock, the control socket and every child are kept.
+
+The state goes to the new program as JSON in a memfd, named in the environment; descriptors are inherited by number. Nothing is handed
+over while something is half done (a fork, a burial, a reload, an operation): the upgrade waits for that. Signals are blocked from
+before the exec until the new program has its handlers. A throw-away process tries first whether the new code imports and reads this
+version of the state; when not, everything goes on as it was. Clients of the control socket are hung up on and connect again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from upnextd import plan, process, slots
+from upnextd.broker import Broker
+from upnextd.children import Child
+from upnextd.deaths import LastExit
+from upnextd.generations import Generation, Phase
+from upnextd.plan import Mode, Role
+from upnextd.slots import Life, State
+from upnextd.stations import SchedulerSaid, SlotHistory, Station
+
+if TYPE_CHECKING:
+    from upnextd.supervisor import Supervisor
+
+STATE_VERSION = 1
+VARIABLE = "UPNEXTD_UPGRADE_FD"
+OUR_SIGNALS = frozenset(
+    {
+        signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGTSTP,
+        signal.SIGCONT, signal.SIGUSR1, signal.SIGUSR2,
+    }
+)  # fmt: skip
+_PROBE_S = 15.0
+_SETTLE_S = 0.02
+"""Signals that were caught before they were blocked get so long to reach the loop."""
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """What the program before us left: the state, and the descriptors that are not a child's."""
+
+    state: Json
+    lock_fd: int
+    listener_fd: int
+
+
+def take_over(env: MutableMapping[str, str]) -> Inherited | None:
+    """The state that this process was exec'd with; None when it was started afresh."""
+    raw = env.pop(VARIABLE, "")
+    if not raw.isdigit():
+        return None
+    try:
+        with os.fdopen(int(raw), "rb") as file:
+            file.seek(0)
+            said = orjson.loads(file.read())
+    except (OSError, ValueError):
+        # Not ours: somebody else's variable.
+        return None
+    if said.get("pid") != os.getpid() or said.get("version") != STATE_VERSION:
+        return None
+    for fd in said["fds"]:
+        os.set_inheritable(fd, False)
+    return Inherited(said["state"], said["lock_fd"], said["listener_fd"])
+
+
+def probe() -> None:
+    """Entry of the throw-away process: exits 0 when this code runs and reads the state of version argv[1]."""
+    __import__("upnextd.main")
+    sys.exit(0 if int(sys.argv[1]) == STATE_VERSION else 1)
+
+
+class Upgrades:
+    """Waits for the moment, then execs. `handles` gives the descriptors of the lock and of the listening socket."""
+
+    def __init__(
+        self, supervisor: Supervisor, handles: Callable[[], tuple[int, int]], before_exec: Callable[[], None]
+    ) -> None:
+        self._supervisor = supervisor
+        self._handles = handles
+        self._before_exec = before_exec
+        self._under_way = False
+
+    def ask(self) -> None:
+        """Upgrade as soon as nothing is half done."""
+        supervisor = self._supervisor
+        if self._under_way or supervisor.desired.stopping:
+            return
+        self._under_way = True
+        supervisor.log.note("asked to upgrade in place")
+        supervisor.own(self._upgrade())
+
+    async def _upgrade(self) -> None:
+        supervisor = self._supervisor
+        try:
+            if not await self._probed():
+                supervisor.log.fault(
+                    "the new code does not start, or can't take this daemon over: it goes on as it was"
+                )
+                return
+            while not supervisor.desired.stopping:
+                if not quiet(supervisor):
+                    await asyncio.sleep(_SETTLE_S)
+                    continue
+                signal.pthread_sigmask(signal.SIG_BLOCK, OUR_SIGNALS)
+                try:
+                    await asyncio.sleep(_SETTLE_S)
+                    if quiet(supervisor) and not supervisor.desired.stopping:
+                        self._exec()
+                        return
+                finally:
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, OUR_SIGNALS)
+        finally:
+            self._under_way = False
+
+    async def _probed(self) -> bool:
+        supervisor = self._supervisor
+        argv = process.python_argv("upnextd.upgrading:probe", str(STATE_VERSION))
+        try:
+            pid = process.spawn(argv, supervisor.settings.child_env, {2: 2})
+        except OSError as error:
+            supervisor.log.fault(f"can't try the new code: {error.strerror or error}")
+            return False
+        supervisor.strangers.add(pid)
+        pidfd = os.pidfd_open(pid)
+        try:
+            deadline = supervisor.loop.time() + _PROBE_S
+            while (status := process.reap(pidfd)) is None:
+                if supervisor.loop.time() > deadline:
+                    process.send_signal(pidfd, signal.SIGKILL)
+                await asyncio.sleep(_SETTLE_S)
+            return status.code == 0
+        finally:
+            supervisor.strangers.discard(pid)
+            os.close(pidfd)
+
+    def _exec(self) -> None:
+        """Does not return, unless it fails: then nothing has changed."""
+        supervisor = self._supervisor
+        fds: list[int] = []
+        state = freeze(supervisor, fds)
+        lock_fd, listener_fd = self._handles()
+        fds += [lock_fd, listener_fd]
+        said = {
+            "version": STATE_VERSION,
+            "pid": os.getpid(),
+            "fds": fds,
+            "lock_fd": lock_fd,
+            "listener_fd": listener_fd,
+            "state": state,
+        }
+        memfd = os.memfd_create("upnextd-state", os.MFD_CLOEXEC)
+        with os.fdopen(memfd, "wb", buffering=0, closefd=False) as file:
+            file.write(orjson.dumps(said))
+        self._before_exec()
+        for fd in (*fds, memfd):
+            os.set_inheritable(fd, True)
+        try:
+            argv = [sys.executable, *sys.orig_argv[1:]]
+            os.execve(sys.executable, argv, {**os.environ, VARIABLE: str(memfd)})  # noqa: S606 - no shell is wanted
+        except OSError as error:
+            for fd in fds:
+                os.set_inheritable(fd, False)
+            os.close(memfd)
+            supervisor.log.fault(f"can't upgrade: {error.strerror or error}")
+
+
+def quiet(supervisor: Supervisor) -> bool:
+    """Nothing is half done: every pid is known, every grave is closed, nobody waits for an operation."""
+    between = (State.SPAWNING, State.EXITED)
+    return (
+        supervisor.booted
+        and not supervisor.reloads.under_way
+        and not supervisor.operations.under_way
+        and not any(station.life.state in between for station in supervisor.stations)
+        and all(station.child is None or station.child.settled for station in supervisor.stations)
+        and all(generation.phase is Phase.READY for generation in supervisor.generations.values())
+        and (supervisor.broker is None or supervisor.broker.up)
+    )
+
+
+# -- to JSON --
+
+
+def freeze(supervisor: Supervisor, fds: list[int]) -> Json:
+    """The daemon as JSON; `fds` gets the descriptors that go with it."""
+    desired = dataclasses.asdict(supervisor.desired) | {"mode": supervisor.desired.mode.value}
+    return {
+        "desired": desired,
+        "since_ms": supervisor.since_ms,
+        "ids": supervisor.next_id(),
+        "stations": [_freeze_station(station, fds) for station in supervisor.stations],
+        "history": {
+            slot: {
+                "incarnations": one.incarnations,
+                "restarts": one.restarts,
+                "last_exit": None if one.last_exit is None else one.last_exit.as_json(),
+            }
+            for slot, one in supervisor.history.items()
+        },
+        "generations": [generation.freeze(fds) for generation in supervisor.generations.values()],
+        "broker": None if supervisor.broker is None else supervisor.broker.freeze(fds),
+        "scheduler_said": dataclasses.asdict(supervisor.scheduler_said),
+        "notices": supervisor.talk.ledger.pending,
+        "record": dataclasses.asdict(supervisor.burials.record),
+        "former": supervisor.reloads.former,
+        "last_number": supervisor.reloads.last_number,
+    }
+
+
+def _freeze_station(station: Station, fds: list[int]) -> Json:
+    life = station.life
+    return {
+        "id": station.id,
+        "slot": station.slot,
+        "role": station.role.value,
+        "generation": station.generation,
+        "life": [life.state.name, life.since, life.deadline, life.drained],
+        "outdated": station.outdated,
+        "leave_s": station.leave_s,
+        "leave_by": station.leave_by,
+        "reason": station.reason,
+        "child": None if station.child is None else station.child.freeze(fds),
+    }
+
+
+# -- and back --
+
+
+def thaw(supervisor: Supervisor, state: Mapping[str, Any]) -> None:
+    """Fill a fresh supervisor with what `freeze` wrote, and watch everything again."""
+    said: Json = dict(state["desired"])
+    mode = Mode(said.pop("mode"))
+    supervisor.desired = plan.Desired(**said, mode=mode)
+    supervisor.since_ms = state["since_ms"]
+    supervisor.resume_ids(state["ids"])
+    for slot, one in state["history"].items():
+        last = None if one["last_exit"] is None else LastExit(**one["last_exit"])
+        supervisor.history[slot] = SlotHistory(one["incarnations"], one["restarts"], last)
+    for one in state["generations"]:
+        generation = Generation.thaw(
+            one, supervisor.settings.child_env, supervisor.loop, supervisor, supervisor.template_line
+        )
+        supervisor.generations[generation.number] = generation
+    if state["broker"] is not None:
+        supervisor.broker = Broker.thaw(
+            state["broker"],
+            supervisor.settings.state_dir,
+            supervisor.settings.child_env,
+            supervisor.log,
+            supervisor.wake,
+        )
+    supervisor.scheduler_said = SchedulerSaid(**state["scheduler_said"])
+    for notice in state["notices"]:
+        supervisor.talk.ledger.add(notice)
+    record = state["record"]
+    supervisor.burials.record = plan.Record(
+        tuple((slot, streak) for slot, streak in record["streaks"]), tuple(record["bad_exits"])
+    )
+    supervisor.reloads.former = state["former"]
+    supervisor.reloads.last_number = state["last_number"]
+    for one in state["stations"]:
+        _thaw_station(supervisor, one)
+
+
+def _thaw_station(supervisor: Supervisor, said: Json) -> None:
+    name, since, deadline, drained = said["life"]
+    station = Station(
+        said["id"],
+        said["slot"],
+        Role(said["role"]),
+        said["generation"],
+        Life(slots.State[name], since, deadline, drained),
+        outdated=said["outdated"],
+        leave_s=said["leave_s"],
+        leave_by=said["leave_by"],
+        reason=said["reason"],
+    )
+    supervisor.stations.append(station)
+    if said["child"] is not None:
+        station.child = Child.thaw(said["child"], supervisor.loop, supervisor.talk.hear, supervisor.talk.line)
+        supervisor.births.watch_again(station.child)
+    supervisor.set_timer(station)
