@@ -13,6 +13,7 @@ from upnext import access
 from upnext.core.spec import TaskSpec
 from upnext.core.submission import Submission
 from upnext.declare import Duration, Priority, priority, seconds
+from upnext.engine import tracing
 from upnext.errors import ServiceError, UsageError
 from upnext.future import Future, TaskResult, succeeded
 
@@ -226,6 +227,7 @@ class Submitter(Generic[P, T]):
             idempotency_key=None if key is None else checked_key(key),
             idempotency_ttl_s=how.idempotency_ttl_s,
             limited=spec.options.limited,
+            trace=tracing.current(),
         )
 
     def _submissions(self, inputs: Sequence[Input]) -> list[Submission]:

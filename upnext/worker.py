@@ -43,7 +43,8 @@ class Worker:
     name: shown in status and taken by `--only`; without one it is "worker", numbered when a service has several.
     concurrency: jobs that each worker process runs at the same time.
     prefetch: unstarted jobs a process may hold; None: tuned to how long tasks take; 0: none.
-    sync_executor: where plain `def` tasks run, in threads or in pool processes.
+    sync_executor: where plain `def` tasks run, in threads or in pool processes. Those import the service by themselves, once each, and are
+    replaced when they die, which is a crash of the job that they ran and of no other. A cancel or a timeout ends them at once.
     sync_pool_size: threads or processes of that pool; None: as many as `concurrency`.
     redis_url: used when neither a flag nor the environment names one.
 
@@ -111,9 +112,9 @@ class Worker:
 
         Results:
         result_ttl=600: seconds for which the result is kept; 0: not at all, and nobody can wait for it.
-        cache_key, cache_ttl: a result is kept under this key for cache_ttl seconds (result_ttl, unless said), and a submit that makes
-        the same key gets it
-        without running. The key is a template over the arguments ("user:{user_id}") or a function of them.
+        cache_key, cache_ttl: a result is kept under this key for cache_ttl seconds (result_ttl, unless said), and a later job that makes
+        the same key ends with that value, without running and without hooks. The key is a template over the arguments
+        ("user:{user_id}") or a function of them.
 
         Hooks: on_start(ctx), on_success(ctx, result), on_failure(ctx, error), on_retry(ctx, error), on_complete(ctx, result or error):
         plain or async

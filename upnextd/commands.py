@@ -191,8 +191,6 @@ class ControlCommands:
 
     def _reload(self, _params: dict[str, Any], _client: Client) -> _Answer:
         supervisor = self._supervisor
-        if not supervisor.booted:
-            raise CommandError(ErrorCode.CONFLICT, "the daemon is still starting")
         rollout = supervisor.reloads.begin()
         return self._begin(f"reload {rollout.generation}", lambda: supervisor.reloads.progress(rollout))
 

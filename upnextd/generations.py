@@ -230,11 +230,21 @@ class Generation:
         ends = said["ends"]
         if ends is None:
             # It has no process any more; these lead nowhere.
-            pair = socket.socketpair()
-            ends = (0, -1, pair[0].detach(), os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-            pair[1].close()
+            ours, theirs = socket.socketpair()
+            out, into = os.pipe2(os.O_CLOEXEC)
+            theirs.close()
+            os.close(into)
+            ends = (0, -1, ours.detach(), out)
+        pid, pidfd, control, output = ends
         generation = cls(
-            said["number"], order, env, loop, listener, on_line, preload=order["preload"], ends=tuple(ends)
+            said["number"],
+            order,
+            env,
+            loop,
+            listener,
+            on_line,
+            preload=order["preload"],
+            ends=(pid, pidfd, control, output),
         )
         generation.shapes = tuple(WorkerShape(name, most, tuple(tasks)) for name, most, tasks in said["shapes"])
         generation.redis_urls = tuple(said["redis_urls"])

@@ -174,7 +174,7 @@ def _watch_signals(loop: asyncio.AbstractEventLoop, supervisor: Supervisor, upgr
         supervisor.edit(workers=max(0, supervisor.desired.workers + by))
 
     def reload() -> None:
-        if supervisor.booted and not supervisor.desired.stopping:
+        if not supervisor.desired.stopping:
             supervisor.reloads.begin()
 
     def mode(wanted: Mode) -> None:
@@ -206,7 +206,7 @@ def _reopen_log(supervisor: Supervisor) -> None:
 
 
 def _unhandled(context: dict[str, Any]) -> str:
-    """What the loop couldn't give to anybody, as our log says it: a bug's traceback, or a connection not accepted for want of descriptors."""
+    """What the loop could not give to anybody: a bug, with its traceback, or a connection that no descriptor was free for."""
     error = context.get("exception")
     if error is None or isinstance(error, OSError):
         return f"{context['message']}" + (f": {error.strerror or error}" if error is not None else "")

@@ -18,7 +18,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import orjson
 import setproctitle
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry
+from prometheus_client import exposition as _exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -47,7 +48,8 @@ def main() -> None:
         server = listen(order["listen"])
     except OSError as error:
         _end(f"can't serve metrics on {order['listen']}: {error.strerror or error}")
-    server.set_app(make_wsgi_app(registry))
+    # It is typed in part only.
+    server.set_app(cast("Any", _exposition).make_wsgi_app(registry))
     server.serve_forever()
 
 
@@ -80,7 +82,9 @@ class DaemonCollector(Collector):
 
     def _of_status(self, status: dict[str, Any]) -> Iterator[Metric]:
         name = self._name
-        children = GaugeMetricFamily("upnext_children", "Children by role and state", labels=["daemon", "role", "state"])
+        children = GaugeMetricFamily(
+            "upnext_children", "Children by role and state", labels=["daemon", "role", "state"]
+        )
         counted: dict[tuple[str, str], int] = {}
         memory = GaugeMetricFamily(
             "upnext_child_memory_bytes", "Memory, shared pages divided among their users", labels=["daemon", "slot"]

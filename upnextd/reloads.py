@@ -38,6 +38,8 @@ class Rollout:
     generation: int
     former: int
     phase: Phase = Phase.IMPORTING
+    started: bool = False
+    """It waits while the daemon itself is still starting."""
     why: str = ""
     detail: str = ""
     tail: deque[str] = field(default_factory=lambda: deque[str](maxlen=_TAIL_LINES))
@@ -67,17 +69,21 @@ class Reloads:
         self.last_number += 1
         number = self.last_number
         self.current = Rollout(number, supervisor.desired.generation)
-        self._step_said(f"generation {number} imports the service")
-        generation = supervisor.start_generation(number)
-        if generation is None:
-            self._broke(self.current, "its template can't be started")
-        else:
-            supervisor.own(self._watch_import(self.current, generation))
+        self.look()
         return self.current
 
     def on_trial(self, generation: int) -> bool:
         """Whether it is of a reload that isn't committed."""
         return self.current is not None and self.under_way and self.current.generation == generation
+
+    def _start(self, now: Rollout) -> None:
+        now.started = True
+        self._step_said(f"generation {now.generation} imports the service")
+        generation = self._supervisor.start_generation(now.generation)
+        if generation is None:
+            self._broke(now, "its template can't be started")
+        else:
+            self._supervisor.own(self._watch_import(now, generation))
 
     # -- what happens --
 
@@ -126,6 +132,8 @@ class Reloads:
             return
         supervisor = self._supervisor
         match now.phase:
+            case Phase.IMPORTING if supervisor.booted and not now.started:
+                self._start(now)
             case Phase.TRYING if self._canary_proven(now):
                 self._post(now, Event.PROVEN)
             case Phase.ROLLING:

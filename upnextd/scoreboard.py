@@ -125,7 +125,8 @@ class Writer:
     def job_in(self, worker: int, cell: int) -> dict[str, str]:
         """The job that was started last in a cell."""
         at = self._first_cell[worker] + cell * _CELL_BYTES
-        _, _, _, born_ms, born_seq, task, _, born = _CELL.unpack_from(self._page, at)
+        fields: tuple[float, int, int, int, int, int, int, int] = _CELL.unpack_from(self._page, at)
+        _, _, _, born_ms, born_seq, task, _, born = fields
         name = self._shapes[worker].tasks[task]
         return {"job_id": f"{name}:{chr(born)}{born_ms}-{born_seq}", "task": name}
 

@@ -124,9 +124,7 @@ def next_job_s(broker: SyncBroker) -> float:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_the_next_job_runs_soon_after(
-    shop: tuple[Server, Daemon, SyncBroker], fault: Callable[[Server], None]
-) -> None:
+def test_the_next_job_runs_soon_after(shop: tuple[Server, Daemon, SyncBroker], fault: Callable[[Server], None]) -> None:
     server, daemon, broker = shop
     keys = Keys()
     next_job_s(broker)

@@ -37,7 +37,9 @@ class Clock:
     def __init__(self, server: Server, daemon: Callable[..., Daemon], log: Path) -> None:
         self._log = log
         self.server = server
-        self.daemons = [daemon(SERVICE, redis_url=server.tcp_url, workers=1, env={"TEST_LOG": str(log)}) for _ in range(2)]
+        self.daemons = [
+            daemon(SERVICE, redis_url=server.tcp_url, workers=1, env={"TEST_LOG": str(log)}) for _ in range(2)
+        ]
 
     def runs(self) -> list[tuple[int, int]]:
         """(tick ms, ms it was late)"""
@@ -92,7 +94,9 @@ def test_each_tick_runs_once_whatever_becomes_of_the_leader(
     for pid in frozen:
         os.kill(pid, signal.SIGSTOP)
     begun = time.monotonic()
-    wait_until(lambda: time.monotonic() - begun > 8 and len(clock.runs()) > before + 4, 20, "the other to have taken over")
+    wait_until(
+        lambda: time.monotonic() - begun > 8 and len(clock.runs()) > before + 4, 20, "the other to have taken over"
+    )
     for pid in frozen:
         os.kill(pid, signal.SIGCONT)
     clock.wait_for_ticks(4)

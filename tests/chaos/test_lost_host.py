@@ -52,7 +52,9 @@ def test_its_jobs_start_again_on_another_within_15_s(
     with Proxy(own_server) as proxy:
         broker = SyncBroker(own_server.tcp_url)
         lost = host("a", proxy.url)
-        jobs = [broker.submit(Submission("work", json.dumps({"name": f"j{n}", "patient": True}).encode())) for n in range(4)]
+        jobs = [
+            broker.submit(Submission("work", json.dumps({"name": f"j{n}", "patient": True}).encode())) for n in range(4)
+        ]
         wait_until(lambda: len(starts()) == 4, 5, "four jobs to run on a")
         theirs = set(own_server.cli("HKEYS", keys.consumers))
         other = host("b", own_server.tcp_url)
@@ -75,7 +77,9 @@ def test_its_jobs_start_again_on_another_within_15_s(
         again = {name: at - gone for name, where, at in starts() if where == "b"}
         for name in submitted:
             wait_until(lambda waited=name: waited in {one for one, *_ in starts()}, 5, name)
-        late = {name: at - submitted[name] for name, _, at in starts() if name in submitted and at - submitted[name] > 1}
+        late = {
+            name: at - submitted[name] for name, _, at in starts() if name in submitted and at - submitted[name] > 1
+        }
         took_s = [round(again[f"j{n}"], 1) for n in range(4)]
         print(f"taken over after {took_s} s; of {len(submitted)} new jobs late: {late}")
         assert max(took_s) <= 15
@@ -83,7 +87,9 @@ def test_its_jobs_start_again_on_another_within_15_s(
         assert len(late) <= 2
         assert all(submitted[name] - gone < 2.5 for name in late), late
         assert sorted(name for name, *_ in starts() if name in submitted) == sorted(submitted), "each new job ran once"
-        wait_until(lambda: not theirs & set(own_server.cli("HKEYS", keys.consumers)), 10, "the dead consumers to be forgotten")
+        wait_until(
+            lambda: not theirs & set(own_server.cli("HKEYS", keys.consumers)), 10, "the dead consumers to be forgotten"
+        )
         wait_until(lambda: other.status()["scheduler"]["leader"], 5, "the other to lead")
 
         def caught_up() -> bool:

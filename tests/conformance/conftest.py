@@ -20,7 +20,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         raise pytest.UsageError(f"--broker: no {', '.join(unknown)}; there are {', '.join(TOPOLOGIES)}, or all")
     kinds = [
         # a broker that was asked for and isn't here is an error, not a skip
-        pytest.param(name, marks=[pytest.mark.skip(reason=f"{name}: {missing}")] if (missing := why_not(name)) and asked is None else [])
+        pytest.param(
+            name,
+            marks=[pytest.mark.skip(reason=f"{name}: {missing}")]
+            if (missing := why_not(name)) and asked is None
+            else [],
+        )
         for name in names
         if only is None or name in only.args
     ]

@@ -84,7 +84,9 @@ async def test_both_wait_for_results(topology: Topology, namespace: str) -> None
 
     async with serving(topology.url, namespace, worker):
         assert (await double.wait(4)).value == 8
-        assert [await future for future in await double.submit_many([(n,) for n in range(20)])] == [2 * n for n in range(20)]
+        assert [await future for future in await double.submit_many([(n,) for n in range(20)])] == [
+            2 * n for n in range(20)
+        ]
         result = await asyncio.to_thread(double.wait_sync, 5)
         assert result.value == 10
         key = uuid.uuid4().hex

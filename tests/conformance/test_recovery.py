@@ -1,4 +1,4 @@
-"""Faults that every kind of broker knows, and those of Sentinel and Cluster: the next job runs soon after, and nothing is lost or run twice."""
+"""Faults that every kind of broker knows, and those of Sentinel and Cluster: the next job runs soon after."""
 
 from __future__ import annotations
 

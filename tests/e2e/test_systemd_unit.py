@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ HIGHEST_EXPOSURE = 20  # systemd's scale 0 to 10, in tenths
 
 SERVICE = """
 import asyncio
+import os
 import upnext
 
 worker = upnext.Worker("demo", concurrency=2)
@@ -29,9 +32,20 @@ async def double(n: int) -> int:
 async def slow(seconds: float) -> str:
     await asyncio.sleep(seconds)
     return "done"
+
+@worker.task(max_crashes=1)
+async def hog() -> None:
+    held = []
+    while len(held) < 100:
+        held.append(bytearray(8 << 20))
+        await asyncio.sleep(0)
+
+@worker.task
+async def environment() -> dict[str, str]:
+    return dict(os.environ)
 """
-CTL = "/opt/upnext/bin/upnext ctl --socket /run/upnext/demo/demo.sock"
-CALL = "UPNEXT_REDIS_URL=$(cat /var/lib/upnext/demo/broker.url) /opt/upnext/bin/upnext call"
+UPNEXT = "/opt/upnext/bin/upnext"
+PASSWORD = "hunter2"
 
 needs_analyze = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="no systemd-analyze here (apt-get install systemd)"
@@ -63,57 +77,215 @@ def box() -> Iterator[Box]:
     if reason := why_not():
         pytest.skip(reason)
     with Box() as box:
-        box.write("/srv/demo.py", SERVICE)
-        box.write("/etc/upnext/demo.env", "SERVICE=/srv/demo.py\nUPNEXTD_WORKERS=2\n", 0o600)
+        box.shell("mkdir -p /srv")
+        service(box, "demo")
         yield box
+
+
+def service(box: Box, name: str, *settings: str, source: str = SERVICE) -> None:
+    """A service and its settings: two workers unless told otherwise, and a reload that needs to be stable for a moment only."""
+    box.write(f"/srv/{name}.py", source)
+    lines = (f"SERVICE=/srv/{name}.py", "UPNEXTD_WORKERS=2", "UPNEXTD_CANARY_S=0.5", *settings)
+    box.write(f"/etc/upnext/{name}.env", "\n".join(lines) + "\n", 0o600)
+
+
+def start(box: Box, name: str) -> None:
+    done = box.run("systemctl", "start", f"upnextd@{name}")
+    assert done.returncode == 0, done.stderr + box.journal(f"upnextd@{name}")
+
+
+def stop(box: Box, name: str) -> None:
+    box.run("systemctl", "stop", f"upnextd@{name}")
+    box.run("systemctl", "reset-failed", f"upnextd@{name}")
 
 
 @pytest.fixture
 def running(box: Box) -> Iterator[Box]:
     """The unit, started: `systemctl start` returns when it is ready."""
-    done = box.run("systemctl", "start", "upnextd@demo")
-    assert done.returncode == 0, done.stderr + box.journal("upnextd@demo")
+    start(box, "demo")
     yield box
-    box.run("systemctl", "stop", "upnextd@demo")
-    box.run("systemctl", "reset-failed", "upnextd@demo")
+    stop(box, "demo")
+
+
+def status(box: Box, name: str = "demo") -> dict[str, Any]:
+    """Asked for by root, who finds the unit's socket by its name."""
+    return json.loads(box.shell(f"{UPNEXT} ctl --name {name} status --json"))
+
+
+def in_flight(box: Box) -> list[str]:
+    return [job["job_id"] for child in status(box)["children"] for job in child["in_flight"]]
+
+
+def queue(box: Box, command: str, name: str = "demo") -> str:
+    """`upnext COMMAND` on the embedded broker of the unit."""
+    return box.shell(f"UPNEXT_REDIS_URL=$(cat /var/lib/upnext/{name}/broker.url) {UPNEXT} {command}").strip()
+
+
+def call(box: Box, task: str, *flags: str, name: str = "demo", **kwargs: Any) -> str:
+    return queue(box, f"call {task} --kwargs '{json.dumps(kwargs)}' {' '.join(flags)}", name)
+
+
+def job_of(box: Box, job_id: str, name: str = "demo") -> dict[str, Any]:
+    return json.loads(queue(box, f"job '{job_id}' --json", name))
+
+
+def drop_in(box: Box, name: str, *lines: str) -> None:
+    folder = f"/etc/systemd/system/upnextd@{name}.service.d"
+    box.shell(f"mkdir -p {folder}")
+    box.write(f"{folder}/test.conf", "\n".join(("[Service]", *lines, "")))
+    box.shell("systemctl daemon-reload")
+
+
+def active_anew(box: Box, name: str, before: str) -> bool:
+    shown = box.show(f"upnextd@{name}", "MainPID", "ActiveState")
+    return shown["ActiveState"] == "active" and shown["MainPID"] not in ("0", before)
+
+
+def main_pid(box: Box, name: str = "demo") -> str:
+    return box.show(f"upnextd@{name}", "MainPID")["MainPID"]
+
+
+@pytest.mark.timeout(300)
+def test_the_installation_can_be_repeated(box: Box) -> None:
+    said = dict(line.split(maxsplit=1) for line in box.installed.splitlines())
+    assert said["venv"].startswith("/opt/upnext: made with Python 3.")
+    assert said["unit"] == "/etc/systemd/system/upnextd@.service: written"
+    assert said["systemd"] == "has read its units again"
+    box.install("other", "/srv/demo.py")
+    before = box.shell("find /etc/upnext /etc/systemd/system /opt/upnext/.upnext -type f -exec stat -c '%n %Y %i' {} +")
+    again = dict(line.split(maxsplit=1) for line in box.install("other", "/srv/demo.py").splitlines())
+    assert {step for step, what in again.items() if "kept" in what} == {
+        "venv",
+        "packages",
+        "unit",
+        "example",
+        "settings",
+    }
+    assert again["next"] == "systemctl enable --now upnextd@other"
+    after = box.shell("find /etc/upnext /etc/systemd/system /opt/upnext/.upnext -type f -exec stat -c '%n %Y %i' {} +")
+    assert sorted(after.splitlines()) == sorted(before.splitlines())
+    assert box.shell("stat -c %a /etc/upnext/other.env; grep ^SERVICE= /etc/upnext/other.env").split() == [
+        "600",
+        "SERVICE=/srv/demo.py",
+    ]
 
 
 @pytest.mark.timeout(180)
 def test_start_returns_when_every_child_is_ready(running: Box) -> None:
-    shown = running.show("upnextd@demo", "ActiveState", "StatusText", "User", "WatchdogUSec")
+    said = status(running)
+    assert (said["ready_workers"], said["desired_workers"]) == (2, 2)
+    roles = {child["role"]: child["state"] for child in said["children"]}
+    assert roles == {"worker": "READY", "scheduler": "READY", "template": "READY", "broker": "READY"}
+    shown = running.show("upnextd@demo", "ActiveState", "StatusText", "WatchdogUSec", "OOMPolicy")
     assert shown["ActiveState"] == "active"
+    assert (shown["WatchdogUSec"], shown["OOMPolicy"]) == ("15s", "continue")
     assert shown["StatusText"], "the daemon says in STATUS= what it does"
-    status = running.run("bash", "-c", f"{CTL} status")
-    assert status.returncode == 0, status.stdout + status.stderr
-    assert "READY" in status.stdout
-    assert running.shell(f"{CALL} double --kwargs '{{\"n\": 21}}' --wait").strip() == "42"
+    assert call(running, "double", "--wait", n=21) == "42"
+
+
+@pytest.mark.timeout(180)
+def test_reload_takes_new_code_and_refuses_broken_code(running: Box) -> None:
+    before = main_pid(running)
+    running.write("/srv/demo.py", SERVICE.replace("return 2 * n", "return 3 * n"))
+    done = running.run("systemctl", "reload", "upnextd@demo")
+    assert done.returncode == 0, done.stderr + running.journal("upnextd@demo")
+    assert call(running, "double", "--wait", n=2) == "6"
+
+    running.write("/srv/demo.py", "raise RuntimeError('half a deploy')")
+    done = running.run("systemctl", "reload", "upnextd@demo")
+    assert done.returncode != 0
+    assert "half a deploy" in running.journal("upnextd@demo")
+    assert call(running, "double", "--wait", n=2) == "6", "the code before goes on"
+    shown = running.show("upnextd@demo", "MainPID", "ActiveState", "SubState", "NRestarts")
+    assert shown == {"MainPID": before, "ActiveState": "active", "SubState": "running", "NRestarts": "0"}
+    assert status(running)["ready_workers"] == 2
+    running.write("/srv/demo.py", SERVICE)
 
 
 @pytest.mark.timeout(180)
 def test_after_kill_9_of_the_main_process_systemd_starts_it_again(running: Box) -> None:
-    before = running.show("upnextd@demo", "MainPID")["MainPID"]
+    job_id = call(running, "slow", seconds=3)
+    wait_until(lambda: job_id in in_flight(running), 10, "the job to run")
+    before = main_pid(running)
     running.shell(f"kill -9 {before}")
-
-    def back() -> bool:
-        shown = running.show("upnextd@demo", "MainPID", "ActiveState")
-        return shown["ActiveState"] == "active" and shown["MainPID"] not in ("0", before)
-
-    wait_until(back, 30, "the unit to be active again")
-    assert running.shell(f"{CALL} double --kwargs '{{\"n\": 4}}' --wait").strip() == "8"
+    wait_until(lambda: active_anew(running, "demo", before), 30, "the unit to be active again")
+    ended = wait_until(lambda: (job := job_of(running, job_id))["result"] and job, 30)
+    assert (ended["status"], ended["result"]) == ("done", "done")
 
 
 @pytest.mark.timeout(180)
 def test_stop_waits_for_running_jobs(running: Box) -> None:
-    job_id = running.shell(f"{CALL} slow --kwargs '{{\"seconds\": 1.5}}'").strip()
-    wait_until(lambda: job_id in running.shell(f"{CTL} status --json"), 10, "the job to run")
+    job_id = call(running, "slow", seconds=1.5)
+    wait_until(lambda: job_id in in_flight(running), 10, "the job to run")
     running.shell("systemctl stop upnextd@demo")
     shown = running.show("upnextd@demo", "Result", "ExecMainStatus")
     assert shown == {"Result": "success", "ExecMainStatus": "0"}, running.journal("upnextd@demo")
     running.shell("systemctl start upnextd@demo")
-    found = running.shell(
-        f"UPNEXT_REDIS_URL=$(cat /var/lib/upnext/demo/broker.url) /opt/upnext/bin/upnext job '{job_id}' --json"
+    job = job_of(running, job_id)
+    assert (job["status"], job["attempt"], job["crashes"]) == ("done", 1, 0)
+
+
+@pytest.mark.timeout(180)
+def test_a_supervisor_that_stands_still_is_killed_by_the_watchdog(box: Box) -> None:
+    service(box, "frozen")
+    drop_in(box, "frozen", "WatchdogSec=4", "RestartSec=2")
+    start(box, "frozen")
+    before = main_pid(box, "frozen")
+    box.shell(f"kill -STOP {before}")
+    wait_until(lambda: box.show("upnextd@frozen", "Result") == {"Result": "watchdog"}, 30, "the watchdog to bark")
+    wait_until(lambda: active_anew(box, "frozen", before), 30, "systemd to put another in its place")
+    assert box.show("upnextd@frozen", "NRestarts") == {"NRestarts": "1"}
+    assert status(box, "frozen")["ready_workers"] == 2
+    stop(box, "frozen")
+
+
+@pytest.mark.timeout(180)
+def test_a_worker_killed_for_memory_does_not_end_the_unit(box: Box) -> None:
+    service(box, "hungry")
+    drop_in(box, "hungry", "MemoryMax=256M", "MemorySwapMax=0")
+    start(box, "hungry")
+    limits = box.shell(
+        "find /sys/fs/cgroup -path '*upnextd@hungry.service/memory.*' | grep -E '/memory.(max|limit_in_bytes)$' | xargs -r cat"
     )
-    assert '"done"' in found
+    if str(256 << 20) not in limits:
+        stop(box, "hungry")
+        pytest.skip("systemd has no memory controller in the box")
+    before = main_pid(box, "hungry")
+    job_id = call(box, "hog", name="hungry")
+    job = wait_until(lambda: (job := job_of(box, job_id, "hungry"))["cause"] and job, 60, "the job to be buried")
+    assert (job["status"], job["cause"]) == ("dead", "oom"), box.journal("upnextd@hungry")
+    wait_until(lambda: status(box, "hungry")["ready_workers"] == 2, 20, "the worker to be replaced")
+    shown = box.show("upnextd@hungry", "MainPID", "ActiveState", "NRestarts")
+    assert shown == {"MainPID": before, "ActiveState": "active", "NRestarts": "0"}
+    stop(box, "hungry")
+
+
+@pytest.mark.timeout(180)
+def test_the_redis_url_comes_from_a_credential_that_others_do_not_see(box: Box) -> None:
+    server = box.shell(
+        "/opt/upnext/bin/python -c 'from upnextd.broker import find_server; print(find_server())'"
+    ).strip()
+    box.write("/srv/redis.conf", f"port 6399\nrequirepass {PASSWORD}\nsave ''\ndaemonize yes\npidfile /tmp/redis.pid\n")
+    box.shell(f"{server} /srv/redis.conf >/dev/null")
+    service(box, "kept")
+    box.write("/etc/upnext/kept.redis-url", f"redis://:{PASSWORD}@127.0.0.1:6399/0\n", 0o600)
+    start(box, "kept")
+    assert status(box, "kept")["broker"] == {
+        "url": "redis://:***@127.0.0.1:6399/0",
+        "embedded": False,
+        "connected": True,
+    }
+    done = box.run(
+        "env", f"UPNEXT_REDIS_URL=redis://:{PASSWORD}@127.0.0.1:6399/0", UPNEXT, "call", "environment", "--wait"
+    )
+    seen = json.loads(done.stdout)
+    assert seen["CREDENTIALS_DIRECTORY"] == "/run/credentials/upnextd@kept.service"
+    everywhere = box.shell("cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline | tr '\\0' '\\n'")
+    assert PASSWORD not in json.dumps(seen) + everywhere + box.journal("upnextd@kept")
+    allowed = box.shell("stat -c '%a %U' /run/credentials/upnextd@kept.service/redis-url").split()
+    assert allowed == ["400", "upnext-kept"]
+    stop(box, "kept")
+    box.shell("kill $(cat /tmp/redis.pid)")
 
 
 @pytest.mark.timeout(180)

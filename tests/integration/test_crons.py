@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.serving import running
 from tests.support.servers import Server
+from tests.support.serving import running
 from tests.support.waiting import wait_until_async
 from upnext import MissedRunPolicy, Worker
 from upnext.core.keys import Keys
@@ -53,7 +53,9 @@ async def test_a_cron_removed_from_the_code_stops_and_a_changed_one_moves(
     async with running(redis_url, namespace, service(kept="0 0 1 1 *", moved="*/1 * * * * *")):
         before = count("moved"), count("kept")
         await wait_until_async(lambda: count("moved") >= before[0] + 2, 5, "the moved one to tick again")
-        assert count("moved") <= before[0] + 3, "what it would have ticked meanwhile is no missed run of the new schedule"
+        assert count("moved") <= before[0] + 3, (
+            "what it would have ticked meanwhile is no missed run of the new schedule"
+        )
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,13 @@ async def test_a_cron_removed_from_the_code_stops_and_a_changed_one_moves(
     ],
 )
 async def test_missed_runs(
-    server: Server, redis_url: str, namespace: str, count: Callable[[str], int], policy: MissedRunPolicy, most_s: int | None, runs: int
+    server: Server,
+    redis_url: str,
+    namespace: str,
+    count: Callable[[str], int],
+    policy: MissedRunPolicy,
+    most_s: int | None,
+    runs: int,
 ) -> None:
     """Everybody was away for four ticks of an hourly cron."""
     minute = (time.gmtime().tm_min + 30) % 60  # half an hour from now, either way
@@ -82,13 +90,19 @@ async def test_missed_runs(
     away = int(time.time() * 1000) - 4 * HOUR_MS
     server.cli("HSET", keys.cursors, "hourly", away)
     async with running(redis_url, namespace, now()):
-        await wait_until_async(lambda: int(server.cli("HGET", keys.cursors, "hourly")) > away + 3 * HOUR_MS, 8, "the cursor to move on")
+        await wait_until_async(
+            lambda: int(server.cli("HGET", keys.cursors, "hourly")) > away + 3 * HOUR_MS, 8, "the cursor to move on"
+        )
         ticked = count("every_second")
-        await wait_until_async(lambda: count("every_second") > ticked + 1 and count("hourly") >= runs, 8, "what was due to have run")
+        await wait_until_async(
+            lambda: count("every_second") > ticked + 1 and count("hourly") >= runs, 8, "what was due to have run"
+        )
         assert count("hourly") == runs
 
 
-async def test_a_time_zone_and_six_fields(server: Server, redis_url: str, namespace: str, count: Callable[[str], int]) -> None:
+async def test_a_time_zone_and_six_fields(
+    server: Server, redis_url: str, namespace: str, count: Callable[[str], int]
+) -> None:
     """The wall clock of Kathmandu is 5 h 45 min ahead: a cron of this very minute there ticks, the same of UTC does not."""
     ahead = time.gmtime(time.time() + 5.75 * 3600)
     there = {"schedule": f"* * {ahead.tm_hour} * * *", "timezone": "Asia/Kathmandu"}

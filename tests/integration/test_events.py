@@ -55,7 +55,9 @@ class Shop:
         return [fields for name, fields, _ in self.heard if name == handler]
 
 
-async def test_one_send_reaches_handlers_of_other_services_and_of_workers_that_are_away(redis_url: str, namespace: str) -> None:
+async def test_one_send_reaches_handlers_of_other_services_and_of_workers_that_are_away(
+    redis_url: str, namespace: str
+) -> None:
     shop, sender = Shop(), Worker("web").event("order.placed")  # the sender knows no handler at all
     with broker_is(redis_url, namespace):
         assert await sender.send(order_id="o-0") == 0
@@ -63,11 +65,17 @@ async def test_one_send_reaches_handlers_of_other_services_and_of_workers_that_a
             assert await sender.send(order_id="o-1", skus=["tea"]) == 1
             await wait_until_async(lambda: shop.by("reserve") == [{"order_id": "o-1", "skus": ["tea"]}], 5)
         async with running(redis_url, namespace, shop.mail, name="mail"):
-            assert await sender.send(order_id="o-2", skus=["tea", "milk"], total=5) == 3, "stock's handler is away, not gone"
+            assert await sender.send(order_id="o-2", skus=["tea", "milk"], total=5) == 3, (
+                "stock's handler is away, not gone"
+            )
             await wait_until_async(lambda: shop.by("confirm") == [{"order_id": "o-2", "total": 5}], 5)
             await wait_until_async(lambda: len(shop.by("flaky")) == 3, 5)
-            assert [attempt for name, _, attempt in shop.heard if name == "flaky"] == [1, 2, 3], "its retries are its own"
-            assert shop.by("flaky")[0] == {"order_id": "o-2", "skus": ["tea", "milk"], "total": 5}, "**rest takes everything"
+            assert [attempt for name, _, attempt in shop.heard if name == "flaky"] == [1, 2, 3], (
+                "its retries are its own"
+            )
+            assert shop.by("flaky")[0] == {"order_id": "o-2", "skus": ["tea", "milk"], "total": 5}, (
+                "**rest takes everything"
+            )
             assert len(shop.by("reserve")) == 1
         async with running(redis_url, namespace, shop.stock, name="stock"):
             await wait_until_async(lambda: len(shop.by("reserve")) == 2, 5, "the job that waited for stock")
@@ -81,9 +89,13 @@ async def test_fields_that_are_missing_or_wrong_are_refused_with_a_clear_record(
     with broker_is(redis_url, namespace):
         async with running(redis_url, namespace, shop.mail, shop.stock):
             assert await shop.placed.send(order_id="o-1", unknown=True) == 3
-            await wait_until_async(lambda: shop.by("confirm") == [{"order_id": "o-1", "total": 0}], 5, "extra fields to be dropped")
+            await wait_until_async(
+                lambda: shop.by("confirm") == [{"order_id": "o-1", "total": 0}], 5, "extra fields to be dropped"
+            )
             letters = await wait_until_async(
-                lambda: asyncio.to_thread(inspect.dead_letters, broker, keys, "order.placed.reserve"), 5, "the handler that wants skus"
+                lambda: asyncio.to_thread(inspect.dead_letters, broker, keys, "order.placed.reserve"),
+                5,
+                "the handler that wants skus",
             )
             [letter] = letters
             assert letter.status is JobStatus.DEAD or letter.status is JobStatus.FAILED

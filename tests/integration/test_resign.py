@@ -8,7 +8,9 @@ from upnext.engine.calls import keeping
 
 def leads(work: Workbench, daemon: str, token: str) -> tuple[bool, int]:
     beat = work.broker.run(
-        keeping.beat(work.keys, work.epoch, daemon=daemon, token=token, lease_ms=10_000, leadership_ms=6_000, consumers=[])
+        keeping.beat(
+            work.keys, work.epoch, daemon=daemon, token=token, lease_ms=10_000, leadership_ms=6_000, consumers=[]
+        )
     )
     return beat.leads, beat.term
 

@@ -1,4 +1,4 @@
-"""Submission at full length: shared round trips, ambiguous failures, blocking forms in threads and forks, loops that end without goodbye."""
+"""Submission at full length: shared round trips, lost replies, blocking forms in threads and forks, loops that end without goodbye."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support.proxy import Proxy
-from tests.support.serving import broker_is, serving
 from tests.support.servers import Server
+from tests.support.serving import broker_is, serving
 from tests.support.waiting import wait_until
 from upnext import DuplicateJobError, Worker
 from upnext.core.keys import Keys
@@ -43,7 +43,9 @@ def requests(server: Server) -> Iterator[Callable[[], int]]:
 
     def count() -> int:
         stats = server.cli("INFO", "commandstats")
-        calls = {name: stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("evalsha", "eval", "client|setname")}
+        calls = {
+            name: stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("evalsha", "eval", "client|setname")
+        }
         return int(calls["evalsha"] + calls["eval"])
 
     before = count()
@@ -139,7 +141,9 @@ async def test_a_lost_reply_is_settled_by_the_key(server: Server, namespace: str
         await broker.aclose()
 
 
-async def test_a_lost_reply_is_settled_by_the_key_also_when_the_job_has_ended_since(server: Server, namespace: str) -> None:
+async def test_a_lost_reply_is_settled_by_the_key_also_when_the_job_has_ended_since(
+    server: Server, namespace: str
+) -> None:
     worker, ran = Worker("w"), list[int]()
 
     @worker.task
@@ -183,7 +187,9 @@ async def test_a_lost_reply_is_settled_by_the_key_also_when_the_job_has_ended_si
 
 def wait_until_released(server: Server, keys: Keys) -> asyncio.Future[object]:
     loop = asyncio.get_running_loop()
-    return loop.run_in_executor(None, lambda: wait_until(lambda: not server.cli("KEYS", f"{keys.idem_prefix}*"), 5, "the key to be free"))
+    return loop.run_in_executor(
+        None, lambda: wait_until(lambda: not server.cli("KEYS", f"{keys.idem_prefix}*"), 5, "the key to be free")
+    )
 
 
 def test_a_lost_reply_of_the_blocking_form(server: Server, namespace: str) -> None:
@@ -208,7 +214,9 @@ def test_a_lost_reply_of_the_blocking_form(server: Server, namespace: str) -> No
         broker.close()
 
 
-async def test_a_broker_that_is_away_is_no_riddle(own_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_broker_that_is_away_is_no_riddle(
+    own_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing was sent, so nothing is uncertain; and after a restart old connections cost no submit."""
     monkeypatch.setattr(engine_broker, "SUBMIT_PATIENCE_S", 0.3)
     monkeypatch.setattr("upnext.engine.sync.SUBMIT_PATIENCE_S", 0.3)
@@ -333,7 +341,12 @@ FORKING = """
 def program(source: str, url: str, namespace: str, *flags: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "UPNEXT_REDIS_URL": url, "UPNEXT_NAMESPACE": namespace}
     return subprocess.run(
-        [sys.executable, *flags, "-c", textwrap.dedent(source)], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, *flags, "-c", textwrap.dedent(source)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -425,7 +438,9 @@ ENDING = """
 
 @pytest.mark.parametrize("path", ["unix", "tcp"])
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_loop_that_ends_without_aclose_warns_of_nothing(server: Server, namespace: str, ending: str, path: str) -> None:
+def test_a_loop_that_ends_without_aclose_warns_of_nothing(
+    server: Server, namespace: str, ending: str, path: str
+) -> None:
     source = ENDING.replace("{ending}", ENDINGS[ending])
     done = program(source, server.url if path == "unix" else server.tcp_url, namespace, "-W", "error", "-X", "dev")
     assert (done.stdout, done.stderr, done.returncode) == ("fine\n", "", 0)

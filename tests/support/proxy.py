@@ -44,13 +44,13 @@ class Proxy:
         self.passes_replies = False
 
     def cut(self) -> None:
-        """Resets all connections; new ones are welcome."""
+        """Resets all connections there are; new ones are welcome."""
 
-        def abort() -> None:
+        async def abort() -> None:
             for writer in self._writers:
                 writer.transport.abort()
 
-        self._loop.call_soon_threadsafe(abort)
+        asyncio.run_coroutine_threadsafe(abort(), self._loop).result(5)
 
     def close_down(self) -> None:
         """Resets all connections, and new ones at once."""
@@ -85,11 +85,12 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
 
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._connect(reader, writer), name="test-proxy")
         self._open.add(task)
         task.add_done_callback(self._open.discard)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self.accepts:
             writer.transport.abort()
             return

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from collections.abc import Generator
 from dataclasses import replace
 
 from upnext.engine.local import run_service
@@ -38,13 +37,21 @@ async def serving(url: str, namespace: str, *workers: Worker, name: str = "test"
 
 
 @asynccontextmanager
-async def running(url: str, namespace: str, *workers: Worker, name: str = "test", stop_s: float = 5.0) -> AsyncGenerator[None]:
+async def running(
+    url: str, namespace: str, *workers: Worker, name: str = "test", stop_s: float = 5.0
+) -> AsyncGenerator[None]:
     """The same, with the process's environment left alone."""
     ready, stopping = asyncio.Event(), asyncio.Event()
     service = replace(service_of(workers, {"UPNEXT_REDIS_URL": url}), name=name)
     life = asyncio.create_task(
         run_service(
-            service, redis_url=url, namespace=namespace, install_signals=False, stop_s=stop_s, on_ready=ready.set, stopping=stopping
+            service,
+            redis_url=url,
+            namespace=namespace,
+            install_signals=False,
+            stop_s=stop_s,
+            on_ready=ready.set,
+            stopping=stopping,
         )
     )
     first = asyncio.create_task(ready.wait())

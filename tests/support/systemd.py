@@ -15,7 +15,8 @@ BOX = Path(__file__).with_name("systemd-box")
 UNIT = REPOSITORY / "systemd" / "upnextd@.service"
 SYSTEM_PYTHON = Path("/usr/bin/python3")
 
-INSTALL = REPOSITORY / "scripts" / "install-systemd"
+CHECKOUT = ("upnext", "upnextd", "systemd", "scripts", "pyproject.toml", "README.md", "LICENSE")
+"""What scripts/install-systemd installs from."""
 
 
 def why_not() -> str | None:
@@ -25,6 +26,11 @@ def why_not() -> str | None:
     for program in ("unshare", "nsenter", "systemctl", "systemd-run", "pgrep"):
         if shutil.which(program) is None:
             return f"no {program} here (apt-get install systemd util-linux procps)"
+    return python_lacks()
+
+
+def python_lacks() -> str | None:
+    """Why the system's Python can't make the service's environment; None when it can."""
     if not SYSTEM_PYTHON.exists():
         return f"no {SYSTEM_PYTHON} here, from which the service's environment is made"
     enough = subprocess.run(
@@ -46,12 +52,20 @@ class Box:
         drop_in.mkdir()
         # The box is a chroot, and the kernel makes no user namespace for a process in one.
         (drop_in / "box.conf").write_text("[Service]\nPrivateUsers=no\n")
+        # A copy: nothing inside can write to the repository, and what is installed stays the same while the box runs.
+        self._checkout = Path(tempfile.mkdtemp(prefix="upnext-checkout-"))
+        for name in CHECKOUT:
+            source, target = REPOSITORY / name, self._checkout / name
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, target)
         self.installed = ""
         """What scripts/install-systemd said."""
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [BOX, self._units, REPOSITORY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [BOX, self._units, self._checkout], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -74,13 +88,15 @@ class Box:
         self._process.wait(20)
         self._process.stdout.close()
         shutil.rmtree(self._units, ignore_errors=True)
+        shutil.rmtree(self._checkout, ignore_errors=True)
 
     def install(self, *arguments: str) -> str:
         """scripts/install-systemd; what it said."""
         settings = " ".join(
             f"{name}={shlex.quote(value)}" for name, value in os.environ.items() if name.startswith("PIP_")
         )
-        return self.shell(f"{settings} {shlex.join([str(INSTALL), *arguments])}", timeout_s=150)
+        script = self._checkout / "scripts" / "install-systemd"
+        return self.shell(f"{settings} {shlex.join([str(script), *arguments])}", timeout_s=150)
 
     def run(self, *command: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """A command inside, as root."""

@@ -95,7 +95,9 @@ class Acl(Single):
     """A server on which a service may do no more than docs/redis.md says."""
 
     def __init__(self) -> None:
-        super().__init__(Server(any_kind(), requirepass="admin"), lambda server: f"redis://upnext:s3cret@127.0.0.1:{server.port}/0")
+        super().__init__(
+            Server(any_kind(), requirepass="admin"), lambda server: f"redis://upnext:s3cret@127.0.0.1:{server.port}/0"
+        )
 
     def start(self) -> Self:
         super().start()
@@ -142,7 +144,9 @@ class Sentinels(Topology):
         """SIGKILL to the master; returns when the replica was made the master."""
         master = self.holder("")
         master.kill()
-        wait_until(lambda: any(server.cli("ROLE")[0] == b"master" for server in self.nodes()), 30, "the sentinels to fail over")
+        wait_until(
+            lambda: any(server.cli("ROLE")[0] == b"master" for server in self.nodes()), 30, "the sentinels to fail over"
+        )
 
 
 class Cluster(Topology):
@@ -150,7 +154,10 @@ class Cluster(Topology):
 
     def __init__(self) -> None:
         self.servers = [
-            Server(any_kind(), **{"cluster-enabled": "yes", "cluster-node-timeout": "3000", "cluster-port": str(free_port())})
+            Server(
+                any_kind(),
+                **{"cluster-enabled": "yes", "cluster-node-timeout": "3000", "cluster-port": str(free_port())},
+            )
             for _ in range(3)
         ]
         self.url = "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
@@ -164,8 +171,14 @@ class Cluster(Topology):
         for server in self.servers[1:]:
             bus = server.options["cluster-port"]
             self.servers[0].cli("CLUSTER", "MEET", "127.0.0.1", server.port, bus)
-        wait_until(lambda: all(b"cluster_state:ok" in server.cli("CLUSTER", "INFO") for server in self.servers), 30, "the cluster to stand")
-        wait_until(lambda: all(len(self._ids(server)) == 3 for server in self.servers), 30, "the nodes to know each other")
+        wait_until(
+            lambda: all(b"cluster_state:ok" in server.cli("CLUSTER", "INFO") for server in self.servers),
+            30,
+            "the cluster to stand",
+        )
+        wait_until(
+            lambda: all(len(self._ids(server)) == 3 for server in self.servers), 30, "the nodes to know each other"
+        )
         return self
 
     def close(self) -> None:
@@ -198,14 +211,19 @@ class Cluster(Topology):
     @staticmethod
     def _ids(server: Server) -> set[bytes]:
         lines = server.cli("CLUSTER", "NODES")
-        return set(lines) if isinstance(lines, dict) else {line.split()[0] for line in lines.splitlines() if b"handshake" not in line}
+        return (
+            set(lines)
+            if isinstance(lines, dict)
+            else {line.split()[0] for line in lines.splitlines() if b"handshake" not in line}
+        )
 
     @staticmethod
     def _owner_port(server: Server, slot: int) -> int:
         client = redis.Redis(unix_socket_path=str(server.socket_path))
         with contextlib.closing(client):
             client.response_callbacks.clear()
-            for first, last, master, *_ in client.execute_command("CLUSTER SLOTS"):
+            slots: Any = client.execute_command("CLUSTER SLOTS")
+            for first, last, master, *_ in slots:
                 if first <= slot <= last:
                     return int(master[1])
         raise AssertionError(f"nobody has slot {slot}")
@@ -232,8 +250,11 @@ class _Sentinel:
 
     def sees(self, name: str) -> bool:
         """The other two sentinels and the replica."""
-        with contextlib.suppress(redis.RedisError), contextlib.closing(redis.Redis(port=self.port, socket_timeout=5)) as client:
-            said: dict[str, Any] = client.execute_command("SENTINEL MASTER", name)
+        with (
+            contextlib.suppress(redis.RedisError),
+            contextlib.closing(redis.Redis(port=self.port, socket_timeout=5)) as client,
+        ):
+            said: Any = client.execute_command("SENTINEL MASTER", name)
             return said["num-other-sentinels"] == 2 and said["num-slaves"] == 1
         return False
 

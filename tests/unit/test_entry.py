@@ -54,7 +54,7 @@ def test_letters_of_newer_versions_are_passed_over() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_meta(raw: bytes) -> None:
-    with pytest.raises(ValueError, match=""):
+    with pytest.raises(ValueError, match="."):
         entry.decode_meta(raw)
 
 

@@ -87,6 +87,11 @@ class Signature:
         """Whether it has **kwargs."""
         return self._takes_any_name
 
+    @property
+    def is_prepared(self) -> bool:
+        """Whether `prepare` was done."""
+        return self._prepared
+
     def prepare(self) -> None:
         """Looks up the annotations and makes the converters now (else at first decode): call it before forking workers."""
         names = _globals(self._function)

@@ -6,6 +6,7 @@ Concurrent submits of one turn of the loop share one request.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -93,6 +94,7 @@ class Broker:
         self._early: dict[str, Outcome] = {}
         self._expecting = 0
         self.pid = os.getpid()
+        self.closed = False
 
     async def run(self, call: Call[T]) -> T:
         return await self.link.run(call)
@@ -256,7 +258,7 @@ class Broker:
 
     async def submit_and_wait(self, job: Submission, timeout_s: float | None) -> tuple[str, Outcome]:
         """Raises TimeoutError (its `job_id` says which job) and what submit and wait raise."""
-        await self._listen()
+        await self._listen(SUBMIT_PATIENCE_S if timeout_s is None else min(SUBMIT_PATIENCE_S, timeout_s))
         self._expecting += 1
         try:
             job_id = await self._submit(job, self._nonce)
@@ -270,13 +272,19 @@ class Broker:
         return job_id, await self._wait(job_id, timeout_s, registered=True)
 
     async def wait(self, job_id: str, timeout_s: float | None = None) -> Outcome:
-        """How the job ended. Raises TimeoutError, JobNotFoundError, BrokerUnavailableError (only when the broker stays away beyond the timeout)."""
-        await self._listen()
-        return await self._wait(job_id, timeout_s, registered=False)
+        """How the job ended.
 
-    async def _wait(self, job_id: str, timeout_s: float | None, *, registered: bool) -> Outcome:
+        Raises TimeoutError, JobNotFoundError, BrokerUnavailableError (only when the broker stays away beyond the timeout).
+        """
+        begun = asyncio.get_running_loop().time()
+        await self._listen(timeout_s)
+        return await self._wait(job_id, timeout_s, registered=False, begun=begun)
+
+    async def _wait(
+        self, job_id: str, timeout_s: float | None, *, registered: bool, begun: float | None = None
+    ) -> Outcome:
         loop = asyncio.get_running_loop()
-        deadline = None if timeout_s is None else loop.time() + timeout_s
+        deadline = None if timeout_s is None else (loop.time() if begun is None else begun) + timeout_s
         backoff = Backoff()
         woken: asyncio.Future[Outcome | None] = loop.create_future()
         self._waits.setdefault(job_id, []).append(woken)
@@ -323,10 +331,8 @@ class Broker:
                 self._own(self._unwatch(job_id))
 
     async def _unwatch(self, job_id: str) -> None:
-        try:
+        with contextlib.suppress(BrokerUnavailableError):  # the registration goes with the job's end
             await self.run(producing.unwatch(self.keys, job_id, self._nonce))
-        except BrokerUnavailableError:
-            pass  # the registration goes with the job's end
 
     def _own(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -340,10 +346,22 @@ class Broker:
             if not waits:
                 del self._waits[job_id]
 
-    async def _listen(self) -> None:
+    async def _listen(self, patience_s: float | None) -> None:
+        """Goes on trying while the broker is away, for so long (None: for ever)."""
         if self._listener is None:
             self._listener = Listener(self.endpoint, "upnext-ear", [self.keys.reply(self._nonce)], self._heard, self._reread)
-        await self._listener.start()
+        loop = asyncio.get_running_loop()
+        deadline = None if patience_s is None else loop.time() + patience_s
+        backoff = Backoff()
+        while True:
+            try:
+                return await self._listener.start()
+            except BrokerRefusedError:
+                raise
+            except BrokerUnavailableError:
+                if self.closed or (deadline is not None and loop.time() >= deadline):
+                    raise
+            await backoff.sleep()
 
     def _heard(self, _channel: str, data: bytes) -> None:
         raw_id, _, raw = data.partition(b"\n")
@@ -379,6 +397,7 @@ class Broker:
         return orjson.loads(raw) if raw else {}
 
     async def aclose(self) -> None:
+        self.closed = True
         for task in list(self._batches):
             task.cancel()
         await asyncio.gather(*self._batches, return_exceptions=True)

@@ -96,6 +96,16 @@ def _close_with_the_loop(brokers: dict[_Where, Broker]) -> None:
     _closers[asyncio.get_running_loop()] = generator
 
 
+def _after_fork() -> None:
+    """The parent's connections are the parent's, and another of its threads may have held the lock."""
+    global _lock
+    _lock = threading.Lock()
+    _sync.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 async def aclose() -> None:
     """Closes the clients of the running loop."""
     for broker in _async.pop(asyncio.get_running_loop(), {}).values():

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("upnext.scheduler")
 
-REREAD_S = 5.0
+REREAD_S = 20.0
 LAPSE_MS = 60_000
 """A cron that no living service has any more stops after so long."""
 

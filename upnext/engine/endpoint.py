@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from upnext.errors import UsageError
@@ -23,7 +24,7 @@ class Endpoint:
     password: str | None = field(default=None, repr=False)
     db: int = 0
     tls: bool = False
-    tls_options: Mapping[str, str] = field(default_factory=dict)
+    tls_options: Mapping[str, str] = field(default_factory=dict[str, str])
     sentinel: str | None = None
     cluster: bool = False
 
@@ -82,7 +83,7 @@ def parse_url(url: str) -> Endpoint:
     options = dict(parse_qsl(parts.query))
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
-    known = {
+    known: dict[str, Any] = {
         "username": unquote(username) or options.get("username"),
         "password": unquote(password) or options.get("password"),
         "tls": parts.scheme.startswith("rediss") or options.get("ssl", "").lower() in ("1", "true", "yes"),

@@ -24,6 +24,7 @@ from upnext.core.keys import Keys
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
 from upnext.core.retry import RetryIn, decide
 from upnext.core.spec import WorkerSpec
+from upnext.engine import tracing
 from upnext.engine.around import GRACE_S, Around
 from upnext.engine.attempt import CURRENT, Attempt
 from upnext.engine.calls.holding import Finish, PutBack
@@ -109,6 +110,7 @@ class Executor:
         self._wheel_jobs: dict[int, Attempt] = {}
         self._given_up: set[Attempt] = set()
         self._early_cancels: dict[str, float] = {}
+        self._early_until = 0.0
         self._ended = asyncio.Event()
         self.finished = 0
         """Jobs ended here, for the tuning of prefetch."""
@@ -128,8 +130,18 @@ class Executor:
         """Jobs that could start right now."""
         return self._slots - len(self._returning) - len(self.held)
 
-    def hold(self, attempt: Attempt, payload: bytes) -> None:
-        self.held.append((attempt, payload, self._loop.time()))
+    @property
+    def free(self) -> int:
+        """Slots that nothing runs in; what is held may be about to."""
+        return max(0, self._slots - len(self._returning))
+
+    def hold(self, attempt: Attempt, payload: bytes, *, first: bool = False) -> None:
+        """`first`: before what is held already (a limited task's job has a permit, which must not idle)."""
+        item = (attempt, payload, self._loop.time())
+        if first:
+            self.held.appendleft(item)
+        else:
+            self.held.append(item)
 
     def go(self) -> None:
         """Starts held jobs: wakes one runner; a runner whose job waits wakes the next."""
@@ -196,11 +208,14 @@ class Executor:
         now = self._loop.time()
         if len(self._early_cancels) >= 1000:
             self._early_cancels = {job: until for job, until in self._early_cancels.items() if until > now}
-        self._early_cancels[job_id] = now + EARLY_CANCEL_S
+        self._early_cancels[job_id] = self._early_until = now + EARLY_CANCEL_S
 
     def _cancelled_early(self, attempt: Attempt) -> bool:
-        until = self._early_cancels.pop(attempt.job_id, 0.0)
-        return until > self._loop.time()
+        now = self._loop.time()
+        if now > self._early_until:
+            self._early_cancels.clear()
+            return False
+        return self._early_cancels.pop(attempt.job_id, 0.0) > now
 
     def _stop(self, attempt: Attempt) -> None:
         """Cancels its task, once; what doesn't heed that within the grace is given up."""
@@ -274,6 +289,8 @@ class Executor:
                 raise JobCancelled
             context = self._base.copy()
             context.run(CURRENT.set, attempt)
+            if meta is not None and meta.trace is not None:
+                context.run(tracing.attach, meta.trace)
             later = meta is not None and (meta.attempt > 1 or meta.crashes > 0 or meta.lost_hosts > 0)
             if task.plain and not later:
                 args, kwargs = task.decode(payload)

@@ -67,7 +67,7 @@ class Fetcher:
         self._exclusive: Attempt | None = None
         self._streams: list[str] = []
         self._open_streams: frozenset[str] = frozenset()
-        self._any_limited = False
+        self._limited: set[str] = set()
         self._backlog: str | None = None
         self._swept_at = 0.0
         self._lanes: dict[str, tuple[str, str]] = {
@@ -195,7 +195,7 @@ class Fetcher:
                 if found <= 4:
                     await asyncio.sleep(0)  # a few: let them run before the next request goes out
                 return
-        if wait_s is None and self._any_limited:
+        if wait_s is None and self._limited:
             wait_s = HELD_BACK_REREAD_S
         await self._block(wait_s)
 
@@ -255,6 +255,8 @@ class Fetcher:
         """-> (jobs taken, seconds after which a limited task may have a permit)."""
         executor, runtime = self._executor, self._runtime
         tasks, lanes = self._plan.turn(full=not executor.held)
+        if self._limited:  # first: a backlog of the others would eat the whole budget
+            tasks = [*self._limited, *(task for task in tasks if task not in self._limited)]
         idle = self._idle()
         call = holding.fetch(
             runtime.keys,
@@ -264,7 +266,7 @@ class Fetcher:
             budget=budget,
             idle=idle and self._blocked is None,
             lanes=lanes,
-            most_limited=max(0, executor.room),
+            most_limited=max(1, executor.free),  # one may wait for the next slot, or a busy worker would never take any
         )
         got = await self._broker.run(call)
         self._look_for_suspects = self._look_for_suspects and not idle
@@ -352,7 +354,7 @@ class Fetcher:
         reply = blocked.result()
         if not reply:
             # a producer of older code doesn't know of a limit and rings no bell for its jobs
-            self._look = self._look or self._any_limited
+            self._look = self._look or bool(self._limited)
             return
         for stream, entries in reply:
             self._take(*self._lanes[stream.decode()], entries)
@@ -403,7 +405,7 @@ class Fetcher:
             attempt = Attempt(spec, lane, entry_id, meta, self._broker)
             if lane == "x":
                 self._exclusive = attempt
-            executor.hold(attempt, payload)
+            executor.hold(attempt, payload, first=task in self._limited)
         if entries:
             self._entry_bytes += 0.1 * (100 + size / len(entries) - self._entry_bytes)
         if executor.held and self._hand_back_timer is None:
@@ -444,7 +446,7 @@ class Fetcher:
         wire = await self._broker.link.wire()
         paused, limited = wire.send("SMEMBERS", keys.paused), wire.send("HKEYS", keys.limits)
         cancels = wire.send("HKEYS", keys.cancel)
-        self._any_limited = any(name.decode() in self._worker.tasks for name in await limited)
+        self._limited = {name.decode() for name in await limited}.intersection(self._worker.tasks)
         closed = {name.decode() for name in [*await paused, *await limited]}
         open_tasks = [task for task in self._worker.tasks if task not in closed]
         self._streams = [keys.stream(task, "h") for task in open_tasks] + [keys.stream(task, "n") for task in open_tasks]

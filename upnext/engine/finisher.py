@@ -23,6 +23,8 @@ from upnext.errors import BrokerUnavailableError, QueueError
 log = logging.getLogger("upnext.engine")
 
 BATCH_JOBS = 500
+MOST_OPEN = 2
+"""With so many requests unconfirmed, further ends wait for a reply: many jobs that each wait a little would make a request each."""
 BATCH_BYTES = 4 * 1024 * 1024
 
 
@@ -87,6 +89,8 @@ class Finisher:
 
     def _flush(self) -> None:
         self._scheduled = False
+        if len(self._open) >= MOST_OPEN and len(self._ends) < BATCH_JOBS:
+            return  # the next confirmation sends them, in one request with what ends until then
         ends, self._ends = self._ends, []
         start = 0
         while start < len(ends):
@@ -183,5 +187,6 @@ class Finisher:
     def _confirm(self, batch: list[Finish] | list[PutBack]) -> None:
         self._open.pop(id(batch), None)
         self.unconfirmed -= len(batch)
+        self.flush()
         if not self.unconfirmed:
             self._idle.set()

@@ -23,10 +23,10 @@ Node = tuple[str, int]
 
 
 class Backoff:
-    """Waits between tries to reach a broker that is away: 50 ms doubling to 1 s, ±20 %, so that a thousand clients don't come back as one."""
+    """Waits between tries to reach a broker that is away: 50 ms doubling to 1 s, ±20 %: a thousand clients don't come back as one."""
 
     def __init__(self, rng: random.Random | None = None, *, first_s: float = 0.05, last_s: float = 1.0) -> None:
-        self._rng = rng or random.Random()
+        self._uniform = rng.uniform if rng else random.uniform
         self._first_s, self._last_s = first_s, last_s
         self._delay_s = first_s
 
@@ -34,7 +34,7 @@ class Backoff:
         self._delay_s = self._first_s
 
     def next_s(self) -> float:
-        delay_s = self._delay_s * self._rng.uniform(0.8, 1.2)
+        delay_s = self._delay_s * self._uniform(0.8, 1.2)
         self._delay_s = min(self._last_s, 2 * self._delay_s)
         return delay_s
 
@@ -83,7 +83,7 @@ class Link:
     async def run(self, call: Call[T]) -> T:
         return await self._following(lambda wire: wire.run(call))
 
-    async def command(self, *command: str | bytes | int | float) -> Any:
+    async def command(self, *command: str | bytes | float) -> Any:
         """One plain command."""
         return await self._following(lambda wire: wire.send(*command))
 

@@ -1,4 +1,4 @@
-"""The ear of a client: one pub/sub connection for wake-ups (replies to waiters, the bell). A delivery is a hint; the truth is in the keys."""
+"""The ear of a client: one pub/sub connection for wake-ups (replies to waiters, the bell). A hint only; the truth is in the keys."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from upnext.errors import BrokerUnavailableError
 
 log = logging.getLogger("upnext.engine")
 
-PING_S = 4.0
-SILENT_S = 10.0
+PING_S = 8.0
+SILENT_S = 18.0
 
 
 class Listener:
@@ -63,7 +63,7 @@ class Listener:
 
     @staticmethod
     async def _watch(wire: Wire) -> None:
-        """Returns when the connection is gone. Nobody answers for it by itself: one that went silent without a word would be trusted for ever."""
+        """Returns when the connection is gone. Nothing is owed on it, so one that went silent would be trusted for ever: it is asked."""
         while not wire.closed.done():
             await asyncio.wait([wire.closed], timeout=PING_S)
             if wire.closed.done():
@@ -91,5 +91,6 @@ class Listener:
         kind, channel, data, *_ = *reply, None
         if kind == b"message":
             self._heard(channel.decode(), data)
-        elif kind == b"subscribe" and isinstance(data, int) and data >= len(self._channels) and self._subscribed is not None and not self._subscribed.done():
-            self._subscribed.set_result(None)
+        elif kind == b"subscribe" and isinstance(data, int) and data >= len(self._channels) and self._subscribed is not None:
+            if not self._subscribed.done():
+                self._subscribed.set_result(None)

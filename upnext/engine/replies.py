@@ -39,7 +39,7 @@ class MovedError(WrongServerError):
 
     def __init__(self, text: str) -> None:
         super().__init__(f"the broker says: {text}")
-        host, _, port = text.split()[-1].rpartition(":")
+        host, _, port = text.rsplit(maxsplit=1)[-1].rpartition(":")
         self.address = (host, int(port))
 
 

@@ -9,8 +9,8 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import orjson
@@ -96,7 +96,8 @@ class SyncBroker:
                     connection.send_command(*command, check_health=False)
                     return connection.read_response(timeout=SOCKET_TIMEOUT_S)
                 except theirs.MovedError as error:
-                    self._home = (str(error.host) or connection.host, int(error.port))
+                    moved = cast("Any", error)
+                    self._home = (str(moved.host) or connection.host, int(moved.port))
                 except theirs.ConnectionError as error:
                     if isinstance(error, theirs.BusyLoadingError | theirs.AuthenticationError):
                         raise _ours(error) from None
@@ -112,10 +113,10 @@ class SyncBroker:
         raise BrokerUnavailableError("the cluster keeps redirecting")
 
     @contextmanager
-    def _connection(self) -> Iterator[Any]:
+    def _connection(self) -> Generator[Any]:
         pool = self._pool()
         try:
-            connection = cast("Any", pool.get_connection())
+            connection = cast("Any", pool).get_connection()
         except (theirs.AuthenticationError, theirs.NoPermissionError) as error:
             raise _ours(error) from None
         except theirs.ResponseError as error:
@@ -160,7 +161,7 @@ class SyncBroker:
             "driver_info": None,
         }
         if endpoint.path is not None:
-            return redis.ConnectionPool(connection_class=redis.UnixDomainSocketConnection, path=endpoint.path, **settings)
+            return redis.ConnectionPool(cast("Any", redis.UnixDomainSocketConnection), path=endpoint.path, **settings)
         if endpoint.tls:
             settings["connection_class"] = redis.SSLConnection
             settings.update(_tls(endpoint.tls_options))
@@ -170,7 +171,7 @@ class SyncBroker:
                 of_sentinels |= {"ssl": True, **_tls(endpoint.tls_options)}
             sentinels = Sentinel(list(endpoint.nodes), sentinel_kwargs=of_sentinels)
             try:
-                host, port = sentinels.discover_master(endpoint.sentinel)
+                host, port = cast("Any", sentinels).discover_master(endpoint.sentinel)
             except (theirs.ConnectionError, theirs.TimeoutError) as error:
                 raise BrokerUnavailableError(f"no sentinel tells the master: {error}") from None
             return redis.ConnectionPool(host=host, port=port, **settings)
@@ -180,7 +181,7 @@ class SyncBroker:
             if len(endpoint.nodes) == 1 or home:
                 return pool
             try:
-                pool.release(pool.get_connection())
+                pool.release(cast("Any", pool).get_connection())
                 return pool
             except (theirs.ConnectionError, theirs.TimeoutError, OSError) as caught:
                 error = caught
@@ -256,29 +257,48 @@ class SyncBroker:
     # --- waiting
 
     def submit_and_wait(self, job: Submission, timeout_s: float | None) -> tuple[str, Outcome]:
-        with self._ear() as (nonce, ear):
+        with self._ear(SUBMIT_PATIENCE_S if timeout_s is None else min(SUBMIT_PATIENCE_S, timeout_s)) as (nonce, ear):
             job_id = self._submit(job, nonce)
             return job_id, self._wait(job_id, timeout_s, nonce, ear, registered=True)
 
     def wait(self, job_id: str, timeout_s: float | None = None) -> Outcome:
-        with self._ear() as (nonce, ear):
-            return self._wait(job_id, timeout_s, nonce, ear, registered=False)
+        begun = time.monotonic()
+        with self._ear(timeout_s) as (nonce, ear):
+            return self._wait(job_id, timeout_s, nonce, ear, registered=False, begun=begun)
 
     @contextmanager
-    def _ear(self) -> Iterator[tuple[str, Any]]:
+    def _ear(self, patience_s: float | None) -> Generator[tuple[str, Any]]:
+        """A subscription of this call's own. Goes on trying while the broker is away, for so long (None: for ever)."""
         nonce = secrets.token_hex(8)
-        ear = redis.Redis(connection_pool=self._pool()).pubsub(ignore_subscribe_messages=True)
-        try:
+        deadline = None if patience_s is None else time.monotonic() + patience_s
+        backoff = Backoff()
+        while True:
+            ear = cast("Any", redis.Redis(connection_pool=self._pool())).pubsub(ignore_subscribe_messages=True)
             try:
-                ear.subscribe(self.keys.reply(nonce))
-            except (theirs.ConnectionError, theirs.TimeoutError, OSError) as error:
-                raise BrokerUnavailableError(f"can't reach Redis at {self.endpoint.describe()}: {error}") from None
+                self._subscribe(ear, nonce)
+                break
+            except BrokerUnavailableError as error:
+                ear.close()
+                if isinstance(error, BrokerRefusedError) or (deadline is not None and time.monotonic() >= deadline):
+                    raise
+            time.sleep(backoff.next_s())
+        try:
             yield nonce, ear
         finally:
             ear.close()
 
-    def _wait(self, job_id: str, timeout_s: float | None, nonce: str, ear: Any, *, registered: bool) -> Outcome:
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    def _subscribe(self, ear: Any, nonce: str) -> None:
+        try:
+            ear.subscribe(self.keys.reply(nonce))
+        except (theirs.AuthenticationError, theirs.NoPermissionError) as error:
+            raise _ours(error) from None
+        except (theirs.ConnectionError, theirs.TimeoutError, OSError) as error:
+            raise BrokerUnavailableError(f"can't reach Redis at {self.endpoint.describe()}: {error}") from None
+
+    def _wait(
+        self, job_id: str, timeout_s: float | None, nonce: str, ear: Any, *, registered: bool, begun: float | None = None
+    ) -> Outcome:
+        deadline = None if timeout_s is None else (time.monotonic() if begun is None else begun) + timeout_s
         backoff = Backoff()
         watched = False
         try:
@@ -316,10 +336,8 @@ class SyncBroker:
                     raise error
         finally:
             if watched:
-                try:
+                with suppress(BrokerUnavailableError):  # the registration goes with the job's end
                     self.run(producing.unwatch(self.keys, job_id, nonce))
-                except BrokerUnavailableError:
-                    pass  # the registration goes with the job's end
 
     @staticmethod
     def _hear(ear: Any, left_s: float) -> dict[str, Any] | None:

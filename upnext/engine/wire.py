@@ -46,7 +46,7 @@ class Wire(asyncio.Protocol):
         self._watchdog: asyncio.TimerHandle | None = None
         self.closed = self._loop.create_future()
         """Done when the connection is gone; its result is the reason."""
-        self.client_id = 0
+        self.client_id: int = 0
         self.wrong: WrongServerError | None = None
         """It said that others are to be asked: what it owes still comes, nothing more is to be sent."""
 

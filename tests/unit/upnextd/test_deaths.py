@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from upnextd.deaths import Death, Ledger, notice
-from upnextd.hangs import Heart, Pulse, forgive, look
+from upnextd.hangs import Heart, Pulse, due, forgive, look
 from upnextd.process import ExitStatus
 from upnextd.scoreboard import RunningJob
 
@@ -78,3 +78,8 @@ def test_a_recovered_heart_starts_anew() -> None:
 def test_a_held_up_supervisor_blames_nobody() -> None:
     heart = forgive(Heart(5, 0.0), 60.0)
     assert look(heart, 5, 61.0, 2.0)[1] is Pulse.FINE
+
+
+@pytest.mark.parametrize(("said", "at"), [(Pulse.FINE, 12.0), (Pulse.HUNG, 14.0), (Pulse.HUNG_ON, None)])
+def test_when_a_heart_has_something_due(said: Pulse, at: float | None) -> None:
+    assert due(Heart(1, 10.0, said), 2.0) == at

@@ -96,3 +96,23 @@ def test_sizes(text: str, size: int) -> None:
 def test_bad_sizes(text: str) -> None:
     with pytest.raises(UsageError):
         size_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "listens_on"),
+    [
+        ("127.0.0.1:9100", "127.0.0.1:9100"),
+        (":9100", "127.0.0.1:9100"),
+        ("[::1]:9100", "[::1]:9100"),
+        ("/run/metrics.sock", "/run/metrics.sock"),
+        ("unix:///run/metrics.sock", "/run/metrics.sock"),
+    ],
+)
+def test_where_metrics_are_served(given: str, listens_on: str) -> None:
+    assert build(Flags("shop.py", metrics=given), ENV).metrics == listens_on
+
+
+@pytest.mark.parametrize("given", ["nowhere", "host:", "host:x", "host:0", "host:99999", "::1:9100"])
+def test_where_metrics_can_not_be_served(given: str) -> None:
+    with pytest.raises(UsageError, match="--metrics"):
+        build(Flags("shop.py", metrics=given), ENV)

@@ -1,0 +1,106 @@
+"""SIGUSR2: another upnextd in the same process; nobody below notices."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tests.e2e.reloading import Load, all_done, ledger, make, source
+from tests.support.daemon import Daemon
+from tests.support.waiting import wait_until
+
+
+def pids(daemon: Daemon) -> dict[str, int]:
+    return {child["slot"]: child["pid"] for child in daemon.status()["children"]}
+
+
+def upgrade(daemon: Daemon) -> None:
+    before = upgrades(daemon)
+    daemon.signal(signal.SIGUSR2)
+    wait_until(lambda: upgrades(daemon) > before, 20, "the upgrade")
+    daemon.wait_ready()
+
+
+def upgrades(daemon: Daemon) -> int:
+    return daemon.log().count("in place: ")
+
+
+def open_fds(daemon: Daemon) -> int:
+    return len(os.listdir(f"/proc/{daemon.pid}/fd"))
+
+
+@pytest.mark.parametrize("times", [int(os.environ.get("UPNEXT_TEST_UPGRADES", "4"))])
+def test_upgrades_under_load_keep_every_pid_and_lose_nothing(times: int) -> None:
+    """UPNEXT_TEST_UPGRADES=20 for the whole measure."""
+    with make() as daemon:
+        before, inode, fds = pids(daemon), os.stat(daemon.socket_path).st_ino, 0
+        with Load(daemon, per_s=50) as load:
+            for number in range(times):
+                upgrade(daemon)
+                if number == 0:
+                    fds = open_fds(daemon)
+        wait_until(lambda: all_done(daemon, load), 20)
+        assert pids(daemon) == before
+        assert os.stat(daemon.socket_path).st_ino == inode
+        starts, ends = ledger(daemon)
+        assert load.errors == []
+        assert (len(starts), set(starts.values()), set(ends.values())) == (load.submitted, {1}, {1})
+        assert load.least_ready >= 2
+        wait_until(lambda: open_fds(daemon) <= fds, 5, f"{fds} descriptors, as after the first upgrade")
+        print(f"{times} upgrades, {load.submitted} jobs, {fds} fds")
+
+
+def test_after_an_upgrade_everything_still_works() -> None:
+    with make() as daemon:
+        daemon.rewrite(source(2))
+        assert daemon.ctl("reload", "--wait").returncode == 0
+        job_id = daemon.cli("call", "nap", "--kwargs", '{"seconds": 4.0}').stdout.strip()
+        wait_until(lambda: any(child["in_flight"] for child in daemon.status()["children"]), 10)
+        upgrade(daemon)
+        status = daemon.status()
+        assert (status["generation"], status["pid"]) == (2, daemon.pid)
+        assert status["scheduler"]["leader"]
+        assert [job["job_id"] for child in status["children"] for job in child["in_flight"]] == [job_id]
+        second = Daemon(daemon.service, state=daemon.state)
+        second.launch()
+        try:
+            assert second.wait(20) == 73, "the lock is still held"
+        finally:
+            second.close()
+        slot = next(
+            child["slot"]
+            for child in daemon.status()["children"]
+            if not child["in_flight"] and child["role"] == "worker"
+        )
+        pid = pids(daemon)[slot]
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: daemon.worker_pids().get(slot) not in (None, pid), 10)
+        broker = pids(daemon)["broker"]
+        os.kill(broker, signal.SIGKILL)
+        wait_until(lambda: pids(daemon)["broker"] not in (None, broker), 10)
+        daemon.rpc("scale", workers=3)
+        wait_until(lambda: len(daemon.worker_pids()) == 3, 10)
+        daemon.rpc("pause")
+        wait_until(lambda: daemon.status()["mode"] == "paused", 5)
+        before = upgrades(daemon)
+        daemon.signal(signal.SIGUSR2)
+        wait_until(lambda: upgrades(daemon) > before, 20, "the upgrade while paused")
+        wait_until(lambda: daemon.status()["mode"] == "paused", 10)
+        daemon.rpc("resume")
+        wait_until(lambda: '"done"' in daemon.cli("job", job_id, "--json").stdout, 20)
+        daemon.rewrite(source(3))
+        assert daemon.ctl("reload", "--wait").returncode == 0
+        assert daemon.status()["generation"] == 3
+        assert daemon.stop() == 0
+
+
+def test_an_upgrade_without_preload_and_a_term_right_after_it() -> None:
+    with make(1, args=("--no-preload",)) as daemon:
+        before = pids(daemon)
+        upgrade(daemon)
+        assert pids(daemon) == before
+        daemon.signal(signal.SIGUSR2)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait(20) == 0

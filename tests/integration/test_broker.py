@@ -1,0 +1,337 @@
+"""The client on asyncio: submits that share a request, waiters that miss no end, keys that let one in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from tests.support.fleet import Fleet, task
+from tests.support.proxy import Proxy
+from tests.support.servers import Server
+from upnext.core.outcome import JobStatus
+from upnext.core.submission import Submission
+from upnext.engine import broker as broker_module
+from upnext.engine.broker import PAYLOAD_CAP_BYTES, Broker
+from upnext.engine.calls import producing
+from upnext.errors import (
+    BrokerRefusedError,
+    BrokerUnavailableError,
+    DuplicateJobError,
+    JobNotFoundError,
+    PayloadTooLargeError,
+    SubmitUncertain,
+    UsageError,
+)
+
+
+async def echo(number: int = 1) -> int:
+    return number
+
+
+async def slow(wait_s: float = 0.1) -> int:
+    await asyncio.sleep(wait_s)
+    return 7
+
+
+# --- submitting
+
+
+async def test_concurrent_submits_share_a_request(server: Server, namespace: str) -> None:
+    with Proxy(server) as path:
+        broker = Broker(path.url, namespace)
+        await broker.submit(Submission("ship", b"{}"))
+        before = int(server.client().info("stats")["total_commands_processed"])  # pyright: ignore[reportIndexIssue]
+        jobs = await asyncio.gather(*(broker.submit(Submission("ship", b"{}")) for _ in range(500)))
+        assert len(set(jobs)) == 500
+        after = int(server.client().info("stats")["total_commands_processed"])  # pyright: ignore[reportIndexIssue]
+        # a script's own commands count too: one XADD a job, and little else
+        assert after - before < 530
+        await broker.aclose()
+
+
+async def test_the_jobs_of_one_turn_keep_their_order(redis_url: str, namespace: str) -> None:
+    async with Fleet(redis_url, namespace) as fleet:
+        jobs = await asyncio.gather(*(fleet.submit("echo", number=number) for number in range(50)))
+        raw = await fleet.command("XRANGE", fleet.keys.stream("echo", "n"), "-", "+")
+        assert [f"echo:n{entry_id.decode()}" for entry_id, _ in raw] == jobs
+
+
+async def test_a_payload_over_the_cap_is_refused_before_it_is_sent(redis_url: str, namespace: str) -> None:
+    async with Fleet(redis_url, namespace) as fleet:
+        fits = b'"' + b"x" * (PAYLOAD_CAP_BYTES - 2) + b'"'
+        await fleet.broker.submit(Submission("ship", fits))
+        with pytest.raises(PayloadTooLargeError, match="ship"):
+            await fleet.broker.submit(Submission("ship", fits + b" "))
+        with pytest.raises(PayloadTooLargeError):
+            await fleet.broker.submit_many([Submission("ship", b"{}"), Submission("ship", fits + b" ")])
+        assert await fleet.lengths("ship") == "n1"
+
+
+async def test_a_hundred_producers_with_one_key_make_one_job(redis_url: str, namespace: str) -> None:
+    async with Fleet(redis_url, namespace) as fleet:
+        producers = [Broker(redis_url, namespace) for _ in range(100)]
+        job = Submission("echo", b"{}", idempotency_key="order-1")
+        answers = await asyncio.gather(*(producer.submit(job) for producer in producers), return_exceptions=True)
+        [made] = [answer for answer in answers if isinstance(answer, str)]
+        duplicates = [answer for answer in answers if isinstance(answer, DuplicateJobError)]
+        assert len(duplicates) == 99
+        assert {duplicate.job_id for duplicate in duplicates} == {made}
+        assert await fleet.lengths("echo") == "n1"
+        await fleet.worker(task(echo))
+        await fleet.broker.wait(made, 5)
+        assert await fleet.leaks() == []
+        assert await producers[0].submit(job) != made
+        await asyncio.gather(*(producer.aclose() for producer in producers))
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+async def test_a_lost_reply_to_a_submit(server: Server, namespace: str, keyed: bool) -> None:
+    """Without a key nobody can know: it says so. With one the repeat finds out. Never two jobs."""
+    with Proxy(server) as path:
+        async with Fleet(server.url, namespace) as fleet:
+            broker = Broker(path.url, namespace)
+            await broker.link.wire()
+            path.swallow_replies()
+            job = Submission("echo", b"{}", idempotency_key="order-1" if keyed else None)
+            submit = asyncio.create_task(broker.submit(job))
+
+            async def arrived() -> bool:
+                return await fleet.lengths("echo") == "n1"
+
+            await fleet.until(arrived)
+            path.mend()
+            path.cut()
+            if keyed:
+                assert (await asyncio.wait_for(submit, 5)).startswith("echo:n")
+            else:
+                with pytest.raises(SubmitUncertain):
+                    await asyncio.wait_for(submit, 5)
+            assert await fleet.lengths("echo") == "n1"
+            await broker.aclose()
+
+
+async def test_a_lost_reply_to_many_and_to_a_send(server: Server, namespace: str) -> None:
+    with Proxy(server) as path:
+        async with Fleet(server.url, namespace) as fleet:
+            broker = Broker(path.url, namespace)
+            # the scripts are known: their first run would wait for the reply that says they are not
+            await broker.submit_many([Submission("other", b"{}")])
+            await broker.send("nobody-listens", b"{}", [])
+            path.swallow_replies()
+            many = asyncio.create_task(broker.submit_many([Submission("echo", b"{}")] * 3))
+            sent = asyncio.create_task(broker.send("paid", b"{}", ["paid.mail"]))
+
+            async def arrived() -> bool:
+                return await fleet.lengths("echo") == "n3" and await fleet.lengths("paid.mail") == "n1"
+
+            await fleet.until(arrived)
+            path.mend()
+            path.cut()
+            for uncertain in (many, sent):
+                with pytest.raises(SubmitUncertain):
+                    await asyncio.wait_for(uncertain, 5)
+            assert await arrived()
+            await broker.aclose()
+
+
+async def test_a_submit_waits_a_while_for_a_broker_that_is_away(own_server: Server, namespace: str) -> None:
+    async with Fleet(own_server.url, namespace) as fleet:
+        await fleet.worker(task(echo))
+        await asyncio.to_thread(own_server.stop)
+        submit = asyncio.create_task(fleet.run("echo", number=4))
+        await fleet.until(lambda: fleet.broker.link.live is None)
+        await asyncio.to_thread(own_server.start)
+        try:
+            assert (await submit).value == b"4"
+        except SubmitUncertain:  # it was on its way at the very moment
+            assert (await fleet.run("echo", number=4)).value == b"4"
+
+
+async def test_and_then_gives_up(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker_module, "SUBMIT_PATIENCE_S", 0.3)
+    broker = Broker("redis://127.0.0.1:1/0", namespace)
+    begun = time.monotonic()
+    with pytest.raises(BrokerUnavailableError):
+        await broker.submit(Submission("ship", b"{}"))
+    assert 0.2 < time.monotonic() - begun < 3
+    await broker.aclose()
+
+
+async def test_a_wrong_password_is_told_at_once(own_server: Server, namespace: str) -> None:
+    own_server.cli("CONFIG", "SET", "requirepass", "secret")
+    broker = Broker(f"unix://:wrong@{own_server.socket_path}", namespace)
+    begun = time.monotonic()
+    with pytest.raises(BrokerRefusedError) as raised:
+        await broker.submit(Submission("ship", b"{}"))
+    assert "wrong" not in str(raised.value).replace("WRONGPASS", "")
+    assert time.monotonic() - begun < 2
+    await broker.aclose()
+
+
+# --- waiting
+
+
+async def test_the_reply_comes_to_who_submitted(redis_url: str, namespace: str) -> None:
+    async with Fleet(redis_url, namespace) as fleet:
+        await fleet.worker(task(slow), concurrency=10)
+        begun = time.monotonic()
+        outcomes = await asyncio.gather(*(fleet.run("slow") for _ in range(10)))
+        assert [outcome.value for outcome in outcomes] == [b"7"] * 10
+        assert time.monotonic() - begun < 1.5
+        assert await fleet.command("EXISTS", fleet.keys.waiters) == 0
+
+
+async def test_a_result_later_from_somewhere_else(redis_url: str, namespace: str) -> None:
+    async with Fleet(redis_url, namespace) as fleet:
+        await fleet.worker(task(slow))
+        other = Broker(redis_url, namespace)
+        job_id = await fleet.submit("slow")
+        waits = [other.wait(job_id, 5), other.wait(job_id, 5), fleet.broker.wait(job_id, 5)]
+        assert [outcome.value for outcome in await asyncio.gather(*waits)] == [b"7"] * 3
+        assert (await other.wait(job_id, 5)).value == b"7"
+        await other.aclose()
+        assert await fleet.leaks() == []
+
+
+async def test_an_id_that_nobody_knows(redis_url: str, namespace: str) -> None:
+    async with Fleet(redis_url, namespace) as fleet:
+        for job_id in ("ship:n1-0", "ship:d1-1", "unheard-of:h5-5"):
+            begun = time.monotonic()
+            with pytest.raises(JobNotFoundError) as raised:
+                await fleet.broker.wait(job_id, 5)
+            assert raised.value.job_id == job_id
+            assert time.monotonic() - begun < 2
+        with pytest.raises(UsageError):
+            await fleet.broker.wait("no id", 5)
+
+
+async def test_the_caller_s_own_wait_runs_out_and_leaves_nothing(redis_url: str, namespace: str) -> None:
+    async with Fleet(redis_url, namespace) as fleet:
+        job_id = await fleet.submit("echo")
+        begun = time.monotonic()
+        with pytest.raises(TimeoutError) as raised:
+            await fleet.broker.wait(job_id, 0.1)
+        assert raised.value.job_id == job_id  # type: ignore[attr-defined]
+        with pytest.raises(TimeoutError) as raised:
+            await fleet.run("echo", timeout_s=0.1)
+        assert raised.value.job_id.startswith("echo:n")  # type: ignore[attr-defined]
+        assert 0.2 <= time.monotonic() - begun < 2
+
+        async def unregistered() -> bool:
+            return not await fleet.command("EXISTS", fleet.keys.waiters)
+
+        await fleet.until(unregistered)
+
+
+async def test_a_wait_that_is_cancelled_leaves_nothing(redis_url: str, namespace: str) -> None:
+    async with Fleet(redis_url, namespace) as fleet:
+        job_id = await fleet.submit("echo")
+        wait = asyncio.create_task(fleet.broker.wait(job_id))
+
+        async def registered() -> bool:
+            return await fleet.command("EXISTS", fleet.keys.waiters) == 1
+
+        await fleet.until(registered)
+        wait.cancel()
+        await asyncio.gather(wait, return_exceptions=True)
+
+        async def gone() -> bool:
+            return not await registered()
+
+        await fleet.until(gone)
+        assert not fleet.broker._waits
+
+
+async def test_a_lost_wake_up_is_made_good_by_rereading(
+    redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker_module, "REREAD_S", 0.2)
+    async with Fleet(redis_url, namespace) as fleet:
+        monkeypatch.setattr(fleet.broker, "_heard", lambda channel, data: None)
+        await fleet.worker(task(slow))
+        assert (await fleet.run("slow", timeout_s=3)).value == b"7"
+        job_id = await fleet.submit("slow")
+        assert await fleet.value(job_id, 3) == 7
+        assert await fleet.leaks() == []
+
+
+async def test_an_ear_that_was_cut_rereads_at_once(redis_url: str, namespace: str) -> None:
+    release = asyncio.Event()
+
+    async def ship() -> int:
+        await release.wait()
+        return 3
+
+    async with Fleet(redis_url, namespace) as fleet:
+        life = await fleet.worker(task(ship))
+        run = asyncio.create_task(fleet.run("ship"))
+        await fleet.until(lambda: len(life.board.cells) == 1)
+        assert fleet.broker._listener is not None
+        wire = fleet.broker._listener._link.live
+        assert wire is not None
+        begun = time.monotonic()
+        wire.abort()
+        release.set()
+        assert (await run).value == b"3"
+        assert time.monotonic() - begun < 2
+
+
+async def test_results_of_many_waiters_under_load(redis_url: str, namespace: str) -> None:
+    async with Fleet(redis_url, namespace) as fleet:
+        await fleet.worker(task(echo), concurrency=20)
+        outcomes = await asyncio.gather(*(fleet.run("echo", number=number) for number in range(1000)))
+        assert [int(outcome.value) for outcome in outcomes] == list(range(1000))
+        assert await fleet.leaks() == []
+
+
+async def test_a_dead_letter_tells_how_it_ended_also_long_after(redis_url: str, namespace: str) -> None:
+    async def broken() -> None:
+        raise ValueError("no")
+
+    async with Fleet(redis_url, namespace) as fleet:
+        await fleet.worker(task(broken, result_ttl_s=0.0))
+        job_id = await fleet.submit("broken")
+        assert (await fleet.broker.wait(job_id, 5)).status is JobStatus.FAILED
+        assert (await fleet.broker.wait(job_id, 5)).status is JobStatus.FAILED
+
+
+async def test_progress(redis_url: str, namespace: str) -> None:
+    async with Fleet(redis_url, namespace) as fleet:
+        assert await fleet.broker.read_progress("ship:n1-0") == {}
+        await fleet.broker.progress("ship:n1-0", {"progress": 0.5}, 60.0)
+        assert await fleet.broker.read_progress("ship:n1-0") == {"progress": 0.5}
+        assert 0 < await fleet.command("PTTL", fleet.keys.progress("ship:n1-0")) <= 60_000
+
+
+async def test_events_reach_handlers_of_other_services_and_of_workers_that_are_away(redis_url: str, namespace: str) -> None:
+    got: list[str] = []
+
+    async def mail(order_id: str) -> None:
+        got.append(f"mail {order_id}")
+
+    async def ship(order_id: str, **rest: object) -> None:
+        got.append(f"ship {order_id} {sorted(rest)}")
+
+    async with Fleet(redis_url, namespace) as fleet:
+        away = await fleet.worker(task(mail, event="paid"), service="mailing")
+        await away.stop()
+        await fleet.worker(task(ship, event="paid"), service="shipping")
+        sent = await fleet.broker.send("paid", b'{"order_id":"A1","total":3}', [])
+        assert [job_id.rpartition(":")[0] for job_id in sent] == ["paid.mail", "paid.ship"]
+        await fleet.broker.wait(sent[1], 5)
+        assert got == ["ship A1 ['total']"]
+        await fleet.worker(task(mail, event="paid"), service="mailing")
+        await fleet.broker.wait(sent[0], 5)
+        assert got[1:] == ["mail A1"]
+        assert await fleet.broker.send("unheard-of", b"{}", []) == []
+        assert await fleet.leaks() == []
+
+
+async def test_a_closed_client_says_so(redis_url: str, namespace: str) -> None:
+    broker = Broker(redis_url, namespace)
+    await broker.submit(Submission("ship", b"{}"))
+    await broker.aclose()
+    with pytest.raises(BrokerUnavailableError, match="closed"):
+        await broker.run(producing.unwatch(broker.keys, "ship:n1-0", "x"))

@@ -1,0 +1,182 @@
+"""One connection: replies in their order, what happens when it breaks, and the link that makes it again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from tests.support.proxy import Proxy
+from tests.support.servers import Server
+from tests.support.waiting import wait_until_async
+from upnext.core.keys import Keys
+from upnext.engine import wire as wire_module
+from upnext.engine.calls import producing
+from upnext.engine.endpoint import parse_url
+from upnext.engine.link import Link
+from upnext.engine.replies import LostReplyError, ReplyError
+from upnext.engine.wire import connect
+from upnext.errors import BrokerRefusedError, BrokerUnavailableError
+
+
+async def test_replies_come_in_order(redis_url: str) -> None:
+    wire = await connect(parse_url(redis_url), name="test", timeout_s=5)
+    replies = [wire.send("ECHO", str(number)) for number in range(1000)]
+    assert wire.in_flight == 1000
+    assert [await reply for reply in replies] == [str(number).encode() for number in range(1000)]
+    assert wire.client_id > 0
+    wire.close()
+    await wire.closed
+
+
+async def test_one_who_gave_up_waiting_does_not_shift_the_others(redis_url: str) -> None:
+    wire = await connect(parse_url(redis_url), name="test", timeout_s=5)
+    first, second, third = (wire.send("ECHO", word) for word in "abc")
+    second.cancel()
+    assert (await first, await third) == (b"a", b"c")
+    assert await wire.send("PING") == b"PONG"
+    wire.close()
+
+
+async def test_an_error_is_for_its_own_command(redis_url: str) -> None:
+    wire = await connect(parse_url(redis_url), name="test", timeout_s=5)
+    bad, good = wire.send("NONSENSE"), wire.send("PING")
+    with pytest.raises(ReplyError):
+        await bad
+    assert await good == b"PONG"
+    wire.close()
+
+
+async def test_large_values_in_both_directions(redis_url: str, namespace: str) -> None:
+    wire = await connect(parse_url(redis_url), name="test", timeout_s=5)
+    key = Keys(namespace).prefix + "large"
+    value = b"x" * 20_000_000
+    await wire.send("SET", key, value, "PX", 60_000)
+    assert await wire.send("GET", key) == value
+    wire.close()
+
+
+@pytest.mark.parametrize("how", ["abort", "kill", "cut"])
+async def test_a_broken_connection_tells_everybody(server: Server, how: str) -> None:
+    with Proxy(server) as path:
+        wire = await connect(parse_url(path.url), name="test", timeout_s=5)
+        blocked = [wire.send("BLPOP", "nothing-here", 0), wire.send("PING")]
+        await wait_until_async(lambda: wire.in_flight == 2 and path.requested_bytes > 0)
+        if how == "abort":
+            wire.abort()
+        elif how == "cut":
+            path.cut()
+        else:
+            server.cli("CLIENT", "KILL", "ID", wire.client_id)
+        for reply in blocked:
+            with pytest.raises(LostReplyError):
+                await asyncio.wait_for(reply, 5)
+        with pytest.raises(BrokerUnavailableError) as raised:
+            wire.send("PING")
+        assert not isinstance(raised.value, LostReplyError), "nothing was sent"
+
+
+async def test_a_silent_connection_that_owes_replies_is_given_up(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire_module, "REPLY_TIMEOUT_S", 0.3)
+    with Proxy(server) as path:
+        wire = await connect(parse_url(path.url), name="test", timeout_s=5)
+        path.silence()
+        begun = time.monotonic()
+        with pytest.raises(LostReplyError):
+            await asyncio.wait_for(wire.send("PING"), 5)
+        assert time.monotonic() - begun < 3
+
+
+async def test_an_idle_connection_is_not_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire_module, "REPLY_TIMEOUT_S", 0.1)
+    wire = await connect(parse_url(server.url), name="test", timeout_s=5)
+    begun = time.monotonic()
+    await wait_until_async(lambda: time.monotonic() - begun > 0.5)
+    assert await wire.send("PING") == b"PONG"
+    wire.close()
+
+
+async def test_a_script_that_the_server_forgot_is_sent_again(redis_url: str, namespace: str) -> None:
+    link = Link(parse_url(redis_url), "test")
+    call = producing.unwatch(Keys(namespace), "ship:n1-0", "x")
+    await link.command("SCRIPT", "FLUSH")
+    assert await link.run(call) is False
+    assert await link.run(call) is False
+    await link.aclose()
+
+
+async def test_all_share_one_attempt_to_connect(server: Server) -> None:
+    with Proxy(server) as path:
+        link = Link(parse_url(path.url), "test")
+        wires = await asyncio.gather(*(link.wire() for _ in range(50)))
+        assert len(set(map(id, wires))) == 1
+        assert path.connections == 1
+        path.cut()
+        await wires[0].closed
+        again = await asyncio.gather(*(link.wire() for _ in range(50)))
+        assert len(set(map(id, again))) == 1
+        assert path.connections == 2
+        await link.aclose()
+
+
+async def test_one_who_gives_up_does_not_spoil_it_for_the_others(server: Server) -> None:
+    with Proxy(server) as path:
+        link = Link(parse_url(path.url), "test")
+        impatient, patient = asyncio.create_task(link.wire()), asyncio.create_task(link.wire())
+        await asyncio.sleep(0)
+        impatient.cancel()
+        assert (await patient).client_id > 0
+        await link.aclose()
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://127.0.0.1:1/0", "unix:///nowhere/at/all.sock", "redis://no-such-host.invalid:6379/0"]
+)
+async def test_nobody_there(url: str) -> None:
+    link = Link(parse_url(url), "test")
+    with pytest.raises(BrokerUnavailableError):
+        await asyncio.wait_for(link.wire(), 8)
+    await link.aclose()
+
+
+async def test_a_server_that_accepts_and_says_nothing(server: Server) -> None:
+    with Proxy(server) as path:
+        path.silence()
+        link = Link(parse_url(path.url), "test", connect_timeout_s=0.3)
+        begun = time.monotonic()
+        with pytest.raises(BrokerUnavailableError):
+            await link.wire()
+        assert time.monotonic() - begun < 3
+        path.mend()
+        assert (await link.wire()).client_id > 0
+        await link.aclose()
+
+
+async def test_something_that_is_no_redis() -> None:
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    listener = await asyncio.start_server(greet, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    link = Link(parse_url(f"redis://127.0.0.1:{port}/0"), "test")
+    with pytest.raises(BrokerUnavailableError):
+        await asyncio.wait_for(link.wire(), 5)
+    await link.aclose()
+    listener.close()
+
+
+async def test_passwords(own_server: Server) -> None:
+    own_server.cli("CONFIG", "SET", "requirepass", "secret")
+    path = own_server.socket_path
+    for url in (f"unix://{path}", f"unix://:wrong@{path}", f"unix://nobody:secret@{path}"):
+        link = Link(parse_url(url), "test")
+        with pytest.raises(BrokerRefusedError):
+            await link.wire()
+        await link.aclose()
+    link = Link(parse_url(f"unix://:secret@{path}"), "test")
+    assert (await link.wire()).client_id > 0
+    await link.aclose()
