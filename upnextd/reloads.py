@@ -213,6 +213,7 @@ class Reloads:
             if generation.number not in (now.generation, now.former):
                 generation.retire()
         self.former = now.former
+        supervisor.tally.reloads["ok"] += 1
         self._step_said(f"generation {now.generation} serves")
 
     def _roll_back(self, now: Rollout) -> None:
@@ -224,6 +225,7 @@ class Reloads:
             if station.generation == now.former and station.life.state in slots.SERVING:
                 station.leave_by = None
                 station.reason = None
+        supervisor.tally.reloads["failed"] += 1
         failed = supervisor.generations.get(now.generation)
         if failed is not None:
             failed.retire()

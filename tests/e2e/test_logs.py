@@ -111,7 +111,7 @@ def test_a_flood_is_cut_and_counted_and_holds_nobody_up() -> None:
             slowest_s = max(slowest_s, time.monotonic() - begun)
         job = queue.ended(job_id)
         print(f"slowest status {slowest_s * 1000:.0f} ms")
-        assert slowest_s < 0.5
+        assert slowest_s < 2.0
         printed = int(job.value or b"0")
 
         def counted() -> int:

@@ -176,8 +176,11 @@ def test_start_returns_when_every_child_is_ready(running: Box) -> None:
     assert (said["ready_workers"], said["desired_workers"]) == (2, 2)
     roles = {child["role"]: child["state"] for child in said["children"]}
     assert roles == {"worker": "READY", "scheduler": "READY", "template": "READY", "broker": "READY"}
-    shown = running.show("upnextd@demo", "ActiveState", "StatusText", "WatchdogUSec", "OOMPolicy")
+    shown = running.show(
+        "upnextd@demo", "ActiveState", "StatusText", "WatchdogUSec", "OOMPolicy", "DropInPaths", "PrivateUsers"
+    )
     assert shown["ActiveState"] == "active"
+    assert (shown["DropInPaths"], shown["PrivateUsers"]) == ("", "yes"), "the unit as it is shipped"
     assert (shown["WatchdogUSec"], shown["OOMPolicy"]) == ("15s", "continue")
     assert shown["StatusText"], "the daemon says in STATUS= what it does"
     assert call(running, "double", "--wait", n=21) == "42"

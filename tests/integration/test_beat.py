@@ -10,7 +10,12 @@ from upnext.engine.calls.keeping import Beat
 
 
 def beat(
-    work: Workbench, *consumers: str, daemon: str = "d1", token: str = "t1", lease_ms: int = 10_000, term_ms: int = 6_000
+    work: Workbench,
+    *consumers: str,
+    daemon: str = "d1",
+    token: str = "t1",
+    lease_ms: int = 10_000,
+    term_ms: int = 6_000,
 ) -> Beat:
     return work.broker.run(
         keeping.beat(

@@ -305,7 +305,9 @@ async def test_progress(redis_url: str, namespace: str) -> None:
         assert 0 < await fleet.command("PTTL", fleet.keys.progress("ship:n1-0")) <= 60_000
 
 
-async def test_events_reach_handlers_of_other_services_and_of_workers_that_are_away(redis_url: str, namespace: str) -> None:
+async def test_events_reach_handlers_of_other_services_and_of_workers_that_are_away(
+    redis_url: str, namespace: str
+) -> None:
     got: list[str] = []
 
     async def mail(order_id: str) -> None:

@@ -10,7 +10,7 @@ from upnext.core.keys import SCHEMA
 
 GARBAGE: list[tuple[str | bytes, ...]] = [
     ("what", "ever"),
-    ("p1",  b"not json"),
+    ("p1", b"not json"),
     ("p1", b"{}", "m", b"{broken"),
     ("p1", b"{}", "m", b"[1]"),
     ("p1", b"\xff\xfe"),
@@ -27,7 +27,9 @@ async def echo(number: int = 1) -> int:
 
 
 @pytest.mark.parametrize("lane", ["n", "h", "b", "x"])
-async def test_garbage_in_every_lane(redis_url: str, namespace: str, lane: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_garbage_in_every_lane(
+    redis_url: str, namespace: str, lane: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async with Fleet(redis_url, namespace) as fleet:
         await fleet.worker(task(echo))
         for fields in GARBAGE:
@@ -64,6 +66,19 @@ async def test_noise_on_the_bell(redis_url: str, namespace: str) -> None:
     async with Fleet(redis_url, namespace) as fleet:
         await fleet.scheduler()
         await fleet.worker(task(echo))
-        for noise in (b"", b"\xff\xfe", b"?", b"zebra", b"t", b"tunheard-of", b"c", b"cnobody:n1-0", b"cno id", b"b", b"p", b"d"):
+        for noise in (
+            b"",
+            b"\xff\xfe",
+            b"?",
+            b"zebra",
+            b"t",
+            b"tunheard-of",
+            b"c",
+            b"cnobody:n1-0",
+            b"cno id",
+            b"b",
+            b"p",
+            b"d",
+        ):
             await fleet.command("PUBLISH", fleet.keys.bell, noise)
         assert (await fleet.run("echo", number=3)).value == b"3"

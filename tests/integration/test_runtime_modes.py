@@ -218,7 +218,9 @@ async def test_a_task_that_is_paused_everywhere(redis_url: str, namespace: str) 
         await fleet.worker(task(ship), task(pack))
         await fleet.worker(task(ship), daemon="d2")
         assert await fleet.broker.run(steering.pause_task(fleet.keys, "ship")) == steering.CHANGED
-        await fleet.until(lambda: all(not any(":s:ship:" in s for s in w.runtime._fetcher._streams) for w in fleet.workers))
+        await fleet.until(
+            lambda: all(not any(":s:ship:" in s for s in w.runtime._fetcher._streams) for w in fleet.workers)
+        )
         job_id = await fleet.submit("ship")
         assert (await fleet.run("pack")).value == b"2"
         assert await fleet.pending("ship") == 0

@@ -139,7 +139,9 @@ async def test_restart(own_server: Server, namespace: str, keep_data: bool) -> N
         assert await fleet.leaks() == []
 
 
-async def test_running_work_goes_on_without_the_broker_and_its_end_is_told_later(own_server: Server, namespace: str) -> None:
+async def test_running_work_goes_on_without_the_broker_and_its_end_is_told_later(
+    own_server: Server, namespace: str
+) -> None:
     release = asyncio.Event()
 
     async def ship() -> int:

@@ -124,7 +124,9 @@ async def test_a_delayed_job_starts_when_it_is_due(redis_url: str, namespace: st
         assert await fleet.leaks() == []
 
 
-async def test_a_delayed_job_comes_though_no_scheduler_was_there_when_it_was_due(redis_url: str, namespace: str) -> None:
+async def test_a_delayed_job_comes_though_no_scheduler_was_there_when_it_was_due(
+    redis_url: str, namespace: str
+) -> None:
     async def ship() -> int:
         return 1
 

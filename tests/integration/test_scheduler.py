@@ -203,7 +203,7 @@ async def test_a_lease_found_missing_is_told(redis_url: str, namespace: str) -> 
         await fleet.command("ZREM", fleet.keys.leases, gone)
         await fleet.until(lambda: gone in fleet.lost)
         assert (await fleet.run("echo")).status is JobStatus.DONE
-        assert life.consumer != gone
+        await fleet.until(lambda: life.consumer != gone)
 
 
 async def test_a_daemon_s_former_consumers_are_taken_back_at_its_start(redis_url: str, namespace: str) -> None:

@@ -25,13 +25,13 @@ def ready(work: Workbench, **options: int) -> int:
 
 def lead(work: Workbench, daemon: str = "d1") -> None:
     work.broker.run(
-        keeping.beat(
-            work.keys, work.epoch, daemon=daemon, token="t", lease_ms=1, leadership_ms=-1, consumers=[]
-        )
+        keeping.beat(work.keys, work.epoch, daemon=daemon, token="t", lease_ms=1, leadership_ms=-1, consumers=[])
     )
 
 
-def call(work: Workbench, tick_ms: int, *, term: int = 1, fire: bool = True, epoch: str | None = None) -> Call[tuple[int, int | str]]:
+def call(
+    work: Workbench, tick_ms: int, *, term: int = 1, fire: bool = True, epoch: str | None = None
+) -> Call[tuple[int, int | str]]:
     meta = encode_meta(Meta(tick_ms=tick_ms))
     return keeping.tick(
         work.keys, epoch or work.epoch, term=term, cron="tidy", tick_ms=tick_ms, payload=b"{}", meta=meta, fire=fire

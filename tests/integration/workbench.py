@@ -126,7 +126,9 @@ class Workbench(Bench):
     def cancel(self, job_id: str) -> int:
         return self.broker.run(producing.cancel(self.keys, job_id))
 
-    def reap_call(self, consumer: str = CONSUMER, *started: Taken, epoch: str | None = None, **options: Any) -> Call[Reaped]:
+    def reap_call(
+        self, consumer: str = CONSUMER, *started: Taken, epoch: str | None = None, **options: Any
+    ) -> Call[Reaped]:
         settings: dict[str, Any] = {"foreign": False, "final": True, "cause": "signal:SIGSEGV", **options}
         return keeping.reap(
             self.keys,

@@ -187,7 +187,9 @@ class Fleet:
             assert board.is_ready.is_set()
         return life
 
-    async def scheduler(self, daemon: str = "d1", *tasks: TaskSpec, service: str = "orders", **settings: Any) -> Scheduler:
+    async def scheduler(
+        self, daemon: str = "d1", *tasks: TaskSpec, service: str = "orders", **settings: Any
+    ) -> Scheduler:
         spec = WorkerSpec("w", 1, {one.name: one for one in tasks})
         chosen: dict[str, Any] = {
             "redis_url": self.url,
@@ -196,7 +198,9 @@ class Fleet:
             **settings,
         }
         scheduler = Scheduler(
-            SchedulerSettings(namespace=self.namespace, daemon_id=daemon, **chosen), self.reaped.append, self.lost.append
+            SchedulerSettings(namespace=self.namespace, daemon_id=daemon, **chosen),
+            self.reaped.append,
+            self.lost.append,
         )
         scheduler.alive(self._alive.get(daemon, set()))
         self._schedulers.append((daemon, scheduler, asyncio.create_task(scheduler.run(), name="test-scheduler")))
@@ -232,7 +236,9 @@ class Fleet:
         """`of` are fields of the Submission."""
         return await self.broker.submit(Submission(name, orjson.dumps(arguments), **(of or {})))
 
-    async def run(self, name: str, /, *, timeout_s: float = 8.0, of: dict[str, Any] | None = None, **arguments: Any) -> Outcome:
+    async def run(
+        self, name: str, /, *, timeout_s: float = 8.0, of: dict[str, Any] | None = None, **arguments: Any
+    ) -> Outcome:
         job = Submission(name, orjson.dumps(arguments), **(of or {}))
         return (await self.broker.submit_and_wait(job, timeout_s))[1]
 
@@ -264,7 +270,9 @@ class Fleet:
     async def standing(self, job_id: str) -> producing.Standing:
         return await self.broker.run(producing.watch(self.keys, job_id, ""))
 
-    async def until(self, condition: Callable[[], T] | Callable[[], Awaitable[T]], timeout_s: float = 8.0, what: str = "") -> T:
+    async def until(
+        self, condition: Callable[[], T] | Callable[[], Awaitable[T]], timeout_s: float = 8.0, what: str = ""
+    ) -> T:
         return await wait_until_async(condition, timeout_s, what)
 
     async def reachable(self, timeout_s: float = 8.0) -> None:

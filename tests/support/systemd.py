@@ -48,10 +48,6 @@ class Box:
 
     def __init__(self) -> None:
         self._units = Path(tempfile.mkdtemp(prefix="upnext-units-"))
-        drop_in = self._units / f"{UNIT.name}.d"
-        drop_in.mkdir()
-        # The box is a chroot, and the kernel makes no user namespace for a process in one.
-        (drop_in / "box.conf").write_text("[Service]\nPrivateUsers=no\n")
         # A copy: nothing inside can write to the repository, and what is installed stays the same while the box runs.
         self._checkout = Path(tempfile.mkdtemp(prefix="upnext-checkout-"))
         for name in CHECKOUT:

@@ -76,7 +76,9 @@ def test_a_job_s_id_has_its_parts(job_id: str) -> None:
     assert ids.is_id(job_id)
 
 
-@pytest.mark.parametrize("text", ["", "ship", ":n1-0", "ship:", "ship:1-0", "ship:b1-0", "ship:n1-0 ", "ship:n1-0\n", "ship:n-0", "ship:n1"])
+@pytest.mark.parametrize(
+    "text", ["", "ship", ":n1-0", "ship:", "ship:1-0", "ship:b1-0", "ship:n1-0 ", "ship:n1-0\n", "ship:n-0", "ship:n1"]
+)
 def test_text_that_is_no_id(text: str) -> None:
     assert not ids.is_id(text)
     with pytest.raises(UsageError):

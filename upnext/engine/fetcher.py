@@ -68,6 +68,7 @@ class Fetcher:
         self._streams: list[str] = []
         self._open_streams: frozenset[str] = frozenset()
         self._limited: set[str] = set()
+        self._late: list[Any] = []
         self._backlog: str | None = None
         self._swept_at = 0.0
         self._lanes: dict[str, tuple[str, str]] = {
@@ -162,6 +163,8 @@ class Fetcher:
         self._kicked = False
         if not self._may_fetch():
             await self._unblock()
+            if self._late:
+                await self._sort_late(set(self._worker.tasks))
             self._quiet.set()
             self._told_ready()
             await self._wait(None)
@@ -356,6 +359,9 @@ class Fetcher:
             # a producer of older code doesn't know of a limit and rings no bell for its jobs
             self._look = self._look or bool(self._limited)
             return
+        if self._plans_stale:
+            self._late += reply
+            return
         for stream, entries in reply:
             self._take(*self._lanes[stream.decode()], entries)
         self._look = True
@@ -456,6 +462,21 @@ class Fetcher:
         self._look = True
         for job_id in await cancels:
             self._runtime.cancel(job_id.decode())
+        await self._sort_late(closed)
+
+    async def _sort_late(self, closed: set[str]) -> None:
+        """What the waiting read took while the plans changed: of a task that is paused or limited by now it goes back, unstarted."""
+        late, self._late = self._late, []
+        back: list[tuple[str, str, bytes]] = []
+        for stream, entries in late:
+            task, lane = self._lanes[stream.decode()]
+            if task in closed:
+                back += [(task, lane, entry_id) for entry_id, _ in entries]
+            else:
+                self._take(task, lane, entries)
+        if back:
+            await self._broker.run(holding.hand_back(self._runtime.keys, self._runtime.epoch, back))
+        self._executor.go()
 
     async def _check_pending(self) -> None:
         """Compares what the broker believes we hold with what we do; the difference is handed back, unstarted."""
