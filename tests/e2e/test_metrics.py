@@ -72,6 +72,14 @@ def up(port: int) -> bool:
     return True
 
 
+def upgraded(daemon: Daemon, former: int) -> bool:
+    """While it execs itself, its socket listens and nobody answers."""
+    try:
+        return daemon.child("metrics")["pid"] not in (None, former)
+    except (OSError, StopIteration):
+        return False
+
+
 def test_everything_is_served() -> None:
     port = free_port()
     with Daemon(SERVICE, workers=2, args=("--metrics", f"127.0.0.1:{port}")) as daemon, Queue(daemon) as queue:
@@ -112,6 +120,12 @@ def test_everything_is_served() -> None:
         wait_until(lambda: daemon.child("metrics")["pid"] not in (None, child["pid"]), 10)
         wait_until(lambda: up(port), 10, "metrics to be served again")
         assert daemon.status()["ready_workers"] == 2
+
+        former = daemon.child("metrics")["pid"]
+        daemon.signal(signal.SIGUSR2)
+        wait_until(lambda: upgraded(daemon, former), 20, "the upgraded daemon to have a metrics process of its own")
+        wait_until(lambda: up(port), 10, "metrics to be served after an upgrade")
+        assert value(scraped(port), "upnext_attempts_total", task="nap", outcome="ok") <= 5
 
         os.kill(daemon.child("metrics")["pid"], signal.SIGSTOP)
         assert daemon.status()["ready_workers"] == 2, "a scrape that hangs is nobody else's business"

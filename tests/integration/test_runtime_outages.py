@@ -221,7 +221,7 @@ async def test_nobody_spins_while_the_broker_is_away(own_server: Server, namespa
 @pytest.mark.parametrize("after", ["nothing", "flushall", "kill", "script flush"])
 async def test_an_idle_worker_asks_little_also_after_a_fault(own_server: Server, namespace: str, after: str) -> None:
     def commands() -> int:
-        return int(own_server.client().info("stats")["total_commands_processed"])  # pyright: ignore[reportIndexIssue]
+        return int(own_server.client().info("stats")["total_commands_processed"])
 
     faults: dict[str, Callable[[], object]] = {
         "nothing": lambda: None,

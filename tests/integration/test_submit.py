@@ -86,10 +86,10 @@ def test_a_key_holds_for_its_ttl_at_most(work: Workbench) -> None:
     assert 0 < work.broker.command("PTTL", work.keys.idem("ship:A1")) <= 120_000
 
 
-@pytest.mark.parametrize("options", [{}, {"delay_s": 60.0}])
-def test_the_same_submit_twice_is_one(work: Workbench, options: dict[str, float]) -> None:
+@pytest.mark.parametrize("delay_s", [None, 60.0])
+def test_the_same_submit_twice_is_one(work: Workbench, delay_s: float | None) -> None:
     """A lost reply: the repeat finds its own nonce and the job that it made."""
-    job = Submission("ship", b"{}", idempotency_key="A1", **options)
+    job = Submission("ship", b"{}", idempotency_key="A1", delay_s=delay_s)
     first = work.submit_as(job, nonce="mine")
     before = work.everything()
     assert work.submit_as(job, nonce="mine") == Held(str(first), "mine")

@@ -15,9 +15,9 @@ from upnext.engine.scripts import Call
 CRON = CronSpec("* * * * *")
 
 
-def ready(work: Workbench, **options: int) -> int:
+def ready(work: Workbench, max_concurrency: int | None = None) -> int:
     """-> a tick that is due."""
-    work.register(task("tidy", cron=CRON, **options))
+    work.register(task("tidy", cron=CRON, max_concurrency=max_concurrency))
     lead(work)
     work.broker.command("HSET", work.keys.cursors, "tidy", 0)
     return work.now_ms() // 60_000 * 60_000

@@ -32,11 +32,9 @@ def _left_in(client: redis.Redis, stream: bytes, name: str) -> list[str]:
     found: list[str] = []
     if left := client.xrange(stream, count=3):
         found.append(f"{name} still holds {left!r}")
-    groups: list[dict[str, Any]] = client.xinfo_groups(stream)  # pyright: ignore[reportAssignmentType]
-    for group in groups:
-        if group["name"] == GROUP.encode() and group["pending"]:
-            found.append(f"{name} has {group['pending']} pending")
-    return found
+    groups: list[dict[str, Any]] = client.xinfo_groups(stream)
+    ours = (group for group in groups if group["name"] == GROUP.encode() and group["pending"])
+    return found + [f"{name} has {group['pending']} pending" for group in ours]
 
 
 def _peek(client: redis.Redis, key: bytes) -> Any:

@@ -269,7 +269,7 @@ class Broker:
             self._early.clear()
         if early is not None:
             return job_id, early
-        return job_id, await self._wait(job_id, timeout_s, registered=True)
+        return job_id, await self._wait(job_id, timeout_s, registered=True, begun=asyncio.get_running_loop().time())
 
     async def wait(self, job_id: str, timeout_s: float | None = None) -> Outcome:
         """How the job ended.
@@ -281,10 +281,10 @@ class Broker:
         return await self._wait(job_id, timeout_s, registered=False, begun=begun)
 
     async def _wait(
-        self, job_id: str, timeout_s: float | None, *, registered: bool, begun: float | None = None
+        self, job_id: str, timeout_s: float | None, *, registered: bool, begun: float
     ) -> Outcome:
         loop = asyncio.get_running_loop()
-        deadline = None if timeout_s is None else (loop.time() if begun is None else begun) + timeout_s
+        deadline = None if timeout_s is None else begun + timeout_s
         backoff = Backoff()
         woken: asyncio.Future[Outcome | None] = loop.create_future()
         self._waits.setdefault(job_id, []).append(woken)

@@ -60,7 +60,7 @@ class _Rest:
         while True:
             try:
                 value = yield waited
-            except BaseException as error:  # a cancel or whatever the loop throws in: the job's to handle
+            except BaseException as error:  # noqa: BLE001 - a cancel or whatever the loop throws in: the job's to handle
                 try:
                     waited = run(throw, error)
                 except StopIteration as stop:
@@ -307,7 +307,7 @@ class Executor:
                 return self._go_on(attempt, task, begun_ns, _Rest(coroutine, context, first), encode)
             self._end(attempt, self._success(attempt, begun_ns, b"null" if value is None else encode(value)))
             ok = True
-        except BaseException as error:  # the boundary to user code: whatever it raises is the job's end
+        except BaseException as error:  # noqa: BLE001 - the boundary to user code: whatever it raises is the job's end
             self._failed(attempt, begun_ns, error)
         self._over(attempt, ok)
         return None

@@ -337,7 +337,7 @@ class WorkerRuntime:
                 await self._broker.cancel(job_id)
 
     async def _hand_back_held(self) -> None:
-        held = self._executor.unheld(lambda *_: True)
+        held = self._executor.unheld(lambda _attempt, _held_s: True)
         if not held:
             return
         backoff = Backoff()

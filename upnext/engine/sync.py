@@ -259,7 +259,7 @@ class SyncBroker:
     def submit_and_wait(self, job: Submission, timeout_s: float | None) -> tuple[str, Outcome]:
         with self._ear(SUBMIT_PATIENCE_S if timeout_s is None else min(SUBMIT_PATIENCE_S, timeout_s)) as (nonce, ear):
             job_id = self._submit(job, nonce)
-            return job_id, self._wait(job_id, timeout_s, nonce, ear, registered=True)
+            return job_id, self._wait(job_id, timeout_s, nonce, ear, registered=True, begun=time.monotonic())
 
     def wait(self, job_id: str, timeout_s: float | None = None) -> Outcome:
         begun = time.monotonic()
@@ -296,9 +296,9 @@ class SyncBroker:
             raise BrokerUnavailableError(f"can't reach Redis at {self.endpoint.describe()}: {error}") from None
 
     def _wait(
-        self, job_id: str, timeout_s: float | None, nonce: str, ear: Any, *, registered: bool, begun: float | None = None
+        self, job_id: str, timeout_s: float | None, nonce: str, ear: Any, *, registered: bool, begun: float
     ) -> Outcome:
-        deadline = None if timeout_s is None else (time.monotonic() if begun is None else begun) + timeout_s
+        deadline = None if timeout_s is None else begun + timeout_s
         backoff = Backoff()
         watched = False
         try:
@@ -322,14 +322,10 @@ class SyncBroker:
                         raise JobNotFoundError(job_id)
                 registered = False
                 until = time.monotonic() + REREAD_S if deadline is None else min(time.monotonic() + REREAD_S, deadline)
-                while (left := until - time.monotonic()) > 0:
-                    heard = self._hear(ear, left)
-                    if heard is None:
-                        continue
-                    raw_id, _, raw = cast("bytes", heard["data"]).partition(b"\n")
-                    if raw_id.decode() == job_id:
-                        watched = False
-                        return decode(raw)
+                outcome = self._hear_of(ear, job_id, until)
+                if outcome is not None:
+                    watched = False
+                    return outcome
                 if deadline is not None and time.monotonic() >= deadline:
                     error = TimeoutError(f"job {job_id} did not end within {timeout_s:g} s")
                     error.job_id = job_id  # type: ignore[attr-defined]
@@ -338,6 +334,15 @@ class SyncBroker:
             if watched:
                 with suppress(BrokerUnavailableError):  # the registration goes with the job's end
                     self.run(producing.unwatch(self.keys, job_id, nonce))
+
+    def _hear_of(self, ear: Any, job_id: str, until: float) -> Outcome | None:
+        while (left := until - time.monotonic()) > 0:
+            heard = self._hear(ear, left)
+            if heard is not None:
+                raw_id, _, raw = cast("bytes", heard["data"]).partition(b"\n")
+                if raw_id.decode() == job_id:
+                    return decode(raw)
+        return None
 
     @staticmethod
     def _hear(ear: Any, left_s: float) -> dict[str, Any] | None:

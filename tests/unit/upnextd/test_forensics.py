@@ -95,7 +95,7 @@ def test_both_versions_of_the_interface_are_read(tmp_path: Path) -> None:
     proc, root, vmstat = tmp_path / "cgroup", tmp_path / "fs", tmp_path / "vmstat"
     vmstat.write_text("nr_free 9\noom_kill 4\n")
 
-    def count(groups: str) -> int:
+    def count(groups: str) -> int | None:
         proc.write_text(groups)
         return cgroups.oom_kills(str(proc), str(root), str(vmstat))
 

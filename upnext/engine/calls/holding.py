@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from upnext.core import entry, outcome
+from upnext.core import entry
 from upnext.core.keys import LANE_LETTERS, Keys
 from upnext.core.outcome import JobStatus
 from upnext.engine.scripts import Arg, Call, ident, script
