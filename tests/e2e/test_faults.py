@@ -203,7 +203,7 @@ def ticks(queue: Queue) -> int:
 
 
 def test_the_broker_away_restarts_nobody() -> None:
-    away_s = float(os.environ.get("UPNEXT_TEST_AWAY_S", "8"))
+    away_s = float(os.environ.get("UPNEXT_TEST_AWAY_S", "6"))
     with Daemon(SERVICE, workers=2, args=("--hang-timeout", "2")) as daemon, Queue(daemon) as queue:
         before = incarnations(daemon)
         running = queue.submit("nap", seconds=1.0)

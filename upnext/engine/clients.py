@@ -1,8 +1,9 @@
-"""The clients of this process: one Broker per (loop, URL, namespace), one SyncBroker per (process, URL, namespace), made when first used."""
+"""The clients of this process: one Broker per (loop, URL, namespace), one SyncBroker per (process, URL, namespace), made at first use."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import threading
@@ -68,7 +69,7 @@ def async_broker(worker_url: str | None = None) -> Broker:
 
 def sync_broker(worker_url: str | None = None) -> SyncBroker:
     """The blocking client of this process. Raises NoBrokerError."""
-    from upnext.engine.sync import SyncBroker  # redis-py is imported by those who need it
+    from upnext.engine.sync import SyncBroker  # noqa: PLC0415 - redis-py is imported by those who need it
 
     where = _where(worker_url)
     with _lock:
@@ -89,10 +90,8 @@ def _close_with_the_loop(brokers: dict[_Where, Broker]) -> None:
                 await broker.aclose()
 
     generator = at_the_end()
-    try:
+    with contextlib.suppress(StopIteration):
         generator.__anext__().send(None)  # up to the yield; the loop knows of it from now on
-    except StopIteration:
-        pass
     _closers[asyncio.get_running_loop()] = generator
 
 

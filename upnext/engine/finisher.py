@@ -95,7 +95,7 @@ class Finisher:
         start = 0
         while start < len(ends):
             size = stop = 0
-            for stop in range(start, min(start + BATCH_JOBS, len(ends))):  # noqa: B007 - the last one looked at
+            for stop in range(start, min(start + BATCH_JOBS, len(ends))):
                 size += len(ends[stop].outcome)
                 if size > BATCH_BYTES:
                     break
@@ -156,7 +156,8 @@ class Finisher:
         backoff = Backoff()
         while True:
             try:
-                return await once()
+                await once()
+                return
             except EpochError:
                 log.warning("%s of %d job(s) is not recorded: the broker lost its data", what, count)
                 self._lost_epoch()

@@ -27,7 +27,7 @@ class Host(Protocol):
         ...
 
     def parked(self, cell: int) -> None:
-        """The attempt in `cell` waits for another job and gave its place up; it `started`s again later, maybe in another cell."""
+        """The attempt in `cell` waits for another job and gave its place up; it `started`s again later, maybe elsewhere."""
         ...
 
     def beat(self) -> None:

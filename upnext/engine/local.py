@@ -9,6 +9,7 @@ import secrets
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from upnext.core.spec import ServiceSpec
 from upnext.engine.host import NoHost
@@ -30,6 +31,10 @@ class _LocalHost(NoHost):
 
     def ready(self) -> None:
         self._is_ready()
+
+
+def _nobody(_consumer: str) -> None:
+    """No supervisor waits for word of a consumer."""
 
 
 class SchedulerThread:
@@ -73,11 +78,76 @@ class SchedulerThread:
             log.error("the scheduler gave up: %s", refused)  # the workers' runtimes are refused as well, and raise it
 
     async def _run(self) -> None:
-        self._scheduler = Scheduler(self._settings, lambda consumer: None)
+        self._scheduler = Scheduler(self._settings, _nobody)
         self._scheduler.alive(self._alive)
         self._loop = asyncio.get_running_loop()
         if not self._stop.is_set():
             await self._scheduler.run()
+
+
+class LocalService:
+    """The workers of one service on the running loop, with a scheduler thread for each broker that they use."""
+
+    def __init__(
+        self, service: ServiceSpec, redis_url: str | None, namespace: str, on_ready: Callable[[], None] | None
+    ) -> None:
+        self._on_ready = on_ready
+        self._unready = len(service.workers)
+        self._threads: dict[str, SchedulerThread] = {}
+        self._consumers: dict[str, dict[int, str]] = {}
+        self._lives: list[asyncio.Task[None]] = []
+        self.runtimes: list[WorkerRuntime] = []
+        daemon_id = f"local-{secrets.token_hex(4)}"
+        for number, worker in enumerate(service.workers):
+            url = redis_url or worker.redis_url
+            if url is None:
+                raise ValueError(f"worker {worker.name} has no Redis URL")
+            settings = RuntimeSettings(url, namespace, daemon_id)
+            if url not in self._threads:
+                schedule = SchedulerSettings(url, namespace, daemon_id, service, settings.generation_ms)
+                self._threads[url] = SchedulerThread(schedule)
+                self._consumers[url] = {}
+            host = _LocalHost(partial(self._named, url, number), self._ready)
+            self.runtimes.append(WorkerRuntime(worker, service, settings, host))
+
+    def start(self) -> list[asyncio.Task[None]]:
+        """-> the lives of the runtimes; one that ends by itself has failed."""
+        for thread in self._threads.values():
+            thread.start()
+        self._lives = [asyncio.create_task(runtime.run(), name="upnext-worker") for runtime in self.runtimes]
+        return self._lives
+
+    async def drain(self, stop_s: float, now: asyncio.Event) -> list[str]:
+        """Until everything is done, `stop_s` have passed or `now` is set. -> ids of the jobs that still ran."""
+        force = asyncio.create_task(now.wait(), name="upnext-now")
+        drain = asyncio.gather(*(runtime.stop(stop_s) for runtime in self.runtimes))
+        await asyncio.wait([drain, force], return_when=asyncio.FIRST_COMPLETED)
+        force.cancel()
+        if drain.done():
+            left = [job for jobs in drain.result() for job in jobs]
+        else:
+            drain.cancel()
+            left = [job for runtime in self.runtimes for job in runtime.running_ids]
+            for life in self._lives:
+                life.cancel()
+        await asyncio.gather(force, drain, return_exceptions=True)
+        return left
+
+    async def close(self) -> None:
+        for life in self._lives:
+            life.cancel()
+        await asyncio.gather(*self._lives, return_exceptions=True)
+        for thread in self._threads.values():
+            await asyncio.to_thread(thread.stop)
+
+    def _ready(self) -> None:
+        self._unready -= 1
+        if not self._unready and self._on_ready is not None:
+            self._on_ready()
+
+    def _named(self, url: str, number: int, consumer: str) -> None:
+        self._consumers[url][number] = consumer
+        self._threads[url].alive(set(self._consumers[url].values()))
 
 
 async def run_service(
@@ -97,35 +167,6 @@ async def run_service(
     loop = asyncio.get_running_loop()
     stopping = stopping or asyncio.Event()
     now = asyncio.Event()
-    daemon_id = f"local-{secrets.token_hex(4)}"
-    runtimes: list[WorkerRuntime] = []
-    waiting = len(service.workers)
-    threads: dict[str, SchedulerThread] = {}
-    consumers: dict[str, dict[int, str]] = {}
-
-    def ready() -> None:
-        nonlocal waiting
-        waiting -= 1
-        if not waiting and on_ready is not None:
-            on_ready()
-
-    def consumer_is(url: str, number: int) -> Callable[[str], None]:
-        def tell(consumer: str) -> None:
-            consumers[url][number] = consumer
-            threads[url].alive(set(consumers[url].values()))
-
-        return tell
-
-    for number, worker in enumerate(service.workers):
-        url = redis_url or worker.redis_url
-        if url is None:
-            raise ValueError(f"worker {worker.name} has no Redis URL")
-        settings = RuntimeSettings(url, namespace, daemon_id)
-        if url not in threads:
-            threads[url] = SchedulerThread(SchedulerSettings(url, namespace, daemon_id, service, settings.generation_ms))
-            consumers[url] = {}
-        host = _LocalHost(consumer_is(url, number), ready)
-        runtimes.append(WorkerRuntime(worker, service, settings, host))
 
     def on_signal(number: int) -> None:
         if stopping.is_set() and number == signal.SIGINT:
@@ -133,40 +174,25 @@ async def run_service(
         stopping.set()
 
     caught = (signal.SIGTERM, signal.SIGINT) if install_signals else ()
-    for number in caught:
-        loop.add_signal_handler(number, on_signal, number)
-    for thread in threads.values():
-        thread.start()
-    left: list[str] = []
-    lives = [asyncio.create_task(runtime.run(), name="upnext-worker") for runtime in runtimes]
+    running = LocalService(service, redis_url, namespace, on_ready)
     stop = asyncio.create_task(stopping.wait(), name="upnext-stopping")
+    left: list[str] = []
     try:
+        for number in caught:
+            loop.add_signal_handler(number, on_signal, number)
+        lives = running.start()
         await asyncio.wait([*lives, stop], return_when=asyncio.FIRST_COMPLETED)
         if stopping.is_set():
-            force = asyncio.create_task(now.wait(), name="upnext-now")
-            drain = asyncio.gather(*(runtime.stop(stop_s) for runtime in runtimes))
-            await asyncio.wait([drain, force], return_when=asyncio.FIRST_COMPLETED)
-            if drain.done():
-                left = [job for jobs in drain.result() for job in jobs]
-            else:
-                drain.cancel()
-                await asyncio.gather(drain, return_exceptions=True)
-                left = [job for runtime in runtimes for job in runtime.running_ids]
-                for life in lives:
-                    life.cancel()
-            force.cancel()
-            await asyncio.gather(force, return_exceptions=True)
-        done = [life for life in lives if life.done() and not life.cancelled()]
-        for life in done:
-            life.result()
-        await asyncio.gather(*lives, return_exceptions=not stopping.is_set() or now.is_set())
+            left = await running.drain(stop_s, now)
+        for life in lives:
+            if life.done() and not life.cancelled():
+                life.result()
+        if stopping.is_set() and not now.is_set():
+            await asyncio.gather(*lives)
     finally:
         stop.cancel()
-        for life in lives:
-            life.cancel()
-        await asyncio.gather(stop, *lives, return_exceptions=True)
+        await asyncio.gather(stop, return_exceptions=True)
+        await running.close()
         for number in caught:
             loop.remove_signal_handler(number)
-        for thread in threads.values():
-            await asyncio.to_thread(thread.stop)
     return left

@@ -50,6 +50,10 @@ class SchedulerSettings:
     since_ms: int = 0
 
 
+def _nobody(_consumer: str) -> None:
+    """Nobody wants to know."""
+
+
 class Scheduler:
     """`on_reaped(consumer)` acknowledges a death notice; `on_lost(consumer)` says that a living consumer of ours was reaped by others."""
 
@@ -57,7 +61,7 @@ class Scheduler:
         self,
         settings: SchedulerSettings,
         on_reaped: Callable[[str], None],
-        on_lost: Callable[[str], None] = lambda consumer: None,
+        on_lost: Callable[[str], None] = _nobody,
     ) -> None:
         self._settings = settings
         self.on_lost = on_lost

@@ -1,1 +1,1 @@
-"""One caller per Lua script: what goes in as Python values, what comes out. Nothing here talks to a socket; `Call`s are run by a transport."""
+"""One caller per Lua script: what goes in as Python values, what comes out. Nothing here talks to a socket."""
