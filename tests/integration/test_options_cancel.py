@@ -224,7 +224,10 @@ async def test_a_cancel_racing_a_finish_has_one_winner(redis_url: str, namespace
             await nothing_left(running, future)
         assert done + stopped == 150
         assert stopped
-        stats = {word: int((await running.command("HGET", running.keys.stats, f"quick:{word}")) or 0) for word in ("done", "cancelled")}  # type: ignore[call-overload]
+        stats = {
+            word: int((await running.command("HGET", running.keys.stats, f"quick:{word}")) or 0)
+            for word in ("done", "cancelled")
+        }  # type: ignore[call-overload]
         assert stats == {"done": done, "cancelled": stopped}
 
 

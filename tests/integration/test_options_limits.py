@@ -42,7 +42,8 @@ def lua_gcra(client: redis.Redis) -> Callable[[int, int, RateLimit, int], tuple[
 
 
 @pytest.mark.parametrize(
-    "rate", ["1/s", "10/s", "7/s", "20/s", "100/s", "999/s", "100000/s", "10/minute", "1/366d", "7/3h", "5000/2h", "3/7s"]
+    "rate",
+    ["1/s", "10/s", "7/s", "20/s", "100/s", "999/s", "100000/s", "10/minute", "1/366d", "7/3h", "5000/2h", "3/7s"],
 )
 def test_the_script_and_the_core_agree_on_random_sequences(server: Server, rate: str) -> None:
     rng = random.Random(rate)
@@ -54,7 +55,9 @@ def test_the_script_and_the_core_agree_on_random_sequences(server: Server, rate:
         for _ in range(8):
             now, tat = 1_763_762_400_000_000 + rng.randrange(10**9), 0
             for _ in range(60):
-                now += rng.choice((0, 1, 999, step // 2, step - 1, step, step + 1, rng.randrange(3 * step), 49_999, 50_001))
+                now += rng.choice(
+                    (0, 1, 999, step // 2, step - 1, step, step + 1, rng.randrange(3 * step), 49_999, 50_001)
+                )
                 if rng.random() < 0.05:
                     tat = now + rng.randrange(10**12)
                 want = rng.choice((0, 1, 1, 2, 7, 200))
@@ -123,7 +126,9 @@ def test_ten_a_second_over_four_children_of_two_daemons(two_daemons: list[Daemon
     assert len(two_daemons) == 2
     rates = [sum(1 for at in begun if second <= at - begun[0] < second + 1) for second in range(6)]
     assert 9 <= sum(rates) / len(rates) <= 11, rates
-    assert all(8 <= rate <= 12 for rate in rates), f"each second 10 ± 1, and one more for a start that was seen late: {rates}"
+    assert all(8 <= rate <= 12 for rate in rates), (
+        f"each second 10 ± 1, and one more for a start that was seen late: {rates}"
+    )
 
 
 def test_concurrency_holds_while_workers_are_killed(two_daemons: list[Daemon], server: Server, namespace: str) -> None:
@@ -162,7 +167,9 @@ def test_concurrency_holds_while_workers_are_killed(two_daemons: list[Daemon], s
         client.close()
 
 
-async def test_a_freed_permit_and_a_new_job_are_taken_up_at_once_by_an_idle_worker(redis_url: str, namespace: str) -> None:
+async def test_a_freed_permit_and_a_new_job_are_taken_up_at_once_by_an_idle_worker(
+    redis_url: str, namespace: str
+) -> None:
     let_go = asyncio.Event()
 
     def make() -> upnext.Worker:

@@ -229,8 +229,6 @@ async def test_a_service_that_is_no_file_is_refused(redis_url: str, namespace: s
             await asyncio.sleep(0)
 
 
-
-
 DAEMON_SERVICE = '''
     """Plain functions in pool processes of a daemon's children."""
     import os, time
@@ -293,7 +291,9 @@ def pids() -> list[int]:
 
 
 @pytest.mark.parametrize("guarded", [True, False])
-def test_a_script_that_runs_itself(tmp_path: Path, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch, guarded: bool) -> None:
+def test_a_script_that_runs_itself(
+    tmp_path: Path, redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch, guarded: bool
+) -> None:
     monkeypatch.setenv("UPNEXT_REDIS_URL", redis_url)
     monkeypatch.setenv("UPNEXT_NAMESPACE", namespace)
     script = write_service(tmp_path, SCRIPT.format(guard='if __name__ == "__main__": ' if guarded else ""))
@@ -303,7 +303,9 @@ def test_a_script_that_runs_itself(tmp_path: Path, redis_url: str, namespace: st
     def pids() -> list[int]:
         return []
 
-    process = subprocess.Popen(dies_with_us([sys.executable, str(script)]), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        dies_with_us([sys.executable, str(script)]), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         future = pids.submit_sync()
         if guarded:

@@ -119,4 +119,9 @@ def test_a_checkpoint_survives_a_crash_and_max_crashes_buries(
     with pytest.raises(upnext.TaskExecutionError) as caught:
         deadly.wait_sync(wait_timeout=40)
     end = caught.value.task_result
-    assert (end.status, end.failure_reason, end.crashes, end.cause) == (JobStatus.DEAD, FailureReason.CRASH, 2, "exit:7")
+    assert (end.status, end.failure_reason, end.crashes, end.cause) == (
+        JobStatus.DEAD,
+        FailureReason.CRASH,
+        2,
+        "exit:7",
+    )

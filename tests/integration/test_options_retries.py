@@ -121,11 +121,19 @@ async def test_hooks_get_what_they_take(redis_url: str, namespace: str) -> None:
         with pytest.raises(upnext.TaskTimeoutError):
             await task.wait("late", wait_timeout=30)
         late = "JobTimeout('ran longer than its timeout of 0.2 s')"
-        assert seen == [("start", 1, "task"), ("retry", 2, late), ("start", 2, "task"), ("failure", 2, late), ("complete",)]
+        assert seen == [
+            ("start", 1, "task"),
+            ("retry", 2, late),
+            ("start", 2, "task"),
+            ("failure", 2, late),
+            ("complete",),
+        ]
         seen.clear()
         with pytest.raises(upnext.TaskExecutionError, match="result"):
             await task.wait("bad", wait_timeout=30)
-        assert [name for name, *_ in seen] == ["start", "failure", "complete"], "a value that can't be kept is no success"
+        assert [name for name, *_ in seen] == ["start", "failure", "complete"], (
+            "a value that can't be kept is no success"
+        )
 
 
 async def test_hooks_of_threads_and_of_cancelled_jobs(redis_url: str, namespace: str) -> None:

@@ -50,7 +50,10 @@ async def test_async_and_thread_tasks_are_recorded_as_timed_out(redis_url: str, 
             with pytest.raises(upnext.TaskTimeoutError) as caught:
                 await task.wait(wait_timeout=30)
             end = caught.value.task_result
-            assert (end.failure_reason, end.error) == (FailureReason.TIMEOUT, "TimeoutError: ran longer than its timeout of 0.2 s")
+            assert (end.failure_reason, end.error) == (
+                FailureReason.TIMEOUT,
+                "TimeoutError: ran longer than its timeout of 0.2 s",
+            )
             assert end.completed_at is not None
             assert end.started_at is not None
             assert 0.2 <= (end.completed_at - end.started_at).total_seconds() + 0.002 < 2

@@ -52,7 +52,9 @@ async def test_three_levels_with_fan_out_at_concurrency_1(redis_url: str, namesp
         result = await top.wait(wait_timeout=60)
         root, middles = result.value
         assert root == result.job_id
-        assert sum(total for _, total in middles) == 2 * sum(number * 10 + n for number in range(FAN) for n in range(FAN))
+        assert sum(total for _, total in middles) == 2 * sum(
+            number * 10 + n for number in range(FAN) for n in range(FAN)
+        )
         assert most == [1], "concurrency still holds"
         ids = {job_id for job_id, _ in middles}
         assert len(ids) == 2 * FAN

@@ -8,7 +8,7 @@ import time
 from tests.support.fleet import Fleet, Life, task
 from upnext.core.submission import Submission
 from upnext.engine.calls import steering
-from upnext.engine.runtime import Mode
+from upnext.engine.mode import Mode
 
 
 async def started(fleet: Fleet, life: Life, count: int) -> None:

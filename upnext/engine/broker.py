@@ -70,7 +70,9 @@ def _wake(waiter: asyncio.Future[Outcome | None]) -> None:
 
 
 def _uncertain(error: BaseException) -> SubmitUncertain:
-    return SubmitUncertain(f"{error}; the job may or may not be queued. Submit with an idempotency key to make a repeat safe")
+    return SubmitUncertain(
+        f"{error}; the job may or may not be queued. Submit with an idempotency key to make a repeat safe"
+    )
 
 
 _Waiting = tuple[Submission, str | None, str, "asyncio.Future[str | Held]"]
@@ -113,7 +115,9 @@ class Broker:
         for start in range(0, len(jobs), BATCH_JOBS):
             nonce = secrets.token_hex(8)
             part = [(job, None) for job in jobs[start : start + BATCH_JOBS]]
-            answers = await self._run_submit(producing.submit(self.keys, part, nonce), all(job.idempotency_key for job, _ in part))
+            answers = await self._run_submit(
+                producing.submit(self.keys, part, nonce), all(job.idempotency_key for job, _ in part)
+            )
             done += [settle(job.idempotency_key, answer, nonce) for (job, _), answer in zip(part, answers, strict=True)]
         return done
 
@@ -280,9 +284,7 @@ class Broker:
         await self._listen(timeout_s)
         return await self._wait(job_id, timeout_s, registered=False, begun=begun)
 
-    async def _wait(
-        self, job_id: str, timeout_s: float | None, *, registered: bool, begun: float
-    ) -> Outcome:
+    async def _wait(self, job_id: str, timeout_s: float | None, *, registered: bool, begun: float) -> Outcome:
         loop = asyncio.get_running_loop()
         deadline = None if timeout_s is None else begun + timeout_s
         backoff = Backoff()
@@ -349,7 +351,9 @@ class Broker:
     async def _listen(self, patience_s: float | None) -> None:
         """Goes on trying while the broker is away, for so long (None: for ever)."""
         if self._listener is None:
-            self._listener = Listener(self.endpoint, "upnext-ear", [self.keys.reply(self._nonce)], self._heard, self._reread)
+            self._listener = Listener(
+                self.endpoint, "upnext-ear", [self.keys.reply(self._nonce)], self._heard, self._reread
+            )
         loop = asyncio.get_running_loop()
         deadline = None if patience_s is None else loop.time() + patience_s
         backoff = Backoff()
@@ -390,7 +394,9 @@ class Broker:
 
     async def progress(self, job_id: str, fields: dict[str, Any], ttl_s: float) -> None:
         """Keeps `fields` (small, JSON) with the job; the newest replaces what was there."""
-        await self.link.command("SET", self.keys.progress(job_id), orjson.dumps(fields), "PX", max(1000, round(ttl_s * 1000)))
+        await self.link.command(
+            "SET", self.keys.progress(job_id), orjson.dumps(fields), "PX", max(1000, round(ttl_s * 1000))
+        )
 
     async def read_progress(self, job_id: str) -> dict[str, Any]:
         raw = await self.link.command("GET", self.keys.progress(job_id))

@@ -16,7 +16,9 @@ async def check_broker(link: Link, keys: Keys) -> None:
     version = valkey or info.get("redis_version", "0")
     major, minor = (int(part) for part in [*version.split("."), "0"][:2])
     if (major, minor) < ((7, 2) if valkey else (7, 0)):
-        raise BrokerRefusedError(f"the broker is {'Valkey' if valkey else 'Redis'} {version}: Redis 7.0 or Valkey 7.2 is needed")
+        raise BrokerRefusedError(
+            f"the broker is {'Valkey' if valkey else 'Redis'} {version}: Redis 7.0 or Valkey 7.2 is needed"
+        )
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise BrokerRefusedError(

@@ -12,8 +12,8 @@ import weakref
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
-from upnext.config import namespace as read_namespace
 from upnext.config import UrlSource, redis_url
+from upnext.config import namespace as read_namespace
 from upnext.engine.attempt import CURRENT
 from upnext.engine.broker import Broker
 

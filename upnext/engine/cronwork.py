@@ -79,15 +79,15 @@ class CronWork:
         definitions, cursors = wire.send("HGETALL", self._keys.crons), wire.send("HGETALL", self._keys.cursors)
         known = _pairs(await definitions)
         at = _pairs(await cursors)
-        for old in self._parsed.keys() - set(known.values()):
-            del self._parsed[old]
+        if len(self._parsed) > 2 * len(known) + 100:
+            self._parsed.clear()  # mostly of crons that have changed or gone
         wait_s = REREAD_S
         for name, raw in known.items():
             said: dict[str, Any] = orjson.loads(raw)
             now_ms = self._server_ms()
             if said.get("last_seen_ms", 0) < now_ms - LAPSE_MS:
                 continue
-            parsed = self._parse(name.decode(), raw, said)
+            parsed = self._parse(name.decode(), said)
             if parsed is None:
                 continue
             wait_ms = await self._fire(name.decode(), *parsed, int(at.get(name) or 0), now_ms)
@@ -95,13 +95,15 @@ class CronWork:
                 wait_s = min(wait_s, wait_ms / 1000)
         return max(0.001, wait_s)
 
-    def _parse(self, name: str, raw: bytes, said: dict[str, Any]) -> tuple[CronSpec, Schedule] | None:
+    def _parse(self, name: str, said: dict[str, Any]) -> tuple[CronSpec, Schedule] | None:
         from upnext.core import cron as crons  # noqa: PLC0415 - croniter is slow to import, and most schedulers have no cron
 
         key = orjson.dumps([name, said["schedule"], said["timezone"], said["missed"], said.get("max_catch_up_s")])
         if key not in self._parsed:
             try:
-                spec = CronSpec(said["schedule"], said["timezone"], MissedRunPolicy(said["missed"]), said.get("max_catch_up_s"))
+                spec = CronSpec(
+                    said["schedule"], said["timezone"], MissedRunPolicy(said["missed"]), said.get("max_catch_up_s")
+                )
                 self._parsed[key] = (spec, crons.parse(spec))
             except (UsageError, ValueError, KeyError) as error:
                 log.error("cron %s can't be run: %s", name, error)
@@ -127,14 +129,22 @@ class CronWork:
             return
         while True:
             call = keeping.tick(
-                self._keys, self._epoch(), term=term, cron=name, tick_ms=tick_ms, payload=b"{}", meta=encode_meta(Meta(tick_ms=tick_ms)), fire=fire
-            )  # fmt: skip
+                self._keys,
+                self._epoch(),
+                term=term,
+                cron=name,
+                tick_ms=tick_ms,
+                payload=b"{}",
+                meta=encode_meta(Meta(tick_ms=tick_ms)),
+                fire=fire,
+            )
             kind, value = await self._link.run(call)
             if kind != keeping.EARLY:
                 break
             await asyncio.sleep(int(value) / 1000)
         if kind == keeping.FIRED and fire:
-            log.debug("cron %s fired for %s (%+.0f ms)", name, time.strftime("%FT%TZ", time.gmtime(tick_ms / 1000)), self._server_ms() - tick_ms)
+            due = time.strftime("%FT%TZ", time.gmtime(tick_ms / 1000))
+            log.debug("cron %s fired for %s (%+d ms)", name, due, self._server_ms() - tick_ms)
 
 
 def _pairs(reply: Any) -> dict[bytes, bytes]:

@@ -79,7 +79,9 @@ def parse_url(url: str) -> Endpoint:
     `redis+cluster://h1,h2`. Raises UsageError."""
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES:
-        raise UsageError(f"not a Redis URL: {parts.scheme or url!r}; use redis://, rediss://, unix:///path, redis+sentinel:// or redis+cluster://")
+        raise UsageError(
+            f"not a Redis URL: {parts.scheme or url!r}; use redis://, rediss://, unix:///path, redis+sentinel:// or redis+cluster://"
+        )
     options = dict(parse_qsl(parts.query))
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
@@ -101,7 +103,9 @@ def parse_url(url: str) -> Endpoint:
         path = [unquote(part) for part in parts.path.split("/") if part]
         if parts.scheme.endswith("+sentinel"):
             if not path:
-                raise UsageError("a redis+sentinel:// URL ends with the master's name: redis+sentinel://host1,host2/mymaster")
+                raise UsageError(
+                    "a redis+sentinel:// URL ends with the master's name: redis+sentinel://host1,host2/mymaster"
+                )
             return Endpoint(nodes=nodes, sentinel=path[0], db=int(path[1]) if len(path) > 1 else 0, **known)
         db = int(path[0]) if path else int(options.get("db", "0"))
         return Endpoint(nodes=nodes, db=db, cluster=parts.scheme.endswith("cluster"), **known)

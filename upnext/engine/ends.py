@@ -106,7 +106,9 @@ def cancelled_end(job: PutBack, consumer: str) -> Finish:
 
 def type_name(error: BaseException) -> str:
     kind = type(error)
-    return kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    return (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
 
 
 def trace_of(error: BaseException) -> str:

@@ -280,9 +280,15 @@ class Executor:
         ok = False
         try:
             meta = attempt.meta
-            if meta is not None and meta.expires_ms is not None and meta.expires_ms < (attempt.started_at + self.server_offset_s) * 1000:
+            if (
+                meta is not None
+                and meta.expires_ms is not None
+                and meta.expires_ms < (attempt.started_at + self.server_offset_s) * 1000
+            ):
                 message = "it did not start within its queue_ttl"
-                self._end(attempt, self._failure(attempt, begun_ns, ErrorInfo("Expired", message), FailureReason.EXPIRED))
+                self._end(
+                    attempt, self._failure(attempt, begun_ns, ErrorInfo("Expired", message), FailureReason.EXPIRED)
+                )
                 self._over(attempt, ok)
                 return None
             if self._early_cancels and self._cancelled_early(attempt):
@@ -466,7 +472,11 @@ class Executor:
     def _success(self, attempt: Attempt, begun_ns: int, value: bytes) -> Outcome | bytes:
         if attempt.meta is None:
             # what `outcome.encode` would say, without the detour: this is the hot path
-            tail = b'"b":%d,"f":%d,"w":"%s"}' % (begun_ns // 1_000_000, time.time_ns() // 1_000_000, self._consumer().encode())
+            tail = b'"b":%d,"f":%d,"w":"%s"}' % (
+                begun_ns // 1_000_000,
+                time.time_ns() // 1_000_000,
+                self._consumer().encode(),
+            )
             return b'{"s":"done",' + tail if value == b"null" else b'{"s":"done","v":' + value + b"," + tail
         return outcome_of(attempt, JobStatus.DONE, self._consumer(), begun_ns, value=value)
 
@@ -528,7 +538,13 @@ class Executor:
         attempt.meta = replace(attempt.meta or Meta(), crashes=crashes, cause=crash.cause)
         error = ErrorInfo("WorkerCrash", f"buried after {crashes} worker crashes, the last: {crash.cause}")
         outcome = outcome_of(
-            attempt, JobStatus.DEAD, self._consumer(), begun_ns, error=error, reason=FailureReason.CRASH, cause=crash.cause
+            attempt,
+            JobStatus.DEAD,
+            self._consumer(),
+            begun_ns,
+            error=error,
+            reason=FailureReason.CRASH,
+            cause=crash.cause,
         )
         self._end(attempt, outcome, bury=True)
 
@@ -536,4 +552,6 @@ class Executor:
         meta = replace(attempt.meta or Meta(), job_id=attempt.job_id, lane=None, handed_back=False, **changes)
         delay_ms = max(0, round(delay_s * 1000))
         home = attempt.home_lane
-        self._finisher.put_back(PutBack(attempt.spec.name, attempt.lane, attempt.entry_id, attempt.job_id, home, meta, delay_ms))
+        self._finisher.put_back(
+            PutBack(attempt.spec.name, attempt.lane, attempt.entry_id, attempt.job_id, home, meta, delay_ms)
+        )

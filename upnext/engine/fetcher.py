@@ -20,6 +20,7 @@ from upnext.engine.broker import Broker
 from upnext.engine.calls import holding
 from upnext.engine.executor import Executor
 from upnext.engine.link import Backoff, Link
+from upnext.engine.mode import Mode
 from upnext.engine.replies import EpochError, ReapedError, ReplyError
 from upnext.engine.wire import Wire
 from upnext.errors import BrokerFullError, BrokerUnavailableError
@@ -170,12 +171,7 @@ class Fetcher:
             await self._wait(None)
             self._quiet.clear()
             return
-        if self._plans_stale:
-            await self._unblock()
-            await self._read_plans()
-        if self._must_check or time.monotonic() - self._checked_at > OWN_PENDING_S:
-            await self._unblock()
-            await self._check_pending()
+        await self._reread()
         if self._alone():
             await self._wait_for_room(None)
             return
@@ -202,6 +198,15 @@ class Fetcher:
             wait_s = HELD_BACK_REREAD_S
         await self._block(wait_s)
 
+    async def _reread(self) -> None:
+        """The truth about plans and about what we hold, where it may have changed behind our back."""
+        if self._plans_stale:
+            await self._unblock()
+            await self._read_plans()
+        if self._must_check or time.monotonic() - self._checked_at > OWN_PENDING_S:
+            await self._unblock()
+            await self._check_pending()
+
     async def _wait_for_room(self, timeout_s: float | None) -> None:
         self._waits_for_room = True
         try:
@@ -227,8 +232,6 @@ class Fetcher:
         return False
 
     def _may_fetch(self) -> bool:
-        from upnext.engine.runtime import Mode
-
         return self._runtime.mode is Mode.RUNNING
 
     def _told_ready(self) -> None:
@@ -313,9 +316,10 @@ class Fetcher:
                 self.client_id = wire.client_id
                 await self._runtime.record_connection()
             self._blocked_on = wire
+            streams = ("STREAMS", *self._streams, *[">"] * len(self._streams))
             self._blocked = wire.send(
-                "XREADGROUP", "GROUP", GROUP, self._runtime.consumer, "COUNT", 1, "BLOCK", BLOCK_MS, "STREAMS", *self._streams, *[">"] * len(self._streams)
-            )  # fmt: skip
+                "XREADGROUP", "GROUP", GROUP, self._runtime.consumer, "COUNT", 1, "BLOCK", BLOCK_MS, *streams
+            )
             wire.flush()
         await self._wait(wait_s)
         if wait_s is not None and not self._kicked:
@@ -420,14 +424,20 @@ class Fetcher:
     def _alien(self, task: str, lane: str, entry_id: bytes, fields: list[bytes]) -> None:
         if fields and _SCHEMA_FIELD.match(fields[0]):
             self._left_alone.add((task, lane, entry_id))
-            log.error("entry %s of %s was written by a newer version of upnext: left alone; upgrade this worker", entry_id.decode(), task)
+            log.error(
+                "entry %s of %s was written by a newer version of upnext: left alone; upgrade this worker",
+                entry_id.decode(),
+                task,
+            )
         else:
             self._runtime.bury_garbage(task, lane, entry_id, f"it has no field {PAYLOAD_FIELD}")
 
     def _held_too_long(self) -> None:
         self._hand_back_timer = None
         executor = self._executor
-        late = executor.unheld(lambda a, held_s: held_s >= HELD_TOO_LONG_S and not (a.meta is not None and a.meta.handed_back))
+        late = executor.unheld(
+            lambda a, held_s: held_s >= HELD_TOO_LONG_S and not (a.meta is not None and a.meta.handed_back)
+        )
         if late:
             self._rate = 0.0
             self._stalled_at = executor.finished
@@ -455,7 +465,9 @@ class Fetcher:
         self._limited = {name.decode() for name in await limited}.intersection(self._worker.tasks)
         closed = {name.decode() for name in [*await paused, *await limited]}
         open_tasks = [task for task in self._worker.tasks if task not in closed]
-        self._streams = [keys.stream(task, "h") for task in open_tasks] + [keys.stream(task, "n") for task in open_tasks]
+        self._streams = [keys.stream(task, "h") for task in open_tasks] + [
+            keys.stream(task, "n") for task in open_tasks
+        ]
         self._open_streams = frozenset(self._streams)
         self._backlog = None
         self._plans_stale = False
@@ -481,7 +493,9 @@ class Fetcher:
     async def _check_pending(self) -> None:
         """Compares what the broker believes we hold with what we do; the difference is handed back, unstarted."""
         runtime = self._runtime
-        believed = await self._broker.run(holding.own_pending(runtime.keys, runtime.epoch, runtime.consumer, list(self._worker.tasks)))
+        believed = await self._broker.run(
+            holding.own_pending(runtime.keys, runtime.epoch, runtime.consumer, list(self._worker.tasks))
+        )
         known = runtime.known_entries() | self._left_alone
         lost = [job for job in believed if job not in known]
         if lost:

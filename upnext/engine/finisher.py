@@ -172,7 +172,9 @@ class Finisher:
     def _told(self, stale: list[Finish]) -> None:
         for job in stale:
             if job.status is not JobStatus.CANCELLED:
-                log.debug("an end of %s (%s) came too late: another worker has the job", job.task, job.entry_id.decode())
+                log.debug(
+                    "an end of %s (%s) came too late: another worker has the job", job.task, job.entry_id.decode()
+                )
 
     def _own(self, work: Any, batch: list[Finish] | list[PutBack]) -> None:
         async def do() -> None:

@@ -19,7 +19,7 @@ class Host(Protocol):
     def started(
         self, cell: int, task: int, lane: int, entry_ms: int, entry_seq: int, born: int, born_ms: int, born_seq: int
     ) -> None:
-        """An attempt starts in `cell` (below concurrency). `task` counts in the order of WorkerSpec.tasks; `lane`, `born` are ord(letter)."""
+        """An attempt starts in `cell` (below concurrency). `task` counts in WorkerSpec.tasks' order; `lane`, `born` are ord(letter)."""
         ...
 
     def ended(self, cell: int, ok: bool) -> None:

@@ -22,7 +22,12 @@ class Listener:
     """`heard(channel, data)` gets each delivery; `reconnected()` runs whenever deliveries may have been missed: reread the truth."""
 
     def __init__(
-        self, endpoint: Endpoint, name: str, channels: list[str], heard: Callable[[str, bytes], None], reconnected: Callable[[], None]
+        self,
+        endpoint: Endpoint,
+        name: str,
+        channels: list[str],
+        heard: Callable[[str, bytes], None],
+        reconnected: Callable[[], None],
     ) -> None:
         self._channels, self._heard, self._reconnected = channels, heard, reconnected
         self._link = Link(endpoint, name, on_push=self._push, on_connect=self._subscribe)
@@ -91,6 +96,9 @@ class Listener:
         kind, channel, data, *_ = *reply, None
         if kind == b"message":
             self._heard(channel.decode(), data)
-        elif kind == b"subscribe" and isinstance(data, int) and data >= len(self._channels) and self._subscribed is not None:
-            if not self._subscribed.done():
-                self._subscribed.set_result(None)
+        elif kind == b"subscribe" and isinstance(data, int) and data >= len(self._channels):
+            self._confirmed()
+
+    def _confirmed(self) -> None:
+        if self._subscribed is not None and not self._subscribed.done():
+            self._subscribed.set_result(None)

@@ -35,13 +35,17 @@ def setup_of(service: ServiceSpec, redis_url: str, namespace: str) -> bytes:
     """What a member is told first. Raises UsageError for a service that has no file to import."""
     if service.path is None or service.loader is None:
         raise UsageError("sync_executor='process' needs a service file: pool processes import it")
-    return orjson.dumps({"loader": service.loader, "path": service.path, "redis_url": redis_url, "namespace": namespace})
+    return orjson.dumps(
+        {"loader": service.loader, "path": service.path, "redis_url": redis_url, "namespace": namespace}
+    )
 
 
 class _Member:
     """One pool process."""
 
-    def __init__(self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self.process, self._reader, self._writer = process, reader, writer
 
     @property

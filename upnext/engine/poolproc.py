@@ -136,10 +136,14 @@ def main() -> None:
     os._exit(0)
 
 
-def _run(tasks: dict[str, TaskSpec], header: dict[str, Any], payload: bytes, broker: Broker, line: Line) -> tuple[Kind, bytes]:
+def _run(
+    tasks: dict[str, TaskSpec], header: dict[str, Any], payload: bytes, broker: Broker, line: Line
+) -> tuple[Kind, bytes]:
     spec = tasks.get(header["task"])
     if spec is None:
-        return _failed(None, header, LookupError(f"a pool process found no task {header['task']!r} in the service it imported"))
+        return _failed(
+            None, header, LookupError(f"a pool process found no task {header['task']!r} in the service it imported")
+        )
     attempt = MemberAttempt(spec, header, broker, line)
     try:
         lenient = getattr(spec.arguments, "decode_event", None) if spec.kind is TaskKind.EVENT else None

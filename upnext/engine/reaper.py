@@ -119,7 +119,10 @@ class Reaper:
                 self._tell(case)
                 sweep += 1
                 backoff.reset()
-            except (BrokerUnavailableError, ReplyError) as error:  # an EpochError too: the scheduler is about to learn the epoch
+            except (
+                BrokerUnavailableError,
+                ReplyError,
+            ) as error:  # an EpochError too: the scheduler is about to learn the epoch
                 log.debug("reaping %s: %s", case.consumer, error)
                 await backoff.sleep()
 

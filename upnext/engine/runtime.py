@@ -14,7 +14,6 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
 
 from upnext.core.keys import Keys
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome, encode
@@ -32,6 +31,7 @@ from upnext.engine.finisher import Finisher
 from upnext.engine.host import Host
 from upnext.engine.link import Backoff
 from upnext.engine.listener import Listener
+from upnext.engine.mode import Mode
 from upnext.engine.pool import setup_of
 from upnext.engine.replies import ReplyError
 from upnext.errors import BrokerRefusedError, BrokerUnavailableError, ConflictError
@@ -56,16 +56,6 @@ class RuntimeSettings:
     """The code is on trial: see `keeping.Registration`. Its scheduler defines it once it is committed."""
 
 
-class Mode(Enum):
-    """What the runtime may do. PAUSED only stops fetching; DRAINING also hands back what is unstarted."""
-
-    STARTING = auto()
-    RUNNING = auto()
-    PAUSED = auto()
-    DRAINING = auto()
-    STOPPED = auto()
-
-
 class WorkerRuntime:
     """Runs the jobs of one Worker. `run()` lasts until `stop()`; the rest may be called from the loop at any time."""
 
@@ -77,7 +67,9 @@ class WorkerRuntime:
         self.consumer = ""
         self.epoch = ""
         self._broker = Broker(settings.redis_url, settings.namespace, name="upnext-worker")
-        ttl_ms: Mapping[str, int] = {name: round(task.options.result_ttl_s * 1000) for name, task in worker.tasks.items()}
+        ttl_ms: Mapping[str, int] = {
+            name: round(task.options.result_ttl_s * 1000) for name, task in worker.tasks.items()
+        }
         self._finisher = Finisher(
             self._broker.link,
             self.keys,
@@ -91,7 +83,9 @@ class WorkerRuntime:
             worker, lambda: self.consumer, self._finisher, host, self._room, random.Random(), self.keys, pool_setup
         )
         self._fetcher = Fetcher(self, self._executor, self._broker, worker)
-        self._listener = Listener(self._broker.endpoint, "upnext-bell", [self.keys.bell], self._heard, self._fetcher.reread)
+        self._listener = Listener(
+            self._broker.endpoint, "upnext-bell", [self.keys.bell], self._heard, self._fetcher.reread
+        )
         self._stopped = asyncio.Event()
         self._registering: asyncio.Task[None] | None = None
         self._registered = asyncio.Event()
@@ -210,7 +204,9 @@ class WorkerRuntime:
                     if isinstance(error, BrokerUnavailableError):
                         raise
                     where = self._broker.endpoint.describe()
-                    raise BrokerUnavailableError(f"Redis at {where} did not answer within {self._settings.boot_timeout_s:g} s") from None
+                    raise BrokerUnavailableError(
+                        f"Redis at {where} did not answer within {self._settings.boot_timeout_s:g} s"
+                    ) from None
             await backoff.sleep()
         self.mode = self._mode_after_boot
 
@@ -228,7 +224,12 @@ class WorkerRuntime:
             "client_id": self._fetcher.client_id,
         }
         registration = keeping.Registration(
-            consumer, record, self._service.name, self._settings.generation_ms, LEASE_MS, list(self._worker.tasks.values()),
+            consumer,
+            record,
+            self._service.name,
+            self._settings.generation_ms,
+            LEASE_MS,
+            list(self._worker.tasks.values()),
             self._settings.provisional,
         )
         try:
@@ -240,7 +241,9 @@ class WorkerRuntime:
                     f"task {task!r} belongs to service {other!r}, which is running: rename one of the two, or declare both shared=True"
                 ) from None
             if error.code == "SCHEMA":
-                raise BrokerRefusedError("the data in Redis was written by a newer version of upnext: upgrade this one") from None
+                raise BrokerRefusedError(
+                    "the data in Redis was written by a newer version of upnext: upgrade this one"
+                ) from None
             raise
         self.consumer, self.epoch = consumer, epoch
         self._executor.server_offset_s = server_ms / 1000 - time.time()
@@ -321,7 +324,14 @@ class WorkerRuntime:
                 reason=FailureReason.CANCELLED,
             )
             self._finisher.finish(
-                Finish(attempt.spec.name, attempt.lane, attempt.entry_id, JobStatus.CANCELLED, encode(outcome), attempt.meta)
+                Finish(
+                    attempt.spec.name,
+                    attempt.lane,
+                    attempt.entry_id,
+                    JobStatus.CANCELLED,
+                    encode(outcome),
+                    attempt.meta,
+                )
             )
             return
         self._executor.cancel_later(job_id)

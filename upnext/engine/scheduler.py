@@ -26,6 +26,7 @@ from upnext.engine.listener import Listener
 from upnext.engine.reaper import DeathNotice, Reaper, Started
 from upnext.engine.replies import EpochError, ReplyError
 from upnext.engine.runtime import LEASE_MS
+from upnext.engine.wire import Wire
 from upnext.errors import BrokerRefusedError, BrokerUnavailableError, QueueError
 
 __all__ = ["DeathNotice", "Scheduler", "SchedulerSettings", "Started"]
@@ -40,7 +41,7 @@ PROMOTE_JOBS = 500
 
 @dataclass(frozen=True, slots=True)
 class SchedulerSettings:
-    """`since_ms`: when this daemon started (Unix ms, this host's clock): consumers of this daemon id that are older are of its former life."""
+    """`since_ms`: when this daemon started (Unix ms, this host's clock); older consumers of this daemon id are of its former life."""
 
     redis_url: str
     namespace: str
@@ -72,7 +73,9 @@ class Scheduler:
         self._listener = Listener(endpoint, "upnext-bell", [self._keys.bell], self._heard, self._bell_was_away)
         self._beat_now = asyncio.Event()
         self._reaper = Reaper(self._link, self._keys, lambda: self._epoch, on_reaped)
-        self._crons = CronWork(self._link, self._keys, lambda: self._epoch, self._term, self._server_ms, self._beat_now.set)
+        self._crons = CronWork(
+            self._link, self._keys, lambda: self._epoch, self._term, self._server_ms, self._beat_now.set
+        )
         self._alive: set[str] = set()
         self._beaten: set[str] = set()
         self._epoch = ""
@@ -136,7 +139,9 @@ class Scheduler:
             return
         try:
             async with asyncio.timeout(0.5):
-                await self._link.run(keeping.resign(self._keys, self._epoch, daemon=self._settings.daemon_id, token=self._token))
+                await self._link.run(
+                    keeping.resign(self._keys, self._epoch, daemon=self._settings.daemon_id, token=self._token)
+                )
         except (TimeoutError, QueueError) as error:
             log.debug("resigning: %s", error)  # the leadership ends by itself
 
@@ -185,15 +190,7 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         if self._up_since is None or wire.client_id != self._up_client:
             self._up_since, self._up_client = loop.time(), wire.client_id
-        if not self._epoch:
-            raw = await wire.send("GET", self._keys.epoch)
-            if raw is None:
-                raise BrokerUnavailableError("nobody has registered yet")
-            self._epoch = raw.decode()
-            self._seen_at = -SEEN_S
-            self._defined = False
-        if not self._former_done:
-            await self._bury_former()
+        await self._know_the_data_set(wire)
         asked_ms = time.time_ns() // 1_000_000
         beaten = set(self._alive)
         beat = await self._link.run(
@@ -228,11 +225,26 @@ class Scheduler:
             await self._tell_seen()
             self._seen_at = loop.time()
 
+    async def _know_the_data_set(self, wire: Wire) -> None:
+        if not self._epoch:
+            raw = await wire.send("GET", self._keys.epoch)
+            if raw is None:
+                raise BrokerUnavailableError("nobody has registered yet")
+            self._epoch = raw.decode()
+            self._seen_at = -SEEN_S
+            self._defined = False
+        if not self._former_done:
+            await self._bury_former()
+
     async def _bury_former(self) -> None:
         raw = await self._link.command("HGETALL", self._keys.consumers)
         for name, record in zip(raw[::2], raw[1::2], strict=True):
             said = orjson.loads(record)
-            if said["daemon"] == self._settings.daemon_id and said["since_ms"] < self._settings.since_ms and name.decode() not in self._alive:
+            if (
+                said["daemon"] == self._settings.daemon_id
+                and said["since_ms"] < self._settings.since_ms
+                and name.decode() not in self._alive
+            ):
                 self._reaper.left_over(name.decode())
         self._former_done = True
 

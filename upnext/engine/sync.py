@@ -141,7 +141,9 @@ class SyncBroker:
 
     def _look_up_again(self) -> None:
         """The server that we knew is away, or is a replica by now: ask the sentinels, or the cluster's other nodes, the next time."""
-        if self.endpoint.path is None and (self.endpoint.sentinel is not None or self._home is not None or len(self.endpoint.nodes) > 1):
+        if self.endpoint.path is None and (
+            self.endpoint.sentinel is not None or self._home is not None or len(self.endpoint.nodes) > 1
+        ):
             with self._lock:
                 self._home = None
                 self._pools = {}
@@ -195,7 +197,9 @@ class SyncBroker:
     def _submit(self, job: Submission, reply_to: str | None) -> str:
         check_payload(job)
         nonce = secrets.token_hex(8)
-        [answer] = self._run_submit(producing.submit(self.keys, [(job, reply_to)], nonce), job.idempotency_key is not None)
+        [answer] = self._run_submit(
+            producing.submit(self.keys, [(job, reply_to)], nonce), job.idempotency_key is not None
+        )
         return settle(job.idempotency_key, answer, nonce)
 
     def submit_many(self, jobs: Sequence[Submission]) -> list[str]:
@@ -205,7 +209,9 @@ class SyncBroker:
         for start in range(0, len(jobs), BATCH_JOBS):
             nonce = secrets.token_hex(8)
             part = [(job, None) for job in jobs[start : start + BATCH_JOBS]]
-            answers = self._run_submit(producing.submit(self.keys, part, nonce), all(job.idempotency_key for job, _ in part))
+            answers = self._run_submit(
+                producing.submit(self.keys, part, nonce), all(job.idempotency_key for job, _ in part)
+            )
             done += [settle(job.idempotency_key, answer, nonce) for (job, _), answer in zip(part, answers, strict=True)]
         return done
 

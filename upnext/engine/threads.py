@@ -58,7 +58,9 @@ class Threads:
                 return
             del work, function, future, value, error  # an idle thread keeps nothing alive
 
-    def _done(self, todo: SimpleQueue[_Work | None], future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+    def _done(
+        self, todo: SimpleQueue[_Work | None], future: asyncio.Future[Any], value: Any, error: BaseException | None
+    ) -> None:
         if self._closed:
             todo.put(None)
         else:

@@ -202,11 +202,15 @@ class Wire(asyncio.Protocol):
 
 
 def _is_delivery(reply: Any) -> bool:
-    return isinstance(reply, list) and bool(reply) and reply[0] in (b"message", b"subscribe", b"unsubscribe", b"smessage")  # pyright: ignore[reportUnknownArgumentType]
+    return (
+        isinstance(reply, list) and bool(reply) and reply[0] in (b"message", b"subscribe", b"unsubscribe", b"smessage")
+    )  # pyright: ignore[reportUnknownArgumentType]
 
 
-async def connect(endpoint: Endpoint, *, name: str, timeout_s: float, on_push: Callable[[Any], None] | None = None) -> Wire:
-    """Connects and introduces itself: AUTH, SELECT, CLIENT SETNAME. Raises BrokerUnavailableError or BrokerRefusedError (within `timeout_s`)."""
+async def connect(
+    endpoint: Endpoint, *, name: str, timeout_s: float, on_push: Callable[[Any], None] | None = None
+) -> Wire:
+    """Connects and introduces itself: AUTH, SELECT, CLIENT SETNAME. Raises BrokerUnavailableError or BrokerRefusedError."""
     try:
         async with asyncio.timeout(timeout_s):
             return await _connect(endpoint, name, on_push)
@@ -225,7 +229,9 @@ async def _connect(endpoint: Endpoint, name: str, on_push: Callable[[Any], None]
     else:
         host, port = endpoint.nodes[0]
         context = endpoint.tls_context()
-        transport, _ = await loop.create_connection(lambda: wire, host, port, ssl=context, server_hostname=host if context else None)
+        transport, _ = await loop.create_connection(
+            lambda: wire, host, port, ssl=context, server_hostname=host if context else None
+        )
         raw = transport.get_extra_info("socket")
         if raw is not None:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

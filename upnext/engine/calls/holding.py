@@ -27,12 +27,20 @@ class Fetched:
 
 
 def fetch(
-    keys: Keys, epoch: str, consumer: str, tasks: Sequence[str], *, budget: int, idle: bool, lanes: str, most_limited: int
+    keys: Keys,
+    epoch: str,
+    consumer: str,
+    tasks: Sequence[str],
+    *,
+    budget: int,
+    idle: bool,
+    lanes: str,
+    most_limited: int,
 ) -> Call[Fetched]:
     """Up to `budget` jobs of `tasks`, in this order, lanes in the order of the letters in `lanes`."""
 
     def parse(reply: list[Any]) -> Fetched:
-        entries = [(tasks[reply[at] - 1], reply[at + 1].decode(), reply[at + 2]) for at in range(3, len(reply), 3)]
+        entries = [(tasks[int(reply[at]) - 1], reply[at + 1].decode(), reply[at + 2]) for at in range(3, len(reply), 3)]
         return Fetched(reply[0], reply[1] if reply[1] >= 0 else None, reply[2] == 1, entries)
 
     streams = [stream for task in tasks for stream in keys.streams(task)]
@@ -96,7 +104,9 @@ def _extra(job: Finish) -> bytes:
     return orjson.dumps(said)
 
 
-def finish(keys: Keys, epoch: str, jobs: Sequence[Finish], result_ttl_ms: Mapping[str, int], now_ms: int) -> Call[list[Finish]]:
+def finish(
+    keys: Keys, epoch: str, jobs: Sequence[Finish], result_ttl_ms: Mapping[str, int], now_ms: int
+) -> Call[list[Finish]]:
     """-> the jobs that another owner has by now; nothing was written for those."""
     streams: dict[tuple[str, str], int] = {}
     plain: dict[tuple[int, JobStatus], list[Finish]] = {}
@@ -142,7 +152,17 @@ def finish(keys: Keys, epoch: str, jobs: Sequence[Finish], result_ttl_ms: Mappin
             keys.limits,
             *(keys.stream(task, lane) for task, lane in streams),
         ],
-        [epoch, keys.result_prefix, keys.idem_prefix, keys.reply_prefix, keys.bell, now_ms, keys.cache_prefix, *told, *words],
+        [
+            epoch,
+            keys.result_prefix,
+            keys.idem_prefix,
+            keys.reply_prefix,
+            keys.bell,
+            now_ms,
+            keys.cache_prefix,
+            *told,
+            *words,
+        ],
         lambda reply: [order[position - 1] for position in reply],
     )
 
@@ -198,13 +218,33 @@ def hand_back(keys: Keys, epoch: str, jobs: Sequence[tuple[str, str, bytes]]) ->
         streams += (keys.stream(task, lane), keys.stream(task, "b"))
     return Call(
         script("hand_back"),
-        [keys.epoch, keys.where, keys.waiters, keys.dead, keys.dead_jobs, keys.cancel, keys.stats, keys.tasks, *streams],
-        [epoch, keys.bell, keys.result_prefix, keys.idem_prefix, keys.reply_prefix, *(task for task, _ in pairs), *words],
+        [
+            keys.epoch,
+            keys.where,
+            keys.waiters,
+            keys.dead,
+            keys.dead_jobs,
+            keys.cancel,
+            keys.stats,
+            keys.tasks,
+            *streams,
+        ],
+        [
+            epoch,
+            keys.bell,
+            keys.result_prefix,
+            keys.idem_prefix,
+            keys.reply_prefix,
+            *(task for task, _ in pairs),
+            *words,
+        ],
         ident,
     )
 
 
-def own_pending(keys: Keys, epoch: str, consumer: str, tasks: Sequence[str], most: int = 10_000) -> Call[list[tuple[str, str, bytes]]]:
+def own_pending(
+    keys: Keys, epoch: str, consumer: str, tasks: Sequence[str], most: int = 10_000
+) -> Call[list[tuple[str, str, bytes]]]:
     """-> what the broker believes this consumer holds: (task, lane letter, entry id)."""
     lanes = [(task, lane) for task in tasks for lane in LANE_LETTERS]
 

@@ -100,7 +100,18 @@ def register(keys: Keys, registration: Registration, new_epoch: str) -> Call[tup
             events.append(keys.event(task.event))
     return Call(
         script("register"),
-        [keys.epoch, keys.schema, keys.tasks, keys.limits, keys.consumers, keys.leases, keys.crons, keys.cursors, *streams, *events],
+        [
+            keys.epoch,
+            keys.schema,
+            keys.tasks,
+            keys.limits,
+            keys.consumers,
+            keys.leases,
+            keys.crons,
+            keys.cursors,
+            *streams,
+            *events,
+        ],
         [
             new_epoch,
             SCHEMA,
@@ -254,7 +265,15 @@ def attach(keys: Keys, epoch: str, consumer: str, client_id: int) -> Call[bool]:
     return Call(script("attach"), [keys.epoch, keys.consumers], [epoch, consumer, client_id], bool)
 
 
-def seen(keys: Keys, epoch: str, *, service: str, generation_ms: int, crons: Sequence[str], handlers: Sequence[tuple[str, str]]) -> Call[int]:
+def seen(
+    keys: Keys,
+    epoch: str,
+    *,
+    service: str,
+    generation_ms: int,
+    crons: Sequence[str],
+    handlers: Sequence[tuple[str, str]],
+) -> Call[int]:
     """`handlers` are (event, task). -> how many crons of older code were removed."""
     return Call(
         script("seen"),

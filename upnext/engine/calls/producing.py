@@ -185,7 +185,14 @@ def watch(keys: Keys, job_id: str, channel: str) -> Call[Standing]:
 
     return Call(
         script("watch"),
-        [keys.waiters, keys.result(job_id), keys.where, keys.delayed_jobs, keys.dead_jobs, keys.stream(parsed.task, born)],
+        [
+            keys.waiters,
+            keys.result(job_id),
+            keys.where,
+            keys.delayed_jobs,
+            keys.dead_jobs,
+            keys.stream(parsed.task, born),
+        ],
         [job_id, parsed.entry_id, channel],
         parse,
     )
@@ -216,6 +223,15 @@ def cancel(keys: Keys, job_id: str) -> Call[int]:
             keys.stats,
             *keys.streams(parsed.task),
         ],
-        [job_id, parsed.task, parsed.born, parsed.entry_id, keys.result_prefix, keys.idem_prefix, keys.reply_prefix, keys.bell],
+        [
+            job_id,
+            parsed.task,
+            parsed.born,
+            parsed.entry_id,
+            keys.result_prefix,
+            keys.idem_prefix,
+            keys.reply_prefix,
+            keys.bell,
+        ],
         int,
     )
