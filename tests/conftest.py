@@ -22,7 +22,10 @@ SUITES = ("unit", "integration", "conformance", "e2e", "chaos")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--broker", help="tests/conformance: redis7, valkey, unix, tls, acl, sentinel, cluster (several: by commas), or all")
+    parser.addoption(
+        "--broker",
+        help="tests/conformance: redis7, valkey, unix, tls, acl, sentinel, cluster (several: by commas), or all",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

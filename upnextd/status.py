@@ -21,7 +21,9 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
     desired = supervisor.desired
     children = [_child(supervisor, station, now) for station in sorted(supervisor.stations, key=_order)]
     # The one in use first. Without preload, there is a process only while one imports.
-    generations = sorted(supervisor.generations.values(), key=lambda one: (one.number != desired.generation, -one.number))
+    generations = sorted(
+        supervisor.generations.values(), key=lambda one: (one.number != desired.generation, -one.number)
+    )
     children += [_template(one, now) for one in generations if one.living or one.preload]
     if supervisor.broker is not None:
         children.append(_broker(supervisor, now))

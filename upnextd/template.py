@@ -223,7 +223,9 @@ def title(text: str) -> None:
 
 def _read_order(raw: str) -> Order:
     said = orjson.loads(raw)
-    return Order(said["supervisor_pid"], said["generation"], said["service"], said["name"], tuple(said["only"]), said["preload"])
+    return Order(
+        said["supervisor_pid"], said["generation"], said["service"], said["name"], tuple(said["only"]), said["preload"]
+    )
 
 
 def _next_order(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:

@@ -56,7 +56,9 @@ async def test_commands_per_job(own_server: Server, namespace: str) -> None:
         client.close()
     for name, count in PER_JOB.items():
         beside = spent.pop(name) - count * JOBS
-        assert 0 <= beside < JOBS * SOMETIMES, f"{name}: the list of recent ends, and the scheduler, have a few of their own"
+        assert 0 <= beside < JOBS * SOMETIMES, (
+            f"{name}: the list of recent ends, and the scheduler, have a few of their own"
+        )
     spent.pop("info")
     dear = {name: count / JOBS for name, count in spent.items() if count / JOBS > ONE_BY_ONE.get(name, SOMETIMES)}
     assert not dear, f"per job: {dear}"
@@ -116,7 +118,7 @@ def test_a_plain_job_costs_no_task_no_timer_and_no_log_line(redis_url: str, name
             await plain.submit_many([(number,) for number in range(100)])
             await wait_until_async(lambda: len(done) == 100, 20)
             submit = asyncio.create_task(plain.submit_many([(number,) for number in range(JOBS)]))
-            loop.set_task_factory(task_made)  # type: ignore[arg-type]
+            loop.set_task_factory(task_made)
             timers = loop.timers
             with lines_of(logging.INFO) as lines:
                 ran = asyncio.Event()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -101,7 +101,7 @@ async def test_on_its_way_from_one_worker_to_another(redis_url: str, namespace: 
             future = await task.submit(f"job {number}")
             since = asyncio.get_running_loop().time()
             moment = since + 0.09 + number * 0.001
-            await wait_until_async(lambda moment=moment: asyncio.get_running_loop().time() >= moment, 5)  # type: ignore[misc]
+            await wait_until_async(lambda moment=moment: asyncio.get_running_loop().time() >= moment, 5)
             assert await future.cancel()
             await cancelled(future)
             await nothing_left(running, future)
@@ -225,9 +225,9 @@ async def test_a_cancel_racing_a_finish_has_one_winner(redis_url: str, namespace
         assert done + stopped == 150
         assert stopped
         stats = {
-            word: int((await running.command("HGET", running.keys.stats, f"quick:{word}")) or 0)
+            word: int(cast("bytes | None", await running.command("HGET", running.keys.stats, f"quick:{word}")) or 0)
             for word in ("done", "cancelled")
-        }  # type: ignore[call-overload]
+        }
         assert stats == {"done": done, "cancelled": stopped}
 
 

@@ -149,7 +149,7 @@ def test_concurrency_holds_while_workers_are_killed(two_daemons: list[Daemon], s
         ended: Any = 0
         while ended < len(futures) and time.monotonic() < deadline:
             seen.append(held())
-            ended = int(client.hget(keys.stats, "bounded:done") or 0)  # type: ignore[arg-type]
+            ended = int(client.hget(keys.stats, "bounded:done") or 0)
             if kills < 6 and ended > 20 * kills:
                 pids = [pid for one in two_daemons for pid in one.worker_pids().values()]
                 if pids:

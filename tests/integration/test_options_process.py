@@ -154,7 +154,7 @@ async def test_retries_and_checkpoints(service: Path, redis_url: str, namespace:
             await tasks.hopeless.wait(wait_timeout=20)
         assert caught.value.task_result.attempts == 1
         assert caught.value.task_result.error == "KeyError: 'gone'"
-        trace = caught.value.task_result.traceback
+        trace = caught.value.task_result.traceback or ""
         assert 'raise KeyError("gone")' in trace
         assert "upnext/engine" not in trace
 

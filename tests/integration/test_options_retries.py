@@ -11,6 +11,7 @@ import pytest
 import upnext
 from tests.support.service import serving
 from upnext.core.outcome import JobStatus
+from upnext.errors import ServiceError
 
 
 class FlakyError(Exception):
@@ -168,9 +169,9 @@ def test_a_hook_that_needs_more_than_it_gets_is_refused() -> None:
 
     def needy(ctx: Any, result: Any, more: Any) -> None: ...
 
-    with pytest.raises(upnext.errors.ServiceError, match="on_success is called with"):
+    with pytest.raises(ServiceError, match="on_success is called with"):
         worker.task(on_success=needy)(lambda_task)
-    with pytest.raises(upnext.errors.ServiceError, match=r"on_start is called with \(ctx\)"):
+    with pytest.raises(ServiceError, match=r"on_start is called with \(ctx\)"):
         worker.task(on_start=lambda ctx, value: None)(lambda_task)
 
 

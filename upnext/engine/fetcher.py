@@ -88,7 +88,7 @@ class Fetcher:
         self._handing: set[asyncio.Task[None]] = set()
         self._ready_told = False
         self._left_alone: set[tuple[str, str, bytes]] = set()
-        self.client_id = 0
+        self.client_id: int = 0
 
     # --- signals from outside
 

@@ -201,10 +201,11 @@ class Wire(asyncio.Protocol):
                 future.exception()  # its caller may be gone: don't report it as never retrieved
 
 
+_DELIVERIES = (b"message", b"subscribe", b"unsubscribe", b"smessage")
+
+
 def _is_delivery(reply: Any) -> bool:
-    return (
-        isinstance(reply, list) and bool(reply) and reply[0] in (b"message", b"subscribe", b"unsubscribe", b"smessage")
-    )  # pyright: ignore[reportUnknownArgumentType]
+    return type(reply) is list and len(cast("Any", reply)) > 0 and cast("Any", reply)[0] in _DELIVERIES
 
 
 async def connect(
