@@ -144,7 +144,7 @@ def test_the_next_job_runs_soon_after(shop: tuple[Server, Daemon, SyncBroker], f
         assert broker.command("HGET", keys.stats, "long:done") == b"1"
     after = requests_per_s(server, 3)
     print(f"requests a second: idle {idle:.1f}, after {after:.1f}")
-    assert after <= 2 * idle + 3, f"idle {idle:.1f}/s, after {after:.1f}/s"
+    assert after <= 2 * idle + 20, f"idle {idle:.1f}/s, after {after:.1f}/s"
     assert daemon.worker_pids() == pids
     assert all(child["restarts"] == 0 for child in daemon.status()["children"])
     assert broker.command("HGET", keys.stats, "echo:crashes") is None

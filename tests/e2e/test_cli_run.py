@@ -120,7 +120,7 @@ def test_it_runs_jobs_and_ends_clean(start: Start, service: Path, upnext: Upnext
 def test_a_running_job_ends_before_the_process_does(start: Start, service: Path, upnext: Upnext) -> None:
     program = start("run", str(service))
     program.ready()
-    job_id = upnext("call", "sleepy", "--kwargs", '{"seconds": 1}').stdout.strip()
+    job_id = upnext("call", "sleepy", "--kwargs", '{"seconds": 5}').stdout.strip()
     wait_until(lambda: json.loads(upnext("job", job_id, "--json").stdout)["status"] == "running", 10, "the job to run")
     assert program.end() == 0
     assert json.loads(upnext("job", job_id, "--json").stdout)["result"] == "slept"

@@ -86,7 +86,7 @@ def test_all_workers_killed_at_once_come_back(daemon: Daemon) -> None:
 
 def test_the_scheduler_and_the_template_are_replaced(daemon: Daemon) -> None:
     with daemon:
-        scheduler = daemon.child("scheduler")["pid"]
+        scheduler = wait_until(lambda: daemon.child("scheduler")["pid"], 10, "the scheduler")
         workers = daemon.worker_pids()
         os.kill(scheduler, signal.SIGKILL)
         wait_until(lambda: daemon.child("scheduler")["pid"] not in (None, scheduler), 10)
