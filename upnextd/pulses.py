@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from upnextd.supervisor import Supervisor
 
 SCHEDULER_HANG_S = 3.0
-_TICK_S = 0.25
+_TICK_S = 0.5
 _LOOK_S = 0.02
 _LOOKS = 50
 _ANSWER_S = 0.5

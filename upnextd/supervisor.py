@@ -39,7 +39,7 @@ from upnextd.stations import Ending, SchedulerSaid, SlotHistory, Station
 from upnextd.talk import Talk
 from upnextd.tally import Tally
 
-TICK_S = 0.25
+TICK_S = 0.5
 LATE_S = 1.0
 """A tick later than this means that we were stopped or the machine slept: no child is blamed for that time."""
 LAST_NOTICES_S = 2.0
