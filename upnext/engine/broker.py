@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -69,7 +69,7 @@ def _wake(waiter: asyncio.Future[Outcome | None]) -> None:
         waiter.set_result(None)
 
 
-def _uncertain(error: BaseException) -> SubmitUncertain:
+def uncertain(error: BaseException) -> SubmitUncertain:
     return SubmitUncertain(
         f"{error}; the job may or may not be queued. Submit with an idempotency key to make a repeat safe"
     )
@@ -132,17 +132,10 @@ class Broker:
         idempotency_ttl_s: float | None = None,
     ) -> list[str]:
         """One job for each handler. -> their ids. Raises DuplicateJobError when the key is held for every handler."""
-        check_payload(Submission(event, payload))
         nonce = secrets.token_hex(8)
-        call = producing.send(
-            self.keys,
-            event,
-            payload,
-            known_handlers,
-            meta=entry.Meta(parent_id=parent_id, root_id=root_id) if parent_id else None,
-            idempotency_key=idempotency_key,
-            idempotency_ttl_s=86400.0 if idempotency_ttl_s is None else idempotency_ttl_s,
-            nonce=nonce,
+        lineage = (parent_id, root_id)
+        call = send_call(
+            self.keys, event, payload, known_handlers, lineage, (idempotency_key, idempotency_ttl_s), nonce
         )
         return settle_event(idempotency_key, await self._run_submit(call, idempotency_key is not None), nonce)
 
@@ -182,35 +175,29 @@ class Broker:
             self._send_plain(wire, command, batch)
             return
         call = producing.submit(self.keys, [(job, reply_to) for job, reply_to, _, _ in batch], "")
-        reply = wire.start(call)
-
-        def answered(reply: asyncio.Future[Any]) -> None:
-            error = None if reply.cancelled() else reply.exception()
-            if error is None and not reply.cancelled():
-                for (*_, future), answer in zip(batch, call.parse(reply.result()), strict=True):
-                    if not future.done():
-                        future.set_result(answer)
-            elif isinstance(error, LostReplyError):
-                self._give_up(batch, _uncertain(error))
-            else:  # it was refused as a whole (NOSCRIPT, READONLY, MOVED, OOM …): nothing is queued
-                self._own(self._submit_batch(batch, repeatable=False))
-
-        reply.add_done_callback(answered)
+        self._answer(batch, wire.start(call), call.parse)
 
     def _send_plain(self, wire: Wire, command: tuple[Arg, ...], batch: list[_Waiting]) -> None:
         """One job that needs no more than an XADD."""
         reply = wire.send(*command)
         wire.flush()
-        [(job, _, _, future)] = batch
+        job = batch[0][0]
+        self._answer(batch, reply, lambda entry_id: [f"{job.task}:{job.lane}{entry_id.decode()}"])
+
+    def _answer(
+        self, batch: list[_Waiting], reply: asyncio.Future[Any], parse: Callable[[Any], Sequence[str | Held]]
+    ) -> None:
+        """Hands the reply to the submitters once it is there."""
 
         def answered(reply: asyncio.Future[Any]) -> None:
             error = None if reply.cancelled() else reply.exception()
             if error is None and not reply.cancelled():
-                if not future.done():
-                    future.set_result(f"{job.task}:{job.lane}{reply.result().decode()}")
+                for (*_, future), answer in zip(batch, parse(reply.result()), strict=True):
+                    if not future.done():
+                        future.set_result(answer)
             elif isinstance(error, LostReplyError):
-                self._give_up(batch, _uncertain(error))
-            else:  # it was refused: nothing is queued
+                self._give_up(batch, uncertain(error))
+            else:  # it was refused as a whole (NOSCRIPT, READONLY, MOVED, OOM …): nothing is queued
                 self._own(self._submit_batch(batch, repeatable=False))
 
         reply.add_done_callback(answered)
@@ -253,7 +240,7 @@ class Broker:
                     lost = True
                     deadline = loop.time() + SUBMIT_PATIENCE_S
                 if lost and (not repeatable or loop.time() > deadline):
-                    raise _uncertain(error) from None
+                    raise uncertain(error) from None
                 if loop.time() > deadline:
                     raise
             await backoff.sleep()
@@ -410,6 +397,31 @@ class Broker:
         if self._listener is not None:
             await self._listener.aclose()
         await self.link.aclose()
+
+
+def send_call(
+    keys: Keys,
+    event: str,
+    payload: bytes,
+    known_handlers: Sequence[str],
+    lineage: tuple[str | None, str | None],
+    key: tuple[str | None, float | None],
+    nonce: str,
+) -> Call[list[str | Held]]:
+    """`lineage` is (parent id, root id); `key` an idempotency key and its ttl in seconds (None: a day). Raises PayloadTooLargeError."""
+    check_payload(Submission(event, payload))
+    parent_id, root_id = lineage
+    idempotency_key, ttl_s = key
+    return producing.send(
+        keys,
+        event,
+        payload,
+        known_handlers,
+        meta=entry.Meta(parent_id=parent_id, root_id=root_id) if parent_id else None,
+        idempotency_key=idempotency_key,
+        idempotency_ttl_s=86400.0 if ttl_s is None else ttl_s,
+        nonce=nonce,
+    )
 
 
 def settle_event(key: str | None, answers: Sequence[str | Held], nonce: str) -> list[str]:

@@ -20,18 +20,26 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from upnext.core import entry
 from upnext.core.keys import Keys
 from upnext.core.outcome import Outcome, decode
 from upnext.core.submission import Submission
-from upnext.engine.broker import BATCH_JOBS, REREAD_S, SUBMIT_PATIENCE_S, check_payload, settle, settle_event
+from upnext.engine.broker import (
+    BATCH_JOBS,
+    REREAD_S,
+    SUBMIT_PATIENCE_S,
+    check_payload,
+    send_call,
+    settle,
+    settle_event,
+    uncertain,
+)
 from upnext.engine.calls import producing
 from upnext.engine.calls.producing import Held
 from upnext.engine.endpoint import Endpoint, is_no, parse_url
 from upnext.engine.link import REDIRECTS, Backoff
 from upnext.engine.replies import LostReplyError, NoScriptError, WrongServerError, read_error
 from upnext.engine.scripts import Arg, Call, T
-from upnext.errors import BrokerRefusedError, BrokerUnavailableError, JobNotFoundError, QueueError, SubmitUncertain
+from upnext.errors import BrokerRefusedError, BrokerUnavailableError, JobNotFoundError, QueueError
 
 SOCKET_TIMEOUT_S = 10.0
 
@@ -225,17 +233,10 @@ class SyncBroker:
         idempotency_key: str | None = None,
         idempotency_ttl_s: float | None = None,
     ) -> list[str]:
-        check_payload(Submission(event, payload))
         nonce = secrets.token_hex(8)
-        call = producing.send(
-            self.keys,
-            event,
-            payload,
-            known_handlers,
-            meta=entry.Meta(parent_id=parent_id, root_id=root_id) if parent_id else None,
-            idempotency_key=idempotency_key,
-            idempotency_ttl_s=86400.0 if idempotency_ttl_s is None else idempotency_ttl_s,
-            nonce=nonce,
+        lineage = (parent_id, root_id)
+        call = send_call(
+            self.keys, event, payload, known_handlers, lineage, (idempotency_key, idempotency_ttl_s), nonce
         )
         return settle_event(idempotency_key, self._run_submit(call, idempotency_key is not None), nonce)
 
@@ -253,9 +254,7 @@ class SyncBroker:
                     lost = True
                     deadline = time.monotonic() + SUBMIT_PATIENCE_S
                 if lost and (not repeatable or time.monotonic() > deadline):
-                    raise SubmitUncertain(
-                        f"{error}; the job may or may not be queued. Submit with an idempotency key to make a repeat safe"
-                    ) from None
+                    raise uncertain(error) from None
                 if time.monotonic() > deadline:
                     raise
             time.sleep(backoff.next_s())
