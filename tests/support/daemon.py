@@ -83,6 +83,7 @@ class Daemon:
 
     def launch(self) -> Self:
         """Starts it and doesn't wait."""
+        assert self._process is None or self._process.poll() is not None, "upnextd runs already"
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 dies_with_us(self.command),
