@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
+from contextlib import suppress
 
 import pytest
 
-from tests.e2e.reloading import Load, all_done, ledger, make
+from tests.e2e.reloading import Load, all_done, ledger, make, source
 from tests.support.daemon import Daemon
 from tests.support.waiting import wait_until
 
@@ -86,11 +87,6 @@ def workers_there(daemon: Daemon) -> list[str]:
     return [c["slot"] for c in daemon.status()["children"] if c["role"] == "worker" and c["state"] != "EXITED"]
 
 
-CRASHING = """\
-import signal
-if os.path.exists(LEDGER + ".bad"):
-    os.register_at_fork(after_in_child=lambda: signal.setitimer(signal.ITIMER_REAL, 0.8))
-"""
 THREADED = """\
 import threading
 threading.Thread(target=time.sleep, args=(999,), daemon=True, name="pump").start()
@@ -99,20 +95,28 @@ write("start 7777\\n")
 
 
 def test_a_crash_loop_falls_back_to_the_former_generation() -> None:
-    with make(extra=CRASHING) as daemon:
-        bad = daemon.directory / "ledger.bad"
-        bad.touch()
-        # Children of the new code live longer than the canary must, and shorter than what counts as a life.
+    with make() as daemon:
+        daemon.rewrite(source(2))
         assert daemon.ctl("reload", "--wait").returncode == 0
         assert daemon.status()["generation"] == 2
-        wait_until(lambda: daemon.status()["generation"] == 1, 60, "the fall-back")
+        # The new code's workers get ready, and die before anything counts as a life.
+        wait_until(lambda: kill_workers_of(daemon, 2) == 1, 60, "the fall-back")
         assert "falling back to generation 1" in daemon.log()
-        wait_until(lambda: daemon.status()["ready_workers"] == 2, 10)
+        wait_until(lambda: daemon.status()["ready_workers"] == 2, 20)
         assert daemon.cli("call", "version", "--wait", "--timeout", "20").stdout.strip() == "1"
-        wait_until(lambda: {c["generation"] for c in daemon.status()["children"] if c["role"] == "template"} == {1}, 5)
-        bad.unlink()
+        wait_until(lambda: {c["generation"] for c in daemon.status()["children"] if c["role"] == "template"} == {1}, 15)
         assert daemon.ctl("reload", "--wait").returncode == 0
         assert daemon.status()["generation"] == 3
+
+
+def kill_workers_of(daemon: Daemon, generation: int) -> int:
+    """SIGKILL to those that are ready -> the generation that the daemon wants."""
+    status = daemon.status()
+    for child in status["children"]:
+        if (child["role"], child["generation"], child["state"]) == ("worker", generation, "READY"):
+            with suppress(ProcessLookupError):
+                os.kill(child["pid"], signal.SIGKILL)
+    return status["generation"]
 
 
 def test_without_preload_each_child_imports_for_itself() -> None:
