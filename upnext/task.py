@@ -29,7 +29,7 @@ class SubmitOptions:
     """How a job is submitted, where it differs from the task's own options."""
 
     delay_s: float | None = None
-    at_ms: int | None = None
+    at_us: int | None = None
     priority: str | None = None
     queue_ttl_s: float | None = None
     idempotency_ttl_s: float = 86400.0
@@ -80,9 +80,9 @@ class Submitter(Generic[P, T]):
             raise UsageError(f"{self.name}.options: give delay= or at=, not both")
         how, what = self._how, f"{self.name}.options"
         if delay is not None:
-            how = replace(how, delay_s=_given(what, "delay", delay, zero=True), at_ms=None)
+            how = replace(how, delay_s=_given(what, "delay", delay, zero=True), at_us=None)
         if at is not None:
-            how = replace(how, at_ms=_unix_ms(what, at), delay_s=None)
+            how = replace(how, at_us=_unix_us(what, at), delay_s=None)
         if priority is not None:
             how = replace(how, priority=_priority(what, priority))
         if queue_ttl is not None:
@@ -220,7 +220,7 @@ class Submitter(Generic[P, T]):
             payload=spec.arguments.encode(args, kwargs),
             priority=how.priority or spec.options.priority,
             delay_s=how.delay_s,
-            at_ms=how.at_ms,
+            at_us=how.at_us,
             queue_ttl_s=how.queue_ttl_s,
             parent_id=parent_id,
             root_id=root_id,
@@ -307,12 +307,12 @@ def _priority(what: str, value: str) -> str:
         raise UsageError(str(error)) from None
 
 
-def _unix_ms(what: str, at: datetime) -> int:
+def _unix_us(what: str, at: datetime) -> int:
     if not isinstance(at, datetime):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may not be type checked
         raise UsageError(f"{what}: at must be a datetime, not {at!r}")
     if at.tzinfo is None:
         raise UsageError(f"{what}: at needs a time zone, as in datetime.now(UTC)")
-    return (at - _EPOCH) // timedelta(milliseconds=1)
+    return (at - _EPOCH) // timedelta(microseconds=1)
 
 
 _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")

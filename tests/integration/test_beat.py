@@ -83,8 +83,8 @@ def test_a_successor_within_the_daemon_takes_over_at_once(work: Workbench) -> No
 def test_it_tells_the_head_of_the_delayed_set(work: Workbench) -> None:
     work.register(task("ship"))
     assert beat(work).next_due_ms is None
-    work.submit("ship", at_ms=4_000_000_000_000)
-    work.submit("ship", at_ms=3_000_000_000_000)
+    work.submit("ship", at_us=4_000_000_000_000_000)
+    work.submit("ship", at_us=2_999_999_999_999_001)
     assert beat(work).next_due_ms == 3_000_000_000_000
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from tests.integration.workbench import Workbench, task
 from tests.support.waiting import wait_until
 from upnext.core.outcome import JobStatus
@@ -11,12 +13,12 @@ from upnext.engine.calls import keeping
 
 def test_what_is_due_moves_and_the_rest_waits(work: Workbench) -> None:
     work.register(task("ship"))
-    due = work.submit("ship", at_ms=1_000, priority="high")
+    due = work.submit("ship", at_us=1_000_000, priority="high")
     work.submit("ship", delay_s=600.0)
-    promoted, wait_ms = work.promote()
+    promoted, wait_us = work.promote()
     assert promoted == 1
-    assert wait_ms is not None
-    assert 595_000 < wait_ms <= 600_001
+    assert wait_us is not None
+    assert 595_000_000 < wait_us <= 600_000_000
     assert work.lengths("ship") == "h1"
     [meta] = work.metas("ship", "h")
     assert meta.job_id == due
@@ -24,18 +26,29 @@ def test_what_is_due_moves_and_the_rest_waits(work: Workbench) -> None:
 
 
 def test_never_early_and_exactly_when_it_said(work: Workbench) -> None:
+    """Due at moments of any microsecond: each look moves what is due by then, no more and no less, and says when the next is."""
     work.register(task("ship"))
-    work.submit("ship", delay_s=0.08)
-    due_ms = int(work.broker.command("ZRANGE", work.keys.delayed, 0, 0, "WITHSCORES")[1])
+    rng = random.Random(1)
+    start_us = work.now_us()
+    dues = sorted(start_us + round(rng.uniform(0, 80_000)) for _ in range(300))
+    work.broker.submit_many([Submission("ship", b"{}", at_us=due) for due in dues])
+    moved = 0
 
-    def moved() -> bool:
-        promoted, wait_ms = work.promote()
-        now_ms = work.now_ms()
-        assert promoted == 0 or now_ms >= due_ms
-        assert promoted == 1 or now_ms + 1 + (wait_ms or 0) >= due_ms
-        return promoted == 1
+    def all_moved() -> bool:
+        nonlocal moved
+        before_us = work.now_us()
+        promoted, wait_us = work.promote(len(dues))
+        after_us = work.now_us()
+        moved += promoted
+        assert sum(due <= before_us for due in dues) <= moved <= sum(due <= after_us for due in dues)
+        if moved < len(dues):
+            assert wait_us is not None
+            assert before_us <= dues[moved] - wait_us <= after_us
+        else:
+            assert wait_us is None
+        return moved == len(dues)
 
-    wait_until(moved, 5)
+    wait_until(all_moved, 5)
 
 
 def test_nothing_to_do(work: Workbench) -> None:
@@ -47,7 +60,7 @@ def test_nothing_to_do(work: Workbench) -> None:
 
 def test_in_order_of_their_time_and_so_many_a_run(work: Workbench) -> None:
     work.register(task("ship"))
-    late, early, middle = (work.submit("ship", at_ms=at) for at in (3_000, 1_000, 2_000))
+    late, early, middle = (work.submit("ship", at_us=at) for at in (3_000, 1_000, 2_000))
     assert work.promote(2) == (2, 0)
     assert work.promote(2) == (1, None)
     assert [one.job_id for one in work.fetch()] == [early, middle, late]

@@ -36,13 +36,14 @@ def test_lineage_trace_and_reply_to_travel_in_the_entry(work: Workbench) -> None
 
 
 def test_delayed_by_a_time_and_by_a_delay(work: Workbench) -> None:
-    at = work.submit("ship", at_ms=4_000_000_000_000)
-    before_ms = work.now_ms()
-    later = work.submit("ship", delay_s=1.5, priority="high")
-    after_ms = work.now_ms()
+    at = work.submit("ship", at_us=4_000_000_000_000_001)
+    before_us = work.now_us()
+    later = work.submit("ship", delay_s=1.500_001_2, priority="high")
+    after_us = work.now_us()
     assert ids.parse(at).born == ids.parse(later).born == "d"
-    assert work.broker.command("ZSCORE", work.keys.delayed, at) == b"4000000000000"
-    assert before_ms + 1_500 <= int(work.broker.command("ZSCORE", work.keys.delayed, later)) <= after_ms + 1_501
+    assert work.broker.command("ZSCORE", work.keys.delayed, at) == b"4000000000000001"
+    due_us = int(work.broker.command("ZSCORE", work.keys.delayed, later))
+    assert before_us + 1_500_002 <= due_us <= after_us + 1_500_002, "a part of a microsecond counts as one: never early"
     assert work.lengths("ship") == ""
     lane, meta, payload = entry.unpack(work.broker.command("HGET", work.keys.delayed_jobs, later))
     assert (lane, meta, payload) == ("h", entry.Meta(), PAYLOAD)

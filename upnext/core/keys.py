@@ -9,7 +9,7 @@ All keys of a namespace share one hash tag, so a script is atomic over them on R
 | P:seq | string | for ever | counter of delayed ids | submit |
 | P:s:TASK:n / :h / :b / :x | stream | for ever | lanes normal, high, back, suspect; one entry = one job | submit, promote, reap, ... |
 | P:where | hash | the job's | job id -> `LANE ENTRY_ID` of a job that moved | reap, hand_back, promote, … |
-| P:delayed | zset | the job's | job id -> due time, ms | submit, retry |
+| P:delayed | zset | the job's | job id -> due time, us | submit, retry |
 | P:delayed:jobs | hash | the job's | job id -> packed job | submit, retry |
 | P:r:JOB_ID | string | result_ttl | outcome, JSON | finish |
 | P:waiters | hash | the job's | job id -> channels, space separated | watch, finish |

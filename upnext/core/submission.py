@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a producer hands to the engine. `payload` is the encoded arguments; `delay_s` counts from the server's now, `at_ms` is Unix ms.
+    """What a producer hands to the engine. `payload` is the encoded arguments; `delay_s` counts from the server's now, `at_us` is Unix microseconds.
 
     `queue_ttl_s`: the job expires unless it starts within so long of becoming due. `idempotency_ttl_s` bounds how long a key can be held.
     """
@@ -16,7 +16,7 @@ class Submission:
     payload: bytes
     priority: str = "normal"
     delay_s: float | None = None
-    at_ms: int | None = None
+    at_us: int | None = None
     queue_ttl_s: float | None = None
     parent_id: str | None = None
     root_id: str | None = None

@@ -99,8 +99,8 @@ async def test_options_of_one_submit(standin: StandIn) -> None:
     at = datetime(2030, 1, 1, 12, 0, 0, 500_000, tzinfo=UTC)
     await charge.options(at=at, idempotency_ttl=60).submit_idempotent("k", "o-2")
     first, second = standin.submitted
-    assert (first.delay_s, first.at_ms, first.priority, first.queue_ttl_s) == (5.0, None, "normal", 60.0)
-    assert (second.delay_s, second.at_ms, second.priority, second.queue_ttl_s) == (None, 1893499200500, "high", None)
+    assert (first.delay_s, first.at_us, first.priority, first.queue_ttl_s) == (5.0, None, "normal", 60.0)
+    assert (second.delay_s, second.at_us, second.priority, second.queue_ttl_s) == (None, 1893499200500000, "high", None)
     assert (first.idempotency_key, second.idempotency_key, second.idempotency_ttl_s) == (None, "k", 60.0)
 
 
@@ -110,7 +110,7 @@ async def test_options_add_up_and_leave_the_task_alone(standin: StandIn) -> None
     await soon.options(at=datetime(2030, 1, 1, tzinfo=UTC)).submit("o-1")
     await render.submit("o-1")
     assert [(s.delay_s, s.priority) for s in standin.submitted] == [(5.0, "high"), (None, "normal"), (None, "normal")]
-    assert standin.submitted[1].at_ms == 1893456000000
+    assert standin.submitted[1].at_us == 1893456000000000
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def resign(keys: Keys, epoch: str, *, daemon: str, token: str) -> Call[bool]:
 
 
 def promote(keys: Keys, epoch: str, most: int) -> Call[tuple[int, int | None]]:
-    """-> (jobs promoted, ms until the next is due or None)."""
+    """-> (jobs promoted, us until the next is due or None)."""
     return Call(
         script("promote"),
         [keys.epoch, keys.delayed, keys.delayed_jobs, keys.where, keys.limits],

@@ -123,7 +123,7 @@ def find_job(keys: Keys, job_id: str) -> Call[Found]:
 
 
 def _packed(dead: bool, score: bytes, raw: bytes | None) -> Packed:
-    at_ms = int(float(score))
+    at_ms = int(float(score)) // (1 if dead else 1000)
     if raw is None:
         return Packed(dead, at_ms, "n", Meta())
     lane, meta, payload = entry.unpack(raw)

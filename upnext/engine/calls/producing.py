@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,13 +51,13 @@ def _meta(job: Submission, reply_to: str | None) -> bytes:
 
 
 def _special(keys: Keys, job: Submission, nonce: str) -> bytes:
-    if job.delay_s is None and job.at_ms is None and job.queue_ttl_s is None and job.idempotency_key is None:
+    if job.delay_s is None and job.at_us is None and job.queue_ttl_s is None and job.idempotency_key is None:
         return b""
     wish: dict[str, Any] = {}
-    if job.at_ms is not None:
-        wish["at"] = job.at_ms
+    if job.at_us is not None:
+        wish["at"] = job.at_us
     elif job.delay_s is not None:
-        wish["delay"] = max(0, round(job.delay_s * 1000))
+        wish["delay"] = max(0, math.ceil(job.delay_s * 1_000_000))
     if job.queue_ttl_s is not None:
         wish["ttl"] = round(job.queue_ttl_s * 1000)
     if job.idempotency_key is not None:

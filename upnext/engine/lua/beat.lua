@@ -31,7 +31,7 @@ if leads == 1 then
   redis.call('HSET', KEYS[3], 'until_ms', string.format('%.0f', now + tonumber(ARGV[5])))
 end
 local head = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')[2]
-local reply = {now, leads, term, head and math.ceil(tonumber(head)) or -1, #missing}
+local reply = {now, leads, term, head and math.ceil(tonumber(head) / 1000) or -1, #missing}
 for _, consumer in ipairs(missing) do
   reply[#reply + 1] = consumer
 end

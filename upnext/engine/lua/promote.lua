@@ -2,12 +2,12 @@
 -- Moves due jobs from the delayed set into their lanes, by the server's clock; never early. Any scheduler may.
 -- KEYS: 1 epoch, 2 delayed, 3 delayed:jobs, 4 where, 5 limits
 -- ARGV: 1 epoch, 2 stream prefix, 3 bell channel, 4 most jobs in this run
--- Returns: {jobs promoted, ms until the next is due (-1: none; 0: more are due now)}
+-- Returns: {jobs promoted, us until the next is due (-1: none; 0: more are due now)}
 -- Errors: EPOCH
 -- include: epoch
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local due = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[4])
+local now_us = time[1] * 1000000 + time[2]
+local due = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', now_us), 'LIMIT', 0, ARGV[4])
 local rung = {}
 for _, job in ipairs(due) do
   local packed = redis.call('HGET', KEYS[3], job)
@@ -30,9 +30,4 @@ for task, _ in pairs(rung) do
   end
 end
 local head = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
-local wait = -1
-if head then
-  -- to the end of this millisecond counts: rounding down would be early
-  wait = math.max(0, math.ceil(tonumber(head) - time[1] * 1000 - time[2] / 1000))
-end
-return {#due, wait}
+return {#due, head and math.max(0, tonumber(head) - now_us) or -1}

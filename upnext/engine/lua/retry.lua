@@ -7,8 +7,7 @@
 -- Errors: EPOCH
 -- include: epoch
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local more = math.ceil(time[2] % 1000 / 1000)
+local now_us = time[1] * 1000000 + time[2]
 local streams = #KEYS - 7
 local head = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
 head = head and tonumber(head)
@@ -26,8 +25,7 @@ for at = 3 + streams, #ARGV, 6 do
     local found = redis.call('XRANGE', stream, entry, entry)
     local payload = found[1] and found[1][2][2] or '{}'
     redis.call('XDEL', stream, entry)
-    local delay = tonumber(ARGV[at + 5])
-    local due = now + (delay > 0 and more or 0) + delay -- counted from the end of this millisecond: never early
+    local due = now_us + ARGV[at + 5] * 1000
     redis.call('HSET', KEYS[4], job, lane .. #meta .. ':' .. meta .. payload)
     redis.call('ZADD', KEYS[3], string.format('%.0f', due), job)
     redis.call('HDEL', KEYS[2], job)

@@ -2,8 +2,8 @@
 -- Takes jobs in: one stream entry each, or a place in the delayed set. Refused as a whole by a full Redis (no allow-oom).
 -- KEYS: 1 seq, 2 delayed, 3 delayed:jobs, 4 limits, 5... one stream per (task, lane) that the jobs name
 -- ARGV: 1 bell channel, 2 idempotency key prefix, then for each stream of KEYS: its task; then for each job four:
---       index of its stream from 1, meta (JSON or ''), payload, special ('' or JSON {at, delay, ttl, key, key_ttl, nonce, sent: key that
---       remembers this very submit, for a repeat whose first reply was lost while its job may have ended, sent_ttl}, all ms)
+--       index of its stream from 1, meta (JSON or ''), payload, special ('' or JSON {at, delay: us; ttl, key, key_ttl: ms; nonce, sent: key
+--       that remembers this very submit, for a repeat whose first reply was lost while its job may have ended, sent_ttl: ms})
 -- Returns: for each job its first entry id; `dID` when it is delayed; `=JOB_ID NONCE` when its key is held
 -- Errors: OOM
 local seq, delayed, delayed_jobs, limits = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -13,9 +13,9 @@ local ids = {}
 local rung = {}
 local head
 
-local function now_ms()
+local function now_us()
   local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000), math.ceil(time[2] % 1000 / 1000)
+  return time[1] * 1000000 + time[2]
 end
 
 for at = 3 + streams, #ARGV, 4 do
@@ -35,18 +35,17 @@ for at = 3 + streams, #ARGV, 4 do
     if held then
       id = '=' .. held
     else
-      local now, more = now_ms()
+      local now = now_us()
       local lane = string.sub(stream, -1)
-      -- a delay counts from the end of this millisecond: never early
-      local due = wish.at or (wish.delay and now + (wish.delay > 0 and more or 0) + wish.delay)
+      local due = wish.at or (wish.delay and now + wish.delay)
       if wish.ttl then
         local said = meta == '' and {} or cjson.decode(meta)
-        said.q = math.max(due or now, now) + wish.ttl
+        said.q = math.ceil(math.max(due or now, now) / 1000) + wish.ttl
         meta = cjson.encode(said)
       end
       local job_id
       if due then
-        id = 'd' .. string.format('%.0f', now) .. '-' .. redis.call('INCR', seq)
+        id = 'd' .. string.format('%.0f', math.floor(now / 1000)) .. '-' .. redis.call('INCR', seq)
         job_id = task .. ':' .. id
         if head == nil then
           local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
