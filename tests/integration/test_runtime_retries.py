@@ -117,7 +117,8 @@ async def test_a_delayed_job_starts_when_it_is_due(redis_url: str, namespace: st
         await fleet.worker(task(when))
         submitted = time.time()
         later, sooner = await asyncio.gather(
-            fleet.run("when", of={"delay_s": 0.6}), fleet.run("when", of={"at_us": round((submitted + 0.25) * 1_000_000)})
+            fleet.run("when", of={"delay_s": 0.6}),
+            fleet.run("when", of={"at_us": round((submitted + 0.25) * 1_000_000)}),
         )
         assert 0.6 <= orjson.loads(later.value) - submitted < 1.1
         assert 0.249_999 <= orjson.loads(sooner.value) - submitted < 0.75
