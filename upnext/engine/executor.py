@@ -1,7 +1,8 @@
 """Runs attempts: at most `concurrency` at a time, in runners that live long and take one job after another.
 
 The first step of a job runs right in its runner, so a job that never waits costs no task and no turn of the loop. Each job has a context of
-its own. Only a job that does wait gets a place in the deadline wheel, and lets the next job start beside it.
+its own. Only a job that does wait gets a place in the deadline wheel, and lets the next job start beside it. A runner is the asyncio task
+that its jobs see; it ends with a job that kept a reference to it, so that what is done to the task of one job reaches no other.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import replace
 from functools import partial
+from sys import getrefcount
 from typing import Any, cast
+from weakref import getweakrefcount
 
 from upnext.core import outcome as outcomes
 from upnext.core.deadlines import Deadlines
@@ -238,6 +241,7 @@ class Executor:
 
     async def _runner(self) -> None:
         me = cast("asyncio.Task[None]", asyncio.current_task())
+        references = getrefcount(me), getweakrefcount(me)
         loop_time = self._loop.time
         slice_end = loop_time() + SLICE_S
         while self.accepting:
@@ -246,10 +250,10 @@ class Executor:
                 rest = self._begin(attempt, payload, me)
                 if rest is not None:
                     await rest
-                    if me.cancelling():
-                        return  # a cancel may still be on its way to the next await: never let it reach another job
                     slice_end = loop_time() + SLICE_S
-                elif loop_time() > slice_end:
+                if me.cancelling() or (getrefcount(me), getweakrefcount(me)) != references:
+                    return  # a cancel may still be on its way, or come from who keeps the task: never let it reach another job
+                if loop_time() > slice_end:
                     self._on_room()
                     await asyncio.sleep(0)
                     slice_end = loop_time() + SLICE_S
