@@ -139,6 +139,49 @@ async def test_what_does_not_heed_its_cancel_is_recorded_and_reported(
         stop.set()
 
 
+@pytest.mark.parametrize("hooked", [False, True])
+async def test_what_a_job_makes_of_its_cancel_changes_nothing(redis_url: str, namespace: str, hooked: bool) -> None:
+    """It returns a value, or raises an error of its own, after its timeout or its cancel: it has timed out, or is cancelled."""
+    worker = upnext.Worker("w", concurrency=4)
+    began = asyncio.Event()
+    told: list[str] = []
+    hooks: dict[str, Any] = {}
+    if hooked:
+        hooks = {"on_success": lambda: told.append("success"), "on_failure": lambda: told.append("failure")}
+
+    async def body(how: str) -> str:
+        began.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            if how == "raises":
+                raise ValueError("too late") from None
+        return "too late"
+
+    @worker.task(timeout=0.2, **hooks)
+    async def late(how: str) -> str:
+        return await body(how)
+
+    @worker.task(**hooks)
+    async def stopped(how: str) -> str:
+        return await body(how)
+
+    async with serving(worker, redis_url, namespace):
+        text = "TimeoutError: ran longer than its timeout of 0.2 s"
+        for how, error in (("returns", text), ("raises", f"{text}, and then raised ValueError: too late")):
+            with pytest.raises(upnext.TaskTimeoutError) as caught:
+                await late.wait(how, wait_timeout=30)
+            assert caught.value.task_result.error == error
+            began.clear()
+            future = await stopped.submit(how)
+            await began.wait()
+            await future.cancel()
+            with pytest.raises(upnext.TaskExecutionError) as end:
+                await future.result(30)
+            assert end.value.task_result.status is JobStatus.CANCELLED
+        assert told == (["failure"] * 2 if hooked else [])
+
+
 SERVICE = '''
     """A thread that can't be stopped, beside jobs that are unharmed."""
     import asyncio, os, time

@@ -14,11 +14,11 @@ from functools import partial
 from typing import Any, Protocol
 
 from upnext.core.keys import Keys
-from upnext.core.retry import RetryIn, decide
+from upnext.core.retry import RetryIn
 from upnext.core.spec import SyncExecutor, WorkerSpec
 from upnext.engine.attempt import Attempt
 from upnext.engine.cache import look
-from upnext.engine.ends import JobCancelled, PoolCrash, RemoteError, hopeless, meaning
+from upnext.engine.ends import JobCancelled, PoolCrash, RemoteError, check_heeded, meaning, verdict
 from upnext.engine.pool import ProcessPool
 from upnext.engine.registered import TaskRun
 from upnext.engine.threads import Permits, Threads
@@ -85,6 +85,7 @@ class Around:
             if hooks.on_start is not None:
                 await self._hook(hooks.on_start, attempt, None)
             raw, value = await self._do(attempt, task, payload)
+            check_heeded(attempt)
         except BaseException as caught:
             if isinstance(caught, asyncio.CancelledError) and self._giving_up():
                 raise  # the job is not over: it goes to another worker
@@ -115,7 +116,7 @@ class Around:
             return attempt.crashes + 1 < attempt.spec.options.max_crashes
         if isinstance(error, RemoteError):
             return error.delay_s is not None
-        attempt.verdict = None if hopeless(error) else decide(attempt.spec.options, attempt.attempt, error, self._rng)
+        attempt.verdict = verdict(attempt, error, self._rng)
         return isinstance(attempt.verdict, RetryIn)
 
     async def _told_failure(self, attempt: Attempt, error: BaseException, again: bool) -> None:

@@ -45,7 +45,7 @@ class Attempt:
     cached: tuple[str, int] | None
     """Under which key its result is to be cached (`TASK:KEY`), and for how many ms."""
     verdict: RetryIn | GiveUp | None
-    """What was decided about its failure; not set before that, to keep the making of an attempt cheap."""
+    """What was decided about its failure, once there is one."""
 
     def __init__(self, spec: TaskSpec, lane: str, entry_id: bytes, meta: Meta | None, broker: Broker) -> None:
         self.spec, self.lane, self.entry_id, self.meta = spec, lane, entry_id, meta
@@ -60,7 +60,7 @@ class Attempt:
         self.retake: Callable[[], Any] | None = None
         self.state: dict[str, Any] | None = None
         self.waits = 0
-        self.cached = None
+        self.cached = self.verdict = None
 
     @property
     def job_id(self) -> str:

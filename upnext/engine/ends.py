@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 import traceback
 from typing import Any
 
 from upnext.core import outcome as outcomes
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
+from upnext.core.retry import GiveUp, RetryIn, Why, decide
 from upnext.engine.attempt import Attempt
 from upnext.engine.calls.holding import Finish, PutBack
 from upnext.errors import EncodingError, InvalidArgumentsError
@@ -44,21 +46,41 @@ class RemoteError(Exception):
 
 
 def meaning(attempt: Attempt, error: BaseException) -> BaseException:
-    """The error as it is recorded: a CancelledError is a timeout, a cancel, or the task's own doing; nothing may end the worker."""
+    """The error as it is recorded: whatever follows a timeout or a cancel is that timeout or cancel; nothing may end the worker."""
+    if attempt.timed_out:
+        return error if isinstance(error, JobTimeout) else _timeout(attempt, error)
+    if attempt.cancelled:
+        return JobCancelled()
     if isinstance(error, asyncio.CancelledError):
-        if attempt.timed_out:
-            return JobTimeout(f"ran longer than its timeout of {attempt.spec.options.timeout_s:g} s")
-        if attempt.cancelled:
-            return JobCancelled()
         return RuntimeError("the task raised CancelledError, though nobody cancelled it")
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return RuntimeError(f"the task raised {type(error).__name__}: a task can't end its worker")
     return error
 
 
+def _timeout(attempt: Attempt, error: BaseException) -> JobTimeout:
+    text = f"ran longer than its timeout of {attempt.spec.options.timeout_s:g} s"
+    if not isinstance(error, asyncio.CancelledError):
+        text += f", and then raised {type_name(error)}: {_text(error)}"
+    return JobTimeout(text)
+
+
+def check_heeded(attempt: Attempt) -> None:
+    """Raises CancelledError for an attempt that returned though it was told to end: the clock, or who cancelled it, decides."""
+    if attempt.timed_out or attempt.cancelled:
+        raise asyncio.CancelledError
+
+
 def hopeless(error: BaseException) -> bool:
     """Errors that no further attempt can mend: the arguments or the result don't fit the code."""
     return isinstance(error, InvalidArgumentsError | EncodingError)
+
+
+def verdict(attempt: Attempt, error: BaseException, rng: random.Random) -> RetryIn | GiveUp:
+    """Whether there is another attempt after this error."""
+    if hopeless(error):
+        return GiveUp(Why.NOT_RETRIED)
+    return decide(attempt.spec.options, attempt.attempt, error, rng)
 
 
 def told(error: BaseException) -> ErrorInfo:

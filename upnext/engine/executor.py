@@ -25,13 +25,23 @@ from upnext.core.deadlines import Deadlines
 from upnext.core.entry import Meta
 from upnext.core.keys import Keys
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
-from upnext.core.retry import RetryIn, decide
+from upnext.core.retry import RetryIn
 from upnext.core.spec import WorkerSpec
 from upnext.engine import tracing
 from upnext.engine.around import GRACE_S, Around
 from upnext.engine.attempt import CURRENT, Attempt
 from upnext.engine.calls.holding import Finish, PutBack
-from upnext.engine.ends import JobCancelled, JobTimeout, PoolCrash, RemoteError, hopeless, meaning, outcome_of, told
+from upnext.engine.ends import (
+    JobCancelled,
+    JobTimeout,
+    PoolCrash,
+    RemoteError,
+    check_heeded,
+    meaning,
+    outcome_of,
+    told,
+    verdict,
+)
 from upnext.engine.finisher import Finisher
 from upnext.engine.host import Host
 from upnext.engine.registered import TaskRun, task_run
@@ -337,6 +347,7 @@ class Executor:
                 self.start(attempt)
             self.go()
             value = await rest
+            check_heeded(attempt)
             self._end(attempt, self._success(attempt, begun_ns, b"null" if value is None else encode(value)))
             ok = True
         except BaseException as error:  # the boundary to user code: whatever it raises is the job's end
@@ -512,10 +523,8 @@ class Executor:
             return
         if isinstance(error, RemoteError):
             decision = None if error.delay_s is None else RetryIn(error.delay_s)
-        elif hasattr(attempt, "verdict"):
-            decision = attempt.verdict
         else:
-            decision = None if hopeless(error) else decide(attempt.spec.options, attempt.attempt, error, self._rng)
+            decision = attempt.verdict or verdict(attempt, error, self._rng)
         said = told(error)
         if isinstance(decision, RetryIn):
             log.info(
