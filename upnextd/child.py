@@ -116,7 +116,7 @@ class WorkerHost:
         # Bound here, so that a job's start costs one call.
         self.started = cells.started
         self.parked = cells.parked
-        self._ended = cells.ended
+        self.ended = cells.ended
         self.beat = page.beat
         self._index = index
         self._page = page
@@ -129,10 +129,8 @@ class WorkerHost:
     def ready(self) -> None:
         self._body.one_ready(self._index)
 
-    def ended(self, cell: int, ok: bool) -> None:
-        if not ok:
-            self._body.one_failed(self._page.job_in(self._index, cell))
-        self._ended(cell, ok)
+    def failed(self, job_id: str, task: str, error: str) -> None:
+        self._body.one_failed({"job_id": job_id, "task": task, "error": error})
 
     def stuck(self, job_id: str, reason: str) -> None:
         self._body.channel.send("stuck", job_id=job_id, reason=reason)

@@ -122,14 +122,6 @@ class Writer:
         meter = Meter(self._page, _meters_at(self._shapes), first_task, concurrency)
         return MeteredCellWriter(self.host_of(worker), meter)
 
-    def job_in(self, worker: int, cell: int) -> dict[str, str]:
-        """The job that was started last in a cell."""
-        at = self._first_cell[worker] + cell * _CELL_BYTES
-        fields: tuple[float, int, int, int, int, int, int, int] = _CELL.unpack_from(self._page, at)
-        _, _, _, born_ms, born_seq, task, _, born = fields
-        name = self._shapes[worker].tasks[task]
-        return {"job_id": f"{name}:{chr(born)}{born_ms}-{born_seq}", "task": name}
-
     def count(self, ok: bool) -> None:
         if ok:
             self._done += 1

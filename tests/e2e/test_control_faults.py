@@ -37,7 +37,7 @@ SERVICE = """
 
     @worker.task
     async def fail() -> None:
-        raise ValueError("no")
+        raise ValueError("no\\nsecond line")
 
     @worker.task(max_crashes=1)
     async def leave() -> None:
@@ -115,6 +115,7 @@ def test_events_are_followed(daemon: Daemon) -> None:
         assert failure["task"] == "fail"
         assert failure["job_id"].startswith("fail:")
         assert failure["slot"].startswith("worker-")
+        assert failure["error"] == "ValueError: no"
         pid = daemon.worker_pids()["worker-1"]
         os.kill(pid, signal.SIGKILL)
 

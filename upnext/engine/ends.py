@@ -16,9 +16,13 @@ from upnext.engine.calls.holding import Finish, PutBack
 from upnext.errors import EncodingError, InvalidArgumentsError
 
 TRACEBACK_CAP = 16_000
+HEADLINE_CAP_BYTES = 200
 
 _OURS = ("upnext.engine.executor", "upnext.engine.around", "upnext.engine.threads", "upnext.engine.poolproc")
 """Modules whose frames stand between the engine and the user's code, and say nothing to anybody."""
+_QUOTE_ARGUMENTS = frozenset(
+    f"{kind.__module__}.{kind.__qualname__}" for kind in (InvalidArgumentsError, EncodingError)
+)
 
 
 class JobTimeout(TimeoutError):  # noqa: N818 - an end, not a fault of the engine
@@ -94,6 +98,18 @@ def told(error: BaseException) -> ErrorInfo:
     if isinstance(error, PoolCrash):
         return ErrorInfo("WorkerCrash", str(error))
     return ErrorInfo(type_name(error), _text(error), trace_of(error))
+
+
+def headline(error: ErrorInfo) -> str:
+    """`TYPE: first line of its message`, at most HEADLINE_CAP_BYTES, for whoever follows events. Our own errors that quote an argument
+    are told by their type.
+    """
+    message = error.message.strip()
+    first = message.splitlines()[0] if message and error.type not in _QUOTE_ARGUMENTS else ""
+    line = f"{error.type}: {first}" if first else error.type
+    line = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
+    raw = line.encode("utf-8", "replace")
+    return line if len(raw) <= HEADLINE_CAP_BYTES else raw[: HEADLINE_CAP_BYTES - 3].decode("utf-8", "ignore") + "…"
 
 
 def outcome_of(attempt: Attempt, status: JobStatus, consumer: str, begun_ns: int, **more: Any) -> Outcome:

@@ -37,6 +37,7 @@ from upnext.engine.ends import (
     PoolCrash,
     RemoteError,
     check_heeded,
+    headline,
     meaning,
     outcome_of,
     told,
@@ -299,10 +300,9 @@ class Executor:
                 and meta.expires_ms is not None
                 and meta.expires_ms < (attempt.started_at + self.server_offset_s) * 1000
             ):
-                message = "it did not start within its queue_ttl"
-                self._end(
-                    attempt, self._failure(attempt, begun_ns, ErrorInfo("Expired", message), FailureReason.EXPIRED)
-                )
+                late = ErrorInfo("Expired", "it did not start within its queue_ttl")
+                self._tell_failed(attempt, late)
+                self._end(attempt, self._failure(attempt, begun_ns, late, FailureReason.EXPIRED))
                 self._over(attempt, ok)
                 return None
             if self._early_cancels and self._cancelled_early(attempt):
@@ -518,6 +518,8 @@ class Executor:
         if isinstance(error, JobCancelled):
             self._end(attempt, self._failure(attempt, begun_ns, told(error), FailureReason.CANCELLED))
             return
+        said = told(error)
+        self._tell_failed(attempt, said)
         if isinstance(error, PoolCrash):
             self._crashed(attempt, begun_ns, error)
             return
@@ -525,7 +527,6 @@ class Executor:
             decision = None if error.delay_s is None else RetryIn(error.delay_s)
         else:
             decision = attempt.verdict or verdict(attempt, error, self._rng)
-        said = told(error)
         if isinstance(decision, RetryIn):
             log.info(
                 "%s failed (attempt %d of %d), again in %.1f s: %s: %s",
@@ -539,6 +540,9 @@ class Executor:
             attempt.job_id, attempt.attempt, attempt.max_attempts, said.type, said.message,
         )  # fmt: skip
         self._end(attempt, self._failure(attempt, begun_ns, said, reason), bury=True)
+
+    def _tell_failed(self, attempt: Attempt, error: ErrorInfo) -> None:
+        self._host.failed(attempt.job_id, attempt.spec.name, headline(error))
 
     def _crashed(self, attempt: Attempt, begun_ns: int, crash: PoolCrash) -> None:
         """Its pool process died: a crash of this job and no other. As any crash it is no attempt; at max_crashes the job is buried."""

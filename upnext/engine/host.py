@@ -22,6 +22,10 @@ class Host(Protocol):
         """An attempt starts in `cell` (below concurrency). `task` counts in WorkerSpec.tasks' order; `lane`, `born` are ord(letter)."""
         ...
 
+    def failed(self, job_id: str, task: str, error: str) -> None:
+        """An attempt failed, before its `ended`. `error` is one line, of `upnext.engine.ends.headline`. Not told of a cancel."""
+        ...
+
     def ended(self, cell: int, ok: bool) -> None:
         """The attempt in `cell` is over."""
         ...
@@ -49,6 +53,8 @@ class NoHost:
     def started(
         self, cell: int, task: int, lane: int, entry_ms: int, entry_seq: int, born: int, born_ms: int, born_seq: int
     ) -> None: ...
+
+    def failed(self, job_id: str, task: str, error: str) -> None: ...
 
     def ended(self, cell: int, ok: bool) -> None: ...
 
