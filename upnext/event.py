@@ -11,6 +11,7 @@ from upnext.core import codec
 from upnext.core.binding import Signature
 from upnext.core.spec import TaskKind, TaskSpec
 from upnext.declare import HandlerSettings, check_names, function_name, is_async, task_options
+from upnext.engine import tracing
 from upnext.hooks import hooks
 from upnext.task import checked_key
 
@@ -102,14 +103,19 @@ class Event:
         """Sends fields that are encoded already (a JSON object)."""
         key = None if idempotency_key is None else checked_key(idempotency_key)
         broker = access.async_broker(self._redis_url)
-        sent = await broker.send(self.name, payload, self.handlers, *access.lineage(), idempotency_key=key)
+        sent = await broker.send(
+            self.name, payload, self.handlers, *access.lineage(), idempotency_key=key, trace=tracing.current()
+        )
         return len(sent)
 
     def send_payload_sync(self, payload: bytes, idempotency_key: str | None = None) -> int:
         """`send_payload` for plain code: blocks the thread."""
         key = None if idempotency_key is None else checked_key(idempotency_key)
         broker = access.sync_broker(self._redis_url)
-        return len(broker.send(self.name, payload, self.handlers, *access.lineage(), idempotency_key=key))
+        sent = broker.send(
+            self.name, payload, self.handlers, *access.lineage(), idempotency_key=key, trace=tracing.current()
+        )
+        return len(sent)
 
     def _payload(self, fields: dict[str, Any]) -> bytes:
         return codec.dumps(fields, f"event {self.name}: ")

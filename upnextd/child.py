@@ -22,12 +22,12 @@ import uvloop
 
 from upnext.control.exits import ExitCode
 from upnext.engine import stacks
-from upnext.engine.attempt import CURRENT
+from upnext.engine.attempt import current_job_id
 from upnext.engine.runtime import RuntimeSettings, WorkerRuntime
 from upnext.engine.scheduler import DeathNotice, Scheduler, SchedulerSettings, Started
 from upnext.errors import BrokerUnavailableError, UsageError
+from upnextd import records
 from upnextd.channel import Channel, Message
-from upnextd.records import RecordHandler
 from upnextd.scoreboard import WorkerShape, Writer
 from upnextd.template import title
 
@@ -88,6 +88,7 @@ def runtime_factories(loaded: Any, assignment: dict[str, Any]) -> list[Callable[
             generation_ms=assignment["generation_ms"],
             boot_timeout_s=assignment["boot_timeout_s"],
             provisional=assignment["provisional"],
+            log_setup="upnextd.records:install",
         )
         return lambda host: WorkerRuntime(worker, loaded.spec, settings, host)
 
@@ -406,12 +407,6 @@ def _notice(said: dict[str, Any]) -> Any:
     return DeathNotice(said["consumer"], said["cause"], said["charge"], started, said["detail"])
 
 
-def _current_job() -> str | None:
-    """The job in whose context this is called."""
-    attempt = CURRENT.get(None)
-    return None if attempt is None else attempt.job_id
-
-
 def _move_in(assignment: dict[str, Any], fds: Descriptors) -> None:
     os.dup2(fds.output, 1)
     os.dup2(fds.output, 2)
@@ -429,7 +424,5 @@ def _move_in(assignment: dict[str, Any], fds: Descriptors) -> None:
     faulthandler.register(signal.SIGUSR2, fds.dump, all_threads=True, chain=False)
     gc.enable()
     random.seed()
-    if not logging.root.handlers:
-        logging.root.addHandler(RecordHandler(2, _current_job))
-        logging.root.setLevel(logging.INFO)
+    records.install(current_job_id)
     title(f"{assignment['name']}: {assignment['slot']} g{assignment['generation']}")

@@ -71,6 +71,13 @@ class RecordHandler(logging.Handler):
             self.handleError(record)
 
 
+def install(job_id: Callable[[], str | None]) -> None:
+    """What this process logs is on its way from now on, unless the service has a configuration of its own."""
+    if not logging.root.handlers:
+        logging.root.addHandler(RecordHandler(2, job_id))
+        logging.root.setLevel(logging.INFO)
+
+
 def _bounded(text: str, keep: int) -> str:
     # Lone surrogates can't be said in JSON.
     text = text.encode("utf-8", "replace").decode()

@@ -36,6 +36,13 @@ SERVICE = """
         except ZeroDivisionError:
             log.exception("sync %s", name)
 
+    pooled_worker = upnext.Worker("pooled", concurrency=1, sync_executor="process")
+
+    @pooled_worker.task
+    def pooled(name: str) -> None:
+        log.warning("pooled %s\\nsecond line", name)
+        print("pool printed", name)
+
     @worker.task
     def flood(seconds: float) -> int:
         end, lines = time.monotonic() + seconds, 0
@@ -54,8 +61,9 @@ def test_text_has_slot_pid_and_job() -> None:
     with Daemon(SERVICE, workers=1) as daemon, Queue(daemon) as queue:
         pid = daemon.worker_pids()["worker-1"]
         async_id, sync_id = queue.submit("speak", name="ann"), queue.submit("shout", name="bob")
-        queue.ended(async_id)
-        queue.ended(sync_id)
+        pooled_id = queue.submit("pooled", name="cat")
+        for job_id in (async_id, sync_id, pooled_id):
+            queue.ended(job_id)
         stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z "
         for pattern in (
             rf"{stamp}worker-1\[{pid}\] {re.escape(async_id)} warning: shop: async ann\n    second line\n",
@@ -64,6 +72,8 @@ def test_text_has_slot_pid_and_job() -> None:
             rf"{stamp}worker-1\[{pid}\] complained ann\n",
             rf"{stamp}worker-1\[{pid}\] echoed ann\n",
             rf"{stamp}worker-1\[{pid}\] {re.escape(sync_id)} error: shop: sync bob\n    Traceback",
+            rf"{stamp}worker-1\[{pid}\] {re.escape(pooled_id)} warning: shop: pooled cat\n    second line\n",
+            rf"{stamp}worker-1\[{pid}\] pool printed cat\n",
         ):
             wait_until(lambda pattern=pattern: re.search(pattern, daemon.log()), 5, f"{pattern} in the log")
 

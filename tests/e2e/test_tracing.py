@@ -6,10 +6,14 @@ import importlib.util
 import sys
 from typing import Any
 
+import orjson
 import pytest
 
 from tests.support.daemon import Daemon
 from tests.support.queue import Queue
+from tests.support.waiting import wait_until
+from upnext.core.outcome import JobStatus
+from upnext.engine import inspect
 
 pytest.importorskip("opentelemetry.sdk")
 
@@ -34,7 +38,35 @@ SERVICE = """
     @worker.task
     def threaded() -> str:
         return where()
+
+    pooled_worker = upnext.Worker("pooled", concurrency=2, sync_executor="process")
+
+    @pooled_worker.task
+    def pooled() -> str:
+        return where()
+
+    @pooled_worker.task
+    def pooled_parent() -> list[str]:
+        return [where(), child.submit_sync().value_sync(timeout=20)]
+
+    happened = worker.event("happened")
+
+    @happened.on
+    async def listener() -> str:
+        return where()
+
+    @worker.task
+    async def sender() -> str:
+        await happened.send()
+        return where()
 """
+
+
+def handled(queue: Queue) -> list[str]:
+    """What the listener's jobs returned."""
+    listed = inspect.jobs(queue.broker, queue.broker.keys, task="happened.listener")
+    found = [queue.job(one.job_id) for one in listed if one.status is JobStatus.DONE]
+    return [orjson.loads(job.value or b"null") for job in found if job is not None]
 
 
 def test_the_trace_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,9 +82,22 @@ def test_the_trace_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
         spec.loader.exec_module(service)
         with TracerProvider().get_tracer("test").start_as_current_span("order") as span:
             traced = f"{span.get_span_context().trace_id:032x}"
-            jobs = [service.parent.submit_sync(), service.threaded.submit_sync()]
+            jobs = [
+                service.parent.submit_sync(),
+                service.threaded.submit_sync(),
+                service.pooled.submit_sync(),
+                service.pooled_parent.submit_sync(),
+                service.sender.submit_sync(),
+            ]
+            sent = service.happened.send_sync()
         untraced = service.child.submit_sync()
         assert jobs[0].value_sync(timeout=20) == [traced, traced]
         assert jobs[1].value_sync(timeout=20) == traced
+        assert jobs[2].value_sync(timeout=20) == traced
+        assert jobs[3].value_sync(timeout=20) == [traced, traced]
+        assert jobs[4].value_sync(timeout=20) == traced
+        assert sent == 1
+        wait_until(lambda: handled(queue) == [traced, traced], 20, "a handler is part of its sender's trace")
         assert untraced.value_sync(timeout=20) == "0" * 32, "a context does not leak into the next job"
+        assert service.pooled.submit_sync().value_sync(timeout=20) == "0" * 32
         assert queue.job(jobs[0].job_id) is not None

@@ -19,6 +19,12 @@ CURRENT: ContextVar[Attempt] = ContextVar("upnext_attempt")
 """Set around user code, in its threads too."""
 
 
+def current_job_id() -> str | None:
+    """The job in whose context this is called."""
+    attempt = CURRENT.get(None)
+    return None if attempt is None else attempt.job_id
+
+
 class Attempt:
     """One try of one job. Times: `started_at` Unix seconds. `cancelled` turns true when somebody asked for it to end."""
 

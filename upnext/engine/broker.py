@@ -130,13 +130,12 @@ class Broker:
         root_id: str | None = None,
         idempotency_key: str | None = None,
         idempotency_ttl_s: float | None = None,
+        trace: str | None = None,
     ) -> list[str]:
         """One job for each handler. -> their ids. Raises DuplicateJobError when the key is held for every handler."""
         nonce = secrets.token_hex(8)
-        lineage = (parent_id, root_id)
-        call = send_call(
-            self.keys, event, payload, known_handlers, lineage, (idempotency_key, idempotency_ttl_s), nonce
-        )
+        meta = entry.Meta(parent_id=parent_id, root_id=root_id, trace=trace)
+        call = send_call(self.keys, event, payload, known_handlers, meta, (idempotency_key, idempotency_ttl_s), nonce)
         return settle_event(idempotency_key, await self._run_submit(call, idempotency_key is not None), nonce)
 
     async def _submit(self, job: Submission, reply_to: str | None) -> str:
@@ -404,20 +403,19 @@ def send_call(
     event: str,
     payload: bytes,
     known_handlers: Sequence[str],
-    lineage: tuple[str | None, str | None],
+    meta: entry.Meta,
     key: tuple[str | None, float | None],
     nonce: str,
 ) -> Call[list[str | Held]]:
-    """`lineage` is (parent id, root id); `key` an idempotency key and its ttl in seconds (None: a day). Raises PayloadTooLargeError."""
+    """`meta` is every job's; `key` an idempotency key and its ttl in seconds (None: a day). Raises PayloadTooLargeError."""
     check_payload(Submission(event, payload))
-    parent_id, root_id = lineage
     idempotency_key, ttl_s = key
     return producing.send(
         keys,
         event,
         payload,
         known_handlers,
-        meta=entry.Meta(parent_id=parent_id, root_id=root_id) if parent_id else None,
+        meta=meta,
         idempotency_key=idempotency_key,
         idempotency_ttl_s=86400.0 if ttl_s is None else ttl_s,
         nonce=nonce,

@@ -31,12 +31,18 @@ _ENTRY = "from upnext.engine.poolproc import main; main()"
 _GONE_POLL_S = 0.002
 
 
-def setup_of(service: ServiceSpec, redis_url: str, namespace: str) -> bytes:
-    """What a member is told first. Raises UsageError for a service that has no file to import."""
+def setup_of(service: ServiceSpec, redis_url: str, namespace: str, log_setup: str | None = None) -> bytes:
+    """What a member is told first. `log_setup` as in `RuntimeSettings`. Raises UsageError for a service that has no file to import."""
     if service.path is None or service.loader is None:
         raise UsageError("sync_executor='process' needs a service file: pool processes import it")
     return orjson.dumps(
-        {"loader": service.loader, "path": service.path, "redis_url": redis_url, "namespace": namespace}
+        {
+            "loader": service.loader,
+            "path": service.path,
+            "redis_url": redis_url,
+            "namespace": namespace,
+            "log_setup": log_setup,
+        }
     )
 
 
@@ -202,6 +208,7 @@ def header(attempt: Attempt) -> bytes:
             "crashes": attempt.crashes,
             "parent_id": attempt.parent_id,
             "root_id": attempt.root_id,
+            "trace": None if attempt.meta is None else attempt.meta.trace,
             "started_at": attempt.started_at,
             "state": attempt.state,
         }

@@ -26,8 +26,8 @@ import orjson
 from upnext.core.entry import Meta
 from upnext.core.retry import RetryIn, decide
 from upnext.core.spec import ServiceSpec, TaskKind, TaskSpec
-from upnext.engine import frames
-from upnext.engine.attempt import CURRENT, Attempt
+from upnext.engine import frames, tracing
+from upnext.engine.attempt import CURRENT, Attempt, current_job_id
 from upnext.engine.broker import Broker
 from upnext.engine.ends import hopeless, trace_of, type_name
 from upnext.engine.frames import Kind
@@ -80,6 +80,7 @@ class MemberAttempt(Attempt):
             crashes=header["crashes"],
             parent_id=header["parent_id"],
             root_id=header["root_id"],
+            trace=header["trace"],
         )
         super().__init__(spec, "n", b"", meta, broker)
         self.started_at = header["started_at"]
@@ -125,8 +126,7 @@ def main() -> None:
     except BaseException as error:  # noqa: BLE001 - an import runs the service's code: whatever it raises is told to the worker
         line.send(Kind.FAILED, f"{type_name(error)}: {error}".encode())
         os._exit(1)
-    if not logging.root.handlers:
-        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    _log(setup["log_setup"])
     broker = Broker(setup["redis_url"], setup["namespace"], name="upnext-pool")
     line.send(Kind.READY)
     while (frame := line.read()) is not None:
@@ -150,6 +150,8 @@ def _run(
         args, kwargs = (lenient or spec.arguments.decode)(payload)
         context = contextvars.copy_context()
         context.run(CURRENT.set, attempt)
+        if header["trace"] is not None:
+            context.run(tracing.attach, header["trace"])
         value = context.run(spec.function, *args, **kwargs)
         return Kind.VALUE, b"null" if value is None else spec.arguments.encode_result(value)
     except BaseException as error:  # noqa: BLE001 - the boundary to user code: whatever it raises is the job's end
@@ -170,9 +172,7 @@ def _failed(spec: TaskSpec | None, header: dict[str, Any], error: BaseException)
 
 
 def _load(loader: str, path: str) -> ServiceSpec:
-    module, _, function = loader.partition(":")
-    load: Callable[[str], Any] = getattr(importlib.import_module(module), function)
-    return load(path).spec
+    return _found(loader)(path).spec
 
 
 def _tasks(service: ServiceSpec) -> dict[str, TaskSpec]:
@@ -184,6 +184,18 @@ def _die_with(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:
         os._exit(0)
+
+
+def _log(log_setup: str | None) -> None:
+    if log_setup is not None:
+        _found(log_setup)(current_job_id)
+    elif not logging.root.handlers:
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+
+
+def _found(path: str) -> Callable[..., Any]:
+    module, _, function = path.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def _title(path: str) -> None:

@@ -54,6 +54,8 @@ class RuntimeSettings:
     boot_timeout_s: float | None = 5.0
     provisional: bool = False
     """The code is on trial: see `keeping.Registration`. Its scheduler defines it once it is committed."""
+    log_setup: str | None = None
+    """`module:function` that each pool process calls first, with a function that tells the id of the job that runs (None: none does)."""
 
 
 class WorkerRuntime:
@@ -78,7 +80,9 @@ class WorkerRuntime:
             self._lost_epoch,
             lambda job: cancelled_end(job, self.consumer),
         )
-        pool_setup = setup_of(service, settings.redis_url, settings.namespace) if _needs_pool(worker) else None
+        pool_setup = None
+        if _needs_pool(worker):
+            pool_setup = setup_of(service, settings.redis_url, settings.namespace, settings.log_setup)
         self._executor = Executor(
             worker, lambda: self.consumer, self._finisher, host, self._room, random.Random(), self.keys, pool_setup
         )

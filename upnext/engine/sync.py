@@ -20,6 +20,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from upnext.core import entry
 from upnext.core.keys import Keys
 from upnext.core.outcome import Outcome, decode
 from upnext.core.submission import Submission
@@ -232,12 +233,11 @@ class SyncBroker:
         root_id: str | None = None,
         idempotency_key: str | None = None,
         idempotency_ttl_s: float | None = None,
+        trace: str | None = None,
     ) -> list[str]:
         nonce = secrets.token_hex(8)
-        lineage = (parent_id, root_id)
-        call = send_call(
-            self.keys, event, payload, known_handlers, lineage, (idempotency_key, idempotency_ttl_s), nonce
-        )
+        meta = entry.Meta(parent_id=parent_id, root_id=root_id, trace=trace)
+        call = send_call(self.keys, event, payload, known_handlers, meta, (idempotency_key, idempotency_ttl_s), nonce)
         return settle_event(idempotency_key, self._run_submit(call, idempotency_key is not None), nonce)
 
     def _run_submit(self, call: Call[list[str | Held]], repeatable: bool) -> list[str | Held]:

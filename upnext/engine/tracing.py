@@ -25,7 +25,6 @@ def current() -> str | None:
         span = trace.get_current_span().get_span_context()
         if span.is_valid:
             return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
-    # A pool process knows less of its attempt.
     meta: Meta | None = getattr(CURRENT.get(None), "meta", None)
     return None if meta is None else meta.trace
 
