@@ -54,6 +54,13 @@ class ControlCommands:
     def client_left(self, client: Client) -> None:
         self._subscribers.discard(client)
 
+    def subscribe(self, client: Client) -> None:
+        """Send it every event from now on."""
+        self._subscribers.add(client)
+
+    def subscribed(self, client: Client) -> bool:
+        return client in self._subscribers
+
     def _publish(self, kind: str, fields: dict[str, Any]) -> None:
         for client in tuple(self._subscribers):
             client.send(protocol.event(kind, now_iso(), **fields))
@@ -76,7 +83,7 @@ class ControlCommands:
         return supervisor.tally.as_json(child.page.meters() for child in supervisor.children(Role.WORKER))
 
     def _subscribe(self, _params: dict[str, Any], client: Client) -> _Answer:
-        self._subscribers.add(client)
+        self.subscribe(client)
         return {}
 
     async def _wait(self, params: dict[str, Any], client: Client) -> _Answer:

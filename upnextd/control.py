@@ -10,7 +10,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,6 +42,8 @@ class Commands(Protocol):
         self, request: Request, params: dict[str, Any], client: Client
     ) -> dict[str, Any] | Awaitable[dict[str, Any]]: ...
     def client_left(self, client: Client) -> None: ...
+    def subscribe(self, client: Client) -> None: ...
+    def subscribed(self, client: Client) -> bool: ...
 
 
 class ControlServer:
@@ -52,16 +54,32 @@ class ControlServer:
         self._commands = commands
         self._server: asyncio.AbstractServer | None = None
         self._inode = 0
-        self.listener_fd = -1
+        self._listener_fd = -1
         self.clients: set[Client] = set()
 
-    async def start(self, listener_fd: int | None = None) -> None:
-        """Listens on the path, or goes on with a listener of it. Raises SocketInUseError, OSError."""
+    async def start(self, inherited: Mapping[str, Any] | None = None) -> None:
+        """Listens on the path, or goes on with what `freeze` wrote. Raises SocketInUseError, OSError."""
+        listener_fd = None if inherited is None else inherited["listener"]
         listener = bind(self._path) if listener_fd is None else socket.socket(fileno=listener_fd)
-        self.listener_fd = listener.fileno()
+        self._listener_fd = listener.fileno()
         self._inode = os.stat(self._path).st_ino
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(lambda: Client(self, self._commands), sock=listener)
+        for said in () if inherited is None else inherited["clients"]:
+            client = Client(self, self._commands)
+            await loop.connect_accepted_socket(lambda client=client: client, socket.socket(fileno=said["fd"]))
+            client.thaw(said)
+
+    @property
+    def settled(self) -> bool:
+        """No client waits for an answer."""
+        return not any(client.waits for client in self.clients)
+
+    def freeze(self, fds: list[int]) -> dict[str, Any]:
+        """As JSON; `fds` gets the descriptors. Clients that have not read what was said to them are not kept."""
+        clients = [said for client in self.clients if (said := client.freeze()) is not None]
+        fds += [self._listener_fd, *(said["fd"] for said in clients)]
+        return {"listener": self._listener_fd, "clients": clients}
 
     async def close(self) -> None:
         """Stop listening, hang up; the path is removed when it is still ours."""
@@ -86,6 +104,29 @@ class Client(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._impatience: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def waits(self) -> bool:
+        """A request of it is still to be answered."""
+        return bool(self._tasks)
+
+    def freeze(self) -> dict[str, Any] | None:
+        """As JSON; None when something said to it is still unsent."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or transport.get_write_buffer_size():
+            return None
+        return {
+            "fd": transport.get_extra_info("socket").fileno(),
+            "unfinished": self._decoder.unfinished.decode("latin-1"),
+            "subscribed": self._commands.subscribed(self),
+        }
+
+    def thaw(self, said: Mapping[str, Any]) -> None:
+        """Go on as `freeze` said."""
+        if said["subscribed"]:
+            self._commands.subscribe(self)
+        if said["unfinished"]:
+            self.data_received(said["unfinished"].encode("latin-1"))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)

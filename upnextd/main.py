@@ -142,12 +142,14 @@ async def _supervise(settings: Settings, env: Mapping[str, str], held: int, inhe
     supervisor = Supervisor(settings, lock.daemon_id(settings.state_dir), log, notifier)
     server = ControlServer(settings.socket, ControlCommands(supervisor))
     try:
-        await server.start(None if inherited is None else inherited.listener_fd)
-        upgrades = Upgrades(supervisor, lambda: (held, server.listener_fd), sink.flush)
-        _watch_signals(loop, supervisor, upgrades)
-        if inherited is not None:
+        if inherited is None:
+            await server.start()
+        else:
+            # Before a kept connection can ask for anything.
             supervisor.take_over(inherited.state)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, OUR_SIGNALS)
+            await server.start(inherited.control)
+        _watch_signals(loop, supervisor, Upgrades(supervisor, server, held, sink.flush))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, OUR_SIGNALS)
         return await supervisor.run()
     finally:
         await server.close()

@@ -10,9 +10,9 @@ from __future__ import annotations
 import struct
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 """Upper bounds of the buckets; one more bucket takes the rest."""
@@ -71,6 +71,11 @@ class TaskMeter:
             "durations": self.durations.as_json(),
             "lateness": self.lateness.as_json(),
         }
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Self:
+        """What `as_json` wrote."""
+        return cls(said["ok"], said["failed"], Histogram(**said["durations"]), Histogram(**said["lateness"]))
 
 
 Meters = dict[str, TaskMeter]

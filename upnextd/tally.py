@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
 
 from upnextd import meters
-from upnextd.meters import Meters
+from upnextd.meters import Meters, TaskMeter
 
 
 class Tally:
@@ -23,6 +23,19 @@ class Tally:
         if replaced:
             self.restarts[role, cause] += 1
         self._gone = meters.total((self._gone, counted))
+
+    def freeze(self) -> dict[str, Any]:
+        """As JSON, without the living."""
+        return self.as_json(())
+
+    @classmethod
+    def thaw(cls, said: Mapping[str, Any]) -> Self:
+        """What `freeze` wrote."""
+        tally = cls()
+        tally.restarts = Counter({(row["role"], row["cause"]): row["count"] for row in said["restarts"]})
+        tally.reloads = Counter(said["reloads"])
+        tally._gone = {task: TaskMeter.from_json(one) for task, one in said["tasks"].items()}
+        return tally
 
     def as_json(self, living: Iterable[Meters]) -> dict[str, Any]:
         """`living`: what the pages of the children say now."""

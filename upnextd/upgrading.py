@@ -3,7 +3,7 @@
 The state goes to the new program as JSON in a memfd, named in the environment; descriptors are inherited by number. Nothing is handed
 over while something is half done (a fork, a burial, a reload, an operation): the upgrade waits for that. Signals are blocked from
 before the exec until the new program has its handlers. A throw-away process tries first whether the new code imports and reads this
-version of the state; when not, everything goes on as it was. Clients of the control socket are hung up on and connect again.
+version of the state; when not, everything goes on as it was. Connections to the control socket are kept.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ from upnextd.generations import Generation, Phase
 from upnextd.plan import Mode, Role
 from upnextd.slots import Life, State
 from upnextd.stations import SchedulerSaid, SlotHistory, Station
+from upnextd.tally import Tally
 
 if TYPE_CHECKING:
+    from upnextd.control import ControlServer
     from upnextd.supervisor import Supervisor
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 VARIABLE = "UPNEXTD_UPGRADE_FD"
 OUR_SIGNALS = frozenset(
     {
@@ -52,7 +54,8 @@ class Inherited:
 
     state: Json
     lock_fd: int
-    listener_fd: int
+    control: Json
+    """What `ControlServer.freeze` said."""
 
 
 def take_over(env: MutableMapping[str, str]) -> Inherited | None:
@@ -71,7 +74,7 @@ def take_over(env: MutableMapping[str, str]) -> Inherited | None:
         return None
     for fd in said["fds"]:
         os.set_inheritable(fd, False)
-    return Inherited(said["state"], said["lock_fd"], said["listener_fd"])
+    return Inherited(said["state"], said["lock_fd"], said["control"])
 
 
 def probe() -> None:
@@ -81,13 +84,14 @@ def probe() -> None:
 
 
 class Upgrades:
-    """Waits for the moment, then execs. `handles` gives the descriptors of the lock and of the listening socket."""
+    """Waits for the moment, then execs."""
 
     def __init__(
-        self, supervisor: Supervisor, handles: Callable[[], tuple[int, int]], before_exec: Callable[[], None]
+        self, supervisor: Supervisor, server: ControlServer, lock_fd: int, before_exec: Callable[[], None]
     ) -> None:
         self._supervisor = supervisor
-        self._handles = handles
+        self._server = server
+        self._lock_fd = lock_fd
         self._before_exec = before_exec
         self._under_way = False
 
@@ -109,19 +113,22 @@ class Upgrades:
                 )
                 return
             while not supervisor.desired.stopping:
-                if not quiet(supervisor):
+                if not self._quiet():
                     await asyncio.sleep(_SETTLE_S)
                     continue
                 signal.pthread_sigmask(signal.SIG_BLOCK, OUR_SIGNALS)
                 try:
                     await asyncio.sleep(_SETTLE_S)
-                    if quiet(supervisor) and not supervisor.desired.stopping:
+                    if self._quiet() and not supervisor.desired.stopping:
                         self._exec()
                         return
                 finally:
                     signal.pthread_sigmask(signal.SIG_UNBLOCK, OUR_SIGNALS)
         finally:
             self._under_way = False
+
+    def _quiet(self) -> bool:
+        return quiet(self._supervisor) and self._server.settled
 
     async def _probed(self) -> bool:
         supervisor = self._supervisor
@@ -149,14 +156,14 @@ class Upgrades:
         supervisor = self._supervisor
         fds: list[int] = []
         state = freeze(supervisor, fds)
-        lock_fd, listener_fd = self._handles()
-        fds += [lock_fd, listener_fd]
+        control = self._server.freeze(fds)
+        fds.append(self._lock_fd)
         said = {
             "version": STATE_VERSION,
             "pid": os.getpid(),
             "fds": fds,
-            "lock_fd": lock_fd,
-            "listener_fd": listener_fd,
+            "lock_fd": self._lock_fd,
+            "control": control,
             "state": state,
         }
         memfd = os.memfd_create("upnextd-state", os.MFD_CLOEXEC)
@@ -215,6 +222,7 @@ def freeze(supervisor: Supervisor, fds: list[int]) -> Json:
         "broker": None if supervisor.broker is None else supervisor.broker.freeze(fds),
         "scheduler_said": dataclasses.asdict(supervisor.scheduler_said),
         "notices": supervisor.talk.ledger.pending,
+        "tally": supervisor.tally.freeze(),
         "record": dataclasses.asdict(supervisor.burials.record),
         "former": supervisor.reloads.former,
         "last_number": supervisor.reloads.last_number,
@@ -270,6 +278,7 @@ def thaw(supervisor: Supervisor, state: Mapping[str, Any]) -> None:
     supervisor.burials.record = plan.Record(
         tuple((slot, streak) for slot, streak in record["streaks"]), tuple(record["bad_exits"])
     )
+    supervisor.tally = Tally.thaw(state["tally"])
     supervisor.reloads.former = state["former"]
     supervisor.reloads.last_number = state["last_number"]
     for one in state["stations"]:

@@ -125,7 +125,12 @@ def test_everything_is_served() -> None:
         daemon.signal(signal.SIGUSR2)
         wait_until(lambda: upgraded(daemon, former), 20, "the upgraded daemon to have a metrics process of its own")
         wait_until(lambda: up(port), 10, "metrics to be served after an upgrade")
-        assert value(scraped(port), "upnext_attempts_total", task="nap", outcome="ok") <= 5
+        after = scraped(port)
+        for (name, labels), before in samples.items():
+            if name.endswith(("_total", "_count", "_sum", "_bucket")):
+                assert after.get((name, labels), 0.0) >= before, f"{name} {dict(labels)} went back"
+        assert value(after, "upnext_attempts_total", task="nap", outcome="ok") == 5
+        assert value(after, "upnext_attempts_total", task="leave", outcome="failed") == 0
 
         os.kill(daemon.child("metrics")["pid"], signal.SIGSTOP)
         assert daemon.status()["ready_workers"] == 2, "a scrape that hangs is nobody else's business"

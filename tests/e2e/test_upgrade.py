@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 
 import pytest
 
 from tests.e2e.reloading import Load, all_done, ledger, make, source
 from tests.support.daemon import Daemon
 from tests.support.waiting import wait_until
+from upnext.control import protocol
+from upnext.control.client import ControlClient
 
 
 def pids(daemon: Daemon) -> dict[str, int]:
@@ -56,7 +59,7 @@ def test_after_an_upgrade_everything_still_works() -> None:
     with make() as daemon:
         daemon.rewrite(source(2))
         assert daemon.ctl("reload", "--wait").returncode == 0
-        job_id = daemon.cli("call", "nap", "--kwargs", '{"seconds": 4.0}').stdout.strip()
+        job_id = daemon.cli("call", "nap", "--kwargs", '{"seconds": 12.0}').stdout.strip()
         wait_until(lambda: any(child["in_flight"] for child in daemon.status()["children"]), 10)
         upgrade(daemon)
         status = daemon.status()
@@ -89,11 +92,30 @@ def test_after_an_upgrade_everything_still_works() -> None:
         wait_until(lambda: upgrades(daemon) > before, 20, "the upgrade while paused")
         wait_until(lambda: daemon.status()["mode"] == "paused", 10)
         daemon.rpc("resume")
-        wait_until(lambda: '"done"' in daemon.cli("job", job_id, "--json").stdout, 20)
+        wait_until(lambda: '"done"' in daemon.cli("job", job_id, "--json").stdout, 60)
         daemon.rewrite(source(3))
         assert daemon.ctl("reload", "--wait").returncode == 0
         assert daemon.status()["generation"] == 3
         assert daemon.stop() == 0
+
+
+def test_connections_are_kept_over_an_upgrade() -> None:
+    with make(1) as daemon, ControlClient(daemon.socket_path) as client, ControlClient(daemon.socket_path) as follower:
+        follower.call("subscribe")
+        with socket.socket(socket.AF_UNIX) as unfinished:
+            unfinished.settimeout(20)
+            unfinished.connect(str(daemon.socket_path))
+            request = protocol.encode(protocol.Request(7, "hello"))
+            unfinished.sendall(request[:10])
+            client.call("status")
+            upgrade(daemon)
+            unfinished.sendall(request[10:])
+            assert unfinished.recv(1 << 16).startswith(b'{"jsonrpc":"2.0","id":7,"result"')
+        assert client.call("status")["pid"] == daemon.pid
+        pid = daemon.worker_pids()["worker-1"]
+        os.kill(pid, signal.SIGKILL)
+        exited = next(event for event in follower.events() if event["kind"] == "child_exited")
+        assert exited["pid"] == pid
 
 
 def test_an_upgrade_without_preload_and_a_term_right_after_it() -> None:

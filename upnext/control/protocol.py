@@ -143,8 +143,13 @@ class FrameDecoder:
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes of the unfinished line: not 0 at end of stream means that the peer was cut off."""
+        """Length of the unfinished line."""
         return len(self._unfinished)
+
+    @property
+    def unfinished(self) -> bytes:
+        """The line that has begun: not empty at end of stream means that the peer was cut off."""
+        return bytes(self._unfinished)
 
     def _overflow(self) -> None:
         self.overflowed = True

@@ -36,6 +36,11 @@ class Commands:
     def client_left(self, client: Client) -> None:
         self.left += 1
 
+    def subscribe(self, client: Client) -> None: ...
+
+    def subscribed(self, client: Client) -> bool:
+        return False
+
 
 def on_asyncio(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
     """Runs a test on the loop that the supervisor has, not on the children's."""
