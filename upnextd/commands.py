@@ -15,7 +15,7 @@ from upnextd.logs import now_iso
 from upnextd.operations import Operation, Progress
 from upnextd.plan import Mode, Role
 from upnextd.slots import Event, State
-from upnextd.stations import Station
+from upnextd.stations import Station, oldest_jobs
 from upnextd.status import status
 from upnextd.supervisor import Supervisor
 
@@ -224,17 +224,4 @@ class ControlCommands:
         raise CommandError(ErrorCode.NO_SUCH_SLOT, f"no slot {slot!r}; there are: {known}")
 
     def _running_text(self) -> str:
-        now = self._supervisor.loop.time()
-        jobs = [
-            job
-            for station in self._workers()
-            if station.child is not None
-            for per in station.child.page.running(now)
-            for job in per
-        ]
-        if not jobs:
-            return "no job running"
-        oldest = sorted(jobs, key=lambda job: -job.age_s)[:3]
-        named = ", ".join(f"{job.job_id} ({job.age_s:.0f} s)" for job in oldest)
-        more = f" and {len(jobs) - 3} more" if len(jobs) > 3 else ""
-        return f"waiting for {named}{more}"
+        return oldest_jobs(self._workers(), self._supervisor.loop.time())

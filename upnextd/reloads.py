@@ -10,7 +10,6 @@ import asyncio
 import signal
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,7 @@ from upnextd.operations import Progress
 from upnextd.plan import Exit, Role
 from upnextd.rollout import Action, Event, Phase
 from upnextd.slots import State
-from upnextd.stations import Station
+from upnextd.stations import Station, oldest_jobs
 
 if TYPE_CHECKING:
     from upnextd.supervisor import Supervisor
@@ -285,7 +284,10 @@ class Reloads:
             case Phase.COMMITTED:
                 old = [s for s in supervisor.stations if s.generation != number and s.life.state is not State.EXITED]
                 if old and not supervisor.desired.stopping:
-                    return Progress(f"generation {number} serves; {_finishing(old)}")
+                    left = oldest_jobs(old, supervisor.loop.time(), ages=False)
+                    return Progress(
+                        f"generation {number} serves, the new code is live; old children left: {len(old)}, {left}"
+                    )
                 return Progress(f"reloaded: generation {number}", done=True, data={"generation": number})
             case Phase.FAILED:
                 detail = f"\n{now.detail.rstrip()}" if now.detail.strip() else ""
@@ -295,8 +297,3 @@ class Reloads:
                     ok=False,
                     data={"generation": now.former, "error": now.why, "traceback": now.detail},
                 )
-
-
-def _finishing(old: Sequence[Station]) -> str:
-    jobs = sum(station.child.page.busy() for station in old if station.child is not None)
-    return f"{len(old)} old children finish {jobs} jobs"

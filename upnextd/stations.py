@@ -1,8 +1,9 @@
-"""What the supervisor keeps of each place, each slot and the daemon's end. Data, no behaviour."""
+"""What the supervisor keeps of each place, each slot and the daemon's end."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from upnext.control.exits import ExitCode
@@ -42,6 +43,18 @@ class Station:
             self.leave_s,
             self.leave_by,
         )
+
+
+def oldest_jobs(stations: Iterable[Station], now: float, *, ages: bool = True) -> str:
+    """What is waited for in these stations, for people; `now`: monotonic seconds. Without `ages` the text changes with the jobs only."""
+    children = [station.child for station in stations if station.child is not None]
+    jobs = [job for child in children for per_worker in child.page.running(now) for job in per_worker]
+    if not jobs:
+        return "no job running"
+    oldest = sorted(jobs, key=lambda job: -job.age_s)[:3]
+    named = ", ".join(f"{job.job_id} ({job.age_s:.0f} s)" if ages else job.job_id for job in oldest)
+    more = f" and {len(jobs) - 3} more" if len(jobs) > 3 else ""
+    return f"waiting for {named}{more}"
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ import pytest
 from tests.e2e.reloading import Load, all_done, ledger, make, source
 from tests.support.daemon import Daemon
 from tests.support.waiting import wait_until
+from upnext.control.client import ControlClient
 
 
 def version(daemon: Daemon) -> str:
@@ -151,6 +152,24 @@ def test_a_reload_of_a_paused_daemon_stays_paused() -> None:
         assert {c["state"] for c in serving(daemon) if c["role"] == "worker"} == {"PAUSED"}
         daemon.rpc("resume")
         assert version(daemon) == "2"
+
+
+def test_a_wait_that_runs_out_after_the_commit_says_that_the_new_code_is_live() -> None:
+    with make() as daemon:
+        job_id = daemon.cli("call", "block", "--kwargs", '{"seconds": 600}').stdout.strip()
+        wait_until(lambda: any(child["in_flight"] for child in daemon.status()["children"]), 10)
+        daemon.rewrite(source(2))
+        with ControlClient(daemon.socket_path) as client:
+            op_id = client.call("reload")["op_id"]
+            wait_until(lambda: "generation 2 serves" in daemon.log(), 60)
+            with pytest.raises(TimeoutError) as waited:
+                client.wait(op_id, timeout_s=1)
+        assert str(waited.value) == (
+            "not done within 1 s, it goes on in the daemon: generation 2 serves, the new code is live;"
+            f" old children left: 1, waiting for {job_id}"
+        )
+        assert daemon.ctl("stop", "--now").returncode in (0, 75)
+        daemon.wait()
 
 
 def test_old_children_are_killed_at_the_reload_timeout() -> None:

@@ -77,7 +77,7 @@ class ControlClient:
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         request_id = self._send(method, params)
         for message in self._messages(
-            time.monotonic() + limit_s, f"{method}: no answer from the daemon within {limit_s:g} s"
+            time.monotonic() + limit_s, lambda: f"{method}: no answer from the daemon within {limit_s:g} s"
         ):
             if isinstance(message, Notification):
                 self._events.append(message)
@@ -92,18 +92,24 @@ class ControlClient:
     ) -> Ended:
         """Follow one operation to its end, calling `on_progress` with each line about it but the last, which is in the answer.
 
-        Raises TimeoutError after `timeout_s` (None: never; the operation goes on), DaemonGoneError, ControlError.
+        Raises TimeoutError after `timeout_s` (None: never; the operation goes on, and the error says how far it was), DaemonGoneError,
+        ControlError.
         """
         request_id = self._send("wait", {"op_id": op_id})
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        for message in self._messages(deadline, f"not done within {timeout_s} s; it goes on in the daemon"):
+        said = ""
+
+        def late() -> str:
+            return f"not done within {timeout_s:g} s, it goes on in the daemon" + (f": {said}" if said else "")
+
+        for message in self._messages(deadline, late):
             if isinstance(message, Notification):
                 if message.method != "progress":
                     self._events.append(message)
-                elif (
-                    on_progress is not None and message.params.get("op_id") == op_id and not message.params.get("done")
-                ):
-                    on_progress(str(message.params.get("text", "")))
+                elif message.params.get("op_id") == op_id and not message.params.get("done"):
+                    said = str(message.params.get("text", ""))
+                    if on_progress is not None:
+                        on_progress(said)
                 continue
             answer = self._answer(message, request_id)
             if answer is not None:
@@ -119,7 +125,7 @@ class ControlClient:
                     notification = self._events.popleft()
                     if notification.method == "event":
                         yield notification.params
-                message = next(self._messages(None, ""))
+                message = next(self._messages())
                 if isinstance(message, Notification):
                     self._events.append(message)
         except DaemonGoneError:
@@ -162,21 +168,21 @@ class ControlClient:
             pass
         return request_id
 
-    def _messages(self, deadline: float | None, late: str) -> Iterator[Message]:
+    def _messages(self, deadline: float | None = None, late: Callable[[], str] = str) -> Iterator[Message]:
         while True:
             while self._inbox:
                 yield self._inbox.popleft()
             self._receive(deadline, late)
 
-    def _receive(self, deadline: float | None, late: str) -> None:
+    def _receive(self, deadline: float | None, late: Callable[[], str]) -> None:
         left_s = None if deadline is None else deadline - time.monotonic()
         if left_s is not None and left_s <= 0:
-            raise TimeoutError(late)
+            raise TimeoutError(late())
         self._socket.settimeout(left_s)
         try:
             data = self._socket.recv(_CHUNK_BYTES)
         except TimeoutError:
-            raise TimeoutError(late) from None
+            raise TimeoutError(late()) from None
         except ConnectionResetError:
             data = b""
         if not data:
