@@ -1,4 +1,4 @@
-"""THE map of keys in Redis: name, type, lifetime, who writes it. No other module spells a key.
+r"""THE map of keys in Redis: name, type, lifetime, who writes it. No other module spells a key.
 
 All keys of a namespace share one hash tag, so a script is atomic over them on Redis Cluster too. P is `upnext:{NAMESPACE}`.
 
@@ -21,6 +21,7 @@ All keys of a namespace share one hash tag, so a script is atomic over them on R
 | P:tasks | hash | for ever | task -> definition, JSON | register |
 | P:limits | hash | for ever | task -> limits, JSON | register |
 | P:gcra | hash | for ever | task -> theoretical arrival time, us | fetch |
+| P:lingering | hash | the consumer's | TASK\nCONSUMER -> jobs that have ended there and still go on | linger, reap |
 | P:paused | set | for ever | tasks paused everywhere | pause_task |
 | P:consumers | hash | the consumer's | consumer -> record, JSON | register, reap |
 | P:leases | zset | the consumer's | consumer -> lease end, ms | register, beat, reap |
@@ -142,6 +143,10 @@ class Keys:
     @property
     def gcra(self) -> str:
         return self.prefix + "gcra"
+
+    @property
+    def lingering(self) -> str:
+        return self.prefix + "lingering"
 
     @property
     def paused(self) -> str:

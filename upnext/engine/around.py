@@ -19,6 +19,7 @@ from upnext.core.spec import SyncExecutor, WorkerSpec
 from upnext.engine.attempt import Attempt
 from upnext.engine.cache import look
 from upnext.engine.ends import JobCancelled, PoolCrash, RemoteError, check_heeded, meaning, verdict
+from upnext.engine.lingering import Lingering
 from upnext.engine.pool import ProcessPool
 from upnext.engine.registered import TaskRun
 from upnext.engine.threads import Permits, Threads
@@ -51,10 +52,11 @@ class Around:
         rng: random.Random,
         giving_up: Callable[[], bool],
         stuck: Callable[[str, str], None],
+        lingering: Lingering,
         pool_setup: bytes | None,
     ) -> None:
         self._keys, self._clock, self._rng = keys, clock, rng
-        self._giving_up, self._stuck = giving_up, stuck
+        self._giving_up, self._stuck, self._lingering = giving_up, stuck, lingering
         self._loop = asyncio.get_running_loop()
         size = worker.sync_pool_size or worker.concurrency
         self._threads = Threads()
@@ -176,10 +178,17 @@ class Around:
                     # a thread can't be stopped: the job is recorded as ended, the thread gets its grace, then the process goes
                     reason = "timeout" if attempt.timed_out else "cancelled"
                     self._loop.call_later(GRACE_S, self._check_thread, work, attempt.job_id, reason)
-                    work.add_done_callback(_forget)
+                    self._lingering.begin(attempt)
+                    work.add_done_callback(partial(self._over_at_last, attempt))
                 raise
         finally:
             place.leave()
+
+    def _over_at_last(self, attempt: Attempt, work: asyncio.Future[Any]) -> None:
+        """Its end, whatever it is, comes too late for anybody."""
+        if not work.cancelled():
+            work.exception()
+        self._lingering.end(attempt)
 
     def _check_thread(self, work: asyncio.Future[Any], job_id: str, reason: str) -> None:
         if not work.done():
@@ -234,9 +243,3 @@ class _Place:
         if self._held and self._permits is not None:
             self._held = False
             self._permits.give()
-
-
-def _forget(work: asyncio.Future[Any]) -> None:
-    """Its end, whatever it is, comes too late for anybody."""
-    if not work.cancelled():
-        work.exception()

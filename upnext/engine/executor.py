@@ -45,6 +45,7 @@ from upnext.engine.ends import (
 )
 from upnext.engine.finisher import Finisher
 from upnext.engine.host import Host
+from upnext.engine.lingering import Lingering
 from upnext.engine.registered import TaskRun, task_run
 
 log = logging.getLogger("upnext.worker")
@@ -98,15 +99,16 @@ class Executor:
         on_room: Callable[[], None],
         rng: random.Random,
         keys: Keys,
+        lingering: Lingering,
         pool_setup: bytes | None = None,
     ) -> None:
         self._consumer, self._finisher, self._host = consumer, finisher, host
-        self._on_room, self._rng = on_room, rng
+        self._on_room, self._rng, self._lingering = on_room, rng, lingering
         self._loop = asyncio.get_running_loop()
         self.tasks: Mapping[str, TaskRun] = {
             name: task_run(spec, index, worker.sync_executor) for index, (name, spec) in enumerate(worker.tasks.items())
         }
-        self._around = Around(worker, keys, self, rng, lambda: not self.accepting, host.stuck, pool_setup)
+        self._around = Around(worker, keys, self, rng, lambda: not self.accepting, host.stuck, lingering, pool_setup)
         self.concurrency = worker.concurrency
         self.held: deque[tuple[Attempt, bytes, float]] = deque()
         """Fetched and unstarted: attempt, payload, when it was fetched (loop time)."""
@@ -366,6 +368,7 @@ class Executor:
         given_up = bool(self._given_up) and attempt in self._given_up
         if given_up:
             self._given_up.discard(attempt)
+            self._lingering.end(attempt)
         if cell >= 0:
             if not given_up:
                 self._host.ended(cell, ok)
@@ -474,6 +477,7 @@ class Executor:
             return
         reason = "timeout" if attempt.timed_out else "cancelled"
         log.error("%s can't be stopped (%s): it goes on after its cancel", attempt.job_id, reason)
+        self._lingering.begin(attempt)
         self._failed(attempt, int(attempt.started_at * 1e9), asyncio.CancelledError())
         self._given_up.add(attempt)
         self.running.discard(attempt)

@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from signal import Signals
 from typing import Any
@@ -116,7 +116,7 @@ class ProcessPool:
             member.send(Kind.JOB, header(attempt) + b"\n" + payload)
             answer = await self._answer(member, attempt)
         except BaseException:
-            self._bury(member)
+            await asyncio.shield(self._bury(member))  # the job hasn't ended before its process has
             raise
         finally:
             self._busy.discard(member)
@@ -188,14 +188,12 @@ class ProcessPool:
         log.debug("pool process %d is ready", process.pid)
         return member
 
-    def _bury(self, member: _Member) -> None:
+    def _bury(self, member: _Member) -> asyncio.Task[str]:
         member.kill()
-        self._own(member.gone())
-
-    def _own(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.create_task(work, name="upnext-pool")
+        task = asyncio.create_task(member.gone(), name="upnext-pool")
         self._burials.add(task)
         task.add_done_callback(self._burials.discard)
+        return task
 
 
 def header(attempt: Attempt) -> bytes:

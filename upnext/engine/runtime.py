@@ -29,6 +29,7 @@ from upnext.engine.executor import Executor
 from upnext.engine.fetcher import Fetcher
 from upnext.engine.finisher import Finisher
 from upnext.engine.host import Host
+from upnext.engine.lingering import Lingering
 from upnext.engine.link import Backoff
 from upnext.engine.listener import Listener
 from upnext.engine.mode import Mode
@@ -83,8 +84,17 @@ class WorkerRuntime:
         pool_setup = None
         if _needs_pool(worker):
             pool_setup = setup_of(service, settings.redis_url, settings.namespace, settings.log_setup)
+        self._lingering = Lingering(self._broker.link, self.keys, lambda: self.epoch, lambda: self.consumer)
         self._executor = Executor(
-            worker, lambda: self.consumer, self._finisher, host, self._room, random.Random(), self.keys, pool_setup
+            worker,
+            lambda: self.consumer,
+            self._finisher,
+            host,
+            self._room,
+            random.Random(),
+            self.keys,
+            self._lingering,
+            pool_setup,
         )
         self._fetcher = Fetcher(self, self._executor, self._broker, worker)
         self._listener = Listener(
@@ -166,13 +176,15 @@ class WorkerRuntime:
                 async with asyncio.timeout(2):
                     await self._fetcher.end_read()  # else it could be fed a job after the consumer is gone
                     await self._finisher.flushed()
-                    await self._leave()
+                    if not self._lingering:  # else its consumer is to be reaped when this process is really gone
+                        await self._leave()
             except (TimeoutError, BrokerUnavailableError, ReplyError) as error:
                 log.debug("no goodbye: %s", error)  # the lease ends by itself, then others take over
         if self._registering is not None:
             self._registering.cancel()
             await asyncio.gather(self._registering, return_exceptions=True)
         await self._finisher.aclose()
+        await self._lingering.aclose()
         await self._fetcher.aclose()
         await self._listener.aclose()
         await self._broker.aclose()
@@ -285,6 +297,7 @@ class WorkerRuntime:
             await backoff.sleep()
         self._registering = None
         log.info("registered anew as %s", self.consumer)
+        self._lingering.tell_again()
         self._fetcher.reread()
 
     async def registered(self) -> None:

@@ -46,7 +46,7 @@ def fetch(
     streams = [stream for task in tasks for stream in keys.streams(task)]
     return Call(
         script("fetch"),
-        [keys.epoch, keys.leases, keys.paused, keys.limits, keys.gcra, *streams],
+        [keys.epoch, keys.leases, keys.paused, keys.limits, keys.gcra, keys.lingering, *streams],
         [epoch, consumer, budget, int(idle), lanes, most_limited, *tasks],
         parse,
     )

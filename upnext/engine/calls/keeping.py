@@ -1,4 +1,4 @@
-"""Calls that keep consumers and the delayed set in order: register, beat, promote, tick, reap."""
+"""Calls that keep consumers and the delayed set in order: register, beat, promote, tick, reap, linger."""
 
 from __future__ import annotations
 
@@ -237,6 +237,7 @@ def reap(
             keys.cancel,
             keys.stats,
             keys.tasks,
+            keys.lingering,
             *streams,
         ],
         [
@@ -263,6 +264,13 @@ def reap(
 def attach(keys: Keys, epoch: str, consumer: str, client_id: int) -> Call[bool]:
     """-> whether the consumer is known."""
     return Call(script("attach"), [keys.epoch, keys.consumers], [epoch, consumer, client_id], bool)
+
+
+def linger(keys: Keys, epoch: str, consumer: str, task: str, count: int) -> Call[bool]:
+    """-> whether the consumer still has a lease."""
+    return Call(
+        script("linger"), [keys.epoch, keys.leases, keys.lingering], [epoch, consumer, task, count, keys.bell], bool
+    )
 
 
 def seen(

@@ -296,7 +296,7 @@ def gates(keys: Keys, task: str, lane: str, entry_id: str, most_counted: int) ->
     assert lane in LANE_LETTERS
     return Call(
         script("gates"),
-        [keys.paused, keys.limits, keys.gcra, keys.leases, keys.consumers, *keys.streams(task)],
+        [keys.paused, keys.limits, keys.gcra, keys.leases, keys.consumers, keys.lingering, *keys.streams(task)],
         [task, lane, entry_id, most_counted],
         parse,
     )

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Takes jobs for a consumer, at most a total budget, without waiting. The only way in for limited tasks, and for lanes back and suspect.
--- KEYS: 1 epoch, 2 leases, 3 paused, 4 limits, 5 gcra, 6... four per task: its lanes normal, high, back, suspect
+-- KEYS: 1 epoch, 2 leases, 3 paused, 4 limits, 5 gcra, 6 lingering, 7... four per task: its lanes normal, high, back, suspect
 -- ARGV: 1 epoch, 2 consumer, 3 budget, 4 '1' when the consumer is idle (it may take one suspect and nothing else), 5 order of lanes (letters of n, h, b),
 --       6 most of one limited task at once, 7... for each task: its name
 -- Returns: {server ms, retry-after ms of what a rate holds back (-1: nothing is), 1 when a limit holds something back, then triples: position of the
@@ -8,12 +8,13 @@
 -- Errors: EPOCH; REAPED when the consumer has no lease
 -- include: epoch
 -- include: gcra
+-- include: lingering
 local consumer, budget, idle, order = ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5]
 if not redis.call('ZSCORE', KEYS[2], consumer) then
   return redis.error_reply('REAPED ' .. consumer)
 end
 local most_limited = tonumber(ARGV[6])
-local OFFSET = {n = 6, h = 7, b = 8, x = 9}
+local OFFSET = {n = 7, h = 8, b = 9, x = 10}
 local tasks = #ARGV - 6
 local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]
@@ -36,15 +37,15 @@ local function take(position, lane, want)
 end
 
 local function free_places(position, limit)
-  local pending = 0
-  for lane = 6, 9 do
+  local pending = lingering(KEYS[6], ARGV[6 + position])
+  for lane = 7, 10 do
     pending = pending + redis.call('XPENDING', KEYS[lane + 4 * (position - 1)], 'w')[1]
   end
   return limit.concurrency - pending
 end
 
 local function may_start_suspect(position)
-  if (paused and paused[position] == 1) or redis.call('XLEN', KEYS[9 + 4 * (position - 1)]) == 0 then
+  if (paused and paused[position] == 1) or redis.call('XLEN', KEYS[10 + 4 * (position - 1)]) == 0 then
     return false
   end
   local limit = limits and limits[position] and cjson.decode(limits[position])

@@ -1,19 +1,20 @@
 #!lua flags=no-writes
 -- What may hold a queued job back.
--- KEYS: 1 paused, 2 limits, 3 gcra, 4 leases, 5 consumers, 6... lanes normal, high, back, suspect of its task
+-- KEYS: 1 paused, 2 limits, 3 gcra, 4 leases, 5 consumers, 6 lingering, 7... lanes normal, high, back, suspect of its task
 -- ARGV: 1 task, 2 lane letter it waits in, 3 its entry id, 4 most entries counted
 -- Returns: {server us, paused 1|0, limits or nil, theoretical arrival time us or nil, jobs of the task that consumers hold,
 --           entries waiting before it (at most ARGV 4), then the records of living consumers}
 -- Errors: none
 -- include: last_fetched
+-- include: lingering
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-local held = 0
-for lane = 6, 9 do
+local held = lingering(KEYS[6], ARGV[1])
+for lane = 7, 10 do
   local pending = redis.pcall('XPENDING', KEYS[lane], 'w')
   held = held + (pending.err and 0 or pending[1])
 end
-local stream = KEYS[({n = 6, h = 7, b = 8, x = 9})[ARGV[2]]]
+local stream = KEYS[({n = 7, h = 8, b = 9, x = 10})[ARGV[2]]]
 local ahead = redis.call('XRANGE', stream, '(' .. last_fetched(stream), '(' .. ARGV[3], 'COUNT', ARGV[4])
 local reply = {
   string.format('%.0f', time[1] * 1000000 + time[2]), redis.call('SISMEMBER', KEYS[1], ARGV[1]), redis.call('HGET', KEYS[2], ARGV[1]),

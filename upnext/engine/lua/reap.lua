@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Takes a dead consumer's entries back, at most 500 a call, and removes the consumer once nothing is pending. A clean stop is the same, by the consumer itself.
--- KEYS: 1 epoch, 2 leases, 3 graves, 4 consumers, 5 where, 6 waiters, 7 dead, 8 dead:jobs, 9 cancel, 10 stats, 11 tasks, 12... four streams per task
+-- KEYS: 1 epoch, 2 leases, 3 graves, 4 consumers, 5 where, 6 waiters, 7 dead, 8 dead:jobs, 9 cancel, 10 stats, 11 tasks, 12 lingering, 13... four streams per task
 -- ARGV: 1 epoch, 2 consumer, 3 '1': only if its lease has ended (a foreign consumer), 4 '1': remove the consumer when nothing is pending,
 --       5 charge: 'none'; 'crash' charges the started entries; 'host' charges every entry a lost host, 6 cause, 7 detail (stack of a hang, or ''),
 --       8 result prefix, 9 idempotency prefix, 10 reply prefix, 11 bell channel, 12 most lost hosts, 13 number of tasks, 14... those tasks,
@@ -46,8 +46,11 @@ end
 local moved, buried, budget = 0, 0, 500
 for position = 1, tasks do
   local task = ARGV[13 + position]
-  local base = 11 + 4 * (position - 1)
+  local base = 12 + 4 * (position - 1)
   local definition
+  if redis.call('HDEL', KEYS[12], task .. '\n' .. consumer) == 1 then
+    redis.call('PUBLISH', ARGV[11], 't' .. task)
+  end
   for number = 1, 4 do
     local stream = KEYS[base + number]
     local lane = string.sub('nhbx', number, number)
@@ -126,7 +129,7 @@ if moved > 0 then
 end
 
 local left = 0
-for stream = 12, 11 + 4 * tasks do
+for stream = 13, 12 + 4 * tasks do
   local summary = redis.pcall('XPENDING', KEYS[stream], 'w', '-', '+', 1, consumer)
   if not summary.err then
     left = left + #summary
@@ -134,7 +137,7 @@ for stream = 12, 11 + 4 * tasks do
 end
 local gone = 0
 if left == 0 and final then
-  for stream = 12, 11 + 4 * tasks do
+  for stream = 13, 12 + 4 * tasks do
     redis.pcall('XGROUP', 'DELCONSUMER', KEYS[stream], 'w', consumer)
   end
   redis.call('HDEL', KEYS[4], consumer)

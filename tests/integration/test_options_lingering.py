@@ -1,0 +1,77 @@
+"""max_concurrency counts what really runs: also what goes on after its timeout or its cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+import upnext
+from tests.support.service import serving
+from tests.support.waiting import wait_until_async
+from upnext.engine import around, executor
+
+
+async def test_a_thread_past_its_timeout_keeps_its_permit(redis_url: str, namespace: str) -> None:
+    worker = upnext.Worker("w", concurrency=2)
+    running: list[str] = []
+    most: list[int] = []
+    let_go = threading.Event()
+
+    @worker.task(timeout=0.2, max_concurrency=1)
+    def blocks(name: str) -> str:
+        running.append(name)
+        most.append(len(running))
+        if name != "last":
+            let_go.wait(60)
+        running.remove(name)
+        return name
+
+    async with serving(worker, redis_url, namespace, copies=2) as service:
+        first, second = await blocks.submit("first"), await blocks.submit("second")
+        with pytest.raises(upnext.TaskTimeoutError):
+            await first.result(30)
+        last = await blocks.submit("last")
+        with pytest.raises(TimeoutError):
+            await second.result(1.5)
+        assert running == ["first"]
+        await second.cancel()
+        let_go.set()
+        assert await last.value(30) == "last"
+        assert set(most) == {1}
+
+        async def none_lingers() -> bool:
+            return await service.command("EXISTS", service.keys.lingering) == 0
+
+        await wait_until_async(none_lingers)
+
+
+async def test_a_coroutine_that_does_not_heed_its_cancel_keeps_its_permit(
+    redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "GRACE_S", 0.1)
+    monkeypatch.setattr(around, "GRACE_S", 0.1)
+    worker = upnext.Worker("w", concurrency=2)
+    let_go = asyncio.Event()
+    ended: list[str] = []
+
+    @worker.task(timeout=0.2, max_concurrency=1)
+    async def stubborn(name: str) -> str:
+        while name == "first" and not let_go.is_set():
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                continue
+        ended.append(name)
+        return name
+
+    async with serving(worker, redis_url, namespace, copies=2):
+        first, second = await stubborn.submit("first"), await stubborn.submit("second")
+        with pytest.raises(upnext.TaskTimeoutError):
+            await first.result(30)
+        with pytest.raises(TimeoutError):
+            await second.result(1.5)
+        let_go.set()
+        assert await second.value(30) == "second"
+        assert ended == ["first", "second"]
