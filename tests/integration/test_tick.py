@@ -6,7 +6,7 @@ import pytest
 
 from tests.integration.workbench import Workbench, task
 from upnext.core.entry import Meta, encode_meta
-from upnext.core.spec import CronSpec
+from upnext.core.spec import STEPPED_BACK_MS, CronSpec
 from upnext.engine.calls import keeping
 from upnext.engine.calls.keeping import EARLY, FIRED, GONE, PASSED
 from upnext.engine.replies import ReplyError
@@ -109,3 +109,15 @@ def test_the_bell_rings_for_a_limited_cron(work: Workbench) -> None:
 def test_another_epoch(work: Workbench) -> None:
     tick_ms = ready(work)
     work.refuses_another_epoch(lambda epoch: call(work, tick_ms, epoch=epoch))
+
+
+def test_a_cursor_from_before_the_clock_was_set_back_is_moved_by_a_skipped_tick_alone(work: Workbench) -> None:
+    tick_ms = ready(work)
+    for ahead_ms, moves in ((STEPPED_BACK_MS - 60_000, False), (STEPPED_BACK_MS + 60_000, True)):
+        cursor = work.now_ms() + ahead_ms
+        work.broker.command("HSET", work.keys.cursors, "tidy", cursor)
+        assert work.broker.run(call(work, tick_ms)) == (PASSED, cursor), "what fires never comes again"
+        kind, _ = work.broker.run(call(work, tick_ms, fire=False))
+        assert kind == (FIRED if moves else PASSED)
+        assert work.hash(work.keys.cursors)["tidy"] == str(tick_ms if moves else cursor)
+    assert work.lane("tidy", "n") == []

@@ -242,3 +242,46 @@ def test_a_cron_that_never_comes_is_never_due() -> None:
     assert run("0 0 31 2 *", CATCH_UP, "2026-01-01 00:00", "2026-02-01 00:00") == DueTicks(
         [], ms("2026-01-01 00:00"), None
     )
+
+
+@pytest.mark.parametrize("policy", MissedRunPolicy)
+@pytest.mark.parametrize(
+    ("schedule", "cursor", "now", "goes_on"),
+    [
+        ("* * * * *", "2026-03-01 12:00:00", "2026-03-01 11:55:00", False),  # within the tolerance: nothing twice
+        ("* * * * *", "2026-03-01 12:00:00", "2026-03-01 11:54:59", True),
+        ("* * * * * *", "2026-03-01 12:00:00", "2026-03-01 11:55:01", False),
+        ("0 9 * * *", "2026-03-01 09:00:00", "2026-03-01 07:00:00", False),  # the next would be tomorrow's anyway
+        ("0 9 * * *", "2026-03-02 09:00:00", "2026-03-01 10:00:00", False),
+        ("0 9 * * *", "2026-03-02 09:00:00", "2026-03-01 08:59:59", True),
+        ("0 9 * * *", "2027-03-01 09:00:00", "2026-03-01 10:00:00", True),
+        ("0 0 1 1 *", "2027-01-01 00:00:00", "2026-03-01 10:00:00", False),
+    ],
+)
+def test_a_clock_that_was_set_back_silences_a_cron_for_no_more_than_a_tick_or_minutes(
+    policy: MissedRunPolicy, schedule: str, cursor: str, now: str, goes_on: bool
+) -> None:
+    found = run(schedule, policy, cursor, now)
+    assert found.fire == []
+    assert found.cursor == ms(now if goes_on else cursor)
+    after = parse(CronSpec(schedule)).next_after(ms(now if goes_on else cursor))
+    assert found.next_ms == after
+
+
+@given(
+    st.sampled_from(["* * * * *", "*/7 * * * *", "0 * * * *", "0 9 * * *", "0 9 * * 1"]), st.integers(0, 40 * 86_400)
+)
+def test_after_a_step_back_no_tick_is_far_and_none_comes_twice_within_the_tolerance(schedule: str, back_s: int) -> None:
+    parsed, spec = parse(CronSpec(schedule)), CronSpec(schedule)
+    now = ms("2026-03-10 12:34:56")
+    cursor = now + back_s * 1000
+    found = due(parsed, spec, cursor, now)
+    first = parsed.next_after(now)
+    assert first is not None
+    second = parsed.next_after(first)
+    assert second is not None
+    assert found.next_ms is not None
+    if back_s <= 300:
+        assert found.next_ms > cursor
+    else:
+        assert found.next_ms <= second

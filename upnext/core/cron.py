@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from croniter import croniter
 from croniter.croniter import CroniterBadDateError
 
-from upnext.core.spec import CronSpec, MissedRunPolicy
+from upnext.core.spec import STEPPED_BACK_MS, CronSpec, MissedRunPolicy
 from upnext.errors import UsageError
 
 MISSED_AFTER_S = 60.0
@@ -193,7 +193,7 @@ class DueTicks:
     fire: list[int]
     """Ticks to run, oldest first."""
     cursor: int
-    """The newest tick that is settled: run, or passed over by the policy."""
+    """The newest tick that is settled: run, or passed over by the policy. Earlier than it was: the clock was set back."""
     next_ms: int | None
     """When to ask again."""
 
@@ -203,7 +203,12 @@ def due(schedule: Schedule, spec: CronSpec, cursor_ms: int, now_ms: int) -> DueT
 
     CATCH_UP: all of them. LATEST_ONLY: all, unless some are missed; then the newest alone. SKIP: those that aren't missed.
     Ticks older than `max_catch_up_s` run under no policy.
+
+    Nothing is due before the cursor, whatever the clock says, so that a step back repeats no tick; but where that would silence
+    the cron for long, it goes on from now.
     """
+    if cursor_ms > now_ms + STEPPED_BACK_MS and _silences(schedule, cursor_ms, now_ms):
+        return DueTicks([], now_ms, schedule.next_after(now_ms))
     first = schedule.next_after(cursor_ms)
     if first is None or first > now_ms:
         return DueTicks([], cursor_ms, first)
@@ -224,6 +229,13 @@ def due(schedule: Schedule, spec: CronSpec, cursor_ms: int, now_ms: int) -> DueT
         passed_over = schedule.newest_until(cursor_ms, now_ms)
         return DueTicks([], cursor_ms if passed_over is None else passed_over, schedule.next_after(now_ms))
     return DueTicks(fire, fire[-1], schedule.next_after(now_ms))
+
+
+def _silences(schedule: Schedule, cursor_ms: int, now_ms: int) -> bool:
+    """Whether more than one tick lies between now and the cursor."""
+    first = schedule.next_after(now_ms)
+    second = None if first is None else schedule.next_after(first)
+    return second is not None and second <= cursor_ms
 
 
 def _ticks(schedule: Schedule, after_ms: int, until_ms: int) -> list[int]:

@@ -105,6 +105,10 @@ class Hooks:
         return any((self.on_start, self.on_success, self.on_failure, self.on_retry, self.on_complete))
 
 
+STEPPED_BACK_MS = 300_000
+"""A cron's cursor that is this much ahead of now, and of more than one tick, is from before the clock was set back."""
+
+
 @dataclass(frozen=True, slots=True)
 class CronSpec:
     """When a cron is due. `schedule` has 5 fields, or 6 with seconds first; `timezone` is an IANA name."""

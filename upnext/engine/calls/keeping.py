@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from upnext.core.keys import SCHEMA, Keys
-from upnext.core.spec import TaskKind, TaskSpec
+from upnext.core.spec import STEPPED_BACK_MS, TaskKind, TaskSpec
 from upnext.engine.scripts import Arg, Call, script, text
 
 MOST_LOST_HOSTS = 10
@@ -193,7 +193,7 @@ def tick(
     return Call(
         script("tick"),
         [keys.epoch, keys.leader, keys.crons, keys.cursors, keys.limits, keys.stream(cron, "n"), keys.fired],
-        [epoch, term, cron, tick_ms, payload, meta, keys.bell, int(fire)],
+        [epoch, term, cron, tick_ms, payload, meta, keys.bell, int(fire), STEPPED_BACK_MS],
         lambda reply: (reply[0], text(reply[1]) if reply[0] == FIRED else reply[1]),
     )
 

@@ -1,7 +1,9 @@
 #!lua flags=allow-oom
 -- Fires one tick of a cron: at most once ever, only when it is due by the server's clock, only for the leader's current term.
+-- A skipped tick may move the cursor back when that is far ahead of the server's clock, which was set back then.
 -- KEYS: 1 epoch, 2 leader, 3 crons, 4 cursors, 5 limits, 6 the task's normal stream, 7 fired
--- ARGV: 1 epoch, 2 the leader's term, 3 cron, 4 tick ms, 5 payload, 6 meta, 7 bell channel, 8 '0': only move the cursor (a tick that is skipped)
+-- ARGV: 1 epoch, 2 the leader's term, 3 cron, 4 tick ms, 5 payload, 6 meta, 7 bell channel, 8 '0': only move the cursor (a tick that is skipped),
+--       9 so many ms ahead the cursor may be
 -- Returns: {1, entry id} fired; {2, cursor ms} somebody fired or skipped it; {3, ms until due} too early; {4, 0} the cron is gone
 -- Errors: EPOCH; TERM when another scheduler leads
 -- include: epoch
@@ -13,11 +15,12 @@ if redis.call('HEXISTS', KEYS[3], ARGV[3]) == 0 then
 end
 local tick = tonumber(ARGV[4])
 local cursor = tonumber(redis.call('HGET', KEYS[4], ARGV[3]) or '0')
-if cursor >= tick then
+local time = redis.call('TIME')
+local now = time[1] * 1000 + time[2] / 1000
+if cursor >= tick and not (ARGV[8] == '0' and cursor > now + tonumber(ARGV[9])) then
   return {2, cursor}
 end
-local time = redis.call('TIME')
-local wait = tick - time[1] * 1000 - time[2] / 1000
+local wait = tick - now
 if wait > 0 then
   return {3, math.ceil(wait)}
 end
