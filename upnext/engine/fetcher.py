@@ -87,6 +87,8 @@ class Fetcher:
         self._hand_back_timer: asyncio.TimerHandle | None = None
         self._handing: set[asyncio.Task[None]] = set()
         self._ready_told = False
+        self._group_gone = False
+        self._maybe_again: set[tuple[str, str, bytes]] = set()
         self._left_alone: set[tuple[str, str, bytes]] = set()
         self.client_id: int = 0
 
@@ -152,7 +154,7 @@ class Fetcher:
             except ReplyError as error:
                 self._forget_block()
                 if "NOGROUP" in str(error):
-                    self._runtime.lost_registration(f"EPOCH {error}")
+                    self._group_gone = True
                 else:
                     log.error("fetching: %s", error)
                 await backoff.sleep()
@@ -200,6 +202,12 @@ class Fetcher:
 
     async def _reread(self) -> None:
         """The truth about plans and about what we hold, where it may have changed behind our back."""
+        if self._group_gone:
+            self._maybe_again = (
+                self._runtime.known_entries()
+            )  # a new group begins at the start: it gives them a second time
+            await self._runtime.mend_groups()
+            self._group_gone = False
         if self._plans_stale:
             await self._unblock()
             await self._read_plans()
@@ -400,6 +408,8 @@ class Fetcher:
         spec = executor.tasks[task].spec
         size = 0
         for entry_id, fields in entries:
+            if self._maybe_again and self._is_here(task, lane, entry_id):
+                continue
             if not fields or fields[0] != _PAYLOAD:
                 self._alien(task, lane, entry_id, fields)
                 continue
@@ -420,6 +430,11 @@ class Fetcher:
             self._entry_bytes += 0.1 * (100 + size / len(entries) - self._entry_bytes)
         if executor.held and self._hand_back_timer is None:
             self._hand_back_timer = asyncio.get_running_loop().call_later(HELD_TOO_LONG_S, self._held_too_long)
+
+    def _is_here(self, task: str, lane: str, entry_id: bytes) -> bool:
+        """Whether a job that was given a second time is still held or running; from now on it is pending again."""
+        job = (task, lane, entry_id)
+        return job in self._maybe_again and job in self._runtime.known_entries()
 
     def _alien(self, task: str, lane: str, entry_id: bytes, fields: list[bytes]) -> None:
         if fields and _SCHEMA_FIELD.match(fields[0]):

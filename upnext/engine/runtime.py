@@ -229,6 +229,9 @@ class WorkerRuntime:
     async def _register(self) -> None:
         consumer = f"{self._settings.host_name}.{os.getpid()}.{secrets.token_hex(5)}"
         self._host.consumer(consumer)
+        await self._register_as(consumer)
+
+    async def _register_as(self, consumer: str) -> None:
         record = {
             "daemon": self._settings.daemon_id,
             "host": self._settings.host_name,
@@ -264,6 +267,16 @@ class WorkerRuntime:
         self.consumer, self.epoch = consumer, epoch
         self._executor.server_offset_s = server_ms / 1000 - time.time()
         self._registered.set()
+
+    async def mend_groups(self) -> None:
+        """Somebody removed a stream or its group by hand: made anew, under the same name, for all else that we hold is still ours."""
+        epoch = await self._broker.link.command("GET", self.keys.epoch)
+        lease = await self._broker.link.command("ZSCORE", self.keys.leases, self.consumer)
+        if epoch != self.epoch.encode() or lease is None:
+            self.lost_registration("EPOCH the broker's data has changed")
+        else:
+            log.warning("a stream or its consumer group was removed: made anew")
+            await self._register_as(self.consumer)
 
     async def record_connection(self) -> None:
         """The fetch connection is a new one: reapers of ours must know which to cut."""
