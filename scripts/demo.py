@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import json
 import os
 import shlex
 import shutil
@@ -25,6 +24,8 @@ from typing import Any
 import psutil
 
 from upnext.control.client import ControlClient
+from upnext.engine import tasks
+from upnext.engine.clients import sync_broker
 from upnext.errors import UpNextError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,7 +44,9 @@ class Shop:
     """The daemon of this demo, in a directory of its own."""
 
     def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="upnext-demo-"))
+        # The path of a Unix socket may have 107 bytes only.
+        short = tempfile.gettempdir() if len(tempfile.gettempdir()) < 60 else "/tmp"
+        self.directory = Path(tempfile.mkdtemp(prefix="upnext-demo-", dir=short))
         self.socket = self.directory / "orders.sock"
         self.state = self.directory / "state"
         self.log = self.directory / "upnextd.log"
@@ -96,11 +99,10 @@ class Shop:
             raise StepError(f"upnext ctl {shlex.join(words)} ended with exit code {done.returncode}")
 
     def done(self, task: str) -> int:
-        """How many jobs of a task have ended well, as `upnext tasks` says."""
-        out = subprocess.run(
-            [str(BIN / "upnext"), "tasks", "--json"], capture_output=True, text=True, check=True
-        ).stdout
-        return next((one["done"] for one in json.loads(out) if one["task"] == task), 0)
+        """How many jobs of a task have ended well: what `upnext tasks` shows."""
+        broker = sync_broker()
+        known = tasks.tasks(broker, broker.keys, time.time_ns() // 1_000_000)
+        return next((one.done for one in known if one.name == task), 0)
 
     def left(self) -> list[psutil.Process]:
         """Living processes of this daemon: they all work in its directory."""
@@ -146,7 +148,7 @@ def wait_for(condition: Callable[[], Any], timeout_s: float, what: str, pause_s:
 def start(shop: Shop) -> str:
     begun = time.monotonic()
     shop.start()
-    wait_for(shop.ready, 30, "upnextd ready", pause_s=0.01)
+    wait_for(shop.ready, 120, "upnextd ready", pause_s=0.01)
     after_ms = 1000 * (time.monotonic() - begun)
     os.environ["UPNEXT_REDIS_URL"] = shop.url
     return f"upnextd with {WORKERS} workers and a Valkey of its own was ready after {after_ms:.0f} ms"
@@ -155,19 +157,19 @@ def start(shop: Shop) -> str:
 def place_orders(shop: Shop, shop_code: Any) -> str:
     items = [shop_code.Item("tea", 2, Decimal("4.50")), shop_code.Item("cup", 1, Decimal("12.00"))]
     placed = [shop_code.place_order.submit_sync(f"o-{n}", items) for n in range(1, ORDERS + 1)]
-    receipts = [future.value_sync(timeout=30) for future in placed]
+    receipts = [future.value_sync(timeout=120) for future in placed]
     if any(receipt.total != Decimal("21.00") for receipt in receipts):
         raise StepError(f"wrong totals: {receipts}")
     say(f"  {receipts[0]}")
     payments = [shop_code.charge_card.submit_sync(f"p-{n}", Decimal("9.90")) for n in range(PAYMENTS)]
-    attempts = sum(future.result_sync(timeout=30).attempts for future in payments)
+    attempts = sum(future.result_sync(timeout=120).attempts for future in payments)
     return f"{ORDERS} orders placed; {PAYMENTS} flaky payments went through in {attempts} attempts"
 
 
 def handle_events(shop: Shop, shop_code: Any) -> str:
     handlers = ("order.placed.send_confirmation", "order.placed.reserve_stock")
     for handler in handlers:
-        wait_for(lambda name=handler: shop.done(name) >= ORDERS, 15, f"{handler} for {ORDERS} orders", pause_s=0.1)
+        wait_for(lambda name=handler: shop.done(name) >= ORDERS, 60, f"{handler} for {ORDERS} orders")
     return f"the event order.placed reached both of its handlers, {ORDERS} times each"
 
 
@@ -180,7 +182,7 @@ def use_thread(shop: Shop, shop_code: Any) -> str:
 
 def tick(shop: Shop) -> str:
     seen = shop.done("tick")
-    wait_for(lambda: shop.done("tick") >= seen + 2, 10, "two ticks of the cron", pause_s=0.2)
+    wait_for(lambda: shop.done("tick") >= seen + 2, 60, "two ticks of the cron")
     return "a cron ticks every second"
 
 
@@ -198,7 +200,7 @@ def running(client: ControlClient, job_id: str) -> tuple[str, int, float] | None
 def kill_a_worker(shop: Shop, shop_code: Any) -> str:
     future = shop_code.pack_parcel.submit_sync("o-1", 2.0)
     with shop.control() as client:
-        slot, pid, _ = wait_for(lambda: running(client, future.job_id), 10, "pack_parcel running", pause_s=0.002)
+        slot, pid, _ = wait_for(lambda: running(client, future.job_id), 60, "pack_parcel running", pause_s=0.002)
         time.sleep(0.5)  # into the middle of the job
         say(f"$ kill -9 {pid}    # {slot}, packing a parcel for half a second")
         killed = time.monotonic()
@@ -208,11 +210,11 @@ def kill_a_worker(shop: Shop, shop_code: Any) -> str:
             found = running(client, future.job_id)
             return found if found and found[1] != pid else None
 
-        other, other_pid, started = wait_for(elsewhere, 15, "the killed worker's job running again", pause_s=0.002)
+        other, other_pid, started = wait_for(elsewhere, 60, "the killed worker's job running again", pause_s=0.002)
     after_ms = max(0.0, 1000 * (started - killed))
     say(f"  {future.job_id} started again on {other} (pid {other_pid})")
-    wait_for(shop.ready, 10, "the killed worker replaced", pause_s=0.01)
-    result = future.result_sync(timeout=20)
+    wait_for(shop.ready, 60, "the killed worker replaced", pause_s=0.01)
+    result = future.result_sync(timeout=120)
     say(f"  {result.value}")
     return f"{slot} was killed in the middle of a job: running again after {after_ms:.0f} ms"
 
@@ -222,12 +224,12 @@ def stop(shop: Shop) -> str:
     shop.ctl("drain", "--wait")
     shop.ctl("stop")
     try:
-        code = shop.process.wait(20)
+        code = shop.process.wait(60)
     except subprocess.TimeoutExpired:
-        raise StepError("upnextd did not end within 20 s") from None
+        raise StepError("upnextd did not end within 60 s") from None
     if code:
         raise StepError(f"upnextd ended with exit code {code}")
-    wait_for(lambda: not shop.left(), 5, f"no process left of {[p.pid for p in shop.left()]}")
+    wait_for(lambda: not shop.left(), 30, f"no process left of {[p.pid for p in shop.left()]}")
     return "drained, stopped, and nothing is left running"
 
 

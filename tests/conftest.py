@@ -12,11 +12,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import uvloop
 
 from tests.support.daemon import Daemon
 from tests.support.servers import NoServerError, Server
+
+# What is slow is the machine, at moments.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("patient")
+
+LONGEST_TMPDIR = 30
+"""Tests make Unix sockets some 60 bytes below, and the path of one may have 107."""
 
 SUITES = ("unit", "integration", "conformance", "e2e", "chaos")
 
@@ -35,6 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
             del os.environ[name]
     for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "STATE_DIRECTORY", "RUNTIME_DIRECTORY"):
         os.environ.pop(name, None)
+    if len(tempfile.gettempdir()) > LONGEST_TMPDIR:
+        os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"
     home = tempfile.mkdtemp(prefix="upnext-home-")
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     os.environ["XDG_STATE_HOME"] = f"{home}/state"

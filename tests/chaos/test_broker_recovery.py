@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.daemon import Daemon
 from tests.support.servers import Server
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
 from upnext.core.submission import Submission
@@ -19,6 +19,7 @@ from upnext.engine.sync import SyncBroker
 from upnext.errors import QueueError
 
 SOON_S = 2.0
+"""On a calm machine."""
 SERVICE = """
     import asyncio
     import upnext
@@ -119,7 +120,7 @@ def next_job_s(broker: SyncBroker) -> float:
 
     job_id = wait_until(submitted, 10, "a submit to be taken")
     assert job_id is not None
-    assert broker.wait(job_id, 20).status is JobStatus.DONE
+    assert broker.wait(job_id, 60).status is JobStatus.DONE
     return time.monotonic() - begun
 
 
@@ -129,18 +130,18 @@ def test_the_next_job_runs_soon_after(shop: tuple[Server, Daemon, SyncBroker], f
     keys = Keys()
     next_job_s(broker)
     pids = daemon.worker_pids()
-    running = broker.submit(Submission("long", b'{"seconds":5}'))
+    running = broker.submit(Submission("long", b'{"seconds":8}'))
     wait_until(lambda: broker.command("XPENDING", keys.stream("long", "n"), "w")[0] == 1, 5, "the long job to run")
     idle = requests_per_s(server, 3)
     fault(server)
     took_s = next_job_s(broker)
     print(f"{fault.__name__}: next job after {took_s:.3f} s")
-    assert took_s <= SOON_S, f"{took_s:.2f} s; {daemon.log()}"
+    assert took_s <= SOON_S * PATIENCE, f"{took_s:.2f} s; {daemon.log()}"
     assert wait_until(lambda: broker.submit(Submission("echo", b'{"n":1}', delay_s=0.01)), 5)
     delayed = broker.submit(Submission("echo", b'{"n":2}', delay_s=0.05))
-    assert broker.wait(delayed, SOON_S).status is JobStatus.DONE
+    assert broker.wait(delayed, SOON_S * PATIENCE).status is JobStatus.DONE
     if fault not in FORGETTING:
-        assert broker.wait(running, 15).status is JobStatus.DONE
+        assert broker.wait(running, 60).status is JobStatus.DONE
         assert broker.command("HGET", keys.stats, "long:done") == b"1"
     after = requests_per_s(server, 3)
     print(f"requests a second: idle {idle:.1f}, after {after:.1f}")
@@ -164,10 +165,10 @@ def test_nobody_spins_while_it_is_read_only(shop: tuple[Server, Daemon, SyncBrok
     threading.Event().wait(2)
     cpu_s = sum(cpu_of(pid) for pid in daemon.worker_pids().values()) - cpu_s
     server.cli("REPLICAOF", "NO", "ONE")
-    assert next_job_s(broker) <= SOON_S
+    assert next_job_s(broker) <= SOON_S * PATIENCE
     # each of some ten connections is made anew, and asks once or twice, about once a second
     assert refused <= idle + 40, f"idle {idle:.1f}/s, refused {refused:.1f}/s"
-    assert cpu_s < 0.5, f"{cpu_s:.2f} s of CPU in 2 s"
+    assert cpu_s < 1.0, f"{cpu_s:.2f} s of CPU in 2 s"
 
 
 def cpu_of(pid: int) -> float:

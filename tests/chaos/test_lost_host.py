@@ -12,7 +12,7 @@ from tests.support.daemon import Daemon
 from tests.support.processes import kill_all
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
 from upnext.core.submission import Submission
@@ -36,6 +36,11 @@ SERVICE = """
     @worker.cron("* * * * * *")
     async def every_second() -> None: ...
 """
+
+
+LEASE_S = 12.0
+LATE_S = 5.0
+"""Who is as late as that was given to the dead host, and waited for its lease to end."""
 
 
 def test_its_jobs_start_again_on_another_within_15_s(
@@ -66,26 +71,28 @@ def test_its_jobs_start_again_on_another_within_15_s(
         gone = time.time()
         kill_all(lost.left())
         submitted: dict[str, float] = {}
-        while time.time() - gone < 16:
+        while time.time() - gone < LEASE_S + 4:
             name = f"n{len(submitted)}"
             submitted[name] = time.time()
             broker.submit(Submission("work", json.dumps({"name": name, "patient": False}).encode()))
             wait_until(lambda last=name: time.time() - submitted[last] > 0.1, 5)
 
-        outcomes = [broker.wait(job_id, 5) for job_id in jobs]
+        outcomes = [broker.wait(job_id, 60) for job_id in jobs]
         assert [(one.status, one.value) for one in outcomes] == [(JobStatus.DONE, b'"b"')] * 4
         again = {name: at - gone for name, where, at in starts() if where == "b"}
         for name in submitted:
             wait_until(lambda waited=name: waited in {one for one, *_ in starts()}, 5, name)
         late = {
-            name: at - submitted[name] for name, _, at in starts() if name in submitted and at - submitted[name] > 1
+            name: at - submitted[name]
+            for name, _, at in starts()
+            if name in submitted and at - submitted[name] > LATE_S
         }
         took_s = [round(again[f"j{n}"], 1) for n in range(4)]
         print(f"taken over after {took_s} s; of {len(submitted)} new jobs late: {late}")
-        assert max(took_s) <= 15
+        assert max(took_s) <= LEASE_S + 3.0 * PATIENCE
         # the reads that waited when the host went may each be given one job, which comes back with the others; none after that
         assert len(late) <= 2
-        assert all(submitted[name] - gone < 2.5 for name in late), late
+        assert all(submitted[name] - gone < LATE_S for name in late), late
         assert sorted(name for name, *_ in starts() if name in submitted) == sorted(submitted), "each new job ran once"
         wait_until(
             lambda: not theirs & set(own_server.cli("HKEYS", keys.consumers)), 10, "the dead consumers to be forgotten"

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.e2e.reloading import make
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 TIMES = int(os.environ.get("UPNEXT_TEST_KILLS", "12"))
 BAR_S = 0.5
@@ -21,7 +21,7 @@ at_random_instant = threading.Event().wait
 """Nothing is waited for: the moment is what the seed chooses."""
 
 
-@pytest.mark.timeout(60 + 6 * TIMES)
+@pytest.mark.timeout(120 + 20 * TIMES)
 @pytest.mark.parametrize("seed", [int(os.environ.get("UPNEXT_TEST_SEED", "1"))])
 def test_a_supervisor_killed_at_any_point_of_a_fork_leaves_nobody(seed: int) -> None:
     """UPNEXT_TEST_KILLS=200 for the whole measure. Every kind of moment: at boot, amid forks after kills, amid a scale, amid a reload."""
@@ -57,7 +57,7 @@ def test_a_supervisor_killed_at_any_point_of_a_fork_leaves_nobody(seed: int) -> 
             slowest_s = max(slowest_s, time.monotonic() - begun)
             daemon.assert_nothing_left()
         print(f"{TIMES} kills, 0 orphans, slowest end {slowest_s * 1000:.0f} ms")
-        assert slowest_s < 5 * BAR_S
+        assert slowest_s < 2 * BAR_S * PATIENCE
         daemon.start()
         assert daemon.stop() == 0
     finally:

@@ -17,16 +17,18 @@ from tests.support.waiting import wait_until
 SECONDS = float(os.environ.get("UPNEXT_TEST_STORM_S", "6"))
 
 
+EARLY_MOST = 4
+"""Fewer than what is a crash loop at three workers: more than nine in a minute. Who looked old may have been young, too."""
 at_random_instant = threading.Event().wait
 """Nothing is waited for: the moment is what the seed chooses."""
 
 
-@pytest.mark.timeout(90 + 2 * SECONDS)
+@pytest.mark.timeout(240 + 2 * SECONDS)
 @pytest.mark.parametrize("seed", [int(os.environ.get("UPNEXT_TEST_SEED", "1"))])
 def test_a_storm_of_kills_loses_nothing_and_repeats_only_what_was_interrupted(seed: int) -> None:
     """UPNEXT_TEST_STORM_S=60 for the whole measure."""
     rng = random.Random(seed)
-    kills = 0
+    kills = early = 0
     with make(3) as daemon:
         with Load(daemon, per_s=100, seconds=0.02) as load:
             end = time.monotonic() + SECONDS
@@ -38,6 +40,11 @@ def test_a_storm_of_kills_loses_nothing_and_repeats_only_what_was_interrupted(se
                     continue
                 workers = [c for c in children if c["role"] == "worker"]
                 victim = rng.choice(children if rng.random() < 0.2 else workers or children)
+                # Children that die before they did anything are a crash loop, which ends the daemon: only some of them may.
+                young = victim["role"] != "template" and not victim["jobs_done"]
+                if young and early == EARLY_MOST:
+                    continue
+                early += young
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(victim["pid"], signal.SIGKILL)
                     kills += 1

@@ -38,9 +38,9 @@ async def test_async_client(topology: Topology, namespace: str) -> None:
         assert await broker.cancel(delayed)
         assert await broker.cancel(ids[0])
         assert not await broker.cancel(ids[0])
-        assert (await broker.wait(ids[0], 5)).status == "cancelled"
+        assert (await broker.wait(ids[0], 30)).status == "cancelled"
         with pytest.raises(JobNotFoundError):
-            await broker.wait("t:n1-1", 5)
+            await broker.wait("t:n1-1", 30)
         await broker.progress(holder, {"progress": 0.5}, 60)
         assert await broker.read_progress(holder) == {"progress": 0.5}
     finally:
@@ -52,7 +52,7 @@ def test_blocking_client_from_threads(topology: Topology, namespace: str) -> Non
     barrier = threading.Barrier(8)
 
     def submit(start: int) -> list[str]:
-        barrier.wait(10)
+        barrier.wait(60)
         return [broker.submit(job(start + n)) for n in range(20)]
 
     try:
@@ -68,9 +68,9 @@ def test_blocking_client_from_threads(topology: Topology, namespace: str) -> Non
         with pytest.raises(TimeoutError):
             broker.wait(delayed, 0.05)
         assert broker.cancel(delayed)
-        assert broker.wait(delayed, 5).status == "cancelled"
+        assert broker.wait(delayed, 30).status == "cancelled"
         with pytest.raises(JobNotFoundError):
-            broker.wait("t:n1-1", 5)
+            broker.wait("t:n1-1", 30)
     finally:
         broker.close()
 

@@ -101,9 +101,9 @@ async def test_a_full_broker_refuses_jobs_and_nothing_else(
             )
             assert renewed
             go.set()
-            assert [await future.value(5) for future in running] == list(range(9))
-            assert await failing.value(5) == 2
-            assert [await future.value(5) for future in behind] == list(range(20))
+            assert [await future.value(60) for future in running] == list(range(9))
+            assert await failing.value(60) == 2
+            assert [await future.value(60) for future in behind] == list(range(20))
         finally:
             server.cli("CONFIG", "SET", "maxmemory", "0")
         assert (await queued.wait(3)).value == 3

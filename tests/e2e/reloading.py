@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Self
 
 from tests.support.daemon import Daemon
+from tests.support.waiting import wait_until
 from upnext.core.submission import Submission
 from upnext.engine.sync import SyncBroker
 
-QUICK = {"UPNEXTD_CANARY_S": "0.3", "UPNEXTD_START_TIMEOUT_S": "8"}
+QUICK = {"UPNEXTD_CANARY_S": "0.3"}
 
 SERVICE = """
     import asyncio, os, time
@@ -34,8 +35,10 @@ SERVICE = """
         write(f"end {{number}}\\n")
 
     @worker.task
-    async def nap(seconds: float) -> int:
-        await asyncio.sleep(seconds)
+    async def hold() -> int:
+        # Runs until the test lets it end.
+        while not os.path.exists(LEDGER + ".go"):
+            await asyncio.sleep(0.02)
         return VERSION
 
     @worker.task
@@ -70,6 +73,18 @@ def make(workers: int = 2, *, args: tuple[str, ...] = (), extra: str = "", env: 
 
 def ledger_path(daemon: Daemon) -> Path:
     return daemon.directory / "ledger"
+
+
+def start_hold(daemon: Daemon) -> str:
+    """Submits `hold` -> its job id, once it runs."""
+    job_id = daemon.cli("call", "hold").stdout.strip()
+    wait_until(lambda: any(child["in_flight"] for child in daemon.status()["children"]), 10, "hold to run")
+    return job_id
+
+
+def let_go(daemon: Daemon) -> None:
+    """Every `hold` ends."""
+    ledger_path(daemon).with_name("ledger.go").touch()
 
 
 def ledger(daemon: Daemon) -> tuple[Counter[int], Counter[int]]:

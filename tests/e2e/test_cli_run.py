@@ -63,7 +63,7 @@ class Program:
 
     def end(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(100)
 
 
 Start = Callable[..., Program]
@@ -99,7 +99,7 @@ def service(tmp_path: Path) -> Path:
 def upnext(environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [UPNEXT, *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False
+            [UPNEXT, *arguments], env=environment, capture_output=True, text=True, timeout=120, check=False
         )
 
     return run
@@ -195,5 +195,5 @@ def test_reload_leaves_nothing_behind_when_it_is_killed(start: Start, service: P
     program.ready()
     assert len(processes_in(service.parent)) == 2
     program.process.kill()
-    program.process.wait(10)
+    program.process.wait(60)
     wait_until(lambda: not processes_in(service.parent), 20, "the child to end")

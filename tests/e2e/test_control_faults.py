@@ -44,8 +44,10 @@ SERVICE = """
         os._exit(3)
 
     @worker.task
-    async def nap(seconds: float) -> None:
-        await asyncio.sleep(seconds)
+    async def nap() -> None:
+        # Runs until the test lets it end.
+        while not os.path.exists("go"):
+            await asyncio.sleep(0.1)
 """
 
 
@@ -66,7 +68,7 @@ def rss_kib(pid: int) -> int:
 
 def connect(daemon: Daemon) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(5)
+    connection.settimeout(30)
     connection.connect(str(daemon.socket_path))
     return connection
 
@@ -96,7 +98,7 @@ class Follower:
 
     def close(self) -> int:
         self._process.send_signal(signal.SIGINT)
-        code = self._process.wait(10)
+        code = self._process.wait(60)
         assert self._process.stdout is not None
         self._process.stdout.close()
         return code
@@ -133,7 +135,7 @@ def test_events_are_followed(daemon: Daemon) -> None:
 
 def test_top_fills_the_screen_of_a_terminal(daemon: Daemon) -> None:
     with Queue(daemon) as queue:
-        queue.submit("nap", seconds=5)
+        queue.submit("nap")
         ours, theirs = pty.openpty()
         environment = {**daemon.environment, "TERM": "xterm", "COLUMNS": "200", "LINES": "40"}
         command = [
@@ -150,7 +152,7 @@ def test_top_fills_the_screen_of_a_terminal(daemon: Daemon) -> None:
         with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
             os.close(theirs)
             screen = b""
-            while select.select([ours], [], [], 15)[0]:
+            while select.select([ours], [], [], 60)[0]:
                 try:
                     data = os.read(ours, 1 << 16)
                 except OSError:
@@ -158,8 +160,9 @@ def test_top_fills_the_screen_of_a_terminal(daemon: Daemon) -> None:
                 if not data:
                     break
                 screen += data
-            assert process.wait(15) == 0
+            assert process.wait(60) == 0
         os.close(ours)
+    (daemon.directory / "go").touch()
     text = screen.decode()
     assert "\x1b[?1049h" in text, "the alternate screen"
     for told in ("service (pid", "worker-1", "READY", "JOBS/S", "PSS", "nap:n", "QUEUED", "fail", "%"):
@@ -292,7 +295,7 @@ def test_slow_and_silent_clients_are_no_burden(daemon: Daemon) -> None:
         silent.pop(1).close()
         wait_until(lambda: not refused(daemon), 5, "a place to be free again")
         hung_up = silent[0]
-        hung_up.settimeout(20)
+        hung_up.settimeout(60)
         assert hung_up.recv(1) == b"", "who doesn't end a line is hung up on"
     settled(daemon, before)
 
@@ -332,12 +335,12 @@ def test_another_user_is_refused(daemon: Daemon) -> None:
         "os.setuid(65534)\n"
         "s = socket.socket(socket.AF_UNIX)\n"
         "try:\n s.connect(sys.argv[1])\nexcept PermissionError:\n print('denied'); sys.exit()\n"
-        "s.settimeout(5)\nprint(s.recv(4096).decode())\n"
+        "s.settimeout(30)\nprint(s.recv(4096).decode())\n"
     )
 
     def ask() -> str:
         command = [sys.executable, "-c", code, str(daemon.socket_path)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout
 
     assert "denied" in ask(), "by the mode of the socket"
     daemon.directory.chmod(0o755)

@@ -47,7 +47,7 @@ def left(temporary: Path) -> list[str]:
 
 def test_the_demo_shows_everything_and_leaves_nothing(temporary: Path) -> None:
     demo = start(temporary)
-    out, _ = demo.communicate(timeout=90)
+    out, _ = demo.communicate(timeout=200)
     assert demo.returncode == 0, out
     shown = out.split("Shown:\n")[1].splitlines()
     assert len(shown) == 8
@@ -76,7 +76,7 @@ def test_with_keep_it_stays_until_ctrl_c(temporary: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "place_order" in done.stdout
     demo.send_signal(signal.SIGINT)
-    demo.communicate(timeout=60)
+    demo.communicate(timeout=200)
     assert demo.returncode == 0
     wait_until(lambda: not left(temporary), 5, "no process of the demo left")
 
@@ -89,7 +89,7 @@ def test_a_step_that_fails_ends_it_with_the_reason(temporary: Path) -> None:
     shutil.copy(DEMO, shop / "scripts")
     (shop / "examples" / "orders.py").write_text("raise RuntimeError('sold out')\n")
     demo = start(temporary, program=shop / "scripts" / "demo.py")
-    out, _ = demo.communicate(timeout=60)
+    out, _ = demo.communicate(timeout=200)
     assert demo.returncode == 1
     assert "✗ upnextd ended with exit code 78" in out
     assert "sold out" in out

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.daemon import Daemon
 from tests.support.queue import Queue
+from tests.support.servers import free_port
 from tests.support.waiting import wait_until
 
 SERVICE = """
@@ -37,12 +38,6 @@ SERVICE = """
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def parsed(text: str) -> Samples:
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -59,7 +54,7 @@ def value(samples: Samples, name: str, **labels: str) -> float:
 
 
 def scraped(port: int) -> Samples:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         assert answer.headers["content-type"].startswith("text/plain")
         return parsed(answer.read().decode())
 
@@ -89,16 +84,16 @@ def test_everything_is_served() -> None:
         wait_until(lambda: up(port), 15, "metrics to be served")
         wait_until(lambda: value(scraped(port), "upnext_children", role="worker", state="READY") == 2, 10)
         wait_until(lambda: value(scraped(port), "upnext_jobs_total", task="nap", outcome="done") == 5, 10)
+        wait_until(lambda: value(scraped(port), "upnext_attempts_total", task="nap", outcome="ok") == 5, 10)
+        wait_until(lambda: value(scraped(port), "upnext_attempts_total", task="fail", outcome="failed") == 1, 10)
         samples = scraped(port)
         told = {name for name, _ in samples}
         assert value(samples, "upnext_daemon_up", daemon="service") == 1
         assert value(samples, "upnext_queue_up") == 1
-        assert value(samples, "upnext_attempts_total", task="nap", outcome="ok") == 5
-        assert value(samples, "upnext_attempts_total", task="fail", outcome="failed") == 1
         assert value(samples, "upnext_jobs_total", task="fail", outcome="failed") == 1
         assert value(samples, "upnext_jobs_total", task="leave", outcome="dead") == 1
         assert value(samples, "upnext_attempt_duration_seconds_count", task="nap") == 5
-        assert 0.5 <= value(samples, "upnext_attempt_duration_seconds_sum", task="nap") < 5
+        assert 0.5 <= value(samples, "upnext_attempt_duration_seconds_sum", task="nap") < 50, "seconds"
         assert value(samples, "upnext_attempt_duration_seconds_bucket", task="nap", le="0.05") == 0
         assert value(samples, "upnext_lateness_seconds_count", task="nap") == 5
         assert value(samples, "upnext_queue_depth", task="nap", state="queued") == 0
@@ -144,8 +139,8 @@ def test_a_unix_socket() -> None:
         wait_until(path.exists, 15)
         assert path.stat().st_mode & 0o777 == 0o600
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(10)
-            connection.connect(str(path))
+            connection.settimeout(30)
+            wait_until(lambda: connection.connect_ex(str(path)) == 0, 10, "it to listen")
             connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
         head, _, body = answer.partition(b"\r\n\r\n")
@@ -163,5 +158,5 @@ def test_a_taken_port_costs_the_metrics_only() -> None:
 
 def test_the_supervisor_does_not_import_it() -> None:
     code = "import sys, upnextd.main; print('prometheus_client' in sys.modules, 'upnextd.metrics' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
     assert done.stdout.split() == ["False", "False"]

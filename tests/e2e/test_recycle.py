@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
 
-from tests.e2e.reloading import Load, all_done, ledger, make, source
+from tests.e2e.reloading import Load, all_done, ledger, let_go, make, source, start_hold
 from tests.support.daemon import Daemon
 from tests.support.waiting import wait_until
 
@@ -145,16 +146,17 @@ def test_without_preload_each_child_imports_for_itself() -> None:
 @pytest.mark.parametrize("ending", ["TERM", "ctl stop"])
 @pytest.mark.parametrize("mode", ["pause", "drain"])
 def test_a_stop_of_a_paused_or_draining_daemon(mode: str, ending: str) -> None:
-    with make() as daemon:
-        daemon.cli("call", "nap", "--kwargs", '{"seconds": 1.5}')
-        wait_until(lambda: any(child["in_flight"] for child in daemon.status()["children"]), 10)
+    with make() as daemon, ThreadPoolExecutor(1) as pool:
+        start_hold(daemon)
         daemon.ctl(mode)
-        if ending == "TERM":
-            assert daemon.stop() == 0
-        else:
-            stopped = daemon.ctl("stop")
-            assert (stopped.returncode, daemon.wait()) == (0, 0), stopped.stderr
+        stop = pool.submit(daemon.stop) if ending == "TERM" else pool.submit(daemon.ctl, "stop")
+        wait_until(lambda: daemon.status()["mode"] == "stopping", 10)
+        let_go(daemon)
+        stopped = stop.result()
+        if not isinstance(stopped, int):
+            assert stopped.returncode == 0, stopped.stderr
             assert "stopped" in stopped.stdout
+        assert daemon.wait() == 0
 
 
 def test_ctl_stop_tells_which_jobs_were_killed() -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.reloading import Load, all_done, ledger, make, source
+from tests.e2e.reloading import Load, all_done, ledger, let_go, make, source, start_hold
 from tests.support.daemon import Daemon
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 from upnext.control.client import ControlClient
 
 
@@ -47,12 +47,12 @@ def test_a_reload_takes_in_the_new_code_and_tells_how_it_goes() -> None:
 
 def test_hup_reloads_and_running_jobs_end_in_the_old_code() -> None:
     with make() as daemon:
-        job_id = daemon.cli("call", "nap", "--kwargs", '{"seconds": 3.0}').stdout.strip()
-        wait_until(lambda: any(child["in_flight"] for child in daemon.status()["children"]), 10)
+        job_id = start_hold(daemon)
         daemon.rewrite(source(2))
         daemon.signal(signal.SIGHUP)
         wait_until(lambda: daemon.status()["generation"] == 2 and daemon.status()["mode"] == "running", 10)
         assert any(child["in_flight"] and child["generation"] == 1 for child in daemon.status()["children"])
+        let_go(daemon)
         done = wait_until(lambda: said if '"done"' in (said := daemon.cli("job", job_id, "--json").stdout) else "", 15)
         assert '"result":1' in done.replace(" ", "")
         wait_until(lambda: all(child["generation"] in (2, None) for child in serving(daemon)), 10)
@@ -78,7 +78,7 @@ BROKEN = {
 BAD_CHILDREN = {
     "dies at once": ("os.register_at_fork(after_in_child=lambda: os._exit(7))", "could not be forked|exit:7|ended"),
     "dies when ready": (
-        "import signal\nos.register_at_fork(after_in_child=lambda: signal.setitimer(signal.ITIMER_REAL, 1.0))",
+        "import signal\nos.register_at_fork(after_in_child=lambda: signal.setitimer(signal.ITIMER_REAL, 2.0))",
         "SIGALRM",
     ),
     "never ready": ("os.register_at_fork(after_in_child=lambda: time.sleep(600))", "before it was ready"),
@@ -88,7 +88,7 @@ BAD_CHILDREN = {
 
 def test_broken_code_leaves_everything_as_it_was() -> None:
     """Nine kinds of broken imports and three of broken children, one after the other, under load."""
-    env = {"UPNEXTD_START_TIMEOUT_S": "2", "UPNEXTD_CANARY_S": "5"}
+    env = {"UPNEXTD_START_TIMEOUT_S": "8", "UPNEXTD_CANARY_S": "5"}
     with make(env=env) as daemon:
         before = children(daemon)
         with Load(daemon, per_s=20) as load:
@@ -127,7 +127,7 @@ def test_term_during_a_reload_ends_at_once() -> None:
         wait_until(lambda: daemon.status()["mode"] == "reloading", 5)
         begun = time.monotonic()
         assert daemon.stop() == 0
-        assert time.monotonic() - begun < 3.0, "bar: 1 s"
+        assert time.monotonic() - begun < 1.0 * PATIENCE
 
 
 def test_what_a_reload_refuses_and_what_it_joins() -> None:
@@ -188,23 +188,26 @@ CRON = '@worker.cron("* * * * * *")\nasync def {name}() -> None:\n    write("sta
 
 def test_the_newest_code_s_definitions_count_and_a_cron_that_is_gone_stops_at_the_commit() -> None:
     limited = "@worker.task(max_concurrency={limit})\nasync def narrow() -> None: ...\n"
-    daemon = make(extra=CRON.format(name="tick", number=1) + limited.format(limit=1), env={"UPNEXTD_CANARY_S": "2"})
+    daemon = make(extra=CRON.format(name="tick", number=1) + limited.format(limit=1), env={"UPNEXTD_CANARY_S": "5"})
     with daemon:
         wait_until(lambda: ledger(daemon)[0][1] >= 1, 10, "the cron to fire")
         # A reload that fails leaves the old definitions alone, though its canary had registered.
-        broken = (
-            "import signal\nos.register_at_fork(after_in_child=lambda: signal.setitimer(signal.ITIMER_REAL, 1.0))\n"
+        daemon.rewrite(source(2, limited.format(limit=7)))
+        daemon.rpc("reload")
+        canary = wait_until(
+            lambda: [c["pid"] for c in serving(daemon) if (c["generation"], c["state"]) == (2, "READY")]
         )
-        daemon.rewrite(source(2, broken + limited.format(limit=7)))
-        assert daemon.ctl("reload", "--wait").returncode == 1
+        os.kill(canary[0], signal.SIGKILL)
+        wait_until(lambda: daemon.status()["mode"] == "running", 10)
+        assert daemon.status()["generation"] == 1
         assert '"concurrency":1' in tasks(daemon)
         assert "tick" in daemon.cli("cron", "list", "--json").stdout
         daemon.rewrite(source(3, CRON.format(name="tock", number=2) + limited.format(limit=5)))
         assert daemon.ctl("reload", "--wait").returncode == 0
         wait_until(lambda: '"concurrency":5' in tasks(daemon), 5)
         wait_until(lambda: "tick" not in daemon.cli("cron", "list", "--json").stdout, 5)
-        stopped_at = ledger(daemon)[0][1]
-        wait_until(lambda: ledger(daemon)[0][2] >= 2, 10, "the new cron to fire")
+        stopped_at, going_on = ledger(daemon)[0][1], ledger(daemon)[0][2]
+        wait_until(lambda: ledger(daemon)[0][2] >= going_on + 4, 10, "the new cron to fire")
         assert ledger(daemon)[0][1] <= stopped_at + 1
 
 

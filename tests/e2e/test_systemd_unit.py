@@ -29,8 +29,10 @@ async def double(n: int) -> int:
     return 2 * n
 
 @worker.task
-async def slow(seconds: float) -> str:
-    await asyncio.sleep(seconds)
+async def slow() -> str:
+    # Runs until the test lets it end.
+    while not os.path.exists("/srv/go"):
+        await asyncio.sleep(0.1)
     return "done"
 
 @worker.task(max_crashes=1)
@@ -102,8 +104,10 @@ def stop(box: Box, name: str) -> None:
 @pytest.fixture
 def running(box: Box) -> Iterator[Box]:
     """The unit, started: `systemctl start` returns when it is ready."""
+    box.shell("rm -f /srv/go")
     start(box, "demo")
     yield box
+    box.shell("touch /srv/go")
     stop(box, "demo")
 
 
@@ -145,7 +149,7 @@ def main_pid(box: Box, name: str = "demo") -> str:
     return box.show(f"upnextd@{name}", "MainPID")["MainPID"]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_the_installation_can_be_repeated(box: Box) -> None:
     said = dict(line.split(maxsplit=1) for line in box.installed.splitlines())
     assert said["venv"].startswith("/opt/upnext: made with Python 3.")
@@ -170,7 +174,7 @@ def test_the_installation_can_be_repeated(box: Box) -> None:
     ]
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_start_returns_when_every_child_is_ready(running: Box) -> None:
     said = status(running)
     assert (said["ready_workers"], said["desired_workers"]) == (2, 2)
@@ -186,7 +190,7 @@ def test_start_returns_when_every_child_is_ready(running: Box) -> None:
     assert call(running, "double", "--wait", n=21) == "42"
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_reload_takes_new_code_and_refuses_broken_code(running: Box) -> None:
     before = main_pid(running)
     running.write("/srv/demo.py", SERVICE.replace("return 2 * n", "return 3 * n"))
@@ -205,22 +209,28 @@ def test_reload_takes_new_code_and_refuses_broken_code(running: Box) -> None:
     running.write("/srv/demo.py", SERVICE)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_after_kill_9_of_the_main_process_systemd_starts_it_again(running: Box) -> None:
-    job_id = call(running, "slow", seconds=3)
+    job_id = call(running, "slow")
     wait_until(lambda: job_id in in_flight(running), 10, "the job to run")
     before = main_pid(running)
     running.shell(f"kill -9 {before}")
     wait_until(lambda: active_anew(running, "demo", before), 30, "the unit to be active again")
+    running.shell("touch /srv/go")
     ended = wait_until(lambda: (job := job_of(running, job_id))["result"] and job, 30)
     assert (ended["status"], ended["result"]) == ("done", "done")
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_stop_waits_for_running_jobs(running: Box) -> None:
-    job_id = call(running, "slow", seconds=1.5)
+    job_id = call(running, "slow")
     wait_until(lambda: job_id in in_flight(running), 10, "the job to run")
-    running.shell("systemctl stop upnextd@demo")
+    running.shell("systemctl stop --no-block upnextd@demo")
+    wait_until(lambda: status(running)["mode"] == "stopping", 10)
+    running.shell("touch /srv/go")
+    wait_until(
+        lambda: running.show("upnextd@demo", "ActiveState") == {"ActiveState": "inactive"}, 30, "the unit to stop"
+    )
     shown = running.show("upnextd@demo", "Result", "ExecMainStatus")
     assert shown == {"Result": "success", "ExecMainStatus": "0"}, running.journal("upnextd@demo")
     running.shell("systemctl start upnextd@demo")
@@ -228,21 +238,21 @@ def test_stop_waits_for_running_jobs(running: Box) -> None:
     assert (job["status"], job["attempt"], job["crashes"]) == ("done", 1, 0)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_a_supervisor_that_stands_still_is_killed_by_the_watchdog(box: Box) -> None:
     service(box, "frozen")
-    drop_in(box, "frozen", "WatchdogSec=4", "RestartSec=2")
+    drop_in(box, "frozen", "WatchdogSec=10", "RestartSec=2")
     start(box, "frozen")
     before = main_pid(box, "frozen")
     box.shell(f"kill -STOP {before}")
-    wait_until(lambda: box.show("upnextd@frozen", "Result") == {"Result": "watchdog"}, 30, "the watchdog to bark")
-    wait_until(lambda: active_anew(box, "frozen", before), 30, "systemd to put another in its place")
+    wait_until(lambda: active_anew(box, "frozen", before), 60, "systemd to put another in its place")
+    assert "watchdog" in box.journal("upnextd@frozen").lower()
     assert box.show("upnextd@frozen", "NRestarts") == {"NRestarts": "1"}
     assert status(box, "frozen")["ready_workers"] == 2
     stop(box, "frozen")
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_a_worker_killed_for_memory_does_not_end_the_unit(box: Box) -> None:
     service(box, "hungry")
     drop_in(box, "hungry", "MemoryMax=256M", "MemorySwapMax=0")
@@ -263,7 +273,7 @@ def test_a_worker_killed_for_memory_does_not_end_the_unit(box: Box) -> None:
     stop(box, "hungry")
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_the_redis_url_comes_from_a_credential_that_others_do_not_see(box: Box) -> None:
     server = box.shell(
         "/opt/upnext/bin/python -c 'from upnextd.broker import find_server; print(find_server())'"
@@ -291,7 +301,7 @@ def test_the_redis_url_comes_from_a_credential_that_others_do_not_see(box: Box) 
     box.shell("kill $(cat /tmp/redis.pid)")
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_a_service_that_cannot_be_imported_is_not_tried_again(box: Box) -> None:
     box.write("/srv/broken.py", "import upnext\nraise RuntimeError('boom')\n")
     box.write("/etc/upnext/broken.env", "SERVICE=/srv/broken.py\n", 0o600)

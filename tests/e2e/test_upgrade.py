@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from tests.e2e.reloading import Load, all_done, ledger, make, source
+from tests.e2e.reloading import Load, all_done, ledger, let_go, make, source, start_hold
 from tests.support.daemon import Daemon
 from tests.support.waiting import wait_until
 from upnext.control import protocol
@@ -59,8 +59,7 @@ def test_after_an_upgrade_everything_still_works() -> None:
     with make() as daemon:
         daemon.rewrite(source(2))
         assert daemon.ctl("reload", "--wait").returncode == 0
-        job_id = daemon.cli("call", "nap", "--kwargs", '{"seconds": 12.0}').stdout.strip()
-        wait_until(lambda: any(child["in_flight"] for child in daemon.status()["children"]), 10)
+        job_id = start_hold(daemon)
         upgrade(daemon)
         status = daemon.status()
         assert (status["generation"], status["pid"]) == (2, daemon.pid)
@@ -92,7 +91,8 @@ def test_after_an_upgrade_everything_still_works() -> None:
         wait_until(lambda: upgrades(daemon) > before, 20, "the upgrade while paused")
         wait_until(lambda: daemon.status()["mode"] == "paused", 10)
         daemon.rpc("resume")
-        wait_until(lambda: '"done"' in daemon.cli("job", job_id, "--json").stdout, 60)
+        let_go(daemon)
+        wait_until(lambda: '"done"' in daemon.cli("job", job_id, "--json").stdout, 20)
         daemon.rewrite(source(3))
         assert daemon.ctl("reload", "--wait").returncode == 0
         assert daemon.status()["generation"] == 3

@@ -10,6 +10,7 @@ import pytest
 from tests.support.fleet import Fleet, task
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
+from tests.support.waiting import PATIENCE
 from upnext.core.outcome import JobStatus
 from upnext.core.submission import Submission
 from upnext.engine import broker as broker_module
@@ -80,7 +81,7 @@ async def test_a_hundred_producers_with_one_key_make_one_job(redis_url: str, nam
         assert {duplicate.job_id for duplicate in duplicates} == {made}
         assert await fleet.lengths("echo") == "n1"
         await fleet.worker(task(echo))
-        await fleet.broker.wait(made, 5)
+        await fleet.broker.wait(made, 30)
         assert await fleet.leaks() == []
         assert await producers[0].submit(job) != made
         await asyncio.gather(*(producer.aclose() for producer in producers))
@@ -104,10 +105,10 @@ async def test_a_lost_reply_to_a_submit(server: Server, namespace: str, keyed: b
             path.mend()
             path.cut()
             if keyed:
-                assert (await asyncio.wait_for(submit, 5)).startswith("echo:n")
+                assert (await asyncio.wait_for(submit, 30)).startswith("echo:n")
             else:
                 with pytest.raises(SubmitUncertain):
-                    await asyncio.wait_for(submit, 5)
+                    await asyncio.wait_for(submit, 30)
             assert await fleet.lengths("echo") == "n1"
             await broker.aclose()
 
@@ -131,7 +132,7 @@ async def test_a_lost_reply_to_many_and_to_a_send(server: Server, namespace: str
             path.cut()
             for uncertain in (many, sent):
                 with pytest.raises(SubmitUncertain):
-                    await asyncio.wait_for(uncertain, 5)
+                    await asyncio.wait_for(uncertain, 30)
             assert await arrived()
             await broker.aclose()
 
@@ -155,7 +156,7 @@ async def test_and_then_gives_up(namespace: str, monkeypatch: pytest.MonkeyPatch
     begun = time.monotonic()
     with pytest.raises(BrokerUnavailableError):
         await broker.submit(Submission("ship", b"{}"))
-    assert 0.2 < time.monotonic() - begun < 3
+    assert 0.2 < time.monotonic() - begun < 3 * PATIENCE
     await broker.aclose()
 
 
@@ -166,7 +167,7 @@ async def test_a_wrong_password_is_told_at_once(own_server: Server, namespace: s
     with pytest.raises(BrokerRefusedError) as raised:
         await broker.submit(Submission("ship", b"{}"))
     assert "wrong" not in str(raised.value).replace("WRONGPASS", "")
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 2 * PATIENCE
     await broker.aclose()
 
 
@@ -179,7 +180,7 @@ async def test_the_reply_comes_to_who_submitted(redis_url: str, namespace: str) 
         begun = time.monotonic()
         outcomes = await asyncio.gather(*(fleet.run("slow") for _ in range(10)))
         assert [outcome.value for outcome in outcomes] == [b"7"] * 10
-        assert time.monotonic() - begun < 1.5
+        assert time.monotonic() - begun < 1.5 * PATIENCE
         assert await fleet.command("EXISTS", fleet.keys.waiters) == 0
 
 
@@ -188,9 +189,9 @@ async def test_a_result_later_from_somewhere_else(redis_url: str, namespace: str
         await fleet.worker(task(slow))
         other = Broker(redis_url, namespace)
         job_id = await fleet.submit("slow")
-        waits = [other.wait(job_id, 5), other.wait(job_id, 5), fleet.broker.wait(job_id, 5)]
+        waits = [other.wait(job_id, 30), other.wait(job_id, 30), fleet.broker.wait(job_id, 30)]
         assert [outcome.value for outcome in await asyncio.gather(*waits)] == [b"7"] * 3
-        assert (await other.wait(job_id, 5)).value == b"7"
+        assert (await other.wait(job_id, 30)).value == b"7"
         await other.aclose()
         assert await fleet.leaks() == []
 
@@ -200,11 +201,11 @@ async def test_an_id_that_nobody_knows(redis_url: str, namespace: str) -> None:
         for job_id in ("ship:n1-0", "ship:d1-1", "unheard-of:h5-5"):
             begun = time.monotonic()
             with pytest.raises(JobNotFoundError) as raised:
-                await fleet.broker.wait(job_id, 5)
+                await fleet.broker.wait(job_id, 30)
             assert raised.value.job_id == job_id
-            assert time.monotonic() - begun < 2
+            assert time.monotonic() - begun < 2 * PATIENCE
         with pytest.raises(UsageError):
-            await fleet.broker.wait("no id", 5)
+            await fleet.broker.wait("no id", 30)
 
 
 async def test_the_caller_s_own_wait_runs_out_and_leaves_nothing(redis_url: str, namespace: str) -> None:
@@ -215,9 +216,9 @@ async def test_the_caller_s_own_wait_runs_out_and_leaves_nothing(redis_url: str,
             await fleet.broker.wait(job_id, 0.1)
         assert raised.value.job_id == job_id  # type: ignore[attr-defined]
         with pytest.raises(TimeoutError) as raised:
-            await fleet.run("echo", timeout_s=0.1)
+            await fleet.broker.submit_and_wait(Submission("echo", b"{}"), 0.1)
         assert raised.value.job_id.startswith("echo:n")  # type: ignore[attr-defined]
-        assert 0.2 <= time.monotonic() - begun < 2
+        assert 0.2 <= time.monotonic() - begun < 2 * PATIENCE
 
         async def unregistered() -> bool:
             return not await fleet.command("EXISTS", fleet.keys.waiters)
@@ -275,7 +276,7 @@ async def test_an_ear_that_was_cut_rereads_at_once(redis_url: str, namespace: st
         wire.abort()
         release.set()
         assert (await run).value == b"3"
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 2 * PATIENCE
 
 
 async def test_results_of_many_waiters_under_load(redis_url: str, namespace: str) -> None:
@@ -293,8 +294,8 @@ async def test_a_dead_letter_tells_how_it_ended_also_long_after(redis_url: str, 
     async with Fleet(redis_url, namespace) as fleet:
         await fleet.worker(task(broken, result_ttl_s=0.0))
         job_id = await fleet.submit("broken")
-        assert (await fleet.broker.wait(job_id, 5)).status is JobStatus.FAILED
-        assert (await fleet.broker.wait(job_id, 5)).status is JobStatus.FAILED
+        assert (await fleet.broker.wait(job_id, 30)).status is JobStatus.FAILED
+        assert (await fleet.broker.wait(job_id, 30)).status is JobStatus.FAILED
 
 
 async def test_progress(redis_url: str, namespace: str) -> None:
@@ -322,10 +323,10 @@ async def test_events_reach_handlers_of_other_services_and_of_workers_that_are_a
         await fleet.worker(task(ship, event="paid"), service="shipping")
         sent = await fleet.broker.send("paid", b'{"order_id":"A1","total":3}', [])
         assert [job_id.rpartition(":")[0] for job_id in sent] == ["paid.mail", "paid.ship"]
-        await fleet.broker.wait(sent[1], 5)
+        await fleet.broker.wait(sent[1], 30)
         assert got == ["ship A1 ['total']"]
         await fleet.worker(task(mail, event="paid"), service="mailing")
-        await fleet.broker.wait(sent[0], 5)
+        await fleet.broker.wait(sent[0], 30)
         assert got[1:] == ["mail A1"]
         assert await fleet.broker.send("unheard-of", b"{}", []) == []
         assert await fleet.leaks() == []

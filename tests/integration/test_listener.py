@@ -81,7 +81,7 @@ async def test_a_connection_that_went_silent_is_noticed(
     server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener_module, "PING_S", 0.1)
-    monkeypatch.setattr(listener_module, "SILENT_S", 0.3)
+    monkeypatch.setattr(listener_module, "SILENT_S", 1.0)
     with Proxy(server) as path:
         ear = Ear(path.url, namespace)
         await ear.listener.start()
@@ -100,13 +100,13 @@ async def test_a_connection_that_went_silent_is_noticed(
 
 
 async def test_a_quiet_channel_is_no_silence(server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener_module, "PING_S", 0.05)
-    monkeypatch.setattr(listener_module, "SILENT_S", 0.3)
+    monkeypatch.setattr(listener_module, "PING_S", 0.1)
+    monkeypatch.setattr(listener_module, "SILENT_S", 1.5)
     ear = Ear(server.url, namespace)
     await ear.listener.start()
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    await wait_until_async(lambda: loop.time() - begun > 1.0)
+    await wait_until_async(lambda: loop.time() - begun > 3.0)
     assert (ear.listener.up, ear.rereads) == (True, 0)
     await ear.listener.aclose()
 

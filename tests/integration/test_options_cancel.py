@@ -16,7 +16,7 @@ from upnext.core.outcome import FailureReason, JobStatus
 
 async def cancelled(future: upnext.Future[Any]) -> upnext.TaskResult[Any]:
     with pytest.raises(upnext.TaskExecutionError) as caught:
-        await future.result(20)
+        await future.result(60)
     end = caught.value.task_result
     assert (end.status, end.failure_reason) == (JobStatus.CANCELLED, FailureReason.CANCELLED)
     return end
@@ -78,7 +78,7 @@ async def test_held_behind_a_busy_job(redis_url: str, namespace: str) -> None:
         await cancelled(held[1])
         let_go.set()
         for future in (busy, held[0], held[2]):
-            await future.result(20)
+            await future.result(60)
         assert ran == ["busy", "a", "c"]
         await nothing_left(running, held[1])
 
@@ -106,7 +106,7 @@ async def test_on_its_way_from_one_worker_to_another(redis_url: str, namespace: 
             await cancelled(future)
             await nothing_left(running, future)
         let_go.set()
-        await busy.result(20)
+        await busy.result(60)
         assert ran == ["busy"]
 
 
@@ -212,7 +212,7 @@ async def test_a_cancel_racing_a_finish_has_one_winner(redis_url: str, namespace
                 await asyncio.sleep(0)
             asked = await future.cancel()
             try:
-                await future.result(20)
+                await future.result(60)
             except upnext.TaskExecutionError as error:
                 assert error.task_result.status is JobStatus.CANCELLED
                 assert asked
@@ -238,7 +238,7 @@ async def test_a_cancel_that_is_faster_than_the_fetch(redis_url: str, namespace:
 
     @worker.task
     async def long() -> None:
-        await asyncio.sleep(3)
+        await asyncio.sleep(60)
         finished.append("ran to its end")
 
     async with serving(worker, redis_url, namespace):

@@ -67,7 +67,7 @@ def kill(how):
         ctypes.string_at(0)
     os._exit(3)
 
-@worker.task(timeout=0.3)
+@worker.task(timeout=2.0)
 def sleeps_too_long() -> None:
     (MARKS.parent / "sleeper").write_text(str(os.getpid()))
     time.sleep(60)
@@ -93,7 +93,7 @@ def leaf(number: int) -> int:
 def tree(depth: int) -> int:
     if not depth:
         return 1
-    return sum(future.value_sync(20) for future in [tree.submit_sync(depth - 1) for _ in range(2)])
+    return sum(future.value_sync(60) for future in [tree.submit_sync(depth - 1) for _ in range(2)])
 
 @worker.task
 async def beside() -> str:
@@ -112,6 +112,12 @@ def module(path: Path) -> Any:
     return import_module(path.stem)
 
 
+def noted(service: Path) -> int:
+    """The pid that the sleeper has written; 0 before."""
+    note = service.parent / "sleeper"
+    return int(note.read_text() or 0) if note.exists() else 0
+
+
 def children() -> set[int]:
     return {p.pid for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE}
 
@@ -121,7 +127,7 @@ async def test_members_are_execd_import_once_and_run_many(service: Path, redis_u
     async with serving(service, redis_url, namespace):
         tasks = module(service)
         futures = [await tasks.where.submit() for _ in range(20)]
-        told = [await future.value(20) for future in futures]
+        told = [await future.value(60) for future in futures]
         pids = {pid for pid, *_ in told}
         assert 1 <= len(pids) <= 2
         assert os.getpid() not in pids
@@ -168,7 +174,7 @@ async def test_a_member_that_dies_is_a_crash_of_its_job_alone(
         neighbour = await tasks.where.submit()
         result = await tasks.crashes.wait(how, wait_timeout=20)
         assert (result.value, result.crashes, result.attempts) == (1, 1, 1)
-        assert (await neighbour.result(20)).crashes == 0
+        assert (await neighbour.result(60)).crashes == 0
         if how == "segfault":
             with pytest.raises(upnext.TaskExecutionError) as caught:
                 await tasks.always_crashes.wait(wait_timeout=20)
@@ -195,12 +201,11 @@ async def test_a_cancel_kills_the_member(service: Path, redis_url: str, namespac
     async with serving(service, redis_url, namespace):
         tasks = module(service)
         future = await tasks.sleeps.submit()
-        await wait_until_async((service.parent / "sleeper").exists, 20)
+        sleeper = await wait_until_async(lambda: noted(service), 20)
         assert await future.cancel()
         with pytest.raises(upnext.TaskExecutionError) as caught:
-            await future.result(20)
+            await future.result(60)
         assert caught.value.task_result.status is JobStatus.CANCELLED
-        sleeper = int((service.parent / "sleeper").read_text() or 0)
         await wait_until_async(lambda: not psutil.pid_exists(sleeper), 5, "the member to be gone")
 
 
@@ -317,4 +322,4 @@ def test_a_script_that_runs_itself(
                 future.value_sync(30)
     finally:
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0

@@ -74,8 +74,8 @@ async def test_progress_is_seen_from_outside(redis_url: str, namespace: str) -> 
         await wait_until_async(thread_seen, 10)
         go_on.set()
         from_thread.set()
-        await future.result(20)
-        await second.result(20)
+        await future.result(60)
+        await second.result(60)
 
 
 SERVICE = '''

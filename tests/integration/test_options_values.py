@@ -88,7 +88,7 @@ async def test_they_round_trip_in_threads_and_on_the_loop(redis_url: str, namesp
             for task in tasks[2 * number : 2 * number + 2]:
                 seen.clear()
                 future = await task.submit(value)
-                got = await future.value(20)
+                got = await future.value(60)
                 assert (got, type(got)) == (value, type(value))
                 assert (seen[0], type(seen[0])) == (value, type(value))
 
@@ -133,9 +133,9 @@ async def test_a_result_that_cannot_be_encoded_fails_that_job_alone(redis_url: s
         futures = await work.submit_many([(number != 7,) for number in range(20)])
         for number, future in enumerate(futures):
             if number != 7:
-                assert (await future.value(20))["items"][1] == "fine"
+                assert (await future.value(60))["items"][1] == "fine"
         with pytest.raises(upnext.TaskExecutionError) as caught:
-            await futures[7].result(20)
+            await futures[7].result(60)
         end = caught.value.task_result
         assert (end.status, end.failure_reason, end.attempts) == (JobStatus.FAILED, FailureReason.ERROR, 1)
         assert end.error is not None

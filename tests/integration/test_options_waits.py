@@ -63,7 +63,7 @@ async def test_three_levels_with_fan_out_at_concurrency_1(redis_url: str, namesp
         leaves = {job: parents for job, parents in lineage.items() if job.startswith("leaf:")}
         assert len(leaves) == 2 * FAN * FAN
         assert all(parent in ids and above == root for parent, above in leaves.values())
-        ended = await leaf.future(next(iter(leaves))).result(10)
+        ended = await leaf.future(next(iter(leaves))).result(60)
         assert (ended.parent_id, ended.root_id) == leaves[ended.job_id]
 
 
@@ -98,7 +98,7 @@ async def test_a_parent_that_times_out_while_it_waits_leaves_no_slot_behind(redi
         await let_go.wait()
         return "child"
 
-    @worker.task(timeout=0.3)
+    @worker.task(timeout=1.0)
     async def parent() -> str:
         return (await child.wait()).value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tests.support.fleet import Fleet, Life, task
+from tests.support.waiting import PATIENCE, given
 from upnext.core.outcome import FailureReason, JobStatus
 from upnext.core.submission import Submission
 from upnext.engine.reaper import DeathNotice
@@ -34,8 +35,8 @@ async def test_its_job_starts_on_a_sibling_at_once(redis_url: str, namespace: st
         died = loop.time()
         fleet.told_dead(notice)
         await fleet.until(lambda: len(lives) == 2, 5)
-        assert loop.time() - died < 1.0
-        outcome = await fleet.broker.wait(job_id, 5)
+        assert loop.time() - died < 1.0 * PATIENCE
+        outcome = await fleet.broker.wait(job_id, 30)
         assert (outcome.status, outcome.crashes, outcome.attempt) == (JobStatus.DONE, 1, 1)
         await fleet.until(lambda: notice.consumer in fleet.reaped)
         assert (await fleet.stats())["ship:crashes"] == 1
@@ -56,7 +57,7 @@ async def test_what_it_had_only_fetched_is_not_charged(redis_url: str, namespace
         fleet.told_dead(notice)
         await fleet.worker(task(ship), concurrency=2)
         for job_id in others:
-            assert (await fleet.broker.wait(job_id, 5)).crashes == 0
+            assert (await fleet.broker.wait(job_id, 30)).crashes == 0
         await fleet.until(lambda: any(start.job_id == guilty for start in fleet.workers[1].board.starts))
 
 
@@ -73,7 +74,7 @@ async def test_it_is_buried_at_max_crashes_and_never_runs_again(redis_url: str, 
                 job_id = await fleet.submit("ship", of={"idempotency_key": "k"})
             await busy(fleet, life, 1)
             fleet.told_dead(await life.die("signal:SIGSEGV"))
-        outcome = await fleet.broker.wait(job_id, 5)
+        outcome = await fleet.broker.wait(job_id, 30)
         assert (outcome.status, outcome.reason, outcome.crashes) == (JobStatus.DEAD, FailureReason.CRASH, 2)
         assert outcome.cause == "signal:SIGSEGV"
         again = await fleet.submit("ship", of={"idempotency_key": "k"})
@@ -157,7 +158,7 @@ async def test_several_suspects_run_alone_and_one_after_the_other(redis_url: str
         await fleet.worker(task(ship), concurrency=4)
         assert [await fleet.value(job_id) for job_id in jobs] == [0, 1, 2, 3]
         for job_id in jobs:
-            assert (await fleet.broker.wait(job_id, 1)).crashes == 0
+            assert (await fleet.broker.wait(job_id, 30)).crashes == 0
         suspects = [start for start in fleet.workers[1].board.starts if start.lane == "x"]
         assert len(suspects) == 4
         assert [await fleet.value(job_id) for job_id in later] == list(range(10, 20))
@@ -186,12 +187,12 @@ async def test_forty_nine_innocent_and_one_guilty(redis_url: str, namespace: str
         gate.set()
         for _ in range(3):
             life = await fleet.worker(spec, concurrency=50)
-            async with asyncio.timeout(8):
+            async with asyncio.timeout(given(8)):
                 await struck.get()
             fleet.told_dead(await life.die("signal:SIGSEGV"))
         await fleet.worker(spec, concurrency=50)
         for number, job_id in enumerate(jobs):
-            outcome = await fleet.broker.wait(job_id, 8)
+            outcome = await fleet.broker.wait(job_id, 30)
             if number == 17:
                 assert (outcome.status, outcome.crashes) == (JobStatus.DEAD, 3)
             else:

@@ -72,7 +72,7 @@ async def test_one_that_was_reaped_stops_and_registers_anew(redis_url: str, name
         first = life.consumer
         await reap(fleet, first, "ship")
         await fleet.submit("quick")
-        await asyncio.wait_for(stopped.wait(), 8)
+        await asyncio.wait_for(stopped.wait(), 30)
         await fleet.until(lambda: life.consumer != first)
         assert orjson.loads((await fleet.run("quick")).value) == 2
         assert len(set(life.board.consumers)) == 2

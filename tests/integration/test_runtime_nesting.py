@@ -17,7 +17,7 @@ async def call(fleet: Fleet, name: str, **arguments: object) -> object:
     root_id = attempt.root_id or attempt.job_id
     job = Submission(name, orjson.dumps(arguments), parent_id=attempt.job_id, root_id=root_id)
     async with attempt.suspended():
-        _, outcome = await attempt.broker.submit_and_wait(job, 8)
+        _, outcome = await attempt.broker.submit_and_wait(job, 60)
     return orjson.loads(outcome.value)
 
 
@@ -107,7 +107,7 @@ async def test_a_parent_that_times_out_while_it_waits(redis_url: str, namespace:
         return await call(fleet, "leaf")
 
     async with fleet:
-        life = await fleet.worker(task(leaf), task(parent, timeout_s=0.15), concurrency=1)
+        life = await fleet.worker(task(leaf), task(parent, timeout_s=0.5), concurrency=1)
         outcome = await fleet.run("parent")
         assert outcome.reason is not None
         assert outcome.reason.value == "timeout"

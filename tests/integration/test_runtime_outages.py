@@ -11,12 +11,13 @@ import pytest
 from tests.support.fleet import Fleet, task
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
+from tests.support.waiting import PATIENCE
 from upnext.core.outcome import JobStatus
 from upnext.core.spec import CronSpec
 from upnext.engine import listener, wire
 from upnext.errors import BrokerFullError, BrokerUnavailableError
 
-SOON_S = 2.0
+SOON_S = 2.0 * PATIENCE
 
 
 async def echo(number: int = 1) -> int:
@@ -88,7 +89,7 @@ async def test_a_cron_ticks_on_after_flushall(own_server: Server, namespace: str
         await fleet.command("FLUSHALL")
         flushed, before = time.time(), len(ticks)
         await fleet.until(lambda: len(ticks) > before, 6)
-        assert ticks[before] - flushed < 1.0 + SOON_S
+        assert ticks[before] - flushed < 1.0 * PATIENCE + SOON_S
 
 
 async def test_script_flush(own_server: Server, namespace: str) -> None:
@@ -164,9 +165,9 @@ async def test_running_work_goes_on_without_the_broker_and_its_end_is_told_later
 
 async def test_a_frozen_broker(own_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGSTOP: connections stay open and nothing answers; after a while they are given up."""
-    monkeypatch.setattr(wire, "REPLY_TIMEOUT_S", 0.6)
+    monkeypatch.setattr(wire, "REPLY_TIMEOUT_S", 1.5)
     monkeypatch.setattr(listener, "PING_S", 0.2)
-    monkeypatch.setattr(listener, "SILENT_S", 0.6)
+    monkeypatch.setattr(listener, "SILENT_S", 1.5)
     async with Fleet(own_server.url, namespace) as fleet:
         await ready(fleet)
         own_server.freeze()
@@ -180,9 +181,9 @@ async def test_a_frozen_broker(own_server: Server, namespace: str, monkeypatch: 
 
 async def test_a_path_that_is_silent(server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No FIN, no RST: the worker notices by itself, and takes up its work when the path is there again."""
-    monkeypatch.setattr(wire, "REPLY_TIMEOUT_S", 0.6)
+    monkeypatch.setattr(wire, "REPLY_TIMEOUT_S", 1.5)
     monkeypatch.setattr(listener, "PING_S", 0.2)
-    monkeypatch.setattr(listener, "SILENT_S", 0.6)
+    monkeypatch.setattr(listener, "SILENT_S", 1.5)
     with Proxy(server) as path:
         async with Fleet(server.url, namespace) as fleet:
             await fleet.scheduler()
@@ -209,8 +210,8 @@ async def test_nobody_spins_while_the_broker_is_away(own_server: Server, namespa
             connections, cpu_s, begun = path.connections, time.process_time(), time.monotonic()
             await fleet.until(lambda: time.monotonic() - begun > 2.0, 5)
             # about six connections that each come back after at most a second
-            assert path.connections - connections < 60
-            assert time.process_time() - cpu_s < 1.0
+            assert path.connections - connections < 30 * (time.monotonic() - begun)
+            assert time.process_time() - cpu_s < 0.5 * (time.monotonic() - begun)
             if fault == "stop":
                 await asyncio.to_thread(own_server.start)
             else:
@@ -235,7 +236,7 @@ async def test_an_idle_worker_asks_little_also_after_a_fault(own_server: Server,
         await check_soon(fleet)
         before, begun = commands(), time.monotonic()
         await fleet.until(lambda: time.monotonic() - begun > 2.0, 5)
-        assert commands() - before < 40
+        assert commands() - before < 20 * (time.monotonic() - begun)
 
 
 async def test_a_full_broker_refuses_submits_and_running_work_ends(own_server: Server, namespace: str) -> None:

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import NamedTuple
 
 import pytest
 
 from tests.support.fleet import Fleet, Life, task
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
+from tests.support.waiting import PATIENCE
 from upnext.core.outcome import JobStatus
 from upnext.core.spec import CronSpec, MissedRunPolicy, TaskSpec
 from upnext.engine import cronwork, reaper, runtime, scheduler
+from upnext.engine.attempt import CURRENT
 
-LEASE_S = 0.8
+LEASE_S = 2.0
 EVERY_SECOND = CronSpec("* * * * * *")
 
 
 @pytest.fixture
 def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything twelve times as fast."""
+    """Everything five times as fast, and beats ten times, so that many may be late."""
     for module in (runtime, scheduler):
         monkeypatch.setattr(module, "LEASE_MS", int(LEASE_S * 1000))
-    monkeypatch.setattr(scheduler, "BEAT_S", LEASE_S / 4)
-    monkeypatch.setattr(scheduler, "LEADERSHIP_MS", 500)
+    monkeypatch.setattr(scheduler, "BEAT_S", LEASE_S / 10)
+    monkeypatch.setattr(scheduler, "LEADERSHIP_MS", 1500)
     monkeypatch.setattr(scheduler, "SEEN_S", 0.5)
     monkeypatch.setattr(reaper, "SWEEPS_S", (0.0, 0.05, 0.2))
 
@@ -58,7 +61,7 @@ async def test_the_living_keep_their_leases_and_their_jobs(redis_url: str, names
         await fleet.scheduler("d2")
         life = await fleet.worker(task(sleeper))
         consumer = life.consumer
-        job_id = await fleet.submit("sleeper", wait_s=4 * LEASE_S)
+        job_id = await fleet.submit("sleeper", wait_s=2.5 * LEASE_S)
         assert await fleet.value(job_id) == 1
         assert len(life.board.starts) == 1
         assert life.consumer == consumer
@@ -71,7 +74,7 @@ async def test_a_worker_whose_loop_stands_still_keeps_its_lease(redis_url: str, 
     """The kernel says who lives, not the worker's loop: its scheduler beats for it."""
 
     async def hog() -> int:
-        until = time.monotonic() + 3 * LEASE_S
+        until = time.monotonic() + 2 * LEASE_S
         while time.monotonic() < until:
             pass
         return 1
@@ -83,7 +86,7 @@ async def test_a_worker_whose_loop_stands_still_keeps_its_lease(redis_url: str, 
         async with Fleet(redis_url, namespace) as fleet:
             await fleet.worker(task(hog), daemon="d1")
             ready.append(fleet.workers[0].consumer)
-            await fleet.until(lambda: bool(stop), 9)
+            await fleet.until(lambda: bool(stop), 20)
 
     ready: list[str] = []
     stop: list[bool] = []
@@ -149,7 +152,7 @@ async def test_nobody_is_reaped_for_an_outage_of_the_broker(own_server: Server, 
         await fleet.scheduler("d2")
         lives = [await fleet.worker(task(sleeper), daemon=daemon) for daemon in ("d1", "d2")]
         consumers = [life.consumer for life in lives]
-        jobs = [await fleet.submit("sleeper", wait_s=5.0) for _ in range(4)]
+        jobs = [await fleet.submit("sleeper", wait_s=2.5 * LEASE_S) for _ in range(4)]
         await fleet.until(lambda: sum(len(life.board.cells) for life in lives) == 4)
         await asyncio.to_thread(own_server.stop)
         await passed(fleet, 1.5 * LEASE_S)
@@ -227,45 +230,53 @@ async def test_a_daemon_s_former_consumers_are_taken_back_at_its_start(redis_url
 # --- the leadership and crons
 
 
-def cron(ran: list[float], spec: CronSpec = EVERY_SECOND, name: str = "tidy") -> TaskSpec:
+class Run(NamedTuple):
+    """Unix seconds: what the clock said when the job ran, and when it was due."""
+
+    at: float
+    tick: float
+
+
+def cron(ran: list[Run], spec: CronSpec = EVERY_SECOND, name: str = "tidy") -> TaskSpec:
     async def tidy() -> None:
-        ran.append(time.time())
+        tick_ms = CURRENT.get().meta.tick_ms
+        assert tick_ms is not None
+        ran.append(Run(time.time(), tick_ms / 1000))
 
     return task(tidy, name, cron=spec)
 
 
 async def test_a_tick_fires_on_time_and_once_though_many_could_lead(redis_url: str, namespace: str) -> None:
-    ran: list[float] = []
+    ran: list[Run] = []
     async with Fleet(redis_url, namespace) as fleet:
         schedulers = [await fleet.scheduler(f"d{number}") for number in range(3)]
         await fleet.worker(cron(ran))
         await fleet.until(lambda: len(ran) >= 3)
-        assert len({int(at) for at in ran}) == len(ran)
-        assert all(at % 1 < 0.5 for at in ran)
+        assert len({run.tick for run in ran}) == len(ran)
+        assert min(run.at - run.tick for run in ran) < 0.5, "on time"
         assert sum(scheduler.leader for scheduler in schedulers) == 1
 
 
 async def test_two_who_both_believe_to_lead_fire_each_tick_once(redis_url: str, namespace: str) -> None:
-    ran: list[float] = []
+    ran: list[Run] = []
     async with Fleet(redis_url, namespace) as fleet:
         first, second = await fleet.scheduler("d1"), await fleet.scheduler("d2")
         await fleet.worker(cron(ran))
         await fleet.until(lambda: first.leader or second.leader)
         begun, seen = time.monotonic(), len(ran)
-        while time.monotonic() - begun < 2.2:
+        while len(ran) < seen + 2 or time.monotonic() - begun < 2.2:
             term = max(first.epoch, second.epoch)
             for one in (first, second):
                 one.leader, one.epoch = True, term
                 one._crons.wake()
             await passed(fleet, 0.05)
-        ticks = [int(at) for at in ran[seen:]]
+        ticks = [run.tick for run in ran[seen:]]
         assert len(ticks) == len(set(ticks))
-        assert len(ticks) >= 2
 
 
 @pytest.mark.usefixtures("short_leases")
 async def test_another_host_leads_when_the_leader_is_gone(redis_url: str, namespace: str) -> None:
-    ran: list[float] = []
+    ran: list[Run] = []
     async with Fleet(redis_url, namespace) as fleet:
         first = await fleet.scheduler("d1")
         await fleet.worker(cron(ran), daemon="d1")
@@ -281,14 +292,14 @@ async def test_another_host_leads_when_the_leader_is_gone(redis_url: str, namesp
         died, seen = time.time(), len(ran)
         await fleet.until(lambda: second.leader and len(ran) > seen + 1)
         assert second.epoch == first.epoch + 1 or second.epoch > first.epoch
-        assert ran[seen] - died < 2.5
-        assert len({int(at) for at in ran}) == len(ran)
+        assert ran[seen].at - died < 3.5 * PATIENCE
+        assert len({run.tick for run in ran}) == len(ran)
 
 
 @pytest.mark.usefixtures("short_leases")
 async def test_a_cron_that_left_the_code_stops(redis_url: str, namespace: str) -> None:
-    ran: list[float] = []
-    stays: list[float] = []
+    ran: list[Run] = []
+    stays: list[Run] = []
     async with Fleet(redis_url, namespace) as fleet:
         old, kept = cron(ran, name="tidy"), cron(stays, name="kept")
         await fleet.scheduler("d1", old, kept)
@@ -316,14 +327,14 @@ async def test_a_cron_that_nobody_has_any_more_lapses(
         life = await fleet.worker(cron([]))
         await life.stop()
         await fleet.scheduler("d2")
-        await passed(fleet, 0.4)
+        await passed(fleet, 1.0)
         before = await fleet.lengths("tidy")
         await passed(fleet, 1.3)
         assert await fleet.lengths("tidy") == before
 
 
 async def test_a_leader_fires_crons_of_services_it_has_never_seen(redis_url: str, namespace: str) -> None:
-    ran: list[float] = []
+    ran: list[Run] = []
     async with Fleet(redis_url, namespace) as fleet:
         await fleet.scheduler("d9", service="another")
         await fleet.worker(cron(ran), daemon="d1")
@@ -334,7 +345,7 @@ async def test_a_leader_fires_crons_of_services_it_has_never_seen(redis_url: str
     ("policy", "count"), [(MissedRunPolicy.LATEST_ONLY, 1), (MissedRunPolicy.CATCH_UP, 4), (MissedRunPolicy.SKIP, 0)]
 )
 async def test_ticks_that_were_missed(redis_url: str, namespace: str, policy: MissedRunPolicy, count: int) -> None:
-    ran: list[float] = []
+    ran: list[Run] = []
     async with Fleet(redis_url, namespace) as fleet:
         await fleet.worker(cron(ran, CronSpec("0 0 * * *", missed=policy)))
         day_ms = 24 * 3600 * 1000

@@ -14,7 +14,7 @@ import pytest
 from tests.integration.workbench import Workbench, task
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 from upnext.core.outcome import JobStatus
 from upnext.core.submission import Submission
 from upnext.engine import sync as sync_module
@@ -59,7 +59,7 @@ def test_it_may_be_used_any_number_of_times(broker: SyncBroker, work: Workbench)
     for _ in range(3):
         job_id = broker.submit(Submission("ship", b"{}"))
         finish_one(work)
-        assert broker.wait(job_id, 5).value == b"7"
+        assert broker.wait(job_id, 30).value == b"7"
 
 
 def test_submit_and_wait(broker: SyncBroker, work: Workbench) -> None:
@@ -69,7 +69,7 @@ def test_submit_and_wait(broker: SyncBroker, work: Workbench) -> None:
         job_id, outcome = broker.submit_and_wait(Submission("ship", b"{}"), 5)
         assert (outcome.status, outcome.value) == (JobStatus.DONE, b"7")
         assert job_id.startswith("ship:n")
-        worker.join(5)
+        worker.join(60)
     assert work.leaks() == []
 
 
@@ -78,22 +78,22 @@ def test_a_result_later(broker: SyncBroker, work: Workbench) -> None:
     job_id = broker.submit(Submission("ship", b"{}", delay_s=0.0))
     work.promote()
     worker = in_background(work)
-    assert broker.wait(job_id, 5).value == b"7"
-    worker.join(5)
-    assert broker.wait(job_id, 5).value == b"7"
+    assert broker.wait(job_id, 30).value == b"7"
+    worker.join(60)
+    assert broker.wait(job_id, 30).value == b"7"
     assert work.leaks() == []
 
 
 def test_an_id_that_nobody_knows_and_a_wait_that_runs_out(broker: SyncBroker, work: Workbench) -> None:
     work.register(task("ship"))
     with pytest.raises(JobNotFoundError):
-        broker.wait("ship:n1-0", 5)
+        broker.wait("ship:n1-0", 30)
     job_id = broker.submit(Submission("ship", b"{}"))
     begun = time.monotonic()
     with pytest.raises(TimeoutError) as raised:
         broker.wait(job_id, 0.1)
     assert raised.value.job_id == job_id  # type: ignore[attr-defined]
-    assert 0.1 <= time.monotonic() - begun < 2
+    assert 0.1 <= time.monotonic() - begun < 2 * PATIENCE
     assert work.hash(work.keys.waiters) == {}
 
 
@@ -153,10 +153,10 @@ def test_a_lost_reply_to_a_submit(server: Server, namespace: str, work: Workbenc
             path.mend()
             path.cut()
             if keyed:
-                assert submit.result(5).startswith("ship:n")
+                assert submit.result(60).startswith("ship:n")
             else:
                 with pytest.raises(SubmitUncertain):
-                    submit.result(5)
+                    submit.result(60)
         assert len(work.lane("ship", "n")) == 1
         broker.close()
 
@@ -188,7 +188,7 @@ def test_a_wait_survives_that_its_connections_are_cut(
         own_server.cli("CLIENT", "KILL", "TYPE", "pubsub")
         own_server.cli("CLIENT", "KILL", "TYPE", "normal")
         finish_one(work)
-        assert wait.result(8).value == b"7"
+        assert wait.result(60).value == b"7"
     assert work.leaks() == []
     broker.close()
     work.broker.close()
@@ -217,7 +217,7 @@ def test_cancel_and_progress(broker: SyncBroker, work: Workbench) -> None:
     job_id = broker.submit(Submission("ship", b"{}"))
     assert broker.cancel(job_id) is True
     assert broker.cancel(job_id) is False
-    assert broker.wait(job_id, 5).status is JobStatus.CANCELLED
+    assert broker.wait(job_id, 30).status is JobStatus.CANCELLED
     broker.progress(job_id, {"message": "half"}, 60.0)
     assert broker.read_progress(job_id) == {"message": "half"}
 

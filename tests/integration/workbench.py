@@ -12,6 +12,7 @@ import redis
 
 from tests.integration.inspect.bench import CONSUMER, Bench, Taken, task
 from tests.support.leaks import leaks
+from tests.support.waiting import given
 from upnext.core import entry
 from upnext.core.outcome import Outcome, decode
 from upnext.core.submission import Submission
@@ -90,10 +91,10 @@ class Workbench(Bench):
         said: list[bytes] = []
         with client.pubsub(ignore_subscribe_messages=True) as ear:
             ear.subscribe(channel)
-            ear.get_message(timeout=5)  # the confirmation
+            ear.get_message(timeout=given(5))  # the confirmation
             yield said
             client.publish(channel, "the end")
-            while (heard := ear.get_message(timeout=5)) is None or heard["data"] != b"the end":
+            while (heard := ear.get_message(timeout=given(5))) is None or heard["data"] != b"the end":
                 if heard is not None:
                     said.append(heard["data"])
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.support.processes import dies_with_us, kill_all, processes_in
-from tests.support.waiting import wait_until
+from tests.support.waiting import given, wait_until
 
 BIN = Path(sys.executable).parent
 
@@ -134,9 +134,9 @@ class Daemon:
         """Its exit code, once it has ended by itself."""
         assert self._process is not None, "upnextd was not started"
         try:
-            return self._process.wait(timeout_s)
+            return self._process.wait(given(timeout_s))
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"upnextd did not end within {timeout_s:g} s:\n{self.log()}") from None
+            raise AssertionError(f"upnextd did not end within {given(timeout_s):g} s:\n{self.log()}") from None
 
     def stop(self, timeout_s: float = 40.0) -> int:
         """SIGTERM and wait; its exit code."""
@@ -162,7 +162,7 @@ class Daemon:
         kill_all(self.left())
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(given(10))
         wait_until(lambda: (kill_all(self.left()), not self.left())[1], 5, "the killed processes to be gone")
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -183,7 +183,7 @@ class Daemon:
     def rpc(self, method: str, **params: Any) -> Any:
         """One request on a connection of its own, byte by byte as the protocol says; its result. Raises RpcError."""
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(10)
+            connection.settimeout(given(10))
             connection.connect(str(self.socket_path))
             request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
             connection.sendall(json.dumps(request).encode() + b"\n")
@@ -225,7 +225,7 @@ class Daemon:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=timeout_s,
+            timeout=given(timeout_s),
             check=False,
         )
 

@@ -12,7 +12,7 @@ import orjson
 import redis
 
 from tests.support.leaks import leaks
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import given, wait_until_async
 from upnext.core.binding import Signature
 from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus, Outcome
@@ -180,7 +180,7 @@ class Fleet:
         self.workers.append(life)
         if wait:
             ready = asyncio.create_task(board.is_ready.wait())
-            await asyncio.wait([ready, life.task], timeout=10, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([ready, life.task], timeout=given(10), return_when=asyncio.FIRST_COMPLETED)
             ready.cancel()
             if life.task.done():
                 await life.task
@@ -240,10 +240,10 @@ class Fleet:
         self, name: str, /, *, timeout_s: float = 8.0, of: dict[str, Any] | None = None, **arguments: Any
     ) -> Outcome:
         job = Submission(name, orjson.dumps(arguments), **(of or {}))
-        return (await self.broker.submit_and_wait(job, timeout_s))[1]
+        return (await self.broker.submit_and_wait(job, given(timeout_s)))[1]
 
     async def value(self, job_id: str, timeout_s: float = 8.0) -> Any:
-        outcome = await self.broker.wait(job_id, timeout_s)
+        outcome = await self.broker.wait(job_id, given(timeout_s))
         assert outcome.status is JobStatus.DONE, outcome
         return orjson.loads(outcome.value)
 

@@ -7,6 +7,7 @@ import threading
 from typing import Self
 
 from tests.support.servers import Server
+from tests.support.waiting import given
 
 
 class Proxy:
@@ -50,7 +51,7 @@ class Proxy:
             for writer in self._writers:
                 writer.transport.abort()
 
-        asyncio.run_coroutine_threadsafe(abort(), self._loop).result(5)
+        asyncio.run_coroutine_threadsafe(abort(), self._loop).result(given(5))
 
     def close_down(self) -> None:
         """Resets all connections, and new ones at once."""
@@ -64,12 +65,12 @@ class Proxy:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._up.wait(5), "the proxy did not start"
+        assert self._up.wait(given(5)), "the proxy did not start"
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(5)
+        self._thread.join(given(5))
 
     def _main(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:

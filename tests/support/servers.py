@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import os
+import random
 import shutil
 import signal
 import socket
@@ -16,7 +18,7 @@ from typing import Any, Self
 import redis
 
 from tests.support.processes import dies_with_us
-from tests.support.waiting import wait_until
+from tests.support.waiting import given, wait_until
 
 KINDS = ("valkey", "redis")
 
@@ -113,7 +115,7 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._process.pid, number)
             os.kill(self._process.pid, signal.SIGCONT)
-        self._process.wait(15)
+        self._process.wait(given(15))
         self._process = None
 
     def freeze(self) -> None:
@@ -150,13 +152,20 @@ class Server:
 
     def client(self) -> redis.Redis:
         """A new client with bytes answers; close it."""
-        return redis.Redis.from_url(self.url, socket_timeout=10)
+        return redis.Redis.from_url(self.url, socket_timeout=given(10))
 
     def log(self) -> str:
         return (self.directory / "log").read_text(errors="replace")
 
 
+_ports = itertools.cycle(random.SystemRandom().sample(range(11_000, 32_000), 5_000))
+"""Below what Linux gives to connections, and in another order in each process: a port that is free stays so until its server has it."""
+
+
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A TCP port of this machine that nobody listens on, nor is about to."""
+    for port in _ports:
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("unreachable")

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import upnext
+from tests.support.waiting import given
 from upnext.core.keys import Keys
 from upnext.core.spec import ServiceSpec
 from upnext.engine import clients
@@ -71,16 +72,16 @@ async def serving(
     try:
         for _ in specs:
             up = asyncio.create_task(ready.acquire())
-            done, _ = await asyncio.wait([up, *lives], timeout=15, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([up, *lives], timeout=given(15), return_when=asyncio.FIRST_COMPLETED)
             if up not in done:
                 up.cancel()
                 for life in done:
                     life.result()
-                raise AssertionError("the service was not ready within 15 s")
+                raise AssertionError("the service was not ready in time")
         yield Running(broker, stopping)
     finally:
         stopping.set()
-        await asyncio.wait(lives, timeout=20)
+        await asyncio.wait(lives, timeout=given(20))
         for life in lives:
             life.cancel()
         await asyncio.gather(*lives, return_exceptions=True)

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 
+from tests.support.waiting import given
 from upnext.engine.local import run_service
 from upnext.running import service_of
 from upnext.worker import Worker
@@ -56,7 +57,7 @@ async def running(
     )
     first = asyncio.create_task(ready.wait())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(given(20)):
             await asyncio.wait([life, first], return_when=asyncio.FIRST_COMPLETED)
         if life.done():
             life.result()
@@ -64,5 +65,5 @@ async def running(
     finally:
         first.cancel()
         stopping.set()
-        async with asyncio.timeout(stop_s + 20):
+        async with asyncio.timeout(given(stop_s + 20)):
             await life

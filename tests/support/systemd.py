@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
+from tests.support.waiting import given
+
 REPOSITORY = Path(__file__).parents[2]
 BOX = Path(__file__).with_name("systemd-box")
 UNIT = REPOSITORY / "systemd" / "upnextd@.service"
@@ -81,7 +83,7 @@ class Box:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
-        self._process.wait(20)
+        self._process.wait(given(20))
         self._process.stdout.close()
         shutil.rmtree(self._units, ignore_errors=True)
         shutil.rmtree(self._checkout, ignore_errors=True)
@@ -92,7 +94,7 @@ class Box:
             f"{name}={shlex.quote(value)}" for name, value in os.environ.items() if name.startswith("PIP_")
         )
         script = self._checkout / "scripts" / "install-systemd"
-        return self.shell(f"{settings} {shlex.join([str(script), *arguments])}", timeout_s=150)
+        return self.shell(f"{settings} {shlex.join([str(script), *arguments])}", timeout_s=600)
 
     def run(self, *command: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """A command inside, as root."""
@@ -101,7 +103,7 @@ class Box:
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
-            timeout=timeout_s,
+            timeout=given(timeout_s),
             check=False,
         )
 

@@ -15,7 +15,7 @@ import redis
 
 from tests.support.processes import dies_with_us
 from tests.support.servers import NoServerError, Server, binary, free_port
-from tests.support.waiting import wait_until
+from tests.support.waiting import given, wait_until
 from upnext.core.keys import Keys
 
 GUIDE = Path(__file__).parents[2] / "docs" / "redis.md"
@@ -106,7 +106,7 @@ class Acl(Single):
 
 
 class Sentinels(Topology):
-    """A master, a replica, and three sentinels that agree within a second or so that the master is gone."""
+    """A master, a replica, and three sentinels that agree within a few seconds that the master is gone."""
 
     NAME = "mymaster"
 
@@ -156,7 +156,7 @@ class Cluster(Topology):
         self.servers = [
             Server(
                 any_kind(),
-                **{"cluster-enabled": "yes", "cluster-node-timeout": "3000", "cluster-port": str(free_port())},
+                **{"cluster-enabled": "yes", "cluster-node-timeout": "15000", "cluster-port": str(free_port())},
             )
             for _ in range(3)
         ]
@@ -241,7 +241,7 @@ class _Sentinel:
         config.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {self._folder}\n"
             f"sentinel monitor {name} 127.0.0.1 {master_port} 2\n"
-            f"sentinel down-after-milliseconds {name} 800\n"
+            f"sentinel down-after-milliseconds {name} 2500\n"
             f"sentinel failover-timeout {name} 5000\n"
         )
         with (self._folder / "log").open("ab") as log:
@@ -252,7 +252,7 @@ class _Sentinel:
         """The other two sentinels and the replica."""
         with (
             contextlib.suppress(redis.RedisError),
-            contextlib.closing(redis.Redis(port=self.port, socket_timeout=5)) as client,
+            contextlib.closing(redis.Redis(port=self.port, socket_timeout=given(5))) as client,
         ):
             said: Any = client.execute_command("SENTINEL MASTER", name)
             return said["num-other-sentinels"] == 2 and said["num-slaves"] == 1
@@ -261,7 +261,7 @@ class _Sentinel:
     def close(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(given(10))
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -291,7 +291,7 @@ def make_certificates(folder: Path) -> None:
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-sha256"]
 
     def openssl(*args: Any) -> None:
-        subprocess.run(["openssl", *map(str, args)], check=True, capture_output=True, timeout=30)
+        subprocess.run(["openssl", *map(str, args)], check=True, capture_output=True, timeout=given(30))
 
     openssl(
         "req", "-x509", *key, "-days", 2, "-subj", "/CN=UpNext test CA", "-keyout", folder / "ca.key", "-out", folder / "ca.crt",

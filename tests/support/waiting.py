@@ -1,4 +1,7 @@
-"""Waiting for a condition with a deadline. Tests never sleep for a guessed time."""
+"""Waiting for a condition with a deadline. Tests never sleep for a guessed time.
+
+Tests name the seconds that a calm machine needs at most; here and in `PATIENCE * …` they become what a busy one is given.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,11 @@ from typing import TypeVar, cast
 
 T = TypeVar("T")
 
+PATIENCE = 5
+"""How much slower than a calm machine this one may be: deadlines, and bars for what was measured, are multiplied by it."""
+
+_LONGEST_S = 100.0
+"""Below the time limit of a test, so that it is the condition which is told."""
 _FIRST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.05
 
@@ -22,8 +30,14 @@ def _late(what: str, timeout_s: float, last: object) -> TooLateError:
     return TooLateError(f"{what or 'condition'}: not within {timeout_s:g} s; last seen: {last!r}")
 
 
+def given(timeout_s: float) -> float:
+    """What is waited where a calm machine needs `timeout_s`."""
+    return max(timeout_s, min(timeout_s * PATIENCE, _LONGEST_S))
+
+
 def wait_until(condition: Callable[[], T], timeout_s: float = 10.0, what: str = "") -> T:
     """Calls `condition` until it is true, and returns what it returned. Raises TooLateError (an AssertionError) at the deadline."""
+    timeout_s = given(timeout_s)
     deadline = time.monotonic() + timeout_s
     pause_s = _FIRST_PAUSE_S
     while True:
@@ -40,6 +54,7 @@ async def wait_until_async(
     condition: Callable[[], T] | Callable[[], Awaitable[T]], timeout_s: float = 10.0, what: str = ""
 ) -> T:
     """The same inside a loop; `condition` may be plain or async."""
+    timeout_s = given(timeout_s)
     deadline = time.monotonic() + timeout_s
     pause_s = _FIRST_PAUSE_S
     while True:

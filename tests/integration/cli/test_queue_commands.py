@@ -71,7 +71,7 @@ class TestCall:
         thread = call_in_background(redis_url, namespace, codes, "ship", "--kwargs", '{"order_id": "A1"}', "--wait")
         [taken] = wait_until(bench.fetch, 10, "the job to arrive")
         bench.finish(taken, b'{"parcels":2}')
-        thread.join(20)
+        thread.join(100)
         assert codes == [0]
         assert json.loads(capsys.readouterr().out) == {"parcels": 2}
 
@@ -83,7 +83,7 @@ class TestCall:
         thread = call_in_background(redis_url, namespace, codes, "ship", "--kwargs", '{"order_id": "A1"}', "--wait")
         [taken] = wait_until(bench.fetch, 10, "the job to arrive")
         bench.fail(taken)
-        thread.join(20)
+        thread.join(100)
         assert codes == [1]
         assert capsys.readouterr().err == f"upnext: job {taken.job_id} failed: ValueError: no such order\n"
 
@@ -151,7 +151,7 @@ class TestJob:
         taken = bench.take()
         wait_until(lambda: says("running"), 10, "running to be told")
         bench.fail(taken)
-        thread.join(20)
+        thread.join(100)
         assert codes == [1]
         assert says("ValueError: no such order")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import redis
 
+from tests.support.waiting import given
 from upnext.core import entry
 from upnext.core.binding import Signature
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome, encode
@@ -158,11 +159,11 @@ class Bench:
         words: list[str] = []
         with client.pubsub(ignore_subscribe_messages=True) as ear:
             ear.subscribe(self.keys.bell)
-            ear.get_message(timeout=5)  # the confirmation
+            ear.get_message(timeout=given(5))  # the confirmation
             yield words
             client.publish(self.keys.bell, "end")
             while True:
-                heard = ear.get_message(timeout=5)
+                heard = ear.get_message(timeout=given(5))
                 if heard is None:
                     continue
                 if heard["data"] == b"end":

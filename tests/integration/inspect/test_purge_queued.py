@@ -62,7 +62,7 @@ def test_who_waits_is_told(bench: Bench, redis_url: str, namespace: str) -> None
     thread.start()
     wait_until(lambda: bench.broker.command("HLEN", bench.keys.waiters), 10, "the waiter to register")
     tasks.purge(bench.broker, bench.keys, "ship")
-    thread.join(10)
+    thread.join(60)
     waiter.close()
     assert [(one.status, one.cause) for one in got] == [(JobStatus.CANCELLED, "purged")]
     assert bench.broker.command("HLEN", bench.keys.waiters) == 0

@@ -67,7 +67,7 @@ async def running() -> AsyncIterator[tuple[ControlServer, Path]]:
 async def ask(path: Path, data: bytes) -> dict[str, Any]:
     reader, writer = await asyncio.open_unix_connection(str(path), limit=4 << 20)
     writer.write(data)
-    line = await asyncio.wait_for(reader.readline(), 10)
+    line = await asyncio.wait_for(reader.readline(), 60)
     writer.close()
     return json.loads(line)
 
@@ -98,9 +98,9 @@ async def test_a_frame_over_the_cap_is_refused() -> None:
     async with running() as (server, path):
         reader, writer = await asyncio.open_unix_connection(str(path))
         writer.write(b"x" * (protocol.FRAME_CAP_BYTES + 2))
-        answer = json.loads(await asyncio.wait_for(reader.readline(), 10))
+        answer = json.loads(await asyncio.wait_for(reader.readline(), 60))
         assert answer["error"]["code"] == ErrorCode.FRAME_TOO_LARGE
-        assert await asyncio.wait_for(reader.read(), 10) == b""
+        assert await asyncio.wait_for(reader.read(), 60) == b""
         writer.close()
         await wait_until_async(lambda: not server.clients)
 

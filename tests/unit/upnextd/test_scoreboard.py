@@ -92,10 +92,10 @@ def test_heartbeats_count_up(page: tuple[Writer, Reader]) -> None:
 
 
 def test_writing_a_start_is_cheap(page: tuple[Writer, Reader]) -> None:
-    """Bar: 1 us on a quiet machine; five times that here."""
+    """Bar: 1 us on a quiet machine; five times that here, in the best of many looks that are too short to be interrupted."""
     host = page[0].host_of(0)
-    runs = 20_000
+    runs = 1_000
     best_s = min(
-        timeit.repeat(lambda: host.started(0, 1, 110, 1763762400123, 0, 110, 1763762400123, 0), number=runs, repeat=5)
+        timeit.repeat(lambda: host.started(0, 1, 110, 1763762400123, 0, 110, 1763762400123, 0), number=runs, repeat=100)
     )
     assert best_s / runs < 5e-6
