@@ -19,7 +19,7 @@ from tests.support.waiting import wait_until
 UPNEXT = str(Path(sys.executable).parent / "upnext")
 
 SERVICE = """
-    import asyncio
+    import asyncio, os
     import upnext
 
     first = upnext.Worker("first")
@@ -30,8 +30,10 @@ SERVICE = """
         return 2 * number
 
     @second.task
-    async def sleepy(seconds: float) -> str:
-        await asyncio.sleep(seconds)
+    async def sleepy() -> str:
+        # Runs until the test lets it end.
+        while not os.path.exists("go"):
+            await asyncio.sleep(0.02)
         return "slept"
 """
 
@@ -120,18 +122,23 @@ def test_it_runs_jobs_and_ends_clean(start: Start, service: Path, upnext: Upnext
 def test_a_running_job_ends_before_the_process_does(start: Start, service: Path, upnext: Upnext) -> None:
     program = start("run", str(service))
     program.ready()
-    job_id = upnext("call", "sleepy", "--kwargs", '{"seconds": 5}').stdout.strip()
+    job_id = upnext("call", "sleepy").stdout.strip()
     wait_until(lambda: json.loads(upnext("job", job_id, "--json").stdout)["status"] == "running", 10, "the job to run")
-    assert program.end() == 0
+    program.process.send_signal(signal.SIGTERM)
+    assert json.loads(upnext("job", job_id, "--json").stdout)["status"] == "running", "it is waited for"
+    (service.parent / "go").touch()
+    assert program.process.wait(100) == 0
     assert json.loads(upnext("job", job_id, "--json").stdout)["result"] == "slept"
 
 
 def test_a_second_interrupt_ends_it_at_once(start: Start, service: Path, upnext: Upnext) -> None:
     program = start("run", str(service))
     program.ready()
-    job_id = upnext("call", "sleepy", "--kwargs", '{"seconds": 600}').stdout.strip()
+    job_id = upnext("call", "sleepy").stdout.strip()
     wait_until(lambda: json.loads(upnext("job", job_id, "--json").stdout)["status"] == "running", 10, "the job to run")
     program.process.send_signal(signal.SIGTERM)
+    # Meanwhile the first has been heeded: of two that are pending the kernel delivers the other one first.
+    assert json.loads(upnext("job", job_id, "--json").stdout)["status"] == "running"
     assert program.end(signal.SIGINT) == 75
     assert "will run again" in program.log()
     assert "Traceback" not in program.log()

@@ -45,7 +45,7 @@ def test_the_guide_runs_as_it_stands() -> None:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("charged 500 for A1") == 2
