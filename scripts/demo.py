@@ -55,12 +55,10 @@ class Shop:
     def start(self) -> None:
         command = [str(BIN / "upnextd"), "start", str(SERVICE), "--workers", str(WORKERS)]
         say(f"$ {shlex.join(['upnextd', 'start', 'examples/orders.py', '--workers', str(WORKERS)])}")
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("UPNEXT_", "UPNEXTD_"))}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, "--socket", str(self.socket), "--state-dir", str(self.state)],
                 cwd=self.directory,
-                env=clean,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -281,6 +279,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="demo", description="Shows UpNext at work.")
     parser.add_argument("--keep", action="store_true", help="keep the daemon up at the end, and print commands to try")
     options = parser.parse_args()
+    for name in [name for name in os.environ if name.startswith(("UPNEXT_", "UPNEXTD_"))]:
+        del os.environ[name]  # they are about another daemon
     shop = Shop()
     shown: list[str] = []
     # A closed terminal or a kill must not leave the daemon behind: both unwind to the cleanup below.

@@ -18,6 +18,13 @@ from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "scripts" / "demo.py"
+OF_ANOTHER_DAEMON = {
+    "UPNEXT_REDIS_URL": "redis://127.0.0.1:1/0",
+    "UPNEXT_NAMESPACE": "elsewhere",
+    "UPNEXTD_SOCKET": "/nowhere/ctl.sock",
+    "UPNEXTD_WORKERS": "7",
+}
+"""What the caller may have set for a daemon of theirs."""
 
 
 @pytest.fixture
@@ -32,7 +39,7 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def start(temporary: Path, *args: str, program: Path = DEMO) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, program, *args],
-        env={**os.environ, "TMPDIR": str(temporary)},
+        env={**os.environ, "TMPDIR": str(temporary), **OF_ANOTHER_DAEMON},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
