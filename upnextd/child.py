@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import uvloop
 
 from upnext.control.exits import ExitCode
-from upnext.engine import stacks
+from upnext.engine import signals, stacks
 from upnext.engine.attempt import current_job_id
 from upnext.engine.runtime import RuntimeSettings, WorkerRuntime
 from upnext.engine.scheduler import DeathNotice, Scheduler, SchedulerSettings, Started
@@ -182,8 +182,8 @@ class Body:
             os._exit(ExitCode.FAILED)
 
     def watch_signals(self) -> None:
-        self.loop.add_signal_handler(signal.SIGTERM, lambda: self.ask_stop(self.assignment["stop_timeout_s"]))
-        self.loop.add_signal_handler(signal.SIGQUIT, lambda: os._exit(ExitCode.OK))
+        signals.answer(self.loop, signal.SIGTERM, lambda: self.ask_stop(self.assignment["stop_timeout_s"]))
+        signals.answer(self.loop, signal.SIGQUIT, lambda: os._exit(ExitCode.OK))
 
     async def beat(self) -> None:
         while True:
@@ -407,6 +407,16 @@ def _notice(said: dict[str, Any]) -> Any:
     return DeathNotice(said["consumer"], said["cause"], said["charge"], started, said["detail"])
 
 
+def _stream(stream: Any, fd: int) -> Any:
+    """What the service made of a standard stream, line by line; a new one where it closed it."""
+    if stream is None or getattr(stream, "closed", False):
+        return open(fd, "w", buffering=1, closefd=False)
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(line_buffering=True)
+    return stream
+
+
 def _move_in(assignment: dict[str, Any], fds: Descriptors) -> None:
     os.dup2(fds.output, 1)
     os.dup2(fds.output, 2)
@@ -414,10 +424,7 @@ def _move_in(assignment: dict[str, Any], fds: Descriptors) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(line_buffering=True)
+    sys.stdout, sys.stderr = _stream(sys.stdout, 1), _stream(sys.stderr, 2)
     for fd in (fds.channel, fds.page, fds.dump):
         os.set_inheritable(fd, False)
     faulthandler.enable(fds.dump)

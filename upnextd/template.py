@@ -78,6 +78,8 @@ def main() -> None:
         os._exit(ExitCode.OK)
     faulthandler.unregister(signal.SIGUSR2)
     faulthandler.disable()
+    # What the service did to them holds for nobody: where SIGCHLD is ignored, no end of a forked process is ever told.
+    process.default_signals()
     child = importlib.import_module("upnextd.child")
     gc.collect()
     gc.freeze()
@@ -140,12 +142,12 @@ def failure(error: BaseException) -> dict[str, Any]:
         cause = error.__cause__
         told = cause is None or isinstance(cause, UsageError)
         return {
-            "line": " ".join(str(error).split()),
+            "line": _bounded(" ".join(str(error).split())),
             "traceback": "" if told else _bounded("".join(traceback.format_exception(cause))),
         }
     text = "".join(traceback.format_exception(error))
     last = next((line for line in reversed(text.splitlines()) if line.strip()), repr(error)).strip()
-    return {"line": last[:1000], "traceback": _bounded(text)}
+    return {"line": _bounded(last[:1000]), "traceback": _bounded(text)}
 
 
 def _bounded(text: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from upnext.core.spec import ServiceSpec
+from upnext.engine import signals
 from upnext.engine.host import NoHost
 from upnext.engine.runtime import RuntimeSettings, WorkerRuntime
 from upnext.engine.scheduler import DeathNotice, Scheduler, SchedulerSettings
@@ -179,7 +180,7 @@ async def run_service(
     left: list[str] = []
     try:
         for number in caught:
-            loop.add_signal_handler(number, on_signal, number)
+            signals.answer(loop, number, on_signal, number)
         lives = running.start()
         await asyncio.wait([*lives, stop], return_when=asyncio.FIRST_COMPLETED)
         if stopping.is_set():
@@ -194,5 +195,5 @@ async def run_service(
         await asyncio.gather(stop, return_exceptions=True)
         await running.close()
         for number in caught:
-            loop.remove_signal_handler(number)
+            signals.ignore(loop, number)
     return left
