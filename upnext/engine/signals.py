@@ -1,7 +1,7 @@
 """Signals that an event loop answers, for its own process alone.
 
-A process that a job forks (by multiprocessing, say) inherits the handlers and the descriptor that wakes the loop: what is sent to it would be
-answered here, and not there. So at every fork they are left behind.
+A process that a job forks (by multiprocessing, say) inherits the handlers and the descriptor that wakes the loop: what is sent to it
+would be answered here, and not there. So at every fork they are left behind.
 """
 
 from __future__ import annotations
