@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import stat
 import tempfile
 import urllib.parse
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ UNITS_RUNTIME_DIR = Path("/run/upnext")
 _CONNECT_TIMEOUT_S = 1.0
 _URL_CAP_BYTES = 1 << 14
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}\Z")
-_NAMESPACE = re.compile(r"[^\s\x00-\x1f{}]{1,100}\Z")
+_NAMESPACE = re.compile(r"[^\s\x00-\x1f\ud800-\udfff{}]{1,100}\Z")
 _PASSWORD = re.compile(r"(?<=://)([^/?#]*?):([^/?#]*)@")
 _PASSWORD_FIELD = re.compile(r"(?i)([?&](?:password|sentinel_password)=)[^&#]*")
 _EXAMPLE = "redis://HOST:6379/0, rediss://…, unix:///PATH, redis+sentinel://H1,H2/NAME or redis+cluster://HOST"
@@ -159,6 +160,7 @@ def validate_url(url: str) -> str:
     url = url.strip()
     shown = redact(url)
     try:
+        url.encode()
         parts = urllib.parse.urlsplit(url)
         hosts = parts.netloc.rpartition("@")[2]
         if "," not in hosts:
@@ -248,7 +250,8 @@ def private_dir(path: Path) -> Path:
     if not trusted or not path.is_dir() or (status := path.stat()).st_uid != us:
         raise UsageError(f"{path} must be a directory of this user (uid {us})")
     if status.st_mode & 0o022:
-        raise UsageError(f"{path} can be written by others; run chmod 700 {path}")
+        todo = "choose a folder of its own" if status.st_mode & stat.S_ISVTX else f"run chmod 700 {path}"
+        raise UsageError(f"{path} can be written by others; {todo}")
     return path
 
 

@@ -10,6 +10,7 @@ import click
 
 from upnext.control.exits import ExitCode
 from upnextd import template
+from upnextd.generations import ImportFailure
 
 
 def main() -> None:
@@ -19,7 +20,7 @@ def main() -> None:
         loaded = template.load(service, only)
         warnings = template.check_forkable()
     except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
-        _end(ExitCode.CONFIG, f"upnextd: can't import {service}: {template.failure(error)['line']}")
+        _end(ExitCode.CONFIG, f"upnextd: {ImportFailure(**template.failure(error)).told(service)}")
     for warning in warnings:
         click.echo(f"upnextd: warning: {warning}", err=True)
     for line in describe(loaded.spec):

@@ -20,6 +20,7 @@ from upnext.control.protocol import ErrorCode, ErrorResponse, Message, Notificat
 _UCRED = struct.Struct("3i")
 _UNREAD_CAP_BYTES = 4 << 20
 _UNFINISHED_S = 5.0
+_LOOK_S = 2.0
 
 
 class SocketInUseError(Exception):
@@ -53,6 +54,7 @@ class ControlServer:
         self._path = path
         self._commands = commands
         self._server: asyncio.AbstractServer | None = None
+        self._keeper: asyncio.Task[None] | None = None
         self._inode = 0
         self._listener_fd = -1
         self.clients: set[Client] = set()
@@ -61,14 +63,22 @@ class ControlServer:
         """Listens on the path, or goes on with what `freeze` wrote. Raises SocketInUseError, OSError."""
         listener_fd = None if inherited is None else inherited["listener"]
         listener = bind(self._path) if listener_fd is None else socket.socket(fileno=listener_fd)
-        self._listener_fd = listener.fileno()
-        self._inode = os.stat(self._path).st_ino
+        await self._listen(listener)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: Client(self, self._commands), sock=listener)
         for said in () if inherited is None else inherited["clients"]:
             client = Client(self, self._commands)
             await loop.connect_accepted_socket(lambda client=client: client, socket.socket(fileno=said["fd"]))
             client.thaw(said)
+        self._keeper = loop.create_task(self._keep())
+
+    async def _listen(self, listener: socket.socket) -> None:
+        self._listener_fd = listener.fileno()
+        try:
+            self._inode = os.stat(self._path).st_ino
+        except FileNotFoundError:
+            self._inode = 0
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: Client(self, self._commands), sock=listener)
 
     @property
     def settled(self) -> bool:
@@ -81,8 +91,26 @@ class ControlServer:
         fds += [self._listener_fd, *(said["fd"] for said in clients)]
         return {"listener": self._listener_fd, "clients": clients}
 
+    async def _keep(self) -> None:
+        """Somebody who tidied up may have removed the path: without it nobody could reach the daemon any more."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if _is_there(self._path):
+                continue
+            try:
+                listener = bind(self._path)
+            except (OSError, SocketInUseError):
+                # Its folder is gone as well, or no descriptor is free: later, maybe.
+                continue
+            if self._server is not None:
+                self._server.close()
+            await self._listen(listener)
+
     async def close(self) -> None:
         """Stop listening, hang up; the path is removed when it is still ours."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
         if self._server is not None:
             self._server.close()
         for client in tuple(self.clients):
@@ -235,6 +263,10 @@ def bind(path: Path) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _is_there(path: Path) -> bool:
+    return os.path.lexists(path)
 
 
 def _clear(path: Path) -> None:

@@ -41,6 +41,11 @@ class ImportFailure:
     line: str
     traceback: str = ""
 
+    def told(self, service: str) -> str:
+        """The line for people; it names the service once."""
+        named = self.line.startswith((f"{service}:", f"{os.path.abspath(service)}:"))
+        return f"can't import {self.line}" if named else f"can't import {service}: {self.line}"
+
 
 class Listener(Protocol):
     """Who is told what a template says."""

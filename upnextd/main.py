@@ -109,6 +109,9 @@ def main() -> None:
 
 def _start(settings: Settings, env: Mapping[str, str], inherited: Inherited | None) -> int:
     """The daemon's life, from its lock to its exit code; or from an upgrade on."""
+    if inherited is None:
+        # A parent may have had some ignored or blocked; without SIGCHLD, no end of a child is ever told.
+        process.default_signals()
     held = _take_lock(settings) if inherited is None else inherited.lock_fd
     try:
         return asyncio.run(_supervise(settings, env, held, inherited))

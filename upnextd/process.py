@@ -20,7 +20,6 @@ TEMPLATE_FD = 3
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _IGNORED_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
-_LOWEST_LIFTED_FD = 64
 _ADOPTION_POLL_S = 0.0002
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -86,8 +85,9 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], fds: Mapping[int, int]) -
     actions: list[tuple[int, int, int] | tuple[int, int]] = []
     try:
         # Sources are lifted first, so that no target can overwrite a source.
+        lowest = max(fds) + 1
         for target, source in fds.items():
-            high = fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, _LOWEST_LIFTED_FD)
+            high = fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, lowest)
             lifted.append(high)
             actions.append((os.POSIX_SPAWN_DUP2, high, target))
         return os.posix_spawn(
@@ -97,7 +97,7 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], fds: Mapping[int, int]) -
             file_actions=actions,
             setsid=True,
             setsigmask=(),
-            setsigdef=(*_IGNORED_SIGNALS, signal.SIGHUP),
+            setsigdef=_IGNORED_SIGNALS,
         )
     finally:
         for high in lifted:

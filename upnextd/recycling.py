@@ -34,6 +34,10 @@ class Allowance:
             return f"{rss_bytes >> 20} MiB"
         return None
 
+    def too_small(self, rss_bytes: int) -> bool:
+        """For one that ran no job yet. Its successor would be as big."""
+        return self.rss_bytes is not None and rss_bytes > self.rss_bytes
+
 
 def allowance(max_jobs: int | None, max_rss_bytes: int | None, token: int) -> Allowance:
     """A child's own limits, by its token: at least `max_jobs` and up to 10 % more; `max_rss_bytes` or up to 10 % less."""
@@ -49,6 +53,7 @@ class Recycling:
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         self._looked_at = 0.0
+        self._told = False
 
     def look(self, now: float) -> None:
         supervisor = self._supervisor
@@ -67,6 +72,9 @@ class Recycling:
                 continue
             limits = allowance(settings.max_jobs, settings.max_rss_bytes, child.token)
             rss_bytes = 0 if limits.rss_bytes is None else process.rss_bytes(child.pid)
+            if limits.too_small(rss_bytes) and not child.page.ran_job:
+                self._tell_too_small(station.slot, rss_bytes)
+                continue
             why = limits.used_up(child.page.done + child.page.failed, rss_bytes)
             if why is not None:
                 supervisor.log.note(f"{station.slot}[{child.pid}] is recycled after {why}")
@@ -74,3 +82,11 @@ class Recycling:
                 station.reason = "recycled"
                 supervisor.wake()
                 return
+
+    def _tell_too_small(self, slot: str, rss_bytes: int) -> None:
+        """Once: replacing it would change nothing."""
+        if not self._told:
+            self._supervisor.log.caution(
+                f"{slot} has {rss_bytes >> 20} MiB before its first job: --max-rss is too small"
+            )
+        self._told = True

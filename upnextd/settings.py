@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from upnext import config
@@ -13,6 +13,7 @@ from upnext.errors import UsageError
 from upnextd import process
 
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?\Z", re.IGNORECASE)
+_ADDRESS = re.compile(r"(\[[^][]+\]|[^][:]*):([0-9]{1,5})\Z")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _PRIVATE_VARIABLES = ("NOTIFY_", "WATCHDOG_", "LISTEN_")
 _WORKER_CAP = 1000
@@ -76,6 +77,7 @@ class Settings:
 
 def build(flags: Flags, env: Mapping[str, str]) -> Settings:
     """Raises UsageError with one line that says what is wrong."""
+    _check_text(flags)
     name = config.daemon_name(flags.name, env, flags.service)
     url = config.configured_url(flags.redis_url, env, daemon=True)
     workers = process.usable_cpus() if flags.workers is None else flags.workers
@@ -103,7 +105,7 @@ def build(flags: Flags, env: Mapping[str, str]) -> Settings:
         reload_timeout_s=flags.reload_timeout,
         metrics=metrics_address(flags.metrics) if flags.metrics else None,
         max_jobs=flags.max_jobs,
-        max_rss_bytes=None if flags.max_rss is None else size_bytes(flags.max_rss),
+        max_rss_bytes=None if flags.max_rss is None else _max_rss(flags.max_rss),
         preload=not flags.no_preload,
         canary_s=_seconds(env, "UPNEXTD_CANARY_S", 5.0),
         start_timeout_s=_seconds(env, "UPNEXTD_START_TIMEOUT_S", 60.0),
@@ -113,14 +115,31 @@ def build(flags: Flags, env: Mapping[str, str]) -> Settings:
     )
 
 
+def _check_text(flags: Flags) -> None:
+    """A path or a word that is no text would fail later, where it is sent to a child."""
+    for said in fields(flags):
+        for one in flags.only if said.name == "only" else (getattr(flags, said.name),):
+            if isinstance(one, str) and not _is_text(one):
+                flag = "SERVICE" if said.name == "service" else "--" + said.name.replace("_", "-")
+                raise UsageError(f"{flag} {one!r}: is not UTF-8")
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def metrics_address(text: str) -> str:
     """`HOST:PORT`, `:PORT` (this machine only) or a path -> what the metrics process listens on. Raises UsageError."""
     if "/" in text:
         return str(Path(text.removeprefix("unix://").removeprefix("unix:")).absolute())
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or not 0 < int(port) < 65536 or (":" in host and not host.startswith("[")):
+    match = _ADDRESS.match(text)
+    if match is None or not 0 < int(match[2]) < 65536:
         raise UsageError(f"--metrics {text}: write HOST:PORT, or the path of a Unix socket")
-    return f"{host or '127.0.0.1'}:{port}"
+    return f"{match[1] or '127.0.0.1'}:{match[2]}"
 
 
 def size_bytes(text: str) -> int:
@@ -129,6 +148,16 @@ def size_bytes(text: str) -> int:
     if match is None:
         raise UsageError(f"{text!r} is not a size: write 512M or 2G")
     return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def _max_rss(text: str) -> int:
+    try:
+        size = size_bytes(text)
+    except UsageError as error:
+        raise UsageError(f"--max-rss: {error}") from None
+    if size == 0:
+        raise UsageError(f"--max-rss {text}: more than 0")
+    return size
 
 
 def _seconds(env: Mapping[str, str], name: str, default: float) -> float:

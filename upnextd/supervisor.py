@@ -227,9 +227,9 @@ class Supervisor:
         if failure.traceback:
             self.log.line("template", generation.pid, failure.traceback.rstrip())
         if not self._open:
-            self.fail(ExitCode.CONFIG, f"can't import {self.settings.service}: {failure.line}")
+            self.fail(ExitCode.CONFIG, failure.told(self.settings.service))
         elif not self.desired.stopping:
-            self.log.fault(f"can't import {self.settings.service}: {failure.line}")
+            self.log.fault(failure.told(self.settings.service))
             self.reloads.import_failed(generation, failure)
 
     def forked(self, token: int, pid: int) -> None:

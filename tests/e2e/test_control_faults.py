@@ -351,3 +351,22 @@ def test_another_user_is_refused(daemon: Daemon) -> None:
         daemon.socket_path.chmod(0o600)
         daemon.directory.chmod(0o700)
     assert daemon.status()["ready_workers"] == 2
+
+
+def test_a_removed_socket_comes_back() -> None:
+    with Daemon(SERVICE, workers=1) as daemon:
+        daemon.socket_path.unlink()
+        wait_until(lambda: daemon.ctl("status").returncode == 0, 20, "the socket to be there again")
+        assert daemon.socket_path.stat().st_mode & 0o777 == 0o600
+        assert daemon.stop() == 0
+        assert not daemon.socket_path.exists()
+
+
+def test_an_upgrade_goes_on_without_the_socket() -> None:
+    with Daemon(SERVICE, workers=1) as daemon:
+        pids = daemon.worker_pids()
+        daemon.socket_path.unlink()
+        daemon.signal(signal.SIGUSR2)
+        wait_until(lambda: "in place" in daemon.log().rpartition("asked to upgrade")[2], 30, "the upgrade")
+        wait_until(daemon.socket_path.exists, 20, "the socket to be there again")
+        assert daemon.worker_pids() == pids

@@ -40,6 +40,7 @@ def test_a_service_that_cannot_be_imported(source: str, line: str) -> None:
         told = [said for said in daemon.log().splitlines() if "can't import" in said]
         assert len(told) == 1
         assert line in told[0]
+        assert told[0].count("service.py") == 1
         daemon.assert_nothing_left()
     finally:
         daemon.close()

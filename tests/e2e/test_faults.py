@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -242,6 +243,41 @@ def test_who_was_stopped_blames_nobody(who: str) -> None:
 
 
 @ROOT_ONLY
+class Narrow(Daemon):
+    """May have few descriptors open."""
+
+    @property
+    def command(self) -> list[str]:
+        return ["sh", "-c", 'ulimit -n 60; exec "$@"', "sh", *super().command]
+
+
+def test_a_low_limit_of_descriptors() -> None:
+    with Narrow(SERVICE, workers=1) as daemon:
+        assert daemon.stop() == 0
+
+
+class Disturbed(Daemon):
+    """Started by a parent that ignores and blocks signals; both are inherited."""
+
+    @property
+    def command(self) -> list[str]:
+        disturb = """
+import os, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+        return [sys.executable, "-c", disturb, *super().command]
+
+
+def test_what_the_parent_did_to_signals_is_undone() -> None:
+    with Disturbed(SERVICE, workers=1) as daemon:
+        before = daemon.worker_pids()
+        os.kill(before["worker-1"], signal.SIGKILL)
+        wait_until(lambda: daemon.worker_pids().get("worker-1", before["worker-1"]) != before["worker-1"], 20)
+        assert daemon.stop() == 0
+
+
 def test_as_pid_1_it_reaps_orphans() -> None:
     class Contained(Daemon):
         @property

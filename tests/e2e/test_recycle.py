@@ -54,6 +54,16 @@ def test_max_rss_recycles_who_grew() -> None:
         assert restarts(daemon) == 1, "the new one is small"
 
 
+def test_a_max_rss_below_what_the_service_needs_is_told_and_replaces_nobody() -> None:
+    with make(2, args=("--max-rss", "1M")) as daemon:
+        before = daemon.worker_pids()
+        wait_until(lambda: "before its first job: --max-rss is too small" in daemon.log(), 10)
+        looks = daemon.status()["children"][0]["uptime_s"] + 2
+        wait_until(lambda: daemon.status()["children"][0]["uptime_s"] > looks, 20, "some more looks at their size")
+        assert daemon.worker_pids() == before
+        assert daemon.log().count("too small") == 1
+
+
 def test_restart_goes_one_by_one_under_load() -> None:
     with make(3) as daemon:
         before = daemon.worker_pids()

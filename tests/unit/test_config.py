@@ -218,6 +218,13 @@ def test_redact(url: str, shown: str) -> None:
     assert "s3cret" not in repr(ResolvedUrl(url, UrlSource.FLAG))
 
 
+def test_what_is_no_text_is_refused(env: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="is not a Redis URL"):
+        config.configured_url("redis://h\udcff", env)
+    with pytest.raises(UsageError, match="namespace"):
+        config.namespace("a\udcff", env)
+
+
 def test_namespace(env: dict[str, str]) -> None:
     assert config.namespace(None, env) == "default"
     assert config.namespace(None, env | {"UPNEXT_NAMESPACE": "blue"}) == "blue"
@@ -356,6 +363,9 @@ def test_private_dir(home: Path) -> None:
     with pytest.raises(UsageError) as caught:
         config.private_dir(made)
     assert str(caught.value) == f"{made} can be written by others; run chmod 700 {made}"
+    made.chmod(0o1777)  # as /tmp is: 0700 would lock everybody else out
+    with pytest.raises(UsageError, match="choose a folder of its own"):
+        config.private_dir(made)
 
 
 def test_private_dir_follows_a_link_to_a_folder_of_ours(home: Path) -> None:
