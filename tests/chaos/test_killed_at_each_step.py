@@ -17,7 +17,7 @@ import pytest
 from tests.chaos.test_supervisor_killed import jobs_could_run
 from tests.e2e.reloading import make
 from tests.support.daemon import Daemon
-from tests.support.waiting import PATIENCE, wait_until
+from tests.support.waiting import wait_until
 
 STRIDE = int(os.environ.get("UPNEXT_TEST_STEPS", "16"))
 STEPPING = Path(__file__).parents[1] / "support" / "stepping"
