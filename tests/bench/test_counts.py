@@ -140,8 +140,8 @@ def test_a_plain_job_costs_no_task_no_timer_and_no_log_line(redis_url: str, name
             idle = IDLE_PER_S * (time.monotonic() - begun)
             await submit
             assert not [line for line in lines if "plain" in line]
-            assert len(made) < JOBS / 10 + idle, "runners only, and those live long"
-            assert loop.timers - timers < JOBS / 20 + idle, loop.timers - timers
+            assert len(made) < JOBS / 4 + idle, "runners, and one for many ends: fewer of them where they come slowly"
+            assert loop.timers - timers < JOBS / 10 + idle, loop.timers - timers
 
     with asyncio.Runner(loop_factory=CountingLoop) as runner:
         loop: Any = runner.get_loop()

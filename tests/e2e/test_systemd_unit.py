@@ -226,7 +226,9 @@ def test_stop_waits_for_running_jobs(running: Box) -> None:
     job_id = call(running, "slow")
     wait_until(lambda: job_id in in_flight(running), 10, "the job to run")
     running.shell("systemctl stop --no-block upnextd@demo")
-    wait_until(lambda: status(running)["mode"] == "stopping", 10)
+    wait_until(
+        lambda: '"mode":"stopping"' in running.run(UPNEXT, "ctl", "--name", "demo", "status", "--json").stdout, 10
+    )
     running.shell("touch /srv/go")
     wait_until(
         lambda: running.show("upnextd@demo", "ActiveState") == {"ActiveState": "inactive"}, 30, "the unit to stop"
@@ -241,12 +243,12 @@ def test_stop_waits_for_running_jobs(running: Box) -> None:
 @pytest.mark.timeout(900)
 def test_a_supervisor_that_stands_still_is_killed_by_the_watchdog(box: Box) -> None:
     service(box, "frozen")
-    drop_in(box, "frozen", "WatchdogSec=10", "RestartSec=2")
+    drop_in(box, "frozen", "WatchdogSec=10", "RestartSec=8")
     start(box, "frozen")
     before = main_pid(box, "frozen")
     box.shell(f"kill -STOP {before}")
-    wait_until(lambda: active_anew(box, "frozen", before), 60, "systemd to put another in its place")
-    assert "watchdog" in box.journal("upnextd@frozen").lower()
+    wait_until(lambda: box.show("upnextd@frozen", "Result") == {"Result": "watchdog"}, 30, "the watchdog to bark")
+    wait_until(lambda: active_anew(box, "frozen", before), 30, "systemd to put another in its place")
     assert box.show("upnextd@frozen", "NRestarts") == {"NRestarts": "1"}
     assert status(box, "frozen")["ready_workers"] == 2
     stop(box, "frozen")
