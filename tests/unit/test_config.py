@@ -331,6 +331,7 @@ def test_only_live_control_sockets_are_found(env: dict[str, str], home: Path, li
     assert config.find_control_sockets(env | {"UPNEXTD_SOCKET": f"{home}/none.sock"}) == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="what the units make must be root's")
 def test_root_finds_the_daemons_of_the_units_too(
     env: dict[str, str], home: Path, listen: Listen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
