@@ -85,21 +85,26 @@ class Proxy:
         for task in self._open:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)  # it is the loop's next turn that closes them
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)  # the task may be cancelled before it has begun
         task = asyncio.create_task(self._connect(reader, writer), name="test-proxy")
         self._open.add(task)
         task.add_done_callback(self._open.discard)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self.accepts:
+            self._writers.discard(writer)
             writer.transport.abort()
             return
         self.connections += 1
         theirs: asyncio.StreamWriter | None = None
         try:
             back, theirs = await asyncio.open_connection("127.0.0.1", self._server.port)
-            self._writers |= {writer, theirs}
+            self._writers.add(theirs)
             pumps = [
                 asyncio.create_task(self._pump(reader, theirs, requests=True)),
                 asyncio.create_task(self._pump(back, writer, requests=False)),
