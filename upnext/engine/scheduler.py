@@ -318,7 +318,7 @@ class Scheduler:
                 await self._promote_now.wait()
         except TimeoutError:
             # The loop's timers go by milliseconds. Nobody is kept waiting for longer than FINE_S.
-            time.sleep(max(0.0, due_at - time.monotonic()))
+            time.sleep(max(0.0, due_at - time.monotonic()))  # noqa: ASYNC251
 
     def _heard(self, _channel: str, data: bytes) -> None:
         match bell.parse(data):
