@@ -33,7 +33,10 @@ def ids_of(transport: Transport, keys: Keys, task: str | None = None) -> list[st
 
 
 def retry(transport: Transport, keys: Keys, job_ids: Sequence[str]) -> Handled:
-    """Queue them again under their own ids, attempts and crashes counted from the start."""
+    """Queue them again under their own ids, attempts and crashes counted from the start.
+
+    An idempotency key was given up when they died, and isn't taken back: another job may have it by now.
+    """
     return _in_batches(transport, job_ids, lambda part: steering.retry_dead(keys, part))
 
 

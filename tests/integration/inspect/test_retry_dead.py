@@ -68,3 +68,16 @@ def test_the_bell_rings_for_a_limited_task(bench: Bench) -> None:
     with bench.bell() as words:
         dead.retry(bench.broker, bench.keys, [job_id])
     assert words == ["tship"]
+
+
+def test_its_idempotency_key_stays_free(bench: Bench) -> None:
+    bench.register(task("ship"))
+    job_id = bench.submit("ship", idempotency_key="k")
+    bench.fail(bench.take())
+    other = bench.submit("ship", idempotency_key="k")
+    assert dead.retry(bench.broker, bench.keys, [job_id]) == dead.Handled([job_id], [])
+    for taken in bench.fetch():
+        bench.finish(taken)
+    assert inspect.job(bench.broker, bench.keys, job_id).status is JobStatus.DONE
+    assert inspect.job(bench.broker, bench.keys, other).status is JobStatus.DONE
+    assert bench.left(["idem"]) == []
