@@ -182,6 +182,36 @@ async def test_what_a_job_makes_of_its_cancel_changes_nothing(redis_url: str, na
         assert told == (["failure"] * 2 if hooked else [])
 
 
+async def test_a_process_that_nobody_replaces_says_so_once_and_goes_on(
+    redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(executor, "GRACE_S", 0.1)
+    monkeypatch.setattr(around, "GRACE_S", 0.1)
+    worker = upnext.Worker("w", concurrency=2)
+    stop = threading.Event()
+
+    @worker.task(timeout=0.1)
+    def blocks() -> None:
+        stop.wait(60)
+
+    @worker.task
+    def other() -> str:
+        return "served"
+
+    def said() -> list[str]:
+        return [record.message for record in caplog.records if "can't be stopped" in record.message]
+
+    async with serving(worker, redis_url, namespace):
+        future = await blocks.submit()
+        with pytest.raises(upnext.TaskTimeoutError):
+            await future.result(30)
+        await wait_until_async(said)
+        assert [(await other.wait(wait_timeout=30)).value for _ in range(3)] == ["served"] * 3
+        line = f"{future.job_id} can't be stopped (timeout): it is recorded as ended and goes on in this process"
+        assert said() == [line]
+        stop.set()
+
+
 SERVICE = '''
     """A thread that can't be stopped, beside jobs that are unharmed."""
     import asyncio, os, time

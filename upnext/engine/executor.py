@@ -476,7 +476,6 @@ class Executor:
         if attempt not in self.running or attempt.runner is None or not self.accepting:
             return
         reason = "timeout" if attempt.timed_out else "cancelled"
-        log.error("%s can't be stopped (%s): it goes on after its cancel", attempt.job_id, reason)
         self._lingering.begin(attempt)
         self._failed(attempt, int(attempt.started_at * 1e9), asyncio.CancelledError())
         self._given_up.add(attempt)

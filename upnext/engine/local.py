@@ -33,6 +33,9 @@ class _LocalHost(NoHost):
     def ready(self) -> None:
         self._is_ready()
 
+    def stuck(self, job_id: str, reason: str) -> None:
+        log.error("%s can't be stopped (%s): it is recorded as ended and goes on in this process", job_id, reason)
+
 
 def _nobody(_consumer: str) -> None:
     """No supervisor waits for word of a consumer."""
