@@ -108,3 +108,31 @@ async def test_the_slot_moves_under_load(topology: Cluster, namespace: str) -> N
         stop.set()
         await producing
         await check_soon(echo)
+
+
+@pytest.mark.broker("cluster")
+async def test_submits_wait_for_a_slot_that_is_on_its_way_and_none_is_doubled(
+    topology: Cluster, namespace: str
+) -> None:
+    worker = Worker("conformance", concurrency=4)
+    ran: list[int] = []
+
+    @worker.task
+    async def note(n: int) -> int:
+        ran.append(n)
+        return n
+
+    async with serving(topology.url, namespace, worker):
+        assert (await note.wait(-1, wait_timeout=10)).value == -1
+        with topology.moving(namespace):
+            submits = [
+                asyncio.create_task(note.submit(1)),
+                asyncio.create_task(note.submit(2)),
+                asyncio.create_task(note.submit_idempotent("key", 3)),
+                asyncio.create_task(note.options(delay=0.05).submit(4)),
+                asyncio.create_task(asyncio.to_thread(note.submit_sync, 5)),
+            ]
+            await asyncio.wait(submits, timeout=1.0)
+        futures = await asyncio.gather(*submits)
+        assert [await future.value(20) for future in futures] == [1, 2, 3, 4, 5]
+        assert sorted(ran) == [-1, 1, 2, 3, 4, 5]

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Self
 
@@ -197,16 +197,24 @@ class Cluster(Topology):
 
     def move(self, namespace: str) -> Server:
         """Migrates the namespace's slot, keys and all, to another node -> that node."""
+        with self.moving(namespace) as target:
+            return target
+
+    @contextlib.contextmanager
+    def moving(self, namespace: str) -> Generator[Server]:
+        """The slot is on its way to the yielded node: half of its keys are there. At the end it has moved."""
         slot, source = self.slot(namespace), self.holder(namespace)
         target = next(server for server in self.servers if server is not source)
         target_id, source_id = target.cli("CLUSTER", "MYID").decode(), source.cli("CLUSTER", "MYID").decode()
         target.cli("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
         source.cli("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
+        keys = source.cli("CLUSTER", "GETKEYSINSLOT", slot, 1000)
+        source.cli("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys[: len(keys) // 2])
+        yield target
         while keys := source.cli("CLUSTER", "GETKEYSINSLOT", slot, 100):
             source.cli("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
         for server in (target, source, *self.servers):
             server.cli("CLUSTER", "SETSLOT", slot, "NODE", target_id)
-        return target
 
     @staticmethod
     def _ids(server: Server) -> set[bytes]:
