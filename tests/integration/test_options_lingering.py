@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 import upnext
+from tests.support.daemon import Daemon
 from tests.support.service import serving
-from tests.support.waiting import wait_until_async
+from tests.support.waiting import wait_until, wait_until_async
 from upnext.engine import around, executor
 
 
@@ -75,3 +78,37 @@ async def test_a_coroutine_that_does_not_heed_its_cancel_keeps_its_permit(
         let_go.set()
         assert await second.value(30) == "second"
         assert ended == ["first", "second"]
+
+
+SERVICE = """
+    import os, pathlib, time
+    import upnext
+
+    worker = upnext.Worker("w", concurrency=2)
+
+    @worker.task(timeout=0.3, max_concurrency=1)
+    def blocks(pid_file: str) -> None:
+        pathlib.Path(pid_file).write_text(str(os.getpid()))
+        time.sleep(600)
+"""
+
+
+def test_the_permit_of_a_thread_is_kept_until_its_process_is_gone(
+    daemon: Callable[..., Daemon], redis_url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UPNEXT_REDIS_URL", redis_url)
+    monkeypatch.setenv("UPNEXT_NAMESPACE", namespace)
+    one = daemon(SERVICE, redis_url=redis_url, namespace=namespace, workers=2, wait=False)
+    one.wait_ready(60)
+    handles = upnext.Worker("handles")
+
+    @handles.task(timeout=0.3, max_concurrency=1)
+    def blocks(pid_file: str) -> None: ...
+
+    files = [tmp_path / name for name in ("first", "second")]
+    first, _ = [blocks.submit_sync(str(file)) for file in files]
+    with pytest.raises(upnext.TaskTimeoutError):
+        first.result_sync(60)
+    wait_until(lambda: files[1].exists() and files[1].read_text(), 120, "the second to start")
+    pid = int(files[0].read_text())
+    assert not Path(f"/proc/{pid}").exists(), "its process was gone before"
