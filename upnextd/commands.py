@@ -9,7 +9,7 @@ from typing import Any
 import upnext
 from upnext.control import protocol
 from upnext.control.protocol import ErrorCode, Request
-from upnextd import slots
+from upnextd import plan, slots
 from upnextd.control import Client, CommandError
 from upnextd.logs import now_iso
 from upnextd.operations import Operation, Progress
@@ -191,7 +191,9 @@ class ControlCommands:
         def check() -> Progress:
             left = [station for station in self._supervisor.stations if station.id in ids]
             fine = {s.slot for s in self._supervisor.stations if s.life.state in slots.SERVING and not s.outdated}
-            done = not left and all(station.slot in fine for station in stations)
+            # A slot that is scaled away meanwhile has nobody to wait for.
+            wanted = ("scheduler", *plan.worker_slots(self._supervisor.desired.workers))
+            done = not left and all(station.slot in fine or station.slot not in wanted for station in stations)
             return Progress("restarted" if done else f"{len(ids) - len(left)} of {len(stations)} restarted", done=done)
 
         return self._begin(f"restart {slot}", check)

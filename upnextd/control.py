@@ -21,6 +21,7 @@ _UCRED = struct.Struct("3i")
 _UNREAD_CAP_BYTES = 4 << 20
 _UNFINISHED_S = 5.0
 _LOOK_S = 2.0
+_NO_DESCRIPTOR_S = 1.0
 
 
 class SocketInUseError(Exception):
@@ -53,43 +54,72 @@ class ControlServer:
     def __init__(self, path: Path, commands: Commands) -> None:
         self._path = path
         self._commands = commands
-        self._server: asyncio.AbstractServer | None = None
+        self._loop = asyncio.get_running_loop()
+        self._listener: socket.socket | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._inode = 0
-        self._listener_fd = -1
+        self._arriving: set[asyncio.Task[Any]] = set()
         self.clients: set[Client] = set()
 
     async def start(self, inherited: Mapping[str, Any] | None = None) -> None:
         """Listens on the path, or goes on with what `freeze` wrote. Raises SocketInUseError, OSError."""
-        listener_fd = None if inherited is None else inherited["listener"]
-        listener = bind(self._path) if listener_fd is None else socket.socket(fileno=listener_fd)
-        await self._listen(listener)
-        loop = asyncio.get_running_loop()
+        listener = bind(self._path) if inherited is None else socket.socket(fileno=inherited["listener"])
         for said in () if inherited is None else inherited["clients"]:
-            client = Client(self, self._commands)
-            await loop.connect_accepted_socket(lambda client=client: client, socket.socket(fileno=said["fd"]))
+            client = await self._welcome(socket.socket(fileno=said["fd"]))
             client.thaw(said)
-        self._keeper = loop.create_task(self._keep())
+        self._take_up(listener)
+        self._keeper = self._loop.create_task(self._keep())
 
-    async def _listen(self, listener: socket.socket) -> None:
-        self._listener_fd = listener.fileno()
+    def _take_up(self, listener: socket.socket) -> None:
+        listener.setblocking(False)
+        self._listener = listener
         try:
             self._inode = os.stat(self._path).st_ino
         except FileNotFoundError:
             self._inode = 0
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: Client(self, self._commands), sock=listener)
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._listener is not None:
+            self._loop.add_reader(self._listener, self._accept, self._listener)
+
+    def _give_up(self) -> None:
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            # No descriptor is free for it; until one is, it would be tried in every turn of the loop.
+            self._loop.call_exception_handler({"message": "can't accept a control connection", "exception": error})
+            self._loop.remove_reader(listener)
+            self._loop.call_later(_NO_DESCRIPTOR_S, self._listen)
+            return
+        arriving = self._loop.create_task(self._welcome(connection))
+        self._arriving.add(arriving)
+        arriving.add_done_callback(self._arriving.discard)
+
+    async def _welcome(self, connection: socket.socket) -> Client:
+        _, client = await self._loop.connect_accepted_socket(lambda: Client(self, self._commands), connection)
+        return client
 
     @property
     def settled(self) -> bool:
-        """No client waits for an answer."""
-        return not any(client.waits for client in self.clients)
+        """Nobody is on the way in, and no client waits for an answer."""
+        return not self._arriving and not any(client.waits for client in self.clients)
 
     def freeze(self, fds: list[int]) -> dict[str, Any]:
         """As JSON; `fds` gets the descriptors. Clients that have not read what was said to them are not kept."""
         clients = [said for client in self.clients if (said := client.freeze()) is not None]
-        fds += [self._listener_fd, *(said["fd"] for said in clients)]
-        return {"listener": self._listener_fd, "clients": clients}
+        assert self._listener is not None
+        listener = self._listener.fileno()
+        fds += [listener, *(said["fd"] for said in clients)]
+        return {"listener": listener, "clients": clients}
 
     async def _keep(self) -> None:
         """Somebody who tidied up may have removed the path: without it nobody could reach the daemon any more."""
@@ -102,17 +132,17 @@ class ControlServer:
             except (OSError, SocketInUseError):
                 # Its folder is gone as well, or no descriptor is free: later, maybe.
                 continue
-            if self._server is not None:
-                self._server.close()
-            await self._listen(listener)
+            self._give_up()
+            self._take_up(listener)
 
     async def close(self) -> None:
         """Stop listening, hang up; the path is removed when it is still ours."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-        if self._server is not None:
-            self._server.close()
+        self._give_up()
+        for arriving in tuple(self._arriving):
+            arriving.cancel()
         for client in tuple(self.clients):
             client.hang_up()
         try:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 _REMEMBERED = 256
 
@@ -73,6 +74,27 @@ class Operations:
 
     def find(self, op_id: str) -> Operation | None:
         return self._known.get(op_id)
+
+    def freeze(self) -> dict[str, Any]:
+        """As JSON: those that have ended, for whoever still asks."""
+        ended = [one for one in self._known.values() if one.ended.is_set()]
+        return {
+            "begun": next(self._numbers) - 1,
+            "prefix": self._prefix,
+            "ended": [[one.op_id, one.key, dataclasses.asdict(one.progress)] for one in ended],
+        }
+
+    @classmethod
+    def thaw(cls, said: Mapping[str, Any]) -> Self:
+        """What `freeze` wrote."""
+        operations = cls()
+        operations._prefix = said["prefix"]
+        operations._numbers = itertools.count(said["begun"] + 1)
+        for op_id, key, progress in said["ended"]:
+            operation = Operation(op_id, key, lambda: Progress(""))
+            operation.tell(Progress(**progress))
+            operations._known[op_id] = operation
+        return operations
 
     def supersede(self, key_prefixes: tuple[str, ...], by: str) -> None:
         """End operations that a new wish contradicts."""

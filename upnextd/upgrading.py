@@ -24,6 +24,7 @@ from upnextd.broker import Broker
 from upnextd.children import Child
 from upnextd.deaths import LastExit
 from upnextd.generations import Generation, Phase
+from upnextd.operations import Operations
 from upnextd.plan import Mode, Role
 from upnextd.slots import Life, State
 from upnextd.stations import SchedulerSaid, SlotHistory, Station
@@ -222,6 +223,7 @@ def freeze(supervisor: Supervisor, fds: list[int]) -> Json:
         "broker": None if supervisor.broker is None else supervisor.broker.freeze(fds),
         "scheduler_said": dataclasses.asdict(supervisor.scheduler_said),
         "notices": supervisor.talk.ledger.pending,
+        "operations": supervisor.operations.freeze(),
         "tally": supervisor.tally.freeze(),
         "record": dataclasses.asdict(supervisor.burials.record),
         "former": supervisor.reloads.former,
@@ -278,6 +280,7 @@ def thaw(supervisor: Supervisor, state: Mapping[str, Any]) -> None:
     supervisor.burials.record = plan.Record(
         tuple((slot, streak) for slot, streak in record["streaks"]), tuple(record["bad_exits"])
     )
+    supervisor.operations = Operations.thaw(state["operations"])
     supervisor.tally = Tally.thaw(state["tally"])
     supervisor.reloads.former = state["former"]
     supervisor.reloads.last_number = state["last_number"]
