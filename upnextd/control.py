@@ -12,7 +12,7 @@ import stat
 import struct
 from collections.abc import Awaitable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from upnext.control import protocol
 from upnext.control.protocol import ErrorCode, ErrorResponse, Message, Notification, ProtocolError, Request, Response
@@ -187,12 +187,12 @@ class Client(asyncio.Protocol):
             self.data_received(said["unfinished"].encode("latin-1"))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        refusal = self._refusal(transport)
+        # Not every loop's transports are of asyncio's class.
+        self._transport = connected = cast("asyncio.Transport", transport)
+        refusal = self._refusal(connected)
         if refusal is not None:
             self.send(refusal)
-            transport.close()
+            connected.close()
             self._transport = None
             return
         self._server.clients.add(self)

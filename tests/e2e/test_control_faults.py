@@ -169,6 +169,40 @@ def test_top_fills_the_screen_of_a_terminal(daemon: Daemon) -> None:
         assert told in text, told
 
 
+def test_top_on_a_small_terminal_sees_a_restart_and_leaves_it_clean() -> None:
+    ours, theirs = pty.openpty()
+    screen = bytearray()
+
+    def shows(text: bytes) -> bool:
+        while select.select([ours], [], [], 0)[0]:
+            try:
+                screen.extend(os.read(ours, 1 << 16))
+            except OSError:
+                break
+        return text in screen
+
+    with Daemon(SERVICE, workers=1) as daemon:
+        environment = {**daemon.environment, "TERM": "xterm", "COLUMNS": "24", "LINES": "5"}
+        command = [str(BIN / "upnext"), "ctl", "top", "--interval", "0.2", "--socket", str(daemon.socket_path)]
+        with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+            os.close(theirs)
+            try:
+                wait_until(lambda: shows(b"service (pid"), 60, "the first look")
+                assert daemon.stop() == 0
+                wait_until(lambda: shows(b"the daemon hung up"), 30, "a word about it")
+                screen.clear()
+                daemon.start(60)
+                wait_until(lambda: shows(b"service (pid"), 60, "the restarted daemon")
+                process.send_signal(signal.SIGINT)
+                assert process.wait(30) == 130
+                assert shows(b"\x1b[?1049l"), "back from the alternate screen"
+                assert screen.rindex(b"\x1b[?25h") > screen.rfind(b"\x1b[?25l"), "the cursor is shown"
+                assert b"Traceback" not in screen
+            finally:
+                process.kill()
+    os.close(ours)
+
+
 def test_a_connection_outlives_respawns(daemon: Daemon) -> None:
     with ControlClient(daemon.socket_path) as client, Queue(daemon) as queue:
         # A child that ran a job is replaced at once, however often: that is no crash loop.

@@ -13,6 +13,7 @@ import pytest
 from tests.unit.control.fake_daemon import Answer, FakeDaemon
 from upnext import config
 from upnext.cli import main
+from upnext.cli.ctl import watch
 from upnext.control import protocol
 from upnext.control.protocol import ErrorCode, ErrorResponse, Message, Request, Response
 
@@ -172,15 +173,34 @@ def test_dump(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "File x, line 1\n"
 
 
-def test_events(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_events(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "COME_BACK_S", 0.1)
+    asked: list[Request] = []
+
     def answer(request: Request) -> list[Message | bytes]:
+        asked.append(request)
+        if len(asked) == 2:
+            path.unlink()
         happened = protocol.event("child_exited", "2026-01-01T00:00:00Z", slot="worker-1", code=None, signal="SIGKILL")
         return [Response(request.id, {}), happened, b""]
 
+    with FakeDaemon(path, answer) as daemon:
+        assert ctl(path, "events") == 3
+        assert [request.method for request in daemon.requests] == ["hello", "subscribe"] * 2, "it came back once"
+    said = capsys.readouterr()
+    assert said.out == "2026-01-01T00:00:00Z  child_exited  slot=worker-1 signal=SIGKILL\n" * 2
+    hung_up = "upnext: the daemon hung up; waiting up to 0.1 s for it to come back\n"
+    assert said.err == f"{hung_up}{hung_up}upnext: no upnextd is running on {path}\n"
+
+
+def test_events_as_json(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(request: Request) -> list[Message | bytes]:
+        path.unlink()
+        return [Response(request.id, {}), protocol.event("child_ready", "2026-01-01T00:00:00Z", slot="worker-1"), b""]
+
+    monkeypatch.setattr(watch, "COME_BACK_S", 0.1)
     with FakeDaemon(path, answer):
-        assert ctl(path, "events") == 0
-        assert capsys.readouterr().out == "2026-01-01T00:00:00Z  child_exited  slot=worker-1 signal=SIGKILL\n"
-        assert ctl(path, "events", "--json") == 0
+        assert ctl(path, "events", "--json") == 3
     assert json.loads(capsys.readouterr().out)["slot"] == "worker-1"
 
 

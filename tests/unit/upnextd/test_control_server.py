@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from tests.support.waiting import wait_until_async
 from upnext.control import protocol
@@ -42,11 +43,12 @@ class Commands:
         return False
 
 
-def on_asyncio(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """Runs a test on the loop that the supervisor has, not on the children's."""
+def on_both_loops(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Runs a test on the loop that the supervisor has, and on the children's."""
 
     def run() -> None:
         asyncio.run(test())
+        uvloop.run(test())
 
     run.__doc__ = test.__doc__
     return run
@@ -76,7 +78,7 @@ def request(method: str, **params: Any) -> bytes:
     return protocol.encode(Request(1, method, params))
 
 
-@on_asyncio
+@on_both_loops
 async def test_it_is_private_from_birth_and_gone_at_the_end() -> None:
     async with running() as (_, path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -84,7 +86,7 @@ async def test_it_is_private_from_birth_and_gone_at_the_end() -> None:
     assert not path.exists()
 
 
-@on_asyncio
+@on_both_loops
 async def test_errors_are_answered() -> None:
     async with running() as (_, path):
         assert (await ask(path, request("pause")))["error"]["code"] == ErrorCode.CONFLICT
@@ -93,7 +95,7 @@ async def test_errors_are_answered() -> None:
         assert (await ask(path, b"\x00\xff\n"))["error"]["code"] == ErrorCode.PARSE
 
 
-@on_asyncio
+@on_both_loops
 async def test_a_frame_over_the_cap_is_refused() -> None:
     async with running() as (server, path):
         reader, writer = await asyncio.open_unix_connection(str(path))
@@ -105,7 +107,7 @@ async def test_a_frame_over_the_cap_is_refused() -> None:
         await wait_until_async(lambda: not server.clients)
 
 
-@on_asyncio
+@on_both_loops
 async def test_the_seventeenth_client_is_turned_away() -> None:
     async with running() as (server, path):
         writers = [(await asyncio.open_unix_connection(str(path)))[1] for _ in range(protocol.CLIENT_CAP)]
@@ -118,7 +120,7 @@ async def test_the_seventeenth_client_is_turned_away() -> None:
             writer.close()
 
 
-@on_asyncio
+@on_both_loops
 async def test_who_does_not_read_is_dropped() -> None:
     async with running() as (server, path):
         with socket.socket(socket.AF_UNIX) as rude:

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -19,11 +20,13 @@ from upnext.cli.ctl.show import headline
 from upnext.cli.options import control_options, flags
 from upnext.control.client import ControlClient
 from upnext.control.status import Status
-from upnext.errors import UpNextError
+from upnext.errors import DaemonGoneError, DaemonNotRunningError, UpNextError
 
 if TYPE_CHECKING:
     from upnext.engine.sync import SyncBroker
 
+COME_BACK_S = 30.0
+"""How long a daemon that hung up may take to be there again."""
 _QUEUE_SHARE = 0.1
 """Counting delayed jobs takes the broker's time: at most this share of it is asked for."""
 
@@ -36,23 +39,42 @@ _QUEUE_SHARE = 0.1
 @control_options
 def top(interval: float, count: int | None) -> None:
     """Show slots, running jobs and queues again and again; full screen on a terminal."""
-    with connect() as client:
-        if output.on_terminal() and not flags().json:
-            _full_screen(client, interval, count)
-        else:
-            _in_a_pipe(client, interval, count)
+    if output.on_terminal() and not flags().json:
+        _full_screen(interval, count)
+    else:
+        _in_a_pipe(interval, count)
 
 
 @click.command()
 @control_options
 def events() -> None:
     """Follow what happens: children started, ready and gone, reload steps, failed jobs."""
-    with connect() as client:
+    client = connect()
+    while True:
         for event in client.events():
             if flags().json:
                 output.print_json(event)
             else:
                 output.print_line(_told(event))
+        client = _again(client, _aside)
+
+
+def _again(client: ControlClient, tell: Callable[[str], None]) -> ControlClient:
+    """A new connection to a daemon that hung up: it may be starting again. Raises DaemonNotRunningError when it isn't there in time."""
+    client.close()
+    tell(f"the daemon hung up; waiting up to {COME_BACK_S:g} s for it to come back")
+    deadline = time.monotonic() + COME_BACK_S
+    while True:
+        try:
+            return ControlClient(client.path)
+        except DaemonNotRunningError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def _aside(text: str) -> None:
+    click.echo(f"upnext: {text}", err=True)
 
 
 def _told(event: dict[str, Any]) -> str:
@@ -117,8 +139,9 @@ class _Queue:
             self._broker.close()
 
 
-def _looks(client: ControlClient, interval_s: float, count: int | None) -> Iterator[tuple[Look, Look | None]]:
-    """Yields a look and the one before it, `interval_s` apart."""
+def _looks(interval_s: float, count: int | None, tell: Callable[[str], None]) -> Iterator[tuple[Look, Look | None]]:
+    """Yields a look and the one before it, `interval_s` apart. `tell` gets a line when the daemon hung up."""
+    client = connect()
     seen = 0
     before: Look | None = None
     queue = _Queue()
@@ -126,7 +149,12 @@ def _looks(client: ControlClient, interval_s: float, count: int | None) -> Itera
         while count is None or seen < count:
             if seen:
                 time.sleep(interval_s)
-            said = client.call("status")
+            try:
+                said = client.call("status")
+            except DaemonGoneError:
+                client = _again(client, tell)
+                before = None
+                said = client.call("status")
             pids = [child["pid"] for child in said["children"] if child["pid"] is not None]
             at_s, cpu_s = time.monotonic(), _cpu_s(pids)
             tasks, tasks_at_s = queue.look(said)
@@ -136,6 +164,7 @@ def _looks(client: ControlClient, interval_s: float, count: int | None) -> Itera
             seen += 1
     finally:
         queue.close()
+        client.close()
 
 
 def _cpu_s(pids: list[int]) -> dict[int, float]:
@@ -152,8 +181,8 @@ def _cpu_s(pids: list[int]) -> dict[int, float]:
     return used
 
 
-def _in_a_pipe(client: ControlClient, interval_s: float, count: int | None) -> None:
-    for now, before in _looks(client, interval_s, count):
+def _in_a_pipe(interval_s: float, count: int | None) -> None:
+    for now, before in _looks(interval_s, count, _aside):
         if flags().json:
             output.print_json(now.status)
             continue
@@ -166,7 +195,7 @@ def _in_a_pipe(client: ControlClient, interval_s: float, count: int | None) -> N
             output.print_table(looks.TASK_COLUMNS, rows, none="no tasks", right=looks.TASK_NUMBERS)
 
 
-def _full_screen(client: ControlClient, interval_s: float, count: int | None) -> None:
+def _full_screen(interval_s: float, count: int | None) -> None:
     from rich.console import Console, Group
     from rich.live import Live
     from rich.text import Text
@@ -175,8 +204,10 @@ def _full_screen(client: ControlClient, interval_s: float, count: int | None) ->
         cells = [[Text("-" if cell is None else str(cell)) for cell in row] for row in rows]
         return output.rich_table(columns, cells, right)
 
+    looking = _looks(interval_s, count, lambda text: live.update(Text(text), refresh=True))
+    first = next(looking)  # a daemon that isn't there is told of on the plain screen
     with Live(console=Console(highlight=False), screen=True, auto_refresh=False) as live:
-        for now, before in _looks(client, interval_s, count):
+        for now, before in itertools.chain((first,), looking):
             shown = [
                 Text(_title(now, before), style="bold"),
                 table(looks.SLOT_COLUMNS, looks.slot_rows(now, before), looks.SLOT_NUMBERS),
