@@ -298,8 +298,9 @@ def test_as_pid_1_it_reaps_orphans() -> None:
         print(f"100 orphans reaped within {took_s:.2f} s, of which they lived up to 0.3 s")
         assert took_s < 0.3 + 1.0 * PATIENCE
         assert all_ready(daemon, 1)
+        assert daemon.ctl("status").returncode == 0, "the health check of a container"
         os.kill(supervisor, signal.SIGTERM)
-        daemon.wait()
+        assert daemon.wait() == 0
 
 
 def children(pid: int) -> list[int]:
