@@ -69,6 +69,53 @@ async def test_commands_per_job(own_server: Server, namespace: str) -> None:
     assert not dear, f"per job: {dear}"
 
 
+@pytest.mark.parametrize("registered", [5, 200])
+async def test_an_idle_worker_that_wakes_looks_only_where_the_job_came_from(
+    own_server: Server, namespace: str, registered: int
+) -> None:
+    """However many tasks it registered."""
+    worker = upnext.Worker("w", concurrency=10)
+
+    async def plain(number: int) -> int:
+        return number
+
+    tasks = [worker.task(name=f"plain_{number}")(plain) for number in range(registered)]
+    client = own_server.client()
+    try:
+        async with serving(worker, own_server.url, namespace):
+            await tasks[0].wait(0)
+            before = commands(client)
+            for number in range(30):
+                await tasks[number % 5].wait(number)
+            spent = commands(client) - before
+    finally:
+        client.close()
+    assert spent["xreadgroup"] <= 6 * 30, "the waiting read, and one lane after the other of one task"
+
+
+async def test_requests_per_delayed_job(own_server: Server, namespace: str) -> None:
+    """One question when it is due, and what every job of an idle worker costs."""
+    worker = upnext.Worker("w", concurrency=10)
+    jobs = 40
+    done: list[int] = []
+
+    @worker.task
+    async def later(number: int) -> None:
+        done.append(number)
+
+    client = own_server.client()
+    try:
+        async with serving(worker, own_server.url, namespace):
+            await asyncio.gather(*(later.options(delay=1 + number / 20).submit(number) for number in range(jobs)))
+            before = commands(client)
+            await wait_until_async(lambda: len(done) == jobs, 30)
+            spent = commands(client) - before
+    finally:
+        client.close()
+    assert spent["evalsha"] <= 4.5 * jobs + 10, "promote, fetch, finish; some ask again when the machine is slow; beats"
+    assert spent["publish"] <= 5, "nobody needs a bell"
+
+
 class CountingLoop(asyncio.SelectorEventLoop):
     """Counts timers."""
 

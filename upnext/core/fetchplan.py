@@ -7,6 +7,9 @@ from collections.abc import Collection, Sequence
 FEW = 24
 """So many tasks are looked at in every turn; of more, the recently busy ones and a slice of the others."""
 
+COLD_FIRST = 4
+"""In one turn of so many the others come first: the busy ones may take all that a turn gives."""
+
 
 class FetchPlan:
     """Turns of looking. After a turn, tell `gave` what it found."""
@@ -17,12 +20,18 @@ class FetchPlan:
         self._cold_at = 0
         self._hot: dict[str, int] = {}
 
-    def turn(self, *, full: bool) -> tuple[list[str], str]:
-        """-> tasks in order, lanes in order. `full`: all tasks (before waiting on them)."""
+    def turn(self, near: str | None = None, *, everywhere: bool = False) -> tuple[list[str], str]:
+        """-> tasks in order, lanes in order.
+
+        everywhere: all tasks, because any lane may have got something.
+        near: only this one, because it is known that the others' lanes have nothing.
+        """
         self._turn += 1
         lanes = "bhn" if self._turn % 2 else "hnb"
         tasks = self._tasks
-        if full or len(tasks) <= FEW:
+        if near is not None and not everywhere:
+            return [near], lanes
+        if everywhere or len(tasks) <= FEW:
             start = self._turn % len(tasks) if tasks else 0
             return tasks[start:] + tasks[:start], lanes
         hot = [task for task, until in self._hot.items() if until >= self._turn]
@@ -38,6 +47,8 @@ class FetchPlan:
                 if not room:
                     self._cold_at = (self._cold_at + offset + 1) % len(tasks)
                     break
+        if self._turn % COLD_FIRST == 0:
+            chosen = chosen[len(hot) :] + chosen[: len(hot)]
         return chosen, lanes
 
     def gave(self, tasks: Collection[str]) -> None:

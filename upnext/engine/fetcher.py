@@ -62,6 +62,8 @@ class Fetcher:
         self._blocked_on: Wire | None = None
         self._quiet = asyncio.Event()
         self._look = True
+        self._look_everywhere = True
+        self._near: str | None = None
         self._look_for_suspects = False
         self._plans_stale = True
         self._waits_for_room = False
@@ -94,16 +96,21 @@ class Fetcher:
 
     # --- signals from outside
 
-    def wake(self, *, suspects: bool = False) -> None:
-        """There may be work that the waiting read doesn't see; `suspects`: in a lane that only an idle worker may take from."""
+    def wake(self) -> None:
+        """A limited task may have work: the waiting read doesn't see it."""
         self._look = True
-        self._look_for_suspects = self._look_for_suspects or suspects
         self._kick()
+
+    def wake_for_all(self, *, suspects: bool = False) -> None:
+        """Any lane of any task may have work; `suspects`: those that only an idle worker may take from."""
+        self._look_everywhere = True
+        self._look_for_suspects = self._look_for_suspects or suspects
+        self.wake()
 
     def reread(self) -> None:
         """Pauses or limits may have changed, or the bell was away."""
         self._plans_stale = True
-        self.wake()
+        self.wake_for_all()
 
     def replan(self) -> None:
         """The mode changed."""
@@ -184,13 +191,7 @@ class Fetcher:
         wait_s: float | None = None
         if self._look:
             self._look = False
-            if self._look_for_suspects and self._idle():
-                await self._unblock()
-            if self._backlog is not None and budget >= BACKLOG_JOBS and time.monotonic() - self._swept_at < SWEEP_S:
-                found = await self._read_on(self._backlog, budget)
-            else:
-                found, wait_s = await self._fetch(budget)
-                self._told_ready()
+            found, wait_s = await self._look_around(budget)
             if found:
                 self._look = True  # there may be more
                 if found <= 4:
@@ -199,6 +200,20 @@ class Fetcher:
         if wait_s is None and self._limited:
             wait_s = HELD_BACK_REREAD_S
         await self._block(wait_s)
+
+    async def _look_around(self, budget: int) -> tuple[int, float | None]:
+        """As `_fetch`, in the cheapest way that overlooks nothing."""
+        if self._look_for_suspects and self._idle():
+            await self._unblock()
+        if self._backlog is not None and budget >= BACKLOG_JOBS and time.monotonic() - self._swept_at < SWEEP_S:
+            found = await self._read_on(self._backlog, budget)
+            if found:
+                return found, None
+        found, wait_s = await self._fetch(budget, everywhere=self._look_everywhere and not self._executor.held)
+        self._told_ready()
+        if not found and self._look_everywhere:
+            found, wait_s = await self._fetch(budget, everywhere=True)
+        return found, wait_s
 
     async def _reread(self) -> None:
         """The truth about plans and about what we hold, where it may have changed behind our back."""
@@ -265,13 +280,17 @@ class Fetcher:
             return 0  # no small fetches while there is work
         return budget
 
-    async def _fetch(self, budget: int) -> tuple[int, float | None]:
+    async def _fetch(self, budget: int, *, everywhere: bool) -> tuple[int, float | None]:
         """-> (jobs taken, seconds after which a limited task may have a permit)."""
         executor, runtime = self._executor, self._runtime
-        tasks, lanes = self._plan.turn(full=not executor.held)
+        idle = self._idle()
+        everywhere = everywhere or (self._look_for_suspects and idle)
+        near, self._near = self._near, None
+        tasks, lanes = self._plan.turn(near, everywhere=everywhere)
         if self._limited:  # first: a backlog of the others would eat the whole budget
             tasks = [*self._limited, *(task for task in tasks if task not in self._limited)]
-        idle = self._idle()
+        if everywhere:
+            self._look_everywhere = False
         call = holding.fetch(
             runtime.keys,
             runtime.epoch,
@@ -297,6 +316,7 @@ class Fetcher:
         if found:
             self._plan.gave({task for task, _, _ in got.entries})
             executor.go()
+            self._look_everywhere = self._look_everywhere or everywhere  # there may be more
         wait_s = None
         if got.retry_after_ms is not None:
             wait_s = got.retry_after_ms / 1000
@@ -375,7 +395,9 @@ class Fetcher:
             self._late += reply
             return
         for stream, entries in reply:
-            self._take(*self._lanes[stream.decode()], entries)
+            task, lane = self._lanes[stream.decode()]
+            self._near = task if len(reply) == 1 else None
+            self._take(task, lane, entries)
         self._look = True
         self._executor.go()
 
@@ -399,7 +421,7 @@ class Fetcher:
             elif self._blocked.done() and not self._blocked.cancelled():
                 self._blocked.exception()
             self._blocked = None
-        self._look = True
+        self._look = self._look_everywhere = True
 
     # --- what came
 

@@ -327,7 +327,7 @@ class WorkerRuntime:
     def _heard(self, _channel: str, data: bytes) -> None:
         match bell.parse(data):
             case (bell.Word.BACK, _):
-                self._fetcher.wake(suspects=True)
+                self._fetcher.wake_for_all(suspects=True)
             case (bell.Word.TASK, task):
                 if task in self._worker.tasks:
                     self._fetcher.wake()
