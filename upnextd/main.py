@@ -112,6 +112,7 @@ def _start(settings: Settings, env: Mapping[str, str], inherited: Inherited | No
     if inherited is None:
         # A parent may have had some ignored or blocked; without SIGCHLD, no end of a child is ever told.
         process.default_signals()
+    process.lift_descriptor_limit(None if inherited is None else inherited.descriptors)
     held = _take_lock(settings) if inherited is None else inherited.lock_fd
     try:
         return asyncio.run(_supervise(settings, env, held, inherited))

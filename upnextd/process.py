@@ -8,10 +8,12 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import resource
 import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 TEMPLATE_FD = 3
@@ -21,6 +23,9 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _IGNORED_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
 _ADOPTION_POLL_S = 0.0002
+
+_spawned_limit: tuple[int, int] | None = None
+"""What spawned processes get for RLIMIT_NOFILE; None: what we have."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -76,6 +81,23 @@ def default_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
+def lift_descriptor_limit(given: int | None = None) -> None:
+    """Let this process open as many files as it may: some hundred children need more than the usual 1,024.
+
+    What is spawned keeps the limit that we were given, now or (`given`) before an upgrade.
+    """
+    global _spawned_limit
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        _spawned_limit = soft if given is None else given, hard
+
+
+def given_descriptor_limit() -> int | None:
+    """What we were given at the first start; None: it was not lifted."""
+    return None if _spawned_limit is None else _spawned_limit[0]
+
+
 def spawn(argv: Sequence[str], env: Mapping[str, str], fds: Mapping[int, int]) -> int:
     """Exec `argv` in a session of its own; `fds` maps its descriptors to ours. Everything else of ours is close-on-exec.
 
@@ -90,7 +112,7 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], fds: Mapping[int, int]) -
             high = fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, lowest)
             lifted.append(high)
             actions.append((os.POSIX_SPAWN_DUP2, high, target))
-        return os.posix_spawn(
+        pid = os.posix_spawn(
             argv[0],
             list(argv),
             env,
@@ -99,6 +121,10 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], fds: Mapping[int, int]) -
             setsigmask=(),
             setsigdef=_IGNORED_SIGNALS,
         )
+        if _spawned_limit is not None:
+            with suppress(OSError):  # it is gone already
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, _spawned_limit)
+        return pid
     finally:
         for high in lifted:
             os.close(high)

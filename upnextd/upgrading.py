@@ -57,6 +57,8 @@ class Inherited:
     lock_fd: int
     control: Json
     """What `ControlServer.freeze` said."""
+    descriptors: int | None
+    """RLIMIT_NOFILE as it was at the first start."""
 
 
 def take_over(env: MutableMapping[str, str]) -> Inherited | None:
@@ -75,7 +77,7 @@ def take_over(env: MutableMapping[str, str]) -> Inherited | None:
         return None
     for fd in said["fds"]:
         os.set_inheritable(fd, False)
-    return Inherited(said["state"], said["lock_fd"], said["control"])
+    return Inherited(said["state"], said["lock_fd"], said["control"], said.get("descriptors"))
 
 
 def probe() -> None:
@@ -165,6 +167,7 @@ class Upgrades:
             "fds": fds,
             "lock_fd": self._lock_fd,
             "control": control,
+            "descriptors": process.given_descriptor_limit(),
             "state": state,
         }
         memfd = os.memfd_create("upnextd-state", os.MFD_CLOEXEC)

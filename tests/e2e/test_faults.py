@@ -244,16 +244,37 @@ def test_who_was_stopped_blames_nobody(who: str) -> None:
 
 @ROOT_ONLY
 class Narrow(Daemon):
-    """May have few descriptors open."""
+    """May have 60 descriptors open, or more if it asks for them."""
+
+    limits = "ulimit -n 60"
 
     @property
     def command(self) -> list[str]:
-        return ["sh", "-c", 'ulimit -n 60; exec "$@"', "sh", *super().command]
+        return ["sh", "-c", f'{self.limits}; exec "$@"', "sh", *super().command]
+
+
+class Soft(Narrow):
+    limits = "ulimit -Sn 60"
 
 
 def test_a_low_limit_of_descriptors() -> None:
     with Narrow(SERVICE, workers=1) as daemon:
         assert daemon.stop() == 0
+
+
+def test_more_children_than_the_soft_limit_of_descriptors_has_room_for() -> None:
+    def of_workers(daemon: Daemon) -> set[int]:
+        return {resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] for pid in daemon.worker_pids().values()}
+
+    with Soft(SERVICE, workers=15) as daemon:
+        assert len(os.listdir(f"/proc/{daemon.pid}/fd")) > 60
+        assert of_workers(daemon) == {60}, "the service has what it was given"
+        daemon.signal(signal.SIGUSR2)
+        wait_until(lambda: "in place" in daemon.log().rpartition("asked to upgrade")[2], 30, "the upgrade")
+        assert daemon.ctl("restart", "worker-1", "--wait").returncode == 0
+        assert of_workers(daemon) == {60}
+        assert daemon.ctl("reload", "--wait", timeout_s=90).returncode == 0
+        assert of_workers(daemon) == {60}
 
 
 class Disturbed(Daemon):
