@@ -157,6 +157,8 @@ def broker_url_of(state: Path) -> str | None:
 
 def validate_url(url: str) -> str:
     """The URL without surrounding space. Raises UsageError, never showing the password, unless it can be a broker's."""
+    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may not be type checked
+        raise UsageError(f"a Redis URL is text, not {type(url).__name__}; use {_EXAMPLE}")
     url = url.strip()
     shown = redact(url)
     try:

@@ -10,7 +10,7 @@ from typing import Any
 from upnext import access, progress
 from upnext.core import codec
 from upnext.declare import is_number
-from upnext.errors import UsageError
+from upnext.errors import PayloadTooLargeError, UsageError
 
 
 class Context:
@@ -100,15 +100,16 @@ class Context:
         """
         if not is_number(progress):
             raise UsageError(f"set_progress: expects a finite number, not {progress!r}")
-        self._write({"progress": progress, "message": message})
+        self._write(_plain({"progress": progress, "message": message}, "set_progress "))
 
     def checkpoint(self, state: Any) -> None:
         """Keeps `state` for the next attempt, which reads it as `last_checkpoint`. The newest counts.
 
-        From any thread; returns at once and is written within a round trip. Raises EncodingError for a state that has no JSON form.
+        From any thread; returns at once and is written within a round trip. Raises EncodingError for a state that has no JSON form,
+        PayloadTooLargeError for one of more than 1 MiB.
         """
         # Through JSON at once, so that the task may go on changing its state, and a bad one fails where it is made.
-        self._write({"checkpoint": codec.loads(codec.dumps(state, "checkpoint"))})
+        self._write({"checkpoint": _plain(state, "checkpoint")})
 
     def send_log(self, level: str | int, message: str, **extra: Any) -> None:
         """Logs a line with fields: `ctx.send_log("info", "charged", amount=12)`. Raises UsageError for an unknown level."""
@@ -130,6 +131,16 @@ def get_current_context() -> Context:
     if attempt is None:
         raise UsageError("get_current_context: this code is not running in a task")
     return Context(attempt)
+
+
+def _plain(value: Any, where: str) -> Any:
+    """The value as JSON gives it back."""
+    raw = codec.dumps(value, where)
+    if len(raw) > codec.PAYLOAD_CAP_BYTES:
+        raise PayloadTooLargeError(
+            f"{where.strip()}: {len(raw):,} bytes as JSON, over the cap of {codec.PAYLOAD_CAP_BYTES:,}: store the data elsewhere"
+        )
+    return codec.loads(raw)
 
 
 class _JobLog(logging.LoggerAdapter[logging.Logger]):

@@ -14,13 +14,16 @@ from string import Formatter
 from typing import Any, Literal, TypedDict, cast
 
 from upnext.core import ids, limits
-from upnext.core.spec import MissedRunPolicy, RateLimit, TaskOptions
+from upnext.core.spec import LONGEST_S, MissedRunPolicy, RateLimit, TaskOptions
 from upnext.errors import ServiceError, UsageError
 
 Duration = float | timedelta
 Priority = Literal["normal", "high"]
 Hook = Callable[..., Any]
 Errors = type[BaseException] | Sequence[type[BaseException]]
+
+MOST = 1_000_000_000
+MOST_CONCURRENCY = 100_000
 
 
 class CommonSettings(TypedDict, total=False):
@@ -85,6 +88,10 @@ def function_name(what: str, function: Callable[..., Any], name: str | None) -> 
             raise ServiceError(f"{what}: a function without a name of its own needs name=")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ServiceError(f"{what} {name!r}: is a generator; a task returns one value")
+    try:
+        inspect.signature(function)
+    except ValueError:  # built in, and silent about what it takes
+        raise ServiceError(f"{what} {name!r}: doesn't say what arguments it takes; call it from a function") from None
     return checked_name(what, name)
 
 
@@ -129,9 +136,11 @@ def task_options(what: str, function: Callable[..., Any], given: Mapping[str, An
     )
 
 
-def whole(what: str, name: str, value: Any, *, least: int = 1) -> int:
+def whole(what: str, name: str, value: Any, *, least: int = 1, most: int = MOST) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ServiceError(f"{what}: {name} must be a whole number of at least {least}, not {value!r}")
+    if value > most:
+        raise ServiceError(f"{what}: {name} must be at most {most}")
     return value
 
 
@@ -141,6 +150,8 @@ def seconds(what: str, name: str, value: Any, *, zero: bool = False) -> float:
     if not is_number(number) or number < 0 or (number == 0 and not zero):
         least = "0 or more" if zero else "more than 0"
         raise ServiceError(f"{what}: {name} must be {least} seconds, not {value!r}")
+    if number > LONGEST_S:
+        raise ServiceError(f"{what}: {name} must be at most 100 years")
     return float(number)
 
 
@@ -163,16 +174,18 @@ def _or_none(check: Callable[[str, str, Any], Any], what: str, name: str, value:
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _rate(what: str, value: Any) -> RateLimit | None:
-    if value is None or isinstance(value, RateLimit):
-        return value
-    if not isinstance(value, str):
+    if value is None:
+        return None
+    if not isinstance(value, (str, RateLimit)):
         raise ServiceError(f"{what}: rate_limit must be text like '10/minute', not {value!r}")
     try:
-        return limits.parse_rate(value)
+        return limits.parse_rate(value) if isinstance(value, str) else limits.checked(value, repr(value))
     except UsageError as error:
         raise ServiceError(f"{what}: {error}") from None
 

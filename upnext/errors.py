@@ -26,6 +26,8 @@ UpNextError
 
 from __future__ import annotations
 
+from datetime import timedelta
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -138,8 +140,11 @@ class TaskTimeoutError(TaskExecutionError):
 
 
 class Retry(UpNextError):  # noqa: N818 - reads `raise upnext.Retry(delay=5)`
-    """Raised inside a task: run me again, after `delay` seconds (None: the task's own backoff)."""
+    """Raised inside a task: run me again, after `delay` (seconds or a timedelta; None: the task's own backoff)."""
 
-    def __init__(self, message: str = "retry requested", *, delay: float | None = None) -> None:
+    def __init__(self, message: str = "retry requested", *, delay: float | timedelta | None = None) -> None:
         super().__init__(message)
+        delay = delay.total_seconds() if isinstance(delay, timedelta) else delay
+        if not isinstance(delay, (int, float, NoneType)):  # pyright: ignore[reportUnnecessaryIsInstance] - tasks may not be type checked
+            raise UsageError(f"Retry: delay must be seconds or a timedelta, not {delay!r}")
         self.delay_s = delay

@@ -10,7 +10,7 @@ from upnext import access
 from upnext.core import codec
 from upnext.core.binding import Signature
 from upnext.core.spec import TaskKind, TaskSpec
-from upnext.declare import HandlerSettings, check_names, function_name, is_async, task_options
+from upnext.declare import HandlerSettings, check_names, checked_name, function_name, is_async, task_options
 from upnext.engine import tracing
 from upnext.hooks import hooks
 from upnext.task import checked_key
@@ -64,7 +64,7 @@ class Event:
         check_names(what, settings, HandlerSettings)
         signature = Signature.of(function)
         spec = TaskSpec(
-            name=f"{self.name}.{own}",
+            name=checked_name(what, f"{self.name}.{own}"),
             kind=TaskKind.EVENT,
             function=function,
             is_async=is_async(function),

@@ -144,7 +144,7 @@ def task_result(job_id: str, outcome: Outcome, spec: TaskSpec | None) -> TaskRes
         function=task,
         function_name=getattr(spec.function, "__name__", task) if spec is not None else task,
         status=outcome.status,
-        error=f"{error.type}: {error.message}" if error is not None else None,
+        error=str(error) if error is not None else None,
         failure_reason=outcome.reason,
         started_at=_utc(outcome.begun_ms),
         completed_at=_utc(outcome.finished_ms),

@@ -14,6 +14,7 @@ from upnext import config
 from upnext.core.binding import Signature
 from upnext.core.spec import CronSpec, MissedRunPolicy, SyncExecutor, TaskKind, TaskSpec, WorkerSpec
 from upnext.declare import (
+    MOST_CONCURRENCY,
     CronSettings,
     TaskSettings,
     check_names,
@@ -66,7 +67,7 @@ class Worker:
         what = "Worker" if name is None else f"worker {name!r}"
         self.auto_named = name is None
         self.name = "worker" if name is None else checked_name(what, name)
-        self.concurrency = whole(what, "concurrency", concurrency)
+        self.concurrency = whole(what, "concurrency", concurrency, most=MOST_CONCURRENCY)
         self.prefetch = None if prefetch is None else whole(what, "prefetch", prefetch, least=0)
         self.sync_executor = _executor(what, sync_executor)
         self.sync_pool_size = None if sync_pool_size is None else whole(what, "sync_pool_size", sync_pool_size)

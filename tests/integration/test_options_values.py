@@ -7,15 +7,17 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import pydantic
 import pytest
 
 import upnext
-from tests.support.service import serving
+from tests.support.service import forget, serving, write_service
 from upnext.core.outcome import FailureReason, JobStatus
 from upnext.errors import EncodingError, InvalidArgumentsError, PayloadTooLargeError
+from upnext.service import load
 
 
 class Colour(enum.Enum):
@@ -140,3 +142,63 @@ async def test_a_result_that_cannot_be_encoded_fails_that_job_alone(redis_url: s
         assert (end.status, end.failure_reason, end.attempts) == (JobStatus.FAILED, FailureReason.ERROR, 1)
         assert end.error is not None
         assert end.error.startswith("upnext.errors.EncodingError: result.items[1]"), end.error
+
+
+async def test_a_result_over_the_cap_fails_that_job_alone(redis_url: str, namespace: str) -> None:
+    worker = upnext.Worker("w", concurrency=2)
+
+    @worker.task
+    async def work(size: int) -> str:
+        return "x" * size
+
+    async with serving(worker, redis_url, namespace):
+        with pytest.raises(upnext.TaskExecutionError, match="the result is 16,777,218 bytes as JSON, over the cap"):
+            await work.wait(16 * 1024 * 1024, wait_timeout=60)
+        assert len((await work.wait(1_000_000, wait_timeout=60)).value) == 1_000_000
+
+
+@pytest.mark.parametrize("executor", ["thread", "process"])
+async def test_whatever_an_error_says_the_job_ends(
+    redis_url: str, namespace: str, tmp_path: Path, executor: str
+) -> None:
+    service = write_service(
+        tmp_path,
+        f"""
+import upnext
+worker = upnext.Worker("w", sync_executor="{executor}")
+
+class NoText(Exception):
+    def __str__(self):
+        raise SystemExit(9)
+
+@worker.task
+def surrogate():
+    raise ValueError("no file \\ud800")
+
+@worker.task
+def no_text():
+    raise NoText
+
+@worker.task
+def endless():
+    raise ValueError("x" * 1_000_000)
+
+@worker.task
+def bare():
+    raise ValueError
+""",
+    )
+    try:
+        async with serving(service, redis_url, namespace):
+            ends = {}
+            for task in ("surrogate", "no_text", "endless", "bare"):
+                future = await load(str(service)).workers[0].tasks[task].submit()
+                with pytest.raises(upnext.TaskExecutionError) as caught:
+                    await future.result(30)
+                ends[task] = caught.value.task_result.error or ""
+    finally:
+        forget(service)
+    assert ends["surrogate"] == "ValueError: no file \\ud800"
+    assert ends["no_text"].endswith("NoText: (its text can't be made: SystemExit)")
+    assert len(ends["endless"]) < 5000
+    assert ends["bare"] == "ValueError"

@@ -6,9 +6,11 @@ import functools
 import math
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 import pytest
@@ -252,6 +254,32 @@ def test_results_come_back_by_annotation() -> None:
     assert Signature.of(later).decode_result(b'[{"n":1}]') == [Later(1)]
     assert Signature.of(bare).decode_result(b'{"n":1}') == {"n": 1}
     assert signature.encode_result(None) == b"null"
+
+
+class Colour(Enum):
+    RED = "red"
+    ONE = 1
+
+
+def chosen(one: Literal[Colour.RED, "blue"], many: Iterable[date]) -> None: ...
+
+
+def test_an_iterable_can_be_read_twice_and_a_literal_may_name_members_of_an_enum() -> None:
+    signature = Signature.of(chosen)
+    _, got = signature.decode(signature.encode((Colour.RED, (date(2026, 1, 2),)), {}))
+    assert got == {"one": Colour.RED, "many": [date(2026, 1, 2)]}
+    assert signature.decode(b'{"one":"blue","many":[]}')[1]["one"] == "blue"
+    with pytest.raises(InvalidArgumentsError, match="argument 'one' doesn't fit"):
+        signature.decode(b'{"one":1,"many":[]}')
+
+
+def test_a_coroutine_as_result_asks_whether_an_await_was_forgotten() -> None:
+    async def late() -> None: ...
+
+    coroutine = late()
+    with pytest.raises(EncodingError, match=r"result: coroutine has no JSON form; was an await forgotten\?"):
+        Signature.of(bare).encode_result(coroutine)
+    coroutine.close()
 
 
 def test_a_result_of_another_type_than_annotated_is_said_aloud() -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import random
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from upnext.core.retry import GiveUp, RetryIn, Why, decide, delay_s
-from upnext.core.spec import TaskOptions
-from upnext.errors import Retry
+from upnext.core.spec import LONGEST_S, TaskOptions
+from upnext.errors import Retry, UsageError
 
 
 @given(st.integers(1, 2000), st.floats(0, 1e6), st.floats(0, 1e6), st.integers())
@@ -64,8 +65,19 @@ def test_types(
     assert isinstance(got, RetryIn) if retried else got == GiveUp(Why.NOT_RETRIED)
 
 
-@pytest.mark.parametrize(("asked", "delay"), [(5.0, 5.0), (0, 0.0), (-3, 0.0), (1e6, 1e6)])
-def test_a_task_may_name_its_delay(asked: float, delay: float) -> None:
+@pytest.mark.parametrize(
+    ("asked", "delay"),
+    [
+        (5.0, 5.0),
+        (0, 0.0),
+        (-3, 0.0),
+        (1e6, 1e6),
+        (timedelta(minutes=1), 60.0),
+        (1e300, LONGEST_S),
+        (10**400, LONGEST_S),
+    ],
+)
+def test_a_task_may_name_its_delay(asked: float | timedelta, delay: float) -> None:
     assert decide(TaskOptions(retries=1), 1, Retry(delay=asked), random.Random(1)) == RetryIn(delay)
 
 
@@ -74,6 +86,11 @@ def test_a_retry_without_a_delay_backs_off(asked: float | None) -> None:
     got = decide(TaskOptions(retries=1), 1, Retry(delay=asked), random.Random(1))
     assert isinstance(got, RetryIn)
     assert 0.8 <= got.delay_s <= 1.2
+
+
+def test_a_delay_that_is_no_duration_is_refused() -> None:
+    with pytest.raises(UsageError, match="Retry: delay must be seconds or a timedelta, not '5'"):
+        Retry(delay="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def test_asking_for_a_retry_is_an_attempt_too() -> None:

@@ -86,6 +86,6 @@ def _tell(job_id: str, outcome: Outcome) -> ExitCode:
     elif ok:
         output.print_json(orjson.loads(outcome.value))
     else:
-        why = f": {outcome.error.type}: {outcome.error.message}" if outcome.error else ""
+        why = f": {outcome.error}" if outcome.error else ""
         click.echo(f"upnext: job {job_id} {outcome.status.value}{why}", err=True)
     return ExitCode.OK if ok else ExitCode.FAILED

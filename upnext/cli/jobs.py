@@ -140,7 +140,7 @@ def _took(found: Job) -> str | None:
 def _error(found: Job) -> str | None:
     if found.error is None:
         return None
-    return " ".join(f"{found.error.type}: {found.error.message}".split())[:200]
+    return " ".join(str(found.error).split())[:200]
 
 
 # -- --tree -------------------------------------------------------------------------------------------------------------------------------

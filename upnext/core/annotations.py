@@ -10,6 +10,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable
+from enum import Enum
 from typing import Any, cast
 
 from upnext.core import codec
@@ -75,7 +76,7 @@ def converter(annotation: Any) -> Converter | None:
 
     # The value sits in a 1-tuple: pydantic takes no config for a bare dataclass or TypedDict, and it is in JSON mode alone
     # that bytes are read as base64.
-    boxed: Any = tuple[_modern(annotation)]
+    boxed: Any = tuple[_adapted(annotation)]
     try:
         adapter = pydantic.TypeAdapter[tuple[Any]](boxed, config=pydantic.ConfigDict(val_json_bytes="base64"))
         validate = adapter.validator.validate_json
@@ -104,24 +105,41 @@ def _one_line(error: Any) -> str:
     return f"{place.lstrip('.') + ': ' if place else ''}{first['msg']}, got {got}"
 
 
-def _modern(annotation: Any) -> Any:
-    """The same with each `typing.TypedDict` as its `typing_extensions` twin: before Python 3.12 pydantic takes no other."""
-    if sys.version_info >= (3, 12):
-        return annotation
-    if typing.is_typeddict(annotation) and type(annotation).__module__ == "typing":
+def _adapted(annotation: Any) -> Any:
+    """The same as pydantic has to be told it.
+
+    Each `typing.TypedDict` as its `typing_extensions` twin (before Python 3.12 pydantic takes no other), an Iterable as a list
+    (pydantic's can be read once), a Literal of an Enum's members by their values.
+    """
+    if sys.version_info < (3, 12) and typing.is_typeddict(annotation) and type(annotation).__module__ == "typing":
         return _twin(annotation)
     inner = typing.get_args(annotation)
     origin = typing.get_origin(annotation)
-    if origin is None or origin is typing.Literal:
+    if origin is None:
         return annotation
+    if origin is typing.Literal:
+        return _literal(annotation, inner)
     if origin is types.UnionType or origin is typing.Union:
-        return typing.Union[tuple(_modern(kind) for kind in inner)]  # noqa: UP007 - the members are known only now
+        return typing.Union[tuple(_adapted(kind) for kind in inner)]  # noqa: UP007 - the members are known only now
     if origin is typing.Annotated:
-        return typing.Annotated[(_modern(inner[0]), *inner[1:])]
+        return typing.Annotated[(_adapted(inner[0]), *inner[1:])]
+    if origin is collections.abc.Iterable:
+        origin = list
     try:
-        return origin[tuple(kind if kind is Ellipsis else _modern(kind) for kind in inner)]
+        return origin[tuple(kind if kind is Ellipsis else _adapted(kind) for kind in inner)]
     except TypeError:
         return annotation
+
+
+def _literal(annotation: Any, values: tuple[Any, ...]) -> Any:
+    members = {codec.dumps(one, ""): one for one in values if isinstance(one, Enum)}
+    if not members:
+        return annotation
+    import pydantic  # noqa: PLC0415 - imported already, by `converter`
+
+    return typing.Annotated[
+        annotation, pydantic.BeforeValidator(lambda value: members.get(codec.dumps(value, ""), value))
+    ]
 
 
 def _twin(kind: Any) -> Any:
@@ -133,6 +151,6 @@ def _twin(kind: Any) -> Any:
         origin = typing.get_origin(hint)
         marked = origin is typing.Required or origin is typing.NotRequired
         required = origin is typing.Required if marked else name in cast("frozenset[str]", kind.__required_keys__)
-        inner = _modern(typing.get_args(hint)[0] if marked else hint)
+        inner = _adapted(typing.get_args(hint)[0] if marked else hint)
         members[name] = inner if required else typing_extensions.NotRequired[inner]
     return typing_extensions.TypedDict(kind.__name__, members)  # type: ignore[operator]

@@ -24,6 +24,9 @@ _loads = orjson.loads
 _dumps = codec.dumps
 _Parameter = inspect.Parameter
 
+RESULT_CAP_BYTES = 16 * 1024 * 1024
+"""Cap of an encoded result: it is published to its waiter, and a broker cuts off subscribers that lag by 32 MB."""
+
 
 class Signature:
     """What a function takes and gives; implements `upnext.core.spec.Arguments`. Made by `Signature.of`."""
@@ -132,10 +135,16 @@ class Signature:
             raise EncodingError(f"{self._name}(): {error}") from error
 
     def encode_result(self, value: Any) -> bytes:
-        """-> JSON. Raises EncodingError naming which part of the value has no JSON form."""
+        """-> JSON. Raises EncodingError naming which part of the value has no JSON form, or for one over the cap."""
         if value is None:
             return b"null"
-        return _dumps(value, "result")
+        raw = _dumps(value, "result")
+        if len(raw) > RESULT_CAP_BYTES:
+            raise EncodingError(
+                f"the result is {len(raw):,} bytes as JSON, over the cap of {RESULT_CAP_BYTES:,}: "
+                "store the data elsewhere and return a reference"
+            )
+        return raw
 
     def _by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         if len(args) > len(self._positional):

@@ -19,7 +19,7 @@ from __future__ import annotations
 import base64
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -145,7 +145,8 @@ def _checked_text(value: str, path: str) -> str:
 
 
 def _shown(path: str) -> str:
-    return path.strip() or "value"
+    path = path.strip() or "value"
+    return path if len(path) <= 120 else f"{path[:60]}…{path[-60:]}"
 
 
 class _NoJsonFormError(TypeError):
@@ -169,7 +170,8 @@ def _simpler(value: Any) -> Any:
         return cast("Any", value).__fspath__()
     if isinstance(value, Mapping):
         return dict(cast("Mapping[Any, Any]", value))
-    raise _NoJsonFormError(f"{kind.__name__} has no JSON form")
+    hint = "; was an await forgotten?" if isinstance(value, Awaitable) else ""
+    raise _NoJsonFormError(f"{kind.__name__} has no JSON form{hint}")
 
 
 def _dump_model(model: Any) -> Any:
@@ -207,6 +209,12 @@ def _iso_duration(value: timedelta) -> str:
     return f"{sign}P{value.days}DT{value.seconds}.{value.microseconds:06d}S"
 
 
+def _finite(value: Decimal) -> str:
+    if not value.is_finite():
+        raise _NoJsonFormError(f"{value} has no JSON form")
+    return str(value)
+
+
 def _base64(value: bytes | bytearray | memoryview) -> str:
     return base64.urlsafe_b64encode(value).decode()
 
@@ -220,7 +228,7 @@ _STEPS: dict[type, Callable[[Any], Any]] = {
     date: date.isoformat,
     time: _iso_time,
     timedelta: _iso_duration,
-    Decimal: str,
+    Decimal: _finite,
     UUID: str,
     bytes: _base64,
     bytearray: _base64,

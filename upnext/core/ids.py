@@ -54,7 +54,7 @@ def is_id(text: str) -> bool:
 
 
 def check_task_name(name: str) -> str:
-    """Returns the name; raises UsageError unless it is 1 to 200 characters without spaces, control characters or braces."""
-    if not _TASK_NAME.match(name):
-        raise UsageError(f"task name {name!r}: use 1 to 200 characters without spaces, control characters or braces")
+    """Returns the name; raises UsageError unless it is 1 to 200 characters without spaces, invisible characters or braces."""
+    if not _TASK_NAME.match(name) or not name.isprintable():
+        raise UsageError(f"name {name!r}: use 1 to 200 characters without spaces, invisible characters or braces")
     return name

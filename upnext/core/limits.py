@@ -31,15 +31,18 @@ def parse_rate(text: str) -> RateLimit:
     unit_s = _UNITS_S.get(match[3].lower()) if match else None
     if match is None or unit_s is None:
         raise UsageError(f"rate limit {text!r}: write a count, a slash and a period, like 10/minute, 100/s or 5/2h")
-    count, periods = int(match[1]), int(match[2] or 1)
-    if not count or not periods:
-        raise UsageError(f"rate limit {text!r}: the count and the period are at least 1 (to stop a task, pause it)")
-    period_s = periods * unit_s
-    if period_s > _MAX_PERIOD_S:
-        raise UsageError(f"rate limit {text!r}: a period is at most 366 days")
-    if count > _MAX_PER_S * period_s:
-        raise UsageError(f"rate limit {text!r}: at most {_MAX_PER_S} a second; without a limit a task is faster")
-    return RateLimit(count, float(period_s))
+    return checked(RateLimit(int(match[1]), float(int(match[2] or 1) * unit_s)), repr(text))
+
+
+def checked(limit: RateLimit, shown: str) -> RateLimit:
+    """The limit, `shown` in messages. Raises UsageError for one that can't be kept."""
+    if limit.count < 1 or not limit.period_s > 0:
+        raise UsageError(f"rate limit {shown}: the count and the period are at least 1 (to stop a task, pause it)")
+    if limit.period_s > _MAX_PERIOD_S:
+        raise UsageError(f"rate limit {shown}: a period is at most 366 days")
+    if limit.count > _MAX_PER_S * limit.period_s:
+        raise UsageError(f"rate limit {shown}: at most {_MAX_PER_S} a second; without a limit a task is faster")
+    return limit
 
 
 def interval_us(limit: RateLimit) -> int:

@@ -46,6 +46,10 @@ class ErrorInfo:
     message: str
     traceback: str = ""
 
+    def __str__(self) -> str:
+        """`TYPE: message`, as Python prints it."""
+        return f"{self.type}: {self.message}" if self.message else self.type
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from upnext.core.spec import TaskOptions
+from upnext.core.spec import LONGEST_S, TaskOptions
 from upnext.errors import Retry
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def decide(options: TaskOptions, attempt: int, error: BaseException, rng: random
         return GiveUp(Why.OUT_OF_ATTEMPTS)
     if isinstance(error, Retry):
         asked = error.delay_s
-        if asked is not None and math.isfinite(asked):
-            return RetryIn(max(0.0, asked))
+        if asked is not None and -math.inf < asked < math.inf:
+            return RetryIn(max(0.0, min(asked, LONGEST_S)))
         return RetryIn(delay_s(options, attempt, rng))
     refused = isinstance(error, options.no_retry_on) or bool(
         options.retry_on and not isinstance(error, options.retry_on)

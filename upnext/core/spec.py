@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Any, Protocol
 
+LONGEST_S = 100 * 365 * 86400.0
+"""No duration is longer: what the broker keeps in milliseconds stays far from the end of its numbers."""
+
 
 class TaskKind(StrEnum):
     TASK = "task"
@@ -76,7 +79,7 @@ class Arguments(Protocol):
         ...
 
     def encode_result(self, value: Any) -> bytes:
-        """-> JSON. Raises EncodingError naming which part of the value has no JSON form."""
+        """-> JSON. Raises EncodingError naming which part of the value has no JSON form, or for one over the cap."""
         ...
 
     def decode_result(self, raw: bytes) -> Any:

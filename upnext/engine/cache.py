@@ -35,8 +35,9 @@ class Cache:
         ttl_s = options.result_ttl_s if options.cache_ttl_s is None else options.cache_ttl_s
         if key is None or ttl_s <= 0:
             return None
+        ttl_ms = max(1, round(ttl_s * 1000))
         if not isinstance(key, str):
-            return cls(spec.name, lambda args, kwargs: str(key(*args, **kwargs)), round(ttl_s * 1000))
+            return cls(spec.name, lambda args, kwargs: str(key(*args, **kwargs)), ttl_ms)
         signature, template = inspect.signature(spec.function), key
 
         def fill(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
@@ -48,7 +49,7 @@ class Cache:
                     values |= values.pop(parameter.name)
             return template.format_map(values)
 
-        return cls(spec.name, fill, round(ttl_s * 1000))
+        return cls(spec.name, fill, ttl_ms)
 
     def key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
         """`TASK:KEY`; None, and a log line, when the user's function or template fails: the job then runs uncached."""

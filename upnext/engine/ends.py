@@ -17,6 +17,7 @@ from upnext.errors import EncodingError, InvalidArgumentsError
 
 TRACEBACK_CAP = 16_000
 HEADLINE_CAP_BYTES = 200
+MESSAGE_CAP = 4_000
 
 _OURS = ("upnext.engine.executor", "upnext.engine.around", "upnext.engine.threads", "upnext.engine.poolproc")
 """Modules whose frames stand between the engine and the user's code, and say nothing to anybody."""
@@ -97,7 +98,7 @@ def told(error: BaseException) -> ErrorInfo:
         return ErrorInfo(error.kind, str(error), error.trace)
     if isinstance(error, PoolCrash):
         return ErrorInfo("WorkerCrash", str(error))
-    return ErrorInfo(type_name(error), _text(error), trace_of(error))
+    return ErrorInfo(type_name(error), text_of(error), trace_of(error))
 
 
 def headline(error: ErrorInfo) -> str:
@@ -154,12 +155,19 @@ def trace_of(error: BaseException) -> str:
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_globals.get("__name__") in _OURS:
         frames = frames.tb_next
-    text = "".join(traceback.format_exception(type(error), error, frames))
-    return text if len(text) <= TRACEBACK_CAP else f"{text[: TRACEBACK_CAP // 2]}\n…\n{text[-TRACEBACK_CAP // 2 :]}"
+    return _bounded("".join(traceback.format_exception(type(error), error, frames)), TRACEBACK_CAP)
 
 
-def _text(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
+    """What the error says, bounded."""
     try:
-        return str(error)
-    except Exception as broken:  # noqa: BLE001 - user code: an exception's __str__ may itself fail, and the job must still end
+        return _bounded(str(error), MESSAGE_CAP)
+    except BaseException as broken:  # noqa: BLE001 - user code: an exception's __str__ may itself fail, and the job must still end
         return f"(its text can't be made: {type(broken).__name__})"
+
+
+def _bounded(text: str, most: int) -> str:
+    """Short enough to keep, and valid Unicode: file names and the like may hold lone surrogates, which JSON can't."""
+    if len(text) > most:
+        text = f"{text[: most // 2]}\n…\n{text[-most // 2 :]}"
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -532,15 +532,15 @@ class Executor:
             decision = attempt.verdict or verdict(attempt, error, self._rng)
         if isinstance(decision, RetryIn):
             log.info(
-                "%s failed (attempt %d of %d), again in %.1f s: %s: %s",
-                attempt.job_id, attempt.attempt, attempt.max_attempts, decision.delay_s, said.type, said.message,
+                "%s failed (attempt %d of %d), again in %.1f s: %s",
+                attempt.job_id, attempt.attempt, attempt.max_attempts, decision.delay_s, said,
             )  # fmt: skip
             self._put_back(attempt, decision.delay_s, attempt=attempt.attempt + 1)
             return
         reason = FailureReason.TIMEOUT if isinstance(error, JobTimeout) else FailureReason.ERROR
         log.warning(
-            "%s failed for good (attempt %d of %d): %s: %s",
-            attempt.job_id, attempt.attempt, attempt.max_attempts, said.type, said.message,
+            "%s failed for good (attempt %d of %d): %s",
+            attempt.job_id, attempt.attempt, attempt.max_attempts, said,
         )  # fmt: skip
         self._end(attempt, self._failure(attempt, begun_ns, said, reason), bury=True)
 

@@ -29,7 +29,7 @@ from upnext.core.spec import ServiceSpec, TaskKind, TaskSpec
 from upnext.engine import frames, tracing
 from upnext.engine.attempt import CURRENT, Attempt, current_job_id
 from upnext.engine.broker import Broker
-from upnext.engine.ends import hopeless, trace_of, type_name
+from upnext.engine.ends import hopeless, text_of, trace_of, type_name
 from upnext.engine.frames import Kind
 
 _PR_SET_PDEATHSIG = 1
@@ -124,7 +124,7 @@ def main() -> None:
     try:
         tasks = _tasks(_load(setup["loader"], setup["path"]))
     except BaseException as error:  # noqa: BLE001 - an import runs the service's code: whatever it raises is told to the worker
-        line.send(Kind.FAILED, f"{type_name(error)}: {error}".encode())
+        line.send(Kind.FAILED, f"{type_name(error)}: {text_of(error)}".encode())
         os._exit(1)
     _log(setup["log_setup"])
     broker = Broker(setup["redis_url"], setup["namespace"], name="upnext-pool")
@@ -167,7 +167,7 @@ def _failed(spec: TaskSpec | None, header: dict[str, Any], error: BaseException)
     if spec is not None and not hopeless(error):
         decision = decide(spec.options, header["attempt"], error, random.Random())
         delay_s = decision.delay_s if isinstance(decision, RetryIn) else None
-    said = {"type": type_name(error), "message": str(error), "traceback": trace_of(error), "delay_s": delay_s}
+    said = {"type": type_name(error), "message": text_of(error), "traceback": trace_of(error), "delay_s": delay_s}
     return Kind.ERROR, orjson.dumps(said)
 
 

@@ -16,7 +16,7 @@ from tests.unit.sdk.standin import StandIn, StandInAttempt
 from upnext import progress
 from upnext.context import Context
 from upnext.engine.attempt import CURRENT
-from upnext.errors import BrokerUnavailableError, EncodingError, UsageError
+from upnext.errors import BrokerUnavailableError, EncodingError, PayloadTooLargeError, UsageError
 
 worker = upnext.Worker("shop")
 
@@ -84,6 +84,18 @@ async def test_progress_and_checkpoint_are_written_together_and_only_the_newest(
     await written(standin, 2)
     assert standin.progressed[1][1] == {"progress": 1, "message": None, "checkpoint": {"row": 1}}
     assert ctx.last_checkpoint == {"row": 1}
+
+
+@pytest.mark.usefixtures("clean")
+async def test_what_cannot_be_kept_is_refused_where_it_is_said(standin: StandIn) -> None:
+    ctx = Context(attempt_on(standin, asyncio.get_running_loop()))
+    with pytest.raises(EncodingError, match="set_progress progress: the integer is beyond 64 bits"):
+        ctx.set_progress(10**400)
+    with pytest.raises(EncodingError, match="set_progress message: object has no JSON form"):
+        ctx.set_progress(1, object())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with pytest.raises(PayloadTooLargeError, match="checkpoint: 2,000,002 bytes as JSON, over the cap"):
+        ctx.checkpoint("x" * 2_000_000)
+    assert standin.progressed == []
 
 
 @pytest.mark.usefixtures("clean")

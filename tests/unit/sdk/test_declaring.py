@@ -130,8 +130,18 @@ def test_every_option_is_carried(worker: upnext.Worker) -> None:
         ),
         ({"on_start": 5}, "task 'charge': on_start must be a function, not 5"),
         ({"retires": 3}, "task 'charge': there is no option 'retires'; did you mean 'retries'?"),
-        ({"name": "two words"}, "task: task name 'two words': use 1 to 200 characters without spaces"),
+        ({"name": "two words"}, "task: name 'two words': use 1 to 200 characters without spaces"),
         ({"name": 5}, "task: its name must be text, not 5"),
+        ({"name": "\ud800"}, r"task: name '\ud800': use 1 to 200 characters without spaces"),
+        ({"name": "pay\u200bment"}, r"task: name 'pay\u200bment': use 1 to 200 characters without spaces"),
+        ({"timeout": 1e300}, "task 'charge': timeout must be at most 100 years"),
+        ({"result_ttl": 10**400}, "task 'charge': result_ttl must be at most 100 years"),
+        ({"max_concurrency": 10**30}, "task 'charge': max_concurrency must be at most 1000000000"),
+        (
+            {"rate_limit": RateLimit(0, 1.0)},
+            "task 'charge': rate limit RateLimit(count=0, period_s=1.0): the count and",
+        ),
+        ({"rate_limit": RateLimit(1, float("nan"))}, "task 'charge': rate limit RateLimit(count=1, period_s=nan): the"),
     ],
 )
 def test_a_wrong_option_is_refused_in_one_line(worker: upnext.Worker, settings: dict[str, Any], line: str) -> None:
@@ -159,6 +169,7 @@ def test_what_is_no_function_is_refused(worker: upnext.Worker) -> None:
         (lambda: None, "task: a function without a name of its own needs name="),
         (rows, "task 'rows': is a generator"),
         (events, "task 'events': is a generator"),
+        (max, "task 'max': doesn't say what arguments it takes; call it from a function"),
     ):
         with pytest.raises(ServiceError, match=line):
             worker.task(wrong)  # pyright: ignore[reportCallIssue, reportArgumentType]
@@ -265,8 +276,10 @@ def test_wrong_handlers_are_refused(worker: upnext.Worker) -> None:
     placed.on(charge)
     with pytest.raises(ConflictError, match=r"two tasks are named 'order\.placed\.charge'"):
         placed.on(charge)
-    with pytest.raises(ServiceError, match="event: task name 'order placed'"):
+    with pytest.raises(ServiceError, match="event: name 'order placed'"):
         worker.event("order placed")
+    with pytest.raises(ServiceError, match="use 1 to 200 characters"):
+        worker.event("e" * 200).on(charge)
 
 
 async def test_a_handler_can_be_called(worker: upnext.Worker) -> None:
@@ -304,6 +317,8 @@ def test_a_workers_defaults() -> None:
         ({"sync_executor": "fiber"}, "Worker: sync_executor must be 'thread' or 'process', not 'fiber'"),
         ({"name": "a b"}, "worker 'a b': "),
         ({"redis_url": "http://localhost"}, ".*http"),
+        ({"redis_url": 6379}, "a Redis URL is text, not int"),
+        ({"concurrency": 10**9}, "Worker: concurrency must be at most 100000"),
     ],
 )
 def test_wrong_worker_options(options: dict[str, Any], line: str) -> None:

@@ -59,7 +59,7 @@ def _special(keys: Keys, job: Submission, nonce: str) -> bytes:
     elif job.delay_s is not None:
         wish["delay"] = max(0, math.ceil(job.delay_s * 1_000_000))
     if job.queue_ttl_s is not None:
-        wish["ttl"] = round(job.queue_ttl_s * 1000)
+        wish["ttl"] = max(1, round(job.queue_ttl_s * 1000))
     if job.idempotency_key is not None:
         wish["key"] = scoped(job.task, job.idempotency_key)
         wish["key_ttl"] = max(1, round(job.idempotency_ttl_s * 1000))
