@@ -178,6 +178,8 @@ def validate_url(url: str) -> str:
         raise UsageError(f"{shown!r} names no host; use {_EXAMPLE}")
     elif parts.scheme.endswith("+sentinel") and not parts.path.strip("/"):
         raise UsageError(f"{shown!r} names no master; write redis+sentinel://H1,H2/NAME")
+    elif "+sentinel" not in parts.scheme and not re.fullmatch(r"/?\d*/?", parts.path):
+        raise UsageError(f"{shown!r}: after the host comes the number of a database, as in redis://HOST:6379/0")
     elif "," in hosts and "+" not in parts.scheme:
         raise UsageError(f"{shown!r} names several hosts; only redis+sentinel:// and redis+cluster:// do")
     return url

@@ -16,6 +16,7 @@ from upnext.engine.calls import producing
 from upnext.engine.endpoint import parse_url
 from upnext.engine.link import Link
 from upnext.engine.replies import LostReplyError, ReplyError
+from upnext.engine.sync import SyncBroker
 from upnext.engine.wire import connect
 from upnext.errors import BrokerRefusedError, BrokerUnavailableError
 
@@ -163,10 +164,25 @@ async def test_something_that_is_no_redis() -> None:
     listener = await asyncio.start_server(greet, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
     link = Link(parse_url(f"redis://127.0.0.1:{port}/0"), "test")
-    with pytest.raises(BrokerUnavailableError):
+    with pytest.raises(BrokerRefusedError, match=f"what answers at 127.0.0.1:{port} is no Redis"):
         await asyncio.wait_for(link.wire(), 30)
     await link.aclose()
+    broker = SyncBroker(f"redis://127.0.0.1:{port}/0", "test")
+    with pytest.raises(BrokerRefusedError, match=f"what answers at 127.0.0.1:{port} is no Redis"):
+        await asyncio.to_thread(broker.command, "PING")
+    broker.close()
     listener.close()
+
+
+async def test_a_database_that_the_server_does_not_have(server: Server) -> None:
+    url = f"{server.url}?db=9999"
+    link, broker = Link(parse_url(url), "test"), SyncBroker(url, "test")
+    with pytest.raises(BrokerRefusedError, match="the broker refuses: .*DB index is out of range"):
+        await link.wire()
+    await link.aclose()
+    with pytest.raises(BrokerRefusedError, match="the broker refuses: .*DB index is out of range"):
+        await asyncio.to_thread(broker.command, "PING")
+    broker.close()
 
 
 async def test_passwords(own_server: Server) -> None:
@@ -174,7 +190,7 @@ async def test_passwords(own_server: Server) -> None:
     path = own_server.socket_path
     for url in (f"unix://{path}", f"unix://:wrong@{path}", f"unix://nobody:secret@{path}"):
         link = Link(parse_url(url), "test")
-        with pytest.raises(BrokerRefusedError):
+        with pytest.raises(BrokerRefusedError, match="; check the user and the password in its URL"):
             await link.wire()
         await link.aclose()
     link = Link(parse_url(f"unix://:secret@{path}"), "test")

@@ -185,6 +185,10 @@ HINT = "redis://HOST:6379/0, rediss://…, unix:///PATH, redis+sentinel://H1,H2/
         ("unix://run/redis.sock", "'unix://run/redis.sock' names no socket; write unix:///PATH with three slashes"),
         ("unix:///", "'unix:///' names no socket; write unix:///PATH with three slashes"),
         ("redis+sentinel://a,b", "'redis+sentinel://a,b' names no master; write redis+sentinel://H1,H2/NAME"),
+        (
+            "redis://u:hunter2@a/jobs",
+            "'redis://u:***@a/jobs': after the host comes the number of a database, as in redis://HOST:6379/0",
+        ),
         ("redis://a,b/0", "'redis://a,b/0' names several hosts; only redis+sentinel:// and redis+cluster:// do"),
         ("redis://a:port", "'redis://a:port' is not a Redis URL: Port could not be cast to integer value as 'port'"),
         ("redis://[::1", "'redis://[::1' is not a Redis URL: Invalid IPv6 URL"),

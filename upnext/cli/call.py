@@ -36,9 +36,12 @@ def call(
     ctx: click.Context, task: str, kwargs_text: str, delay: float | None, wait: bool, timeout: float | None
 ) -> None:
     """Submit a job of TASK; print its id."""
+    from upnext.declare import seconds
     from upnext.engine import tasks
 
     kwargs = _object(kwargs_text)
+    delay = None if delay is None else seconds("call", "--delay", delay, zero=True)
+    timeout = None if timeout is None else seconds("call", "--timeout", timeout, zero=True)
     with queue() as broker:
         job = _submission(task, kwargs, tasks.one(broker, broker.keys, task).definition, delay)
         if not wait:

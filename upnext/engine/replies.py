@@ -53,8 +53,20 @@ _OWN: dict[str, type[ReplyError]] = {
     "REAPED": ReapedError,
 }
 _REFUSED = {"NOAUTH", "WRONGPASS", "NOPERM", "DENIED"}
+_LOGIN_HINT = "check the user and the password in its URL"
+_HINTS = {"NOPERM": "docs/redis.md lists what its user has to be allowed"}
 # ASK and TRYAGAIN: the slot is being moved key by key, so for now no node can run a script over all of its keys
 _AWAY = {"ASK", "LOADING", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "MISCONF", "UNBLOCKED"}
+
+
+def not_redis(where: str, error: object) -> BrokerRefusedError:
+    """For whatever answers at `where` in another protocol."""
+    return BrokerRefusedError(f"what answers at {where} is no Redis ({error})")
+
+
+def refused(error: ReplyError) -> BrokerRefusedError:
+    """For an error reply to our introduction, which nothing will mend."""
+    return BrokerRefusedError(f"the broker refuses: {error}")
 
 
 def read_error(text: str) -> QueueError:
@@ -68,7 +80,7 @@ def read_error(text: str) -> QueueError:
     if code in ("READONLY", "MASTERDOWN"):
         return WrongServerError(f"the broker can't serve now: {text}")
     if code in _REFUSED or "invalid password" in text or "Client sent AUTH" in text:
-        return BrokerRefusedError(f"the broker refuses: {text}")
+        return BrokerRefusedError(f"the broker refuses: {text.rstrip('.')}; {_HINTS.get(code, _LOGIN_HINT)}")
     if code in _AWAY:
         return BrokerUnavailableError(f"the broker can't serve now: {text}")
     if code == "OOM" or "maxmemory" in text:

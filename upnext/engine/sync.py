@@ -38,7 +38,15 @@ from upnext.engine.calls import producing
 from upnext.engine.calls.producing import Held
 from upnext.engine.endpoint import Endpoint, is_no, parse_url
 from upnext.engine.link import REDIRECTS, Backoff
-from upnext.engine.replies import LostReplyError, NoScriptError, WrongServerError, read_error
+from upnext.engine.replies import (
+    LostReplyError,
+    NoScriptError,
+    ReplyError,
+    WrongServerError,
+    not_redis,
+    read_error,
+    refused,
+)
 from upnext.engine.scripts import Arg, Call, T
 from upnext.errors import BrokerRefusedError, BrokerUnavailableError, JobNotFoundError, QueueError
 
@@ -111,7 +119,7 @@ class SyncBroker:
                     if isinstance(error, theirs.BusyLoadingError | theirs.AuthenticationError):
                         raise _ours(error) from None
                     raise LostReplyError(f"connection to the broker lost: {error}") from None
-                except (theirs.TimeoutError, OSError) as error:
+                except (theirs.TimeoutError, theirs.InvalidResponse, OSError) as error:
                     connection.disconnect()
                     raise LostReplyError(f"no reply from the broker: {error}") from None
                 except theirs.ResponseError as error:
@@ -129,7 +137,10 @@ class SyncBroker:
         except (theirs.AuthenticationError, theirs.NoPermissionError) as error:
             raise _ours(error) from None
         except theirs.ResponseError as error:
-            raise _ours(error) from None
+            ours = _ours(error)
+            raise (refused(ours) if isinstance(ours, ReplyError) else ours) from None
+        except theirs.InvalidResponse as error:
+            raise not_redis(self.endpoint.describe(), error) from None
         except (theirs.ConnectionError, theirs.TimeoutError, OSError) as error:
             self._look_up_again()
             raise BrokerUnavailableError(f"can't reach Redis at {self.endpoint.describe()}: {error}") from None
@@ -183,8 +194,9 @@ class SyncBroker:
             sentinels = Sentinel(list(endpoint.nodes), sentinel_kwargs=of_sentinels)
             try:
                 host, port = cast("Any", sentinels).discover_master(endpoint.sentinel)
-            except (theirs.ConnectionError, theirs.TimeoutError) as error:
-                raise BrokerUnavailableError(f"no sentinel tells the master: {error}") from None
+            except (theirs.ConnectionError, theirs.TimeoutError):
+                asked = f"the sentinels at {endpoint.describe()}"  # its own text holds the repr of its clients
+                raise BrokerUnavailableError(f"{asked} don't tell where master {endpoint.sentinel!r} is") from None
             return redis.ConnectionPool(host=host, port=port, **settings)
         error: Exception | None = None
         for host, port in [home] if home else endpoint.nodes:

@@ -15,7 +15,15 @@ from typing import Any, cast
 import hiredis
 
 from upnext.engine.endpoint import Endpoint
-from upnext.engine.replies import LostReplyError, NoScriptError, WrongServerError, read_error
+from upnext.engine.replies import (
+    LostReplyError,
+    NoScriptError,
+    ReplyError,
+    WrongServerError,
+    not_redis,
+    read_error,
+    refused,
+)
 from upnext.engine.scripts import Arg, Call, T
 from upnext.errors import BrokerUnavailableError, QueueError
 
@@ -44,6 +52,8 @@ class Wire(asyncio.Protocol):
         self._on_push = on_push
         self._heard_at = 0.0
         self._watchdog: asyncio.TimerHandle | None = None
+        self.foreign = False
+        """It doesn't speak the broker's protocol."""
         self.closed = self._loop.create_future()
         """Done when the connection is gone; its result is the reason."""
         self.client_id: int = 0
@@ -77,6 +87,7 @@ class Wire(asyncio.Protocol):
                 else:
                     future.set_result(reply)
         except (QueueError, IndexError) as error:
+            self.foreign = True
             self._broken(f"protocol error: {error}")
             self.abort()
         if self.wrong is not None and not waiting:
@@ -249,9 +260,13 @@ async def _connect(endpoint: Endpoint, name: str, on_push: Callable[[Any], None]
         replies.append(wire.send("CLIENT", "ID"))
         for reply in replies:
             wire.client_id = await reply
-    except BaseException:
+    except BaseException as error:
         for reply in replies:
             reply.cancel()  # the others' errors would say the same
         wire.abort()
+        if wire.foreign:
+            raise not_redis(endpoint.describe(), wire.closed.result()) from None
+        if isinstance(error, ReplyError):
+            raise refused(error) from None
         raise
     return wire

@@ -63,6 +63,13 @@ class TestCall:
         assert cli("call", "ship", "--kwargs", '{"order_id": "A1"}') == 0
         assert cli.json("job", cli.out.strip())["where"]["lane"] == "h"
 
+    @pytest.mark.parametrize("value", ["nan", "inf", "1e300"])
+    def test_a_delay_that_is_no_duration(self, bench: Bench, cli: Cli, value: str) -> None:
+        bench.register(task("ship"))
+        assert cli("call", "ship", "--kwargs", '{"order_id": "A1"}', "--delay", value) == 64
+        assert cli.err.startswith("upnext: call: --delay must be ")
+        assert cli("call", "ship", "--kwargs", '{"order_id": "A1"}', "--wait", "--timeout", value) == 64
+
     def test_wait_prints_the_value(
         self, bench: Bench, redis_url: str, namespace: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
