@@ -93,27 +93,35 @@ class Event:
 
         None new: raises DuplicateJobError.
         """
-        return await self.send_payload(self._payload(fields), idempotency_key)
+        return await self.send_payload(self._payload(fields), checked_key(idempotency_key))
 
     def send_idempotent_sync(self, idempotency_key: str, /, **fields: Any) -> int:
         """`send_idempotent` for plain code: blocks the thread."""
-        return self.send_payload_sync(self._payload(fields), idempotency_key)
+        return self.send_payload_sync(self._payload(fields), checked_key(idempotency_key))
 
     async def send_payload(self, payload: bytes, idempotency_key: str | None = None) -> int:
         """Sends fields that are encoded already (a JSON object)."""
-        key = None if idempotency_key is None else checked_key(idempotency_key)
         broker = access.async_broker(self._redis_url)
         sent = await broker.send(
-            self.name, payload, self.handlers, *access.lineage(), idempotency_key=key, trace=tracing.current()
+            self.name,
+            payload,
+            self.handlers,
+            *access.lineage(),
+            idempotency_key=idempotency_key,
+            trace=tracing.current(),
         )
         return len(sent)
 
     def send_payload_sync(self, payload: bytes, idempotency_key: str | None = None) -> int:
         """`send_payload` for plain code: blocks the thread."""
-        key = None if idempotency_key is None else checked_key(idempotency_key)
         broker = access.sync_broker(self._redis_url)
         sent = broker.send(
-            self.name, payload, self.handlers, *access.lineage(), idempotency_key=key, trace=tracing.current()
+            self.name,
+            payload,
+            self.handlers,
+            *access.lineage(),
+            idempotency_key=idempotency_key,
+            trace=tracing.current(),
         )
         return len(sent)
 
@@ -164,11 +172,11 @@ class EventHandler(Generic[P, T]):
 
         None new: raises DuplicateJobError.
         """
-        return await self.event.send_payload(self._signature.encode_event(args, kwargs), idempotency_key)
+        return await self.event.send_payload(self._signature.encode_event(args, kwargs), checked_key(idempotency_key))
 
     def send_idempotent_sync(self, idempotency_key: str, /, *args: P.args, **kwargs: P.kwargs) -> int:
         """`send_idempotent` for plain code: blocks the thread."""
-        return self.event.send_payload_sync(self._signature.encode_event(args, kwargs), idempotency_key)
+        return self.event.send_payload_sync(self._signature.encode_event(args, kwargs), checked_key(idempotency_key))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.spec.arguments.describe()} on {self.event.name}>"

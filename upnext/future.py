@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 import orjson
@@ -13,7 +14,8 @@ from upnext import access
 from upnext.core import ids
 from upnext.core.outcome import FailureReason, JobStatus, Outcome
 from upnext.core.spec import TaskSpec
-from upnext.errors import TaskExecutionError, TaskTimeoutError
+from upnext.declare import Duration, is_number
+from upnext.errors import TaskExecutionError, TaskTimeoutError, UsageError
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -62,12 +64,14 @@ class Future(Generic[T_co]):
     __slots__ = ("_outcome", "_redis_url", "_spec", "job_id")
 
     def __init__(self, job_id: str, *, redis_url: str | None = None, spec: TaskSpec | None = None) -> None:
+        if not isinstance(job_id, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may not be type checked
+            raise UsageError(f"a job id is text, not {job_id!r}")
         self.job_id = job_id
         self._redis_url = redis_url
         self._spec = spec
         self._outcome: Outcome | None = None
 
-    async def result(self, timeout: float | None = None) -> TaskResult[T_co]:
+    async def result(self, timeout: Duration | None = None) -> TaskResult[T_co]:
         """Waits until the job has ended; at most `timeout` seconds.
 
         Inside a task, the waiting task's concurrency slot is free meanwhile.
@@ -77,13 +81,13 @@ class Future(Generic[T_co]):
         `.task_result`; the built-in TimeoutError when `timeout` runs out, which leaves the job as it is; JobNotFoundError for an id that
         nobody knows (its result expired, perhaps); QueueError when the broker is away.
         """
-        outcome = self._outcome
+        timeout_s, outcome = _waiting_s(timeout), self._outcome
         if outcome is None:
             async with access.slot_given_back():
-                outcome = await access.async_broker(self._redis_url).wait(self.job_id, timeout)
+                outcome = await access.async_broker(self._redis_url).wait(self.job_id, timeout_s)
         return self._ended(outcome)
 
-    async def value(self, timeout: float | None = None) -> T_co:
+    async def value(self, timeout: Duration | None = None) -> T_co:
         """What the function returned. Waits and raises as `result` does."""
         return (await self.result(timeout)).value
 
@@ -94,15 +98,15 @@ class Future(Generic[T_co]):
         """
         return await access.async_broker(self._redis_url).cancel(self.job_id)
 
-    def result_sync(self, timeout: float | None = None) -> TaskResult[T_co]:
+    def result_sync(self, timeout: Duration | None = None) -> TaskResult[T_co]:
         """`result` for plain code: blocks the thread. In an `async def` it blocks the whole event loop; use `result` there."""
-        outcome = self._outcome
+        timeout_s, outcome = _waiting_s(timeout), self._outcome
         if outcome is None:
             with access.slot_given_back_sync():
-                outcome = access.sync_broker(self._redis_url).wait(self.job_id, timeout)
+                outcome = access.sync_broker(self._redis_url).wait(self.job_id, timeout_s)
         return self._ended(outcome)
 
-    def value_sync(self, timeout: float | None = None) -> T_co:
+    def value_sync(self, timeout: Duration | None = None) -> T_co:
         """`value` for plain code; blocks as `result_sync` does."""
         return self.result_sync(timeout).value
 
@@ -120,6 +124,16 @@ class Future(Generic[T_co]):
 
     def __repr__(self) -> str:
         return f"<Future {self.job_id}>"
+
+
+def _waiting_s(timeout: Duration | None) -> float | None:
+    """What is left of a deadline may be below zero, and is none for infinity."""
+    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    if seconds is None or seconds == math.inf:
+        return None
+    if not is_number(seconds):
+        raise UsageError(f"result: timeout must be seconds, or None for no limit, not {timeout!r}")
+    return max(0.0, seconds)
 
 
 def succeeded(job_id: str, outcome: Outcome, spec: TaskSpec | None) -> TaskResult[Any]:

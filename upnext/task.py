@@ -114,12 +114,12 @@ class Submitter(Generic[P, T]):
 
         The key is free again when its job ends.
         """
-        submission = self._submission(args, kwargs, idempotency_key)
+        submission = self._submission(args, kwargs, checked_key(idempotency_key))
         return self.future(await access.async_broker(self._redis_url).submit(submission))
 
     def submit_idempotent_sync(self, idempotency_key: str, /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """`submit_idempotent` for plain code."""
-        submission = self._submission(args, kwargs, idempotency_key)
+        submission = self._submission(args, kwargs, checked_key(idempotency_key))
         return self.future(access.sync_broker(self._redis_url).submit(submission))
 
     async def submit_many(self, inputs: Sequence[Input]) -> list[Future[T]]:
@@ -174,7 +174,7 @@ class Submitter(Generic[P, T]):
 
         A key in use raises DuplicateJobError; `Future(error.job_id)` waits for its holder.
         """
-        return await self._wait(idempotency_key, args, kwargs)
+        return await self._wait(checked_key(idempotency_key), args, kwargs)
 
     @overload
     def wait_idempotent_sync(self, idempotency_key: str, /, *args: P.args, **kwargs: P.kwargs) -> TaskResult[T]: ...
@@ -184,7 +184,7 @@ class Submitter(Generic[P, T]):
     ) -> TaskResult[T]: ...
     def wait_idempotent_sync(self, idempotency_key: str, /, *args: Any, **kwargs: Any) -> TaskResult[T]:
         """`wait_idempotent` for plain code."""
-        return self._wait_sync(idempotency_key, args, kwargs)
+        return self._wait_sync(checked_key(idempotency_key), args, kwargs)
 
     def future(self, job_id: str) -> Future[T]:
         """A typed Future of a job of this task that was submitted elsewhere or earlier."""
@@ -224,7 +224,7 @@ class Submitter(Generic[P, T]):
             queue_ttl_s=how.queue_ttl_s,
             parent_id=parent_id,
             root_id=root_id,
-            idempotency_key=None if key is None else checked_key(key),
+            idempotency_key=key,
             idempotency_ttl_s=how.idempotency_ttl_s,
             limited=spec.options.limited,
             trace=tracing.current(),
@@ -290,6 +290,10 @@ def checked_key(key: object) -> str:
     """Raises UsageError unless it can be an idempotency key: 1 to 512 characters."""
     if not isinstance(key, str) or not 0 < len(key) <= 512:
         raise UsageError(f"an idempotency key is text of 1 to 512 characters, not {key!r:.80}")
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"an idempotency key is Unicode text, not {key!r:.80}") from None
     return key
 
 

@@ -138,6 +138,24 @@ async def test_hooks_get_what_they_take(redis_url: str, namespace: str) -> None:
         )
 
 
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+async def test_a_hook_ends_neither_its_job_nor_its_worker(
+    redis_url: str, namespace: str, error: type[BaseException]
+) -> None:
+    worker = upnext.Worker("w", concurrency=1)
+
+    def throws() -> None:
+        raise error
+
+    @worker.task(on_start=throws, on_success=throws, on_complete=throws)
+    async def task() -> int:
+        return upnext.get_current_context().attempt
+
+    async with serving(worker, redis_url, namespace):
+        assert (await task.wait(wait_timeout=30)).value == 1
+        assert (await task.wait(wait_timeout=30)).value == 1
+
+
 async def test_hooks_of_threads_and_of_cancelled_jobs(redis_url: str, namespace: str) -> None:
     worker = upnext.Worker("w", concurrency=1)
     seen: list[Any] = []

@@ -140,7 +140,11 @@ class Around:
             if asyncio.iscoroutine(answer):
                 async with asyncio.timeout(LAST_HOOK_S if attempt.timed_out or attempt.cancelled else HOOK_S):
                     await answer
-        except Exception:  # user code: its failure is its own
+        except BaseException as error:  # user code: its failure is its own, be it a SystemExit
+            if isinstance(error, asyncio.CancelledError) and (
+                attempt.cancelled or attempt.timed_out or self._giving_up()
+            ):
+                raise
             log.exception("a hook of %s failed", attempt.job_id)
 
     # --- where the function runs

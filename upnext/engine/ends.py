@@ -66,7 +66,7 @@ def meaning(attempt: Attempt, error: BaseException) -> BaseException:
 def _timeout(attempt: Attempt, error: BaseException) -> JobTimeout:
     text = f"ran longer than its timeout of {attempt.spec.options.timeout_s:g} s"
     if not isinstance(error, asyncio.CancelledError):
-        text += f", and then raised {type_name(error)}: {_text(error)}"
+        text += f", and then raised {type_name(error)}: {text_of(error)}"
     return JobTimeout(text)
 
 

@@ -309,6 +309,8 @@ class SyncBroker:
             ear.subscribe(self.keys.reply(nonce))
         except (theirs.AuthenticationError, theirs.NoPermissionError) as error:
             raise _ours(error) from None
+        except theirs.InvalidResponse as error:
+            raise not_redis(self.endpoint.describe(), error) from None
         except (theirs.ConnectionError, theirs.TimeoutError, OSError) as error:
             raise BrokerUnavailableError(f"can't reach Redis at {self.endpoint.describe()}: {error}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -264,6 +265,29 @@ async def test_wait_timeout_by_call_and_by_option(standin: StandIn) -> None:
     assert [timeout for _, timeout in standin.waits] == [2.0, 3.0, None, 0.0]
     with pytest.raises(UsageError, match="render.wait: wait_timeout must be 0 or more seconds, not 'x'"):
         await render.wait("o-1", wait_timeout="x")  # pyright: ignore[reportArgumentType]
+
+
+async def test_a_future_waits_for_a_duration_and_takes_no_other(standin: StandIn) -> None:
+    future = await render.submit("o-1")
+    for timeout in (2, timedelta(seconds=3), -1, None, math.inf):
+        await render.future(future.job_id).result(timeout)
+    assert [timeout for _, timeout in standin.waits] == [2.0, 3.0, 0.0, None, None]
+    for wrong in ("1", math.nan):
+        with pytest.raises(UsageError, match="result: timeout must be seconds, or None for no limit, not"):
+            await future.result(wrong)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UsageError, match="a job id is text, not None"):
+        upnext.Future(None)  # pyright: ignore[reportArgumentType]
+
+
+async def test_no_key_is_no_idempotency_key(standin: StandIn) -> None:
+    for call in (render.submit_idempotent, render.wait_idempotent):
+        with pytest.raises(UsageError, match="an idempotency key is text of 1 to 512 characters, not None"):
+            await call(None, "o-1")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UsageError, match="an idempotency key is text of 1 to 512 characters, not None"):
+        await upnext.Worker("w").event("placed").send_idempotent(None)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UsageError, match="an idempotency key is Unicode text"):
+        await render.submit_idempotent("\ud800", "o-1")
+    assert not standin.submitted
 
 
 async def test_a_parameter_called_wait_timeout_stays_the_functions(standin: StandIn) -> None:
