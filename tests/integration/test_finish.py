@@ -206,3 +206,18 @@ def test_an_entry_of_a_stream_that_is_gone(work: Workbench) -> None:
     before = work.everything()
     assert len(work.broker.run(work.finish_call(end(one)))) == 1
     assert work.everything() == before
+
+
+def test_of_dead_letters_the_newest_hundred_thousand_are_kept(work: Workbench) -> None:
+    work.register(task("ship"))
+    kept = [f"old:n{number}-0" for number in range(100_000)]
+    for start in range(0, len(kept), 10_000):
+        some = kept[start : start + 10_000]
+        work.broker.command("ZADD", work.keys.dead, *(word for n, job in enumerate(some, start) for word in (n, job)))
+        work.broker.command("HSET", work.keys.dead_jobs, *(word for job in some for word in (job, "packed")))
+    job_id = work.submit("ship")
+    assert work.broker.run(work.finish_call(end(work.take(), status=JobStatus.FAILED, bury=True))) == []
+    assert work.broker.command("ZCARD", work.keys.dead) == work.broker.command("HLEN", work.keys.dead_jobs) == 100_000
+    assert work.broker.command("ZSCORE", work.keys.dead, job_id) is not None
+    assert work.broker.command("HEXISTS", work.keys.dead_jobs, kept[0]) == 0
+    assert work.broker.command("HEXISTS", work.keys.dead_jobs, kept[1]) == 1
