@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from upnext.core import ids, outcome
@@ -11,7 +11,7 @@ from upnext.core.entry import Meta
 from upnext.core.keys import Keys
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
 from upnext.engine.calls import looking
-from upnext.engine.calls.looking import End, InLane, Packed
+from upnext.engine.calls.looking import End, InLane, Packed, TaskFacts
 from upnext.engine.scripts import Call
 from upnext.errors import JobNotFoundError
 
@@ -68,10 +68,11 @@ class Job:
 def job(transport: Transport, keys: Keys, job_id: str) -> Job:
     """Raises JobNotFoundError, UsageError for text that is no job id, and what the transport raises."""
     found = transport.run(looking.find_job(keys, job_id))
-    options: dict[str, Any] = (found.definition or {}).get("options") or {}
-    extra: dict[str, Any] = {"progress": found.progress, "cancel_ms": found.cancel_ms}
-    if "retries" in options:
-        extra["max_attempts"] = options["retries"] + 1
+    extra: dict[str, Any] = {
+        "progress": found.progress,
+        "cancel_ms": found.cancel_ms,
+        "max_attempts": _max_attempts(found.definition),
+    }
     match found.place:
         case None:
             raise JobNotFoundError(job_id)
@@ -92,7 +93,8 @@ def jobs(
     gives the dead letters, which include jobs that failed on their last attempt.
     """
     found: list[Job] = []
-    tasks = [task] if task else _task_names(transport, keys)
+    known = transport.run(looking.list_tasks(keys, 0))
+    tasks = [task] if task else [facts.name for facts in known]
     if status in (None, JobStatus.RUNNING):
         for name in tasks:
             found += _running(transport, keys, name, limit - len(found))
@@ -109,7 +111,7 @@ def jobs(
         # A dead letter that was retried has ended before and lives again: it is listed as what it is now.
         living = {one.job_id for one in found}
         found += [_recent(end) for end in ends if end.job_id not in living]
-    return found[:limit]
+    return _with_max_attempts(found[:limit], known)
 
 
 def lineage(transport: Transport, keys: Keys, root_id: str, limit: int = 10_000) -> list[Job]:
@@ -123,7 +125,8 @@ def lineage(transport: Transport, keys: Keys, root_id: str, limit: int = 10_000)
 
 def dead_letters(transport: Transport, keys: Keys, task: str | None = None, limit: int = 100) -> list[Job]:
     """Newest first."""
-    return _paged(transport, keys, dead=True, task=task, limit=limit)
+    found = _paged(transport, keys, dead=True, task=task, limit=limit)
+    return _with_max_attempts(found, transport.run(looking.list_tasks(keys, 0)))
 
 
 def dead_letter(transport: Transport, keys: Keys, job_id: str) -> Job:
@@ -134,8 +137,15 @@ def dead_letter(transport: Transport, keys: Keys, job_id: str) -> Job:
     return _packed(job_id, found)
 
 
-def _task_names(transport: Transport, keys: Keys) -> list[str]:
-    return [facts.name for facts in transport.run(looking.list_tasks(keys, 0))]
+def _max_attempts(definition: dict[str, Any] | None) -> int | None:
+    options: dict[str, Any] = (definition or {}).get("options") or {}
+    return options["retries"] + 1 if "retries" in options else None
+
+
+def _with_max_attempts(found: Iterable[Job], known: Iterable[TaskFacts]) -> list[Job]:
+    """The jobs, each with what its task says about retries, where the task is known."""
+    most = {one.name: _max_attempts(one.definition) for one in known}
+    return [replace(one, max_attempts=most.get(one.task)) for one in found]
 
 
 def _queued(transport: Transport, keys: Keys, task: str, limit: int) -> Iterable[Job]:

@@ -171,7 +171,9 @@ class TestJobs:
         running = bench.submit("ship")
         bench.take()
         queued, delayed = bench.submit("pack"), bench.submit("pack", delay_s=60.0)
-        assert [one["job_id"] for one in cli.json("jobs")] == [running, queued, delayed, done]
+        listed = cli.json("jobs")
+        assert [one["job_id"] for one in listed] == [running, queued, delayed, done]
+        assert {one["max_attempts"] for one in listed} == {1}, "as `upnext job` says"
         for state, job_id in (("running", running), ("queued", queued), ("delayed", delayed), ("done", done)):
             assert [(one["job_id"], one["status"]) for one in cli.json("jobs", "--state", state)] == [(job_id, state)]
         assert [one["job_id"] for one in cli.json("jobs", "--task", "pack")] == [queued, delayed]
