@@ -172,9 +172,11 @@ class Worker:
         from upnext.core import cron  # noqa: PLC0415 - croniter is slow to import, and most services have no cron
 
         try:
-            cron.parse(when)
+            never = cron.parse(when).next_after(0) is None
         except UsageError as error:
             raise ServiceError(f"{what}: {error}") from None
+        if never:
+            raise ServiceError(f"{what}: cron {schedule!r} is never due: there is no such day")
         handle = self._handle(self._spec(name, TaskKind.CRON, function, settings, when))
         self._crons[name] = handle
         return handle

@@ -174,7 +174,7 @@ def parse(spec: CronSpec) -> Schedule:
         raise UsageError(f"cron {shown!r}: {_plain(error, expression)}") from None
     try:
         zone = zoneinfo.ZoneInfo(spec.timezone)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, TypeError, OSError):
         raise UsageError(
             f"cron {shown!r}: no time zone {spec.timezone!r}; use an IANA name like Europe/Paris"
         ) from None

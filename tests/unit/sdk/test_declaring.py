@@ -226,6 +226,8 @@ def test_a_crons_defaults(worker: upnext.Worker) -> None:
         ("61 * * * *", {}, "cron 'now': "),
         ("every day", {}, "cron 'now': "),
         ("* * * * *", {"timezone": "Mars/Olympus"}, "cron 'now': .*Mars/Olympus"),
+        ("* * * * *", {"timezone": None}, "cron 'now': .*no time zone None; use an IANA name"),
+        ("0 0 30 2 *", {}, r"cron 'now': cron '0 0 30 2 \*' is never due: there is no such day"),
         ("* * * * *", {"missed_run_policy": "later"}, "cron 'now': missed_run_policy must be one of catch_up, "),
         ("* * * * *", {"max_catch_up_seconds": 0}, "cron 'now': max_catch_up_seconds must be more than 0 seconds"),
         ("* * * * *", {"cache_key": "x"}, "cron 'now': there is no option 'cache_key'"),
