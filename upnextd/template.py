@@ -95,6 +95,7 @@ def load(service: str, only: Sequence[str]) -> Any:
     loaded.prepare()
     for shared in _SHARED_MODULES:
         importlib.import_module(shared)
+    importlib.import_module("upnext.engine.scripts").load_all()
     return loaded
 
 

@@ -28,12 +28,21 @@ class Script:
     sha: str
 
 
+_FOLDER = resources.files("upnext.engine") / "lua"
+
+
+def load_all() -> None:
+    """Reads every script now. A process that goes on over an update of the package would else call new scripts by old code."""
+    for file in _FOLDER.iterdir():
+        if file.name.endswith(".lua"):
+            script(file.name.removesuffix(".lua"))
+
+
 @functools.cache
 def script(name: str) -> Script:
     """Loads `lua/NAME.lua`; a line `-- include: X` is replaced by `lua/include/X.lua`."""
-    folder = resources.files("upnext.engine") / "lua"
-    text = (folder / f"{name}.lua").read_text()
-    text = _INCLUDE.sub(lambda match: (folder / "include" / f"{match[1]}.lua").read_text().rstrip(), text)
+    text = (_FOLDER / f"{name}.lua").read_text()
+    text = _INCLUDE.sub(lambda match: (_FOLDER / "include" / f"{match[1]}.lua").read_text().rstrip(), text)
     return Script(name, text, hashlib.sha1(text.encode()).hexdigest())
 
 
