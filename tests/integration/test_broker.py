@@ -1,4 +1,4 @@
-"""The client on asyncio: submits that share a request, waiters that miss no end, keys that let one in."""
+"""The client on asyncio: submits that travel together, waiters that miss no end, keys that let one in."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from upnext.engine import broker as broker_module
 from upnext.engine.broker import PAYLOAD_CAP_BYTES, Broker
 from upnext.engine.calls import producing
 from upnext.errors import (
+    BrokerFullError,
     BrokerRefusedError,
     BrokerUnavailableError,
     DuplicateJobError,
@@ -39,7 +40,7 @@ async def slow(wait_s: float = 0.1) -> int:
 # --- submitting
 
 
-async def test_concurrent_submits_share_a_request(server: Server, namespace: str) -> None:
+async def test_concurrent_submits_cost_a_command_each(server: Server, namespace: str) -> None:
     with Proxy(server) as path:
         broker = Broker(path.url, namespace)
         await broker.submit(Submission("ship", b"{}"))
@@ -47,9 +48,31 @@ async def test_concurrent_submits_share_a_request(server: Server, namespace: str
         jobs = await asyncio.gather(*(broker.submit(Submission("ship", b"{}")) for _ in range(500)))
         assert len(set(jobs)) == 500
         after = int(server.client().info("stats")["total_commands_processed"])
-        # a script's own commands count too: one XADD a job, and little else
         assert after - before < 530
         await broker.aclose()
+
+
+async def test_a_task_of_any_name(redis_url: str, namespace: str) -> None:
+    broker = Broker(redis_url, namespace)
+    names = ["100%d", "%", "größe:x", "a%%b%b"]
+    for name in names * 2:  # the first by the script, which connects
+        job_id = await broker.submit(Submission(name, b'{"share":"5%d"}'))
+        entry_id = job_id.removeprefix(f"{name}:n")
+        [(_, fields)] = await broker.link.command("XRANGE", broker.keys.stream(name, "n"), entry_id, entry_id)
+        assert fields == [b"p1", b'{"share":"5%d"}']
+    await broker.aclose()
+
+
+async def test_concurrent_submits_to_a_full_broker(own_server: Server, namespace: str) -> None:
+    broker = Broker(own_server.url, namespace)
+    await broker.submit(Submission("ship", b"{}"))
+    await broker.link.command("CONFIG", "SET", "maxmemory", "1")
+    told = await asyncio.gather(*(broker.submit(Submission("ship", b"{}")) for _ in range(3)), return_exceptions=True)
+    assert [type(error) for error in told] == [BrokerFullError] * 3
+    await broker.link.command("CONFIG", "SET", "maxmemory", "0")
+    assert await broker.link.command("XLEN", broker.keys.stream("ship", "n")) == 1
+    assert await asyncio.gather(*(broker.submit(Submission("ship", b"{}")) for _ in range(3)))
+    await broker.aclose()
 
 
 async def test_the_jobs_of_one_turn_keep_their_order(redis_url: str, namespace: str) -> None:

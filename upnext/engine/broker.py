@@ -1,6 +1,6 @@
 """What a producer or a waiter asks of the broker, on asyncio. One Broker belongs to one loop; `upnext.engine.sync` is its blocking twin.
 
-Concurrent submits of one turn of the loop share one request.
+Concurrent submits of one turn of the loop leave in one write.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import orjson
@@ -25,14 +25,14 @@ from upnext.engine.endpoint import Endpoint, parse_url
 from upnext.engine.link import Backoff, Link
 from upnext.engine.listener import Listener
 from upnext.engine.replies import LostReplyError
-from upnext.engine.scripts import Arg, Call, T
-from upnext.engine.wire import Wire
+from upnext.engine.scripts import Call, T
 from upnext.errors import (
     BrokerRefusedError,
     BrokerUnavailableError,
     DuplicateJobError,
     JobNotFoundError,
     PayloadTooLargeError,
+    QueueError,
     SubmitUncertain,
 )
 
@@ -103,9 +103,9 @@ class Broker:
 
     # --- submitting
 
-    async def submit(self, job: Submission) -> str:
+    def submit(self, job: Submission) -> Coroutine[Any, Any, str]:
         """-> job id. Raises SubmitUncertain, DuplicateJobError, BrokerFullError, BrokerUnavailableError, PayloadTooLargeError."""
-        return await self._submit(job, None)
+        return self._submit(job, None)
 
     async def submit_many(self, jobs: Sequence[Submission]) -> list[str]:
         """Up to 1,000 jobs a request. On an error the earlier thousands are queued; SubmitUncertain says that the last one may be."""
@@ -139,7 +139,21 @@ class Broker:
         return settle_event(idempotency_key, await self._run_submit(call, idempotency_key is not None), nonce)
 
     async def _submit(self, job: Submission, reply_to: str | None) -> str:
+        """The quick way: an XADD on the live connection. What needs the script, and whatever goes wrong, takes the slow way."""
         check_payload(job)
+        wire = self.link.live
+        if wire is not None and (command := producing.plain(self.keys, job, reply_to)) is not None:
+            try:
+                entry_id: bytes = await wire.send_packed(command)
+                return f"{job.task}:{job.lane}{entry_id.decode()}"
+            except LostReplyError as error:
+                raise uncertain(error) from None
+            except QueueError:  # it was refused (READONLY, MOVED, OOM …): it is not queued
+                pass
+        return await self._submit_with_others(job, reply_to)
+
+    async def _submit_with_others(self, job: Submission, reply_to: str | None) -> str:
+        """By the script, in one call for those of this turn of the loop."""
         loop = asyncio.get_running_loop()
         nonce = secrets.token_hex(8) if job.idempotency_key is not None else ""
         future: asyncio.Future[str | Held] = loop.create_future()
@@ -150,56 +164,13 @@ class Broker:
         return settle(job.idempotency_key, await future, nonce)
 
     def _flush(self) -> None:
+        """Jobs with a key go apart from those without: only they may be sent again."""
         self._flushing = False
         queue, self._queue = self._queue, []
-        for start in range(0, len(queue), BATCH_JOBS):
-            self._send_batch(queue[start : start + BATCH_JOBS])
-
-    def _send_batch(self, batch: list[_Waiting]) -> None:
-        """The quick way: written at once on the live connection, no task; whatever goes wrong takes the slow way.
-
-        Jobs with a key go apart from those without: only they may be sent again.
-        """
-        wire = self.link.live
-        keyed = [item for item in batch if item[2]]
-        if keyed:
-            self._own(self._submit_batch(keyed, repeatable=True))
-            batch = [item for item in batch if not item[2]]
-            if not batch:
-                return
-        if wire is None:
-            self._own(self._submit_batch(batch, repeatable=False))
-            return
-        if len(batch) == 1 and (command := producing.plain(self.keys, batch[0][0], batch[0][1])) is not None:
-            self._send_plain(wire, command, batch)
-            return
-        call = producing.submit(self.keys, [(job, reply_to) for job, reply_to, _, _ in batch], "")
-        self._answer(batch, wire.start(call), call.parse)
-
-    def _send_plain(self, wire: Wire, command: tuple[Arg, ...], batch: list[_Waiting]) -> None:
-        """One job that needs no more than an XADD."""
-        reply = wire.send(*command)
-        wire.flush()
-        job = batch[0][0]
-        self._answer(batch, reply, lambda entry_id: [f"{job.task}:{job.lane}{entry_id.decode()}"])
-
-    def _answer(
-        self, batch: list[_Waiting], reply: asyncio.Future[Any], parse: Callable[[Any], Sequence[str | Held]]
-    ) -> None:
-        """Hands the reply to the submitters once it is there."""
-
-        def answered(reply: asyncio.Future[Any]) -> None:
-            error = None if reply.cancelled() else reply.exception()
-            if error is None and not reply.cancelled():
-                for (*_, future), answer in zip(batch, parse(reply.result()), strict=True):
-                    if not future.done():
-                        future.set_result(answer)
-            elif isinstance(error, LostReplyError):
-                self._give_up(batch, uncertain(error))
-            else:  # it was refused as a whole (NOSCRIPT, READONLY, MOVED, OOM …): nothing is queued
-                self._own(self._submit_batch(batch, repeatable=False))
-
-        reply.add_done_callback(answered)
+        keyed, others = [item for item in queue if item[2]], [item for item in queue if not item[2]]
+        for batch in (keyed, others):
+            for start in range(0, len(batch), BATCH_JOBS):
+                self._own(self._submit_batch(batch[start : start + BATCH_JOBS], repeatable=batch is keyed))
 
     @staticmethod
     def _give_up(batch: list[_Waiting], error: BaseException) -> None:

@@ -23,11 +23,40 @@ if TYPE_CHECKING:
 _Where = tuple[str, str]
 _PLACES = ("UPNEXTD_STATE_DIR", "STATE_DIRECTORY", "XDG_STATE_HOME", "HOME", "UPNEXTD_NAME")
 """Variables that say where a daemon's embedded broker is."""
+FRESH_S = 1.0
+"""What the environment says of a loop's broker is looked up again so often."""
 _resolved: dict[tuple[str | None, ...], tuple[_Where, float]] = {}
-_async: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Where, Broker]] = weakref.WeakKeyDictionary()
+_async: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopClients] = weakref.WeakKeyDictionary()
 _closers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None]] = weakref.WeakKeyDictionary()
 _sync: dict[_Where, SyncBroker] = {}
 _lock = threading.Lock()
+
+
+class _LoopClients:
+    """The brokers of one loop, in one process."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.brokers: dict[_Where, Broker] = {}
+        self._said: dict[str | None, Broker] = {}
+        self._until = 0.0
+
+    def at(self, where: _Where) -> Broker:
+        broker = self.brokers.get(where)
+        if broker is None:
+            broker = self.brokers[where] = Broker(*where)
+        return broker
+
+    def said(self, worker_url: str | None) -> Broker:
+        """By the worker's URL and the environment."""
+        now = time.monotonic()
+        if now > self._until:
+            self._said.clear()
+            self._until = now + FRESH_S
+        broker = self._said.get(worker_url)
+        if broker is None:
+            broker = self._said[worker_url] = self.at(_where(worker_url))
+        return broker
 
 
 def _where(worker_url: str | None) -> _Where:
@@ -56,15 +85,13 @@ def async_broker(worker_url: str | None = None) -> Broker:
     loop = asyncio.get_running_loop()
     if attempt is not None and attempt.loop is loop:
         return attempt.broker
-    where = _where(worker_url)
-    brokers = _async.get(loop)
-    if brokers is None:
-        brokers = _async[loop] = {}
-        _close_with_the_loop(brokers)
-    broker = brokers.get(where)
-    if broker is None or broker.pid != os.getpid():
-        broker = brokers[where] = Broker(*where)
-    return broker
+    known = _async.get(loop)
+    if known is None or known.pid != os.getpid():
+        known = _async[loop] = _LoopClients()
+        _close_with_the_loop(known.brokers)
+    if attempt is not None:  # in a loop of its own: its broker's URL, not the environment's
+        return known.at(_where(worker_url))
+    return known.said(worker_url)
 
 
 def sync_broker(worker_url: str | None = None) -> SyncBroker:
@@ -107,5 +134,6 @@ os.register_at_fork(after_in_child=_after_fork)
 
 async def aclose() -> None:
     """Closes the clients of the running loop."""
-    for broker in _async.pop(asyncio.get_running_loop(), {}).values():
+    known = _async.pop(asyncio.get_running_loop(), None)
+    for broker in known.brokers.values() if known is not None else ():
         await broker.aclose()

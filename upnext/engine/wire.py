@@ -29,6 +29,7 @@ from upnext.errors import BrokerUnavailableError, QueueError
 
 pack_command = cast("Callable[[tuple[Arg, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
 
+
 REPLY_TIMEOUT_S = 10.0
 """A connection that owes replies and is silent for so long is given up (a server that hangs, a path that swallows packets)."""
 
@@ -36,6 +37,11 @@ GOODBYE_S = 0.5
 
 WRITE_HIGH_WATER_BYTES = 4 * 1024 * 1024
 """Above this many unsent bytes `run` waits before it sends more."""
+
+
+def form(*command: Arg) -> bytes:
+    """A command's encoded form with a place for one more word: `form(...) % (len(word), word)`. For what is the same every time."""
+    return pack_command((*command, b"")).replace(b"%", b"%%").removesuffix(b"$0\r\n\r\n") + b"$%d\r\n%b\r\n"
 
 
 class Wire(asyncio.Protocol):
@@ -111,7 +117,11 @@ class Wire(asyncio.Protocol):
 
         Raises BrokerUnavailableError when the connection is already gone: nothing was sent.
         """
-        self.post(*command)
+        return self.send_packed(pack_command(command))
+
+    def send_packed(self, request: bytes) -> asyncio.Future[Any]:
+        """`send` of a command in its encoded form."""
+        self._post(request)
         return self._owed()
 
     def _owed(self) -> asyncio.Future[Any]:
@@ -134,9 +144,12 @@ class Wire(asyncio.Protocol):
 
     def post(self, *command: Arg) -> None:
         """Sends a command that has no reply of its own (SUBSCRIBE on a connection with `on_push`)."""
+        self._post(pack_command(command))
+
+    def _post(self, request: bytes) -> None:
         if self.closed.done():
             raise BrokerUnavailableError(f"not connected: {self.closed.result()}")
-        self._out.append(pack_command(command))
+        self._out.append(request)
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)

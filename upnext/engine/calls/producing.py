@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from upnext.core.keys import Keys
 from upnext.core.outcome import Outcome
 from upnext.core.submission import Submission
 from upnext.engine.scripts import Arg, Call, script
+from upnext.engine.wire import form, pack_command
 
 HANDLER_LIFE_MS = 7 * 24 * 3600 * 1000
 """A handler not seen by any scheduler for so long gets no more events."""
@@ -69,13 +71,20 @@ def _special(keys: Keys, job: Submission, nonce: str) -> bytes:
     return orjson.dumps(wish)
 
 
-def plain(keys: Keys, job: Submission, reply_to: str | None) -> tuple[Arg, ...] | None:
-    """The XADD that is all that submitting this job takes; None when it takes the script (limited, delayed, keyed, with a queue_ttl)."""
+def plain(keys: Keys, job: Submission, reply_to: str | None) -> bytes | None:
+    """The XADD, encoded, where it is all that submitting this job takes; None: the script (limited, delayed, keyed, with a queue_ttl)."""
     if job.limited or _special(keys, job, ""):
         return None
-    meta = _meta(job, reply_to)
-    told = ("XADD", keys.stream(job.task, job.lane), "*", PAYLOAD_FIELD, job.payload)
-    return (*told, META_FIELD, meta) if meta else told
+    payload, meta = job.payload, _meta(job, reply_to)
+    stream = keys.stream(job.task, job.lane)
+    if meta:
+        return pack_command(("XADD", stream, "*", PAYLOAD_FIELD, payload, META_FIELD, meta))
+    return _xadd(stream) % (len(payload), payload)
+
+
+@functools.lru_cache(4096)
+def _xadd(stream: str) -> bytes:
+    return form("XADD", stream, "*", PAYLOAD_FIELD)
 
 
 def _held(reply: str) -> Held:
