@@ -216,7 +216,7 @@ class SyncBroker:
         return self._submit(job, None)
 
     def _submit(self, job: Submission, reply_to: str | None) -> str:
-        check_payload(job)
+        check_payload(job.task, job.payload)
         nonce = secrets.token_hex(8)
         [answer] = self._run_submit(
             producing.submit(self.keys, [(job, reply_to)], nonce), job.idempotency_key is not None
@@ -225,7 +225,7 @@ class SyncBroker:
 
     def submit_many(self, jobs: Sequence[Submission]) -> list[str]:
         for job in jobs:
-            check_payload(job)
+            check_payload(job.task, job.payload)
         done: list[str] = []
         for start in range(0, len(jobs), BATCH_JOBS):
             nonce = secrets.token_hex(8)

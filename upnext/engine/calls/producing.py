@@ -144,15 +144,7 @@ def send(
     idempotency_ttl_s: float = 86400.0,
     nonce: str = "",
 ) -> Call[list[str | Held]]:
-    def parse(reply: list[bytes]) -> list[str | Held]:
-        done: list[str | Held] = []
-        for task, raw in zip(reply[::2], reply[1::2], strict=True):
-            word = raw.decode()
-            done.append(_held(word) if word[0] == "=" else ids.make(task.decode(), "n", word))
-        return done
-
     args: list[Arg] = [
-        payload,
         entry.encode_meta(meta) if meta else b"",
         keys.stream_prefix,
         keys.bell,
@@ -164,8 +156,28 @@ def send(
         keys.sent(nonce, f"{idempotency_key}@") if idempotency_key else "",
         SENT_LIFE_MS,
         *known_handlers,
+        payload,
     ]
-    return Call(script("send"), [keys.event(event), keys.limits], args, parse)
+    return Call(script("send"), [keys.event(event), keys.limits], args, sent)
+
+
+def sent(reply: list[bytes]) -> list[str | Held]:
+    done: list[str | Held] = []
+    for task, raw in zip(reply[::2], reply[1::2], strict=True):
+        word = raw.decode()
+        done.append(_held(word) if word[0] == "=" else ids.make(task.decode(), "n", word))
+    return done
+
+
+def plain_send(keys: Keys, event: str, payload: bytes, known_handlers: Sequence[str]) -> bytes:
+    """`send` without a key, of who has no parent: the command, encoded. Its reply is for `sent`, or NoScriptError."""
+    return _evalsha_send(keys, event, tuple(known_handlers)) % (len(payload), payload)
+
+
+@functools.lru_cache(4096)
+def _evalsha_send(keys: Keys, event: str, known_handlers: tuple[str, ...]) -> bytes:
+    *head, _payload = send(keys, event, b"", known_handlers).evalsha()
+    return form(*head)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 #!lua
 -- Sends an event: one job for each handler known here or seen within its life, in one step. Refused as a whole by a full Redis.
 -- KEYS: 1 event, 2 limits
--- ARGV: 1 payload, 2 meta ('' or JSON), 3 stream prefix, 4 bell channel, 5 handler life ms, 6 idempotency prefix, 7 key ('' none), 8 key ttl ms,
---       9 nonce, 10 key that remembers this very send ('' none; a handler's task is added), 11 its ttl ms, 12... handlers that the sender knows
+-- ARGV: 1 meta ('' or JSON), 2 stream prefix, 3 bell channel, 4 handler life ms, 5 idempotency prefix, 6 key ('' none), 7 key ttl ms,
+--       8 nonce, 9 key that remembers this very send ('' none; a handler's task is added), 10 its ttl ms, 11... handlers that the sender knows,
+--       last: payload
 -- Returns: for each handler two: its task, the first entry id, or `=JOB_ID NONCE` when its key is held
 -- Errors: OOM
 local time = redis.call('TIME')
@@ -10,46 +11,51 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local handlers, seen = {}, {}
 local known = redis.call('HGETALL', KEYS[1])
 for at = 1, #known, 2 do
-  if tonumber(known[at + 1]) + tonumber(ARGV[5]) >= now then
+  if tonumber(known[at + 1]) + tonumber(ARGV[4]) >= now then
     handlers[#handlers + 1] = known[at]
     seen[known[at]] = true
   else
     redis.call('HDEL', KEYS[1], known[at])
   end
 end
-for at = 12, #ARGV do
+for at = 11, #ARGV - 1 do
   if not seen[ARGV[at]] then
     handlers[#handlers + 1] = ARGV[at]
     seen[ARGV[at]] = true
   end
 end
+if #handlers == 0 then
+  return {}
+end
 table.sort(handlers)
+local payload = ARGV[#ARGV]
+local limits = redis.call('HMGET', KEYS[2], unpack(handlers))
 local reply = {}
-for _, task in ipairs(handlers) do
-  local key = ARGV[7] ~= '' and ARGV[6] .. ARGV[7] .. '@' .. task
-  local held = key and (redis.call('GET', ARGV[10] .. task) or redis.call('GET', key))
+for index, task in ipairs(handlers) do
+  local key = ARGV[6] ~= '' and ARGV[5] .. ARGV[6] .. '@' .. task
+  local held = key and (redis.call('GET', ARGV[9] .. task) or redis.call('GET', key))
   local id
   if held then
     id = '=' .. held
   else
-    local meta = ARGV[2]
+    local meta = ARGV[1]
     if key then
       local said = meta == '' and {} or cjson.decode(meta)
-      said.k = ARGV[7] .. '@' .. task
+      said.k = ARGV[6] .. '@' .. task
       meta = cjson.encode(said)
     end
     if meta == '' then
-      id = redis.call('XADD', ARGV[3] .. task .. ':n', '*', 'p1', ARGV[1])
+      id = redis.call('XADD', ARGV[2] .. task .. ':n', '*', 'p1', payload)
     else
-      id = redis.call('XADD', ARGV[3] .. task .. ':n', '*', 'p1', ARGV[1], 'm', meta)
+      id = redis.call('XADD', ARGV[2] .. task .. ':n', '*', 'p1', payload, 'm', meta)
     end
     if key then
-      local holder = task .. ':n' .. id .. ' ' .. ARGV[9]
-      redis.call('SET', key, holder, 'PX', ARGV[8])
-      redis.call('SET', ARGV[10] .. task, holder, 'PX', ARGV[11])
+      local holder = task .. ':n' .. id .. ' ' .. ARGV[8]
+      redis.call('SET', key, holder, 'PX', ARGV[7])
+      redis.call('SET', ARGV[9] .. task, holder, 'PX', ARGV[10])
     end
-    if redis.call('HEXISTS', KEYS[2], task) == 1 then
-      redis.call('PUBLISH', ARGV[4], 't' .. task)
+    if limits[index] then
+      redis.call('PUBLISH', ARGV[3], 't' .. task)
     end
   end
   reply[#reply + 1] = task
