@@ -6,7 +6,7 @@ Connections are made at the first call, never at import. The protocols say what 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 class AsyncBroker(Protocol):
     """The operations of a queue, of one event loop."""
 
-    async def submit(self, s: Submission, /) -> str: ...
+    def submit(self, s: Submission, /) -> Coroutine[Any, Any, str]: ...
     async def submit_many(self, many: Sequence[Submission], /) -> list[str]: ...
     async def submit_and_wait(self, s: Submission, /, timeout_s: float | None) -> tuple[str, Outcome]: ...
     async def send(
@@ -101,9 +101,8 @@ class RunningAttempt(Protocol):
         ...
 
 
-def async_broker(redis_url: str | None) -> AsyncBroker:
-    """The broker of the running loop. Raises NoBrokerError when no URL is set anywhere."""
-    return clients.async_broker(redis_url)
+async_broker: Callable[[str | None], AsyncBroker] = clients.async_broker
+"""-> the broker of the running loop. Raises NoBrokerError when no URL is set anywhere."""
 
 
 def sync_broker(redis_url: str | None) -> SyncBroker:

@@ -217,13 +217,14 @@ class Submitter(Generic[P, T]):
         value = kwargs.pop("wait_timeout")
         return None if value is None else _given(f"{self.name}.wait", "wait_timeout", value, zero=True)
 
-    def _submission(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], key: str | None = None) -> Submission:
+    def _submission(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], key: str | None = None, origin: _Origin | None = None
+    ) -> Submission:
         spec, how = self.spec, self._how
         # By position, and only what this call says: naming all twelve costs more than encoding the arguments.
         job = Submission(spec.name, spec.arguments.encode(args, kwargs), self._priority)
         job.limited = self._limited
-        job.parent_id, job.root_id = access.lineage()
-        job.trace = tracing.current()
+        job.parent_id, job.root_id, job.trace = origin or _origin()
         if how is not AS_DECLARED:
             job.delay_s, job.at_us, job.queue_ttl_s = how.delay_s, how.at_us, how.queue_ttl_s
         if key is not None:
@@ -231,7 +232,8 @@ class Submitter(Generic[P, T]):
         return job
 
     def _submissions(self, inputs: Sequence[Input]) -> list[Submission]:
-        return [self._submission(*arguments_of(one)) for one in inputs]
+        origin = _origin()
+        return [self._submission(*arguments_of(one), None, origin) for one in inputs]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.spec.arguments.describe()}>"
@@ -279,13 +281,21 @@ class TaskDecorator(Protocol):
 
 def arguments_of(one: Input) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     """-> (args, kwargs) of one of the inputs of `submit_many` and `map_tasks`."""
-    if one.__class__ is dict:
-        return (), cast("dict[str, Any]", one)
+    if isinstance(one, dict):
+        return (), one
     if isinstance(one, Mapping):
         return (), dict(one)
     if isinstance(one, (tuple, list)):
         return tuple(cast("Sequence[Any]", one)), {}
     raise UsageError(f"an input is a dict of named arguments or a tuple of positional ones, not {one!r}")
+
+
+_Origin = tuple[str | None, str | None, str | None]
+
+
+def _origin() -> _Origin:
+    """-> (parent id, root id, traceparent) of what is submitted here."""
+    return *access.lineage(), tracing.current()
 
 
 def checked_key(key: object) -> str:

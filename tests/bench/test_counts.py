@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -26,6 +28,9 @@ SOMETIMES = 0.4
 IDLE_PER_S = 20
 """Of each command, and of timers: what a service does for itself however many jobs there are."""
 ONE_BY_ONE = {"xack": 0.5, "xdel": 0.5, "xrange": 0.5, "xtrim": 0.5, "xpending": 0.5}
+
+CALLS = {"submit": 48, "submit_many": 18, "send": 40}
+"""Calls of Python functions, for each job or event."""
 
 
 def commands(client: redis.Redis) -> Counter[str]:
@@ -193,3 +198,46 @@ def test_a_plain_job_costs_no_task_no_timer_and_no_log_line(redis_url: str, name
     with asyncio.Runner(loop_factory=CountingLoop) as runner:
         loop: Any = runner.get_loop()
         runner.run(main(loop))
+
+
+@contextmanager
+def python_calls() -> Generator[Counter[str]]:
+    """Python functions entered in this thread."""
+    calls: Counter[str] = Counter()
+
+    def note(frame: FrameType, event: str, _arg: object) -> None:
+        if event == "call":
+            calls[frame.f_code.co_qualname] += 1
+
+    sys.setprofile(note)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(None)
+
+
+async def test_python_calls_of_a_submit(redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In flight together, in bulk, and of an event; entering and resuming coroutines counts."""
+    monkeypatch.setenv("UPNEXT_REDIS_URL", redis_url)
+    monkeypatch.setenv("UPNEXT_NAMESPACE", namespace)
+    worker = upnext.Worker("w")
+
+    @worker.task
+    async def plain(number: int, words: list[str]) -> None: ...
+
+    event = worker.event("paid")
+    for number in range(5):
+        event.on(name=f"handler{number}")(plain.function)
+    many, words = 500, ["a", "b"]
+    await plain.submit(0, words)
+    await event.send(number=0, words=words)
+    works: dict[str, Callable[[], Awaitable[Any]]] = {
+        "submit": lambda: asyncio.gather(*(plain.submit(number=n, words=words) for n in range(many))),
+        "submit_many": lambda: plain.submit_many([{"number": n, "words": words} for n in range(many)]),
+        "send": lambda: asyncio.gather(*(event.send(number=n, words=words) for n in range(many))),
+    }
+    for name, work in works.items():
+        with python_calls() as calls:
+            await work()
+        assert calls.total() / many < CALLS[name], f"{name}: {calls.most_common(30)}"
+    await upnext.aclose()

@@ -171,12 +171,12 @@ def sent(reply: list[bytes]) -> list[str | Held]:
 
 def plain_send(keys: Keys, event: str, payload: bytes, known_handlers: Sequence[str]) -> bytes:
     """`send` without a key, of who has no parent: the command, encoded. Its reply is for `sent`, or NoScriptError."""
-    return _evalsha_send(keys, event, tuple(known_handlers)) % (len(payload), payload)
+    return _evalsha_send(keys.namespace, event, tuple(known_handlers)) % (len(payload), payload)
 
 
 @functools.lru_cache(4096)
-def _evalsha_send(keys: Keys, event: str, known_handlers: tuple[str, ...]) -> bytes:
-    *head, _payload = send(keys, event, b"", known_handlers).evalsha()
+def _evalsha_send(namespace: str, event: str, known_handlers: tuple[str, ...]) -> bytes:
+    *head, _payload = send(Keys(namespace), event, b"", known_handlers).evalsha()
     return form(*head)
 
 
