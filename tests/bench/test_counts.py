@@ -29,7 +29,7 @@ IDLE_PER_S = 20
 """Of each command, and of timers: what a service does for itself however many jobs there are."""
 ONE_BY_ONE = {"xack": 0.5, "xdel": 0.5, "xrange": 0.5, "xtrim": 0.5, "xpending": 0.5}
 
-CALLS = {"submit": 48, "submit_many": 18, "send": 40}
+CALLS = {"submit": 48, "submit_many": 18, "send": 42}
 """Calls of Python functions, for each job or event."""
 
 

@@ -165,7 +165,7 @@ def sent(reply: list[bytes]) -> list[str | Held]:
     done: list[str | Held] = []
     for task, raw in zip(reply[::2], reply[1::2], strict=True):
         word = raw.decode()
-        done.append(_held(word) if word[0] == "=" else ids.make(task.decode(), "n", word))
+        done.append(_held(word) if word[0] == "=" else f"{task.decode()}:n{word}")
     return done
 
 
