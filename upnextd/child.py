@@ -118,7 +118,6 @@ class WorkerHost:
         self.started = cells.started
         self.parked = cells.parked
         self.ended = cells.ended
-        self.beat = page.beat
         self._index = index
         self._page = page
         self._body = body
@@ -186,9 +185,14 @@ class Body:
         signals.answer(self.loop, signal.SIGQUIT, lambda: os._exit(ExitCode.OK))
 
     async def beat(self) -> None:
+        """The loop's only steady timer: what else is looked at now and then goes with it."""
         while True:
             self.page.beat()
+            self.look_around()
             await asyncio.sleep(BEAT_S)
+
+    def look_around(self) -> None:
+        """Called at each beat."""
 
     def boot_failed(self, error: BaseException) -> int:
         """Say in one line why this child can't start; -> its exit code."""
@@ -353,10 +357,10 @@ class SchedulerChild(Body):
         # Without the list of the living, a fresh scheduler would take them for the dead of an earlier life.
         await self._alive_known.wait()
         self._run = self.own(self._scheduler.run())
-        telling = self.must(self._tell())
+        booting = self.must(self._boot())
         await asyncio.wait([self._run])
         beating.cancel()
-        telling.cancel()
+        booting.cancel()
         if self._run.cancelled() or (error := self._run.exception()) is None:
             return ExitCode.OK
         if not self._ready:
@@ -388,18 +392,20 @@ class SchedulerChild(Body):
     def _reaped(self, consumer: str) -> None:
         self.channel.send("reaped", consumer=consumer)
 
-    async def _tell(self) -> None:
-        """Say what changed; ready once connected."""
-        while True:
-            connected = bool(self._scheduler.connected)
-            if connected and not self._ready:
-                self._ready = True
-                self.channel.send("ready")
-            now = (bool(self._scheduler.leader), self._scheduler.epoch, connected)
-            if now != self._said:
-                self._said = now
-                self.channel.send("scheduler", leader=now[0], epoch=now[1], connected=now[2])
-            await asyncio.sleep(BEAT_S if self._ready else 0.01)
+    async def _boot(self) -> None:
+        """Ready once connected."""
+        while not self._scheduler.connected:
+            await asyncio.sleep(0.01)
+        self._ready = True
+        self.channel.send("ready")
+        self.look_around()
+
+    def look_around(self) -> None:
+        """Say what changed."""
+        now = (bool(self._scheduler.leader), self._scheduler.epoch, bool(self._scheduler.connected))
+        if now != self._said:
+            self._said = now
+            self.channel.send("scheduler", leader=now[0], epoch=now[1], connected=now[2])
 
 
 def _notice(said: dict[str, Any]) -> Any:

@@ -63,7 +63,6 @@ class Board(NoHost):
         self.cells: dict[int, Started] = {}
         self.starts: list[Started] = []
         self.ends = 0
-        self.beats = 0
         self.stuck_jobs: list[tuple[str, str]] = []
         self.faults: list[str] = []
 
@@ -94,9 +93,6 @@ class Board(NoHost):
     def _free(self, cell: int, what: str) -> None:
         if self.cells.pop(cell, None) is None:
             self.faults.append(f"{what} in cell {cell}, which is free")
-
-    def beat(self) -> None:
-        self.beats += 1
 
     def stuck(self, job_id: str, reason: str) -> None:
         self.stuck_jobs.append((job_id, reason))

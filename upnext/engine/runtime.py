@@ -40,7 +40,6 @@ from upnext.errors import BrokerRefusedError, BrokerUnavailableError, ConflictEr
 log = logging.getLogger("upnext.worker")
 
 LEASE_MS = 10_000
-BEAT_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +110,9 @@ class WorkerRuntime:
         try:
             await self._boot()
             async with asyncio.TaskGroup() as group:
-                loops = [
-                    group.create_task(self._fetcher.run(), name="upnext-fetch"),
-                    group.create_task(self._beat(), name="upnext-beat"),
-                ]
+                fetching = group.create_task(self._fetcher.run(), name="upnext-fetch")
                 await self._stopped.wait()
-                for loop in loops:
-                    loop.cancel()
+                fetching.cancel()
         finally:
             await self._close()
 
@@ -405,11 +400,6 @@ class WorkerRuntime:
         log.error("entry %s of %s is not a job (%s): kept as a dead letter", entry_id.decode(), task, reason)
         outcome = Outcome(JobStatus.FAILED, error=ErrorInfo("NotAJob", reason), reason=FailureReason.UNKNOWN)
         self._finisher.finish(Finish(task, lane, entry_id, JobStatus.FAILED, encode(outcome), None, True))
-
-    async def _beat(self) -> None:
-        while True:
-            self._host.beat()
-            await asyncio.sleep(BEAT_S)
 
 
 def _needs_pool(worker: WorkerSpec) -> bool:
