@@ -118,6 +118,8 @@ class Executor:
         self._returning: deque[asyncio.Future[None]] = deque()
         self._retaking: set[Attempt] = set()
         self._idle: list[asyncio.Future[None]] = []
+        self._waking = 0
+        """Runners that were woken and have not looked yet."""
         self._runners: set[asyncio.Task[None]] = set()
         self._base = contextvars.copy_context()
         self._deadlines: Deadlines[int] = Deadlines()
@@ -160,9 +162,10 @@ class Executor:
             self.held.append(item)
 
     def go(self) -> None:
-        """Starts held jobs: wakes one runner; a runner whose job waits wakes the next."""
-        if not self.held or self._slots <= 0 or not self.accepting:
+        """Starts held jobs: wakes one runner; a runner whose job waits wakes the next two."""
+        if not self.held or self._slots <= self._waking or not self.accepting:
             return
+        self._waking += 1
         while self._idle:
             future = self._idle.pop()
             if not future.done():
@@ -253,6 +256,7 @@ class Executor:
     # --- running
 
     async def _runner(self) -> None:
+        self._waking -= 1
         me = cast("asyncio.Task[None]", asyncio.current_task())
         references = getrefcount(me), getweakrefcount(me)
         loop_time = self._loop.time
@@ -281,6 +285,8 @@ class Executor:
             finally:
                 if not future.done():
                     self._idle.remove(future)
+                elif not future.cancelled():
+                    self._waking -= 1
             slice_end = loop_time() + SLICE_S
 
     def _begin(self, attempt: Attempt, payload: bytes, me: asyncio.Task[None]) -> Coroutine[Any, Any, None] | None:
@@ -347,6 +353,7 @@ class Executor:
                     self._release(attempt)
             if task.is_async:
                 self.start(attempt)
+            self.go()
             self.go()
             value = await rest
             check_heeded(attempt)
