@@ -90,7 +90,7 @@ def test_a_retry_without_a_delay_backs_off(asked: float | None) -> None:
 
 def test_a_delay_that_is_no_duration_is_refused() -> None:
     with pytest.raises(UsageError, match="Retry: delay must be seconds or a timedelta, not '5'"):
-        Retry(delay="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        Retry(delay="5")  # type: ignore[arg-type]
 
 
 def test_asking_for_a_retry_is_an_attempt_too() -> None:

@@ -92,7 +92,7 @@ async def test_what_cannot_be_kept_is_refused_where_it_is_said(standin: StandIn)
     with pytest.raises(EncodingError, match="set_progress progress: the integer is beyond 64 bits"):
         ctx.set_progress(10**400)
     with pytest.raises(EncodingError, match="set_progress message: object has no JSON form"):
-        ctx.set_progress(1, object())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        ctx.set_progress(1, object())  # type: ignore[arg-type]
     with pytest.raises(PayloadTooLargeError, match="checkpoint: 2,000,002 bytes as JSON, over the cap"):
         ctx.checkpoint("x" * 2_000_000)
     assert standin.progressed == []
