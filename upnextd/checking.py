@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
-import click
-
 from upnext.control.exits import ExitCode
-from upnextd import template
+from upnextd import process, template
 from upnextd.generations import ImportFailure
+from upnextd.process import ExitStatus
+
+_FINE, _TOLD = 113, 114
+"""What the process ends with when it came to its end, for an import may end it with any code."""
+
+
+def check(service: str, only: Sequence[str]) -> tuple[ExitCode, str | None]:
+    """-> the exit code, and a line where the process could not say one itself."""
+    done = subprocess.run(process.python_argv("upnextd.checking:main", service, *only), check=False)
+    if done.returncode == _FINE:
+        return ExitCode.OK, None
+    if done.returncode == _TOLD:
+        return ExitCode.CONFIG, None
+    ended = ExitStatus.of(done.returncode)
+    failure = ImportFailure(f"the process that imports the service ended with {ended} before it was done")
+    return ExitCode.CONFIG, failure.told(service)
 
 
 def main() -> None:
-    """Argv: SERVICE ONLY…; exits 0, or 78 with one line."""
+    """Argv: SERVICE ONLY…"""
     service, only = sys.argv[1], sys.argv[2:]
+    # The service may do to the streams what it likes.
+    out, err = os.dup(1), os.dup(2)
     try:
         loaded = template.load(service, only)
         warnings = template.check_forkable()
     except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
-        _end(ExitCode.CONFIG, f"upnextd: {ImportFailure(**template.failure(error)).told(service)}")
+        _say(err, f"upnextd: {ImportFailure(**template.failure(error)).told(service)}")
+        _end(_TOLD)
     for warning in warnings:
-        click.echo(f"upnextd: warning: {warning}", err=True)
+        _say(err, f"upnextd: warning: {warning}")
+    template.flush()
     for line in describe(loaded.spec):
-        click.echo(line)
-    _end(ExitCode.OK)
+        _say(out, line)
+    _end(_FINE)
 
 
 def describe(spec: Any) -> list[str]:
@@ -43,9 +64,12 @@ def describe(spec: Any) -> list[str]:
     return lines
 
 
-def _end(code: ExitCode, line: str | None = None) -> NoReturn:
-    sys.stdout.flush()
-    if line is not None:
-        click.echo(line, err=True)
+def _say(fd: int, line: str) -> None:
+    with suppress(BrokenPipeError):  # whoever read has enough
+        os.write(fd, f"{line}\n".encode("utf-8", "replace"))
+
+
+def _end(code: int) -> NoReturn:
+    template.flush()
     # Threads that the service started must not hold the process.
     os._exit(code)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 import traceback
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ import upnext
 from upnext import config
 from upnext.control.exits import ExitCode
 from upnext.errors import UsageError
-from upnextd import lock, process, upgrading
+from upnextd import checking, lock, process, upgrading
 from upnextd.commands import ControlCommands
 from upnextd.control import ControlServer, SocketInUseError
 from upnextd.logs import Log, Sink
@@ -89,8 +88,10 @@ def start(service: str, **flags: Any) -> None:
 def check(service: str, only: tuple[str, ...]) -> None:
     """Import SERVICE in a throw-away process and print what it declares."""
     names = [name for part in only for name in part.split(",") if name]
-    done = subprocess.run(process.python_argv("upnextd.checking:main", service, *names), check=False)
-    sys.exit(done.returncode if done.returncode >= 0 else ExitCode.CONFIG)
+    code, line = checking.check(service, names)
+    if line is not None:
+        _die(code, line)
+    sys.exit(code)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Self
 
 TEMPLATE_FD = 3
 """Where a template finds its end of the line to the supervisor."""
@@ -36,6 +37,11 @@ class ExitStatus:
 
     code: int | None
     signal: str | None
+
+    @classmethod
+    def of(cls, returncode: int) -> Self:
+        """From the code as `subprocess` gives it."""
+        return cls(returncode, None) if returncode >= 0 else cls(None, _signal_name(-returncode))
 
     def __str__(self) -> str:
         return f"exit:{self.code}" if self.signal is None else f"signal:{self.signal}"

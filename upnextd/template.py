@@ -68,12 +68,12 @@ def main() -> None:
         service = load(order.service, order.only)
         warnings = check_forkable() if order.preload else []
     except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
-        _flush()
+        flush()
         _tell(control, op="failed", **failure(error))
         os._exit(ExitCode.CONFIG)
     if not order.preload:
         # It was asked what the service is; children import it for themselves.
-        _flush()
+        flush()
         _tell(control, op="imported", warnings=warnings, **describe(service))
         os._exit(ExitCode.OK)
     faulthandler.unregister(signal.SIGUSR2)
@@ -160,7 +160,7 @@ def fork_child(
 ) -> None:
     """One double fork. Returns in the template only."""
     assignment, fds = received
-    _flush()
+    flush()
     template_pid = os.getpid()
     process.block_signals()
     try:
@@ -206,7 +206,7 @@ def _middle(
     except BaseException:  # noqa: BLE001 - the last line of a process: nothing above may run the template's own code
         traceback.print_exc()
     finally:
-        _flush()
+        flush()
         os._exit(code)
     raise AssertionError("unreachable")
 
@@ -274,7 +274,8 @@ def _close(fds: list[int]) -> None:
         os.close(fd)
 
 
-def _flush() -> None:
+def flush() -> None:
+    """What was printed is written, where it still can be."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -115,6 +115,39 @@ def test_version_and_check(tmp_path: Path) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("at_import", "code", "line"),
+    [
+        ("import os; os._exit(0)", 78, "ended with exit:0 before it was done"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 78, "ended with signal:SIGKILL"),
+        ("import sys; sys.stdout.close(); sys.stderr.close()", 0, ""),
+        ("import sys; sys.stdout.close(); sys.stderr.close(); raise SystemExit(0)", 78, "SystemExit: 0"),
+    ],
+)
+def test_check_of_an_import_that_ends_or_silences_its_process(
+    tmp_path: Path, at_import: str, code: int, line: str
+) -> None:
+    service = tmp_path / "shop.py"
+    service.write_text(OK + at_import)
+    done = subprocess.run([UPNEXTD, "check", str(service)], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == code
+    assert line in done.stderr
+    assert len(done.stderr.splitlines()) == (code != 0)
+    assert ("hello()" in done.stdout) == (code == 0)
+
+
+def test_check_into_a_pipe_that_is_closed(tmp_path: Path) -> None:
+    service = tmp_path / "shop.py"
+    service.write_text(OK)
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run(
+        [UPNEXTD, "check", str(service)], stdout=writes, stderr=subprocess.PIPE, timeout=100, check=False
+    )
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_socket_in_use_is_refused(tmp_path: Path) -> None:
     first = Daemon(OK, workers=1)
     with first:
