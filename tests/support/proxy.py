@@ -90,6 +90,9 @@ class Proxy:
         await asyncio.sleep(0)  # it is the loop's next turn that closes them
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._stop.is_set():
+            writer.transport.abort()
+            return
         self._writers.add(writer)  # the task may be cancelled before it has begun
         task = asyncio.create_task(self._connect(reader, writer), name="test-proxy")
         self._open.add(task)
