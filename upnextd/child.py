@@ -394,7 +394,7 @@ class SchedulerChild(Body):
 
     async def _boot(self) -> None:
         """Ready once connected."""
-        while not self._scheduler.connected:
+        while not self._scheduler.connected:  # noqa: ASYNC110 - some milliseconds, once in its life
             await asyncio.sleep(0.01)
         self._ready = True
         self.channel.send("ready")

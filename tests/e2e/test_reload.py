@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_hup_reloads_and_running_jobs_end_in_the_old_code() -> None:
         wait_until(lambda: all(child["generation"] in (2, None) for child in serving(daemon)), 10)
 
 
-def serving(daemon: Daemon) -> list[dict[str, object]]:
+def serving(daemon: Daemon) -> list[dict[str, Any]]:
     return [child for child in daemon.status()["children"] if child["role"] in ("worker", "scheduler")]
 
 

@@ -239,7 +239,9 @@ class Run(NamedTuple):
 
 def cron(ran: list[Run], spec: CronSpec = EVERY_SECOND, name: str = "tidy") -> TaskSpec:
     async def tidy() -> None:
-        tick_ms = CURRENT.get().meta.tick_ms
+        meta = CURRENT.get().meta
+        assert meta is not None
+        tick_ms = meta.tick_ms
         assert tick_ms is not None
         ran.append(Run(time.time(), tick_ms / 1000))
 
