@@ -273,7 +273,7 @@ class WorkerChild(Body):
         if self.assignment["paused"]:
             self._runtimes[worker].pause()
         if not self._not_ready:
-            self.channel.send("ready")
+            self.channel.send("ready", paused=self.assignment["paused"])
 
     def hear(self, message: Message) -> None:
         match message["op"]:
@@ -397,7 +397,7 @@ class SchedulerChild(Body):
         while not self._scheduler.connected:  # noqa: ASYNC110 - some milliseconds, once in its life
             await asyncio.sleep(0.01)
         self._ready = True
-        self.channel.send("ready")
+        self.channel.send("ready", paused=False)
         self.look_around()
 
     def look_around(self) -> None:

@@ -47,6 +47,9 @@ class Talk:
                     "child_ready", {"slot": child.slot, "pid": child.pid, "generation": child.generation}
                 )
                 supervisor.post(station, Event.BECAME_READY)
+                if message["paused"]:
+                    # Born so. What is wanted may have changed meanwhile, which is seen by its state.
+                    supervisor.post(station, Event.PAUSE)
             case "consumer":
                 self.tell_alive()
             case "drained" if message["number"] == child.drain_number:

@@ -137,7 +137,11 @@ def prove(daemon: Daemon, queue: Queue) -> None:
         workers = [child for child in daemon.status()["children"] if child["role"] == "worker"]
         return all(child["jobs_done"] for child in workers)
 
-    wait_until(each_ran_one, PATIENCE_S, "each worker to have run a job")
+    try:
+        wait_until(each_ran_one, PATIENCE_S, "each worker to have run a job")
+    except AssertionError as error:
+        error.add_note(f"{daemon.status()}\n{daemon.log()}")
+        raise
 
 
 def status(daemon: Daemon) -> dict[str, Any]:
@@ -163,3 +167,19 @@ def well(daemon: Daemon) -> bool:
         and {(child["state"], child["generation"]) for child in serving} == {("READY", said["generation"])}
         and set(daemon.left()) == known
     )
+
+
+SLOW_BIRTH = """\
+os.register_at_fork(after_in_child=lambda: time.sleep(0.7))
+"""
+
+
+@pytest.mark.parametrize("asked", ["pause", "drain"])
+def test_a_child_born_in_a_pause_works_when_the_pause_ended_before_it_was_ready(asked: str) -> None:
+    with make(1, extra=SLOW_BIRTH) as daemon, ControlClient(daemon.socket_path, timeout_s=30.0) as client:
+        assert daemon.cli("call", "version", "--wait", "--timeout", "20").stdout.strip() == "1"
+        client.wait(client.call(asked)["op_id"], timeout_s=PATIENCE_S)
+        os.kill(daemon.child("worker-1")["pid"], signal.SIGKILL)
+        wait_until(lambda: daemon.child("worker-1")["state"] == "STARTING", 10)
+        client.wait(client.call("resume")["op_id"], timeout_s=PATIENCE_S)
+        assert daemon.cli("call", "version", "--wait", "--timeout", "20").stdout.strip() == "1"

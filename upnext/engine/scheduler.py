@@ -37,6 +37,8 @@ BEAT_S = 2.5
 LEADERSHIP_MS = 6_000
 SEEN_S = 20.0
 PROMOTE_JOBS = 500
+SILENT_S = 2.0
+"""A broker that owes an answer for longer counts as away."""
 FINE_S = 0.002
 """The last bit before a job is due is slept by the thread, to the microsecond."""
 
@@ -84,6 +86,7 @@ class Scheduler:
         self._offset_ms = 0
         self._promote_now = asyncio.Event()
         self._stopped = asyncio.Event()
+        self._asked_at: float | None = None
         self._up_since: float | None = None
         self._up_client: int = 0
         self._former_done = False
@@ -95,7 +98,9 @@ class Scheduler:
 
     @property
     def connected(self) -> bool:
-        return self._link.live is not None
+        """Whether the broker answers."""
+        owed_s = 0.0 if self._asked_at is None else time.monotonic() - self._asked_at
+        return self._link.live is not None and owed_s < SILENT_S
 
     def alive(self, consumers: Collection[str]) -> None:
         """The daemon's living consumers; call it on every change."""
@@ -154,6 +159,7 @@ class Scheduler:
         backoff = Backoff()
         checked = False
         while True:
+            self._asked_at = time.monotonic()
             try:
                 if not checked:
                     await check_broker(self._link, self._keys)
@@ -178,6 +184,7 @@ class Scheduler:
                     log.warning("not leading any more: %s", error)
                 self.leader = False
                 wait_s = backoff.next_s()
+            self._asked_at = None
             self._beat_now.clear()
             try:
                 async with asyncio.timeout(wait_s):
