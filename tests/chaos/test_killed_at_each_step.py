@@ -22,14 +22,11 @@ from tests.support.waiting import wait_until
 STRIDE = int(os.environ.get("UPNEXT_TEST_STEPS", "16"))
 STEPPING = Path(__file__).parents[1] / "support" / "stepping"
 
-FORKING = (
-    "template.py:fork_child,_middle,_settle child.py:run,_move_in"
-    " process.py:await_adoption,block_signals,default_signals"
-)
+FORKING = "template.py:fork_child,_middle,_settle child.py:run,_move_in process.py:await_adoption,block_signals"
 ORDERING = (
     "births.py:fork,forked,watch children.py:_open,ordered,watch generations.py:fork,_launch,_obey process.py:spawn"
 )
-IMPORTING = "template.py:main,load,_read_order process.py:die_with_parent"
+IMPORTING = "template.py:main,load,_read_order process.py:die_with_parent,default_signals"
 RELOADING = (
     "reloads.py:begin,_start,imported,look,_post,_commit,_roll_back,_broke,child_ended"
     " generations.py:_launch,_obey,retire,kill,_ended"

@@ -1,8 +1,8 @@
 """Put on a daemon's PYTHONPATH: notes every line of chosen functions that any of its processes reaches, and kills at one of them.
 
 The environment says what: STEPS_OF, files and functions as `template.py:fork_child,_middle births.py:fork`; STEP_WHOM, `supervisor` or
-`self`; STEPS_DIR, a folder. While `armed` is in it, `reached` gets a line for each line that a process reaches for the first time. The step
-that `armed` names, in the form in which `reached` has it, kills once, which `killed` tells.
+`self`, which is any process but the supervisor; STEPS_DIR, a folder. While `armed` is in it, `reached` gets a line for each line that a
+process reaches for the first time. The step that `armed` names, in the form in which `reached` has it, kills once, which `killed` tells.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ def _line(frame: FrameType, event: str, arg: Any) -> Any:
 
 
 def _reached(step: str) -> None:
+    if _WHOM == "self" and os.getpid() == _SUPERVISOR:
+        return
     try:
         with open(f"{_FOLDER}/armed") as file:
             fatal = file.read()
