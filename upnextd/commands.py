@@ -76,6 +76,7 @@ class ControlCommands:
         }
 
     def _status(self, _params: dict[str, Any], _client: Client) -> _Answer:
+        self._supervisor.pulses.feel_now()
         return status(self._supervisor)
 
     def _metrics(self, _params: dict[str, Any], _client: Client) -> _Answer:

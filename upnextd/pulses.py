@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from upnextd.supervisor import Supervisor
 
 SCHEDULER_HANG_S = 3.0
-_TICK_S = 0.5
+TICK_S = 1.0
+"""The supervisor looks around this often when nothing happens."""
 _LOOK_S = 0.02
 _LOOKS = 50
 _ANSWER_S = 0.5
@@ -100,9 +101,10 @@ class Pulses:
 
     def _look_again(self, due: float | None, now: float) -> None:
         """A hang that is due before the next tick is not left to it."""
-        if due is not None and now < due < now + _TICK_S:
-            self._supervisor.loop.call_at(due + 0.001, self._feel_now)
+        if due is not None and now < due < now + TICK_S:
+            self._supervisor.loop.call_at(due + 0.001, self.feel_now)
 
-    def _feel_now(self) -> None:
+    def feel_now(self) -> None:
+        """Beside the ticks: somebody wants to know, or a hang is due."""
         self._supervisor.forgive_lateness()
         self.feel(self._supervisor.loop.time())

@@ -30,7 +30,7 @@ from upnextd.notify import Notifier
 from upnextd.operations import Operations, Progress
 from upnextd.plan import Desired, Mode, Role
 from upnextd.process import ExitStatus
-from upnextd.pulses import Pulses
+from upnextd.pulses import TICK_S, Pulses
 from upnextd.recycling import Recycling
 from upnextd.reloads import Reloads
 from upnextd.settings import Settings
@@ -39,7 +39,6 @@ from upnextd.stations import Ending, SchedulerSaid, SlotHistory, Station
 from upnextd.talk import Talk
 from upnextd.tally import Tally
 
-TICK_S = 0.5
 LATE_S = 1.0
 """A tick later than this means that we were stopped or the machine slept: no child is blamed for that time."""
 LAST_NOTICES_S = 2.0
@@ -380,8 +379,10 @@ class Supervisor:
     # -- the tick --
 
     async def _tick(self) -> None:
+        watchdog_s = self._notifier.watchdog_s
+        tick_s = TICK_S if watchdog_s is None else min(TICK_S, watchdog_s / 4)
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(tick_s)
             self.forgive_lateness()
             now = self.loop.time()
             self._last_tick = now
