@@ -111,6 +111,11 @@ class Keys:
         return self.prefix + "waiters"
 
     @property
+    def of_an_end(self) -> tuple[str, ...]:
+        """What `lua/include/end_job.lua` and its callers write when a job ends, in the order in which they take them."""
+        return (self.where, self.waiters, self.dead, self.dead_jobs, self.cancel, self.stats)
+
+    @property
     def dead(self) -> str:
         return self.prefix + "dead"
 

@@ -146,7 +146,16 @@ class Broker:
                 pass
         nonce = secrets.token_hex(8)
         meta = entry.Meta(parent_id=parent_id, root_id=root_id, trace=trace)
-        call = send_call(self.keys, event, payload, known_handlers, meta, (idempotency_key, idempotency_ttl_s), nonce)
+        call = producing.send(
+            self.keys,
+            event,
+            payload,
+            known_handlers,
+            meta=meta,
+            idempotency_key=idempotency_key,
+            idempotency_ttl_s=idempotency_ttl_s,
+            nonce=nonce,
+        )
         return settle_event(idempotency_key, await self._run_submit(call, idempotency_key is not None), nonce)
 
     async def _submit(self, job: Submission, reply_to: str | None) -> str:
@@ -378,30 +387,6 @@ class Broker:
         if self._listener is not None:
             await self._listener.aclose()
         await self.link.aclose()
-
-
-def send_call(
-    keys: Keys,
-    event: str,
-    payload: bytes,
-    known_handlers: Sequence[str],
-    meta: entry.Meta,
-    key: tuple[str | None, float | None],
-    nonce: str,
-) -> Call[list[str | Held]]:
-    """`meta` is every job's; `key` an idempotency key and its ttl in seconds (None: a day). Raises PayloadTooLargeError."""
-    check_payload(event, payload)
-    idempotency_key, ttl_s = key
-    return producing.send(
-        keys,
-        event,
-        payload,
-        known_handlers,
-        meta=meta,
-        idempotency_key=idempotency_key,
-        idempotency_ttl_s=86400.0 if ttl_s is None else ttl_s,
-        nonce=nonce,
-    )
 
 
 def settle_event(key: str | None, answers: Sequence[str | Held], nonce: str) -> list[str]:

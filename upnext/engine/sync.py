@@ -29,7 +29,6 @@ from upnext.engine.broker import (
     REREAD_S,
     SUBMIT_PATIENCE_S,
     check_payload,
-    send_call,
     settle,
     settle_event,
     uncertain,
@@ -247,9 +246,18 @@ class SyncBroker:
         idempotency_ttl_s: float | None = None,
         trace: str | None = None,
     ) -> list[str]:
+        check_payload(event, payload)
         nonce = secrets.token_hex(8)
-        meta = entry.Meta(parent_id=parent_id, root_id=root_id, trace=trace)
-        call = send_call(self.keys, event, payload, known_handlers, meta, (idempotency_key, idempotency_ttl_s), nonce)
+        call = producing.send(
+            self.keys,
+            event,
+            payload,
+            known_handlers,
+            meta=entry.Meta(parent_id=parent_id, root_id=root_id, trace=trace),
+            idempotency_key=idempotency_key,
+            idempotency_ttl_s=idempotency_ttl_s,
+            nonce=nonce,
+        )
         return settle_event(idempotency_key, self._run_submit(call, idempotency_key is not None), nonce)
 
     def _run_submit(self, call: Call[list[str | Held]], repeatable: bool) -> list[str | Held]:

@@ -141,9 +141,10 @@ def send(
     *,
     meta: entry.Meta | None = None,
     idempotency_key: str | None = None,
-    idempotency_ttl_s: float = 86400.0,
+    idempotency_ttl_s: float | None = None,
     nonce: str = "",
 ) -> Call[list[str | Held]]:
+    """`meta` is every job's; `idempotency_ttl_s` None: a day."""
     args: list[Arg] = [
         entry.encode_meta(meta) if meta else b"",
         keys.stream_prefix,
@@ -151,7 +152,7 @@ def send(
         HANDLER_LIFE_MS,
         keys.idem_prefix,
         idempotency_key or "",
-        max(1, round(idempotency_ttl_s * 1000)),
+        max(1, round((86400.0 if idempotency_ttl_s is None else idempotency_ttl_s) * 1000)),
         nonce,
         keys.sent(nonce, f"{idempotency_key}@") if idempotency_key else "",
         SENT_LIFE_MS,

@@ -33,7 +33,7 @@ def purge_queued(keys: Keys, task: str, lane: str) -> Call[int]:
     """-> how many of the lane's waiting jobs this run removed; call until it is 0."""
     return Call(
         script("purge_queued"),
-        [keys.stream(task, lane), keys.where, keys.waiters, keys.dead, keys.dead_jobs, keys.cancel, keys.stats],
+        [keys.stream(task, lane), *keys.of_an_end],
         [keys.result_prefix, keys.idem_prefix, keys.reply_prefix, task, _PURGED, BATCH],
         ident,
     )
@@ -47,7 +47,7 @@ def purge_delayed(keys: Keys, task: str, cursor: str) -> Call[tuple[str, int]]:
 
     return Call(
         script("purge_delayed"),
-        [keys.delayed, keys.delayed_jobs, keys.where, keys.waiters, keys.dead, keys.dead_jobs, keys.cancel, keys.stats],
+        [keys.delayed, keys.delayed_jobs, *keys.of_an_end],
         [keys.result_prefix, keys.idem_prefix, keys.reply_prefix, task, _PURGED, cursor, BATCH],
         parse,
     )
