@@ -32,9 +32,9 @@ async def test_from_start_on_nothing_is_missed(server: Server, namespace: str) -
     ear = Ear(server.url, f"{namespace}:a", f"{namespace}:b")
     await ear.listener.start()
     assert ear.listener.up
-    server.cli("PUBLISH", f"{namespace}:a", "1")
-    server.cli("PUBLISH", f"{namespace}:c", "2")
-    server.cli("PUBLISH", f"{namespace}:b", b"\xff\x00")
+    server.cli("SPUBLISH", f"{namespace}:a", "1")
+    server.cli("SPUBLISH", f"{namespace}:c", "2")
+    server.cli("SPUBLISH", f"{namespace}:b", b"\xff\x00")
     await wait_until_async(lambda: len(ear.heard) == 2)
     assert ear.heard == [(f"{namespace}:a", b"1"), (f"{namespace}:b", b"\xff\x00")]
     assert ear.rereads == 0
@@ -44,9 +44,9 @@ async def test_from_start_on_nothing_is_missed(server: Server, namespace: str) -
 async def test_many_may_start_it(server: Server, namespace: str) -> None:
     ear = Ear(server.url, namespace)
     await asyncio.gather(*(ear.listener.start() for _ in range(20)))
-    server.cli("PUBLISH", namespace, "once")
+    server.cli("SPUBLISH", namespace, "once")
     await wait_until_async(lambda: ear.heard)
-    server.cli("PUBLISH", namespace, "end")
+    server.cli("SPUBLISH", namespace, "end")
     await wait_until_async(lambda: ear.heard[-1][1] == b"end")
     assert len(ear.heard) == 2
     await ear.listener.aclose()
@@ -60,7 +60,7 @@ async def test_after_each_cut_it_hears_again_and_rereads(server: Server, namespa
         for number in range(1, times + 1):
             path.cut()
             await wait_until_async(lambda number=number: ear.rereads == number)
-            server.cli("PUBLISH", namespace, str(number))
+            server.cli("SPUBLISH", namespace, str(number))
             await wait_until_async(lambda number=number: len(ear.heard) == number)
         await ear.listener.aclose()
 
@@ -72,7 +72,7 @@ async def test_an_outage(own_server: Server, namespace: str) -> None:
     await wait_until_async(lambda: not ear.listener.up)
     await asyncio.to_thread(own_server.start)
     await wait_until_async(lambda: ear.rereads == 1 and ear.listener.up)
-    own_server.cli("PUBLISH", namespace, "again")
+    own_server.cli("SPUBLISH", namespace, "again")
     await wait_until_async(lambda: ear.heard == [(namespace, b"again")])
     await ear.listener.aclose()
 
@@ -92,7 +92,7 @@ async def test_a_connection_that_went_silent_is_noticed(
         await wait_until_async(lambda: ear.rereads >= 1)
 
         def hears() -> bool:  # the cut may have met the new connection, too
-            server.cli("PUBLISH", namespace, "again")
+            server.cli("SPUBLISH", namespace, "again")
             return bool(ear.heard)
 
         await wait_until_async(hears)

@@ -34,7 +34,7 @@ async def test_garbage_in_every_lane(
         await fleet.worker(task(echo))
         for fields in GARBAGE:
             await fleet.command("XADD", fleet.keys.stream("echo", lane), "*", *fields)
-        await fleet.command("PUBLISH", fleet.keys.bell, "b")
+        await fleet.command("SPUBLISH", fleet.keys.bell, "b")
 
         async def gone() -> bool:
             return not await fleet.lengths("echo")
@@ -80,5 +80,5 @@ async def test_noise_on_the_bell(redis_url: str, namespace: str) -> None:
             b"p",
             b"d",
         ):
-            await fleet.command("PUBLISH", fleet.keys.bell, noise)
+            await fleet.command("SPUBLISH", fleet.keys.bell, noise)
         assert (await fleet.run("echo", number=3)).value == b"3"

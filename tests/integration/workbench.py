@@ -90,10 +90,10 @@ class Workbench(Bench):
         client = redis.Redis(connection_pool=self.broker._pool())
         said: list[bytes] = []
         with client.pubsub(ignore_subscribe_messages=True) as ear:
-            ear.subscribe(channel)
+            ear.ssubscribe(channel)
             ear.get_message(timeout=given(5))  # the confirmation
             yield said
-            client.publish(channel, "the end")
+            client.spublish(channel, "the end")
             while (heard := ear.get_message(timeout=given(5))) is None or heard["data"] != b"the end":
                 if heard is not None:
                     said.append(heard["data"])

@@ -37,7 +37,7 @@ All keys of a namespace share one hash tag, so a script is atomic over them on R
 | P:p:JOB_ID | string | result_ttl | progress and checkpoint, JSON | progress |
 | P:cache:TASK:KEY | string | cache_ttl | cached outcome, JSON | finish |
 
-Channels: P:bell (see `upnext.engine.bell`), P:reply:NONCE (one per waiting client).
+Channels (sharded: SPUBLISH, SSUBSCRIBE): P:bell (see `upnext.engine.bell`), P:reply:NONCE (one per waiting client).
 """
 
 from __future__ import annotations

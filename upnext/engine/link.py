@@ -115,8 +115,16 @@ class Link:
             task.exception()  # every waiter has it; with none left it needs no report
 
     async def _connect(self) -> Wire:
-        error: BrokerUnavailableError | None = None
         self._look_up()
+        for _ in range(REDIRECTS):
+            try:
+                return await self._connect_to_one()
+            except MovedError as moved:  # what `on_connect` asked for is elsewhere
+                self._follow(moved)
+        raise BrokerUnavailableError("the cluster keeps redirecting")
+
+    async def _connect_to_one(self) -> Wire:
+        error: BrokerUnavailableError | None = None
         for node, candidate in self._candidates():
             endpoint = candidate
             try:
@@ -133,7 +141,7 @@ class Link:
                 if node in self._nodes:  # the one that answered is asked first the next time
                     self._nodes.sort(key=lambda other: other != node)
                 return wire
-            except BrokerRefusedError:
+            except (BrokerRefusedError, MovedError):
                 raise
             except BrokerUnavailableError as caught:
                 error = caught
@@ -145,8 +153,11 @@ class Link:
         """What the connection before said about where to go."""
         wrong = self._wire.wrong if self._wire is not None else None
         if isinstance(wrong, MovedError):
-            host, port = wrong.address
-            self._home = (host or (self._home or self._nodes[0])[0], port)
+            self._follow(wrong)
+
+    def _follow(self, moved: MovedError) -> None:
+        host, port = moved.address
+        self._home = (host or (self._home or self._nodes[0])[0], port)
 
     def _candidates(self) -> list[tuple[Node | None, Endpoint]]:
         """Where to try, in this order: the node of the cluster that had our slot, then each that the URL names."""

@@ -1,4 +1,7 @@
-"""The ear of a client: one pub/sub connection for wake-ups (replies to waiters, the bell). A hint only; the truth is in the keys."""
+"""The subscription of a client: one connection for wake-ups (replies to waiters, the bell). A hint only; the truth is in the keys.
+
+Channels are sharded: on a cluster a word passes through the node that has our slot and its replicas, not through all of them.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,7 @@ class Listener:
 
     async def _subscribe(self, wire: Wire) -> None:
         self._subscribed = asyncio.get_running_loop().create_future()
-        wire.post("SUBSCRIBE", *self._channels)
+        wire.post("SSUBSCRIBE", *self._channels)
         try:
             async with asyncio.timeout(5):
                 await self._subscribed
@@ -94,10 +97,12 @@ class Listener:
                 self._subscribed.set_exception(reply)
             return
         kind, channel, data, *_ = *reply, None
-        if kind == b"message":
+        if kind == b"smessage":
             self._heard(channel.decode(), data)
-        elif kind == b"subscribe" and isinstance(data, int) and data >= len(self._channels):
+        elif kind == b"ssubscribe" and isinstance(data, int) and data >= len(self._channels):
             self._confirmed()
+        elif kind == b"sunsubscribe" and (wire := self._link.live) is not None:
+            wire.close()  # the slot has moved to another node, and the subscription has to follow it
 
     def _confirmed(self) -> None:
         if self._subscribed is not None and not self._subscribed.done():

@@ -35,10 +35,12 @@ from upnext.engine.broker import (
 )
 from upnext.engine.calls import producing
 from upnext.engine.calls.producing import Held
+from upnext.engine.ear import Ear
 from upnext.engine.endpoint import Endpoint, is_no, parse_url
 from upnext.engine.link import REDIRECTS, Backoff
 from upnext.engine.replies import (
     LostReplyError,
+    MovedError,
     NoScriptError,
     ReplyError,
     WrongServerError,
@@ -61,6 +63,8 @@ _CODES: list[tuple[type[Exception], str]] = [
     (theirs.BusyLoadingError, "LOADING"),
     (theirs.ClusterDownError, "CLUSTERDOWN"),
     (theirs.TryAgainError, "TRYAGAIN"),
+    (theirs.MovedError, "MOVED"),
+    (theirs.AskError, "ASK"),
     (theirs.MasterDownError, "MASTERDOWN"),
 ]
 
@@ -111,9 +115,6 @@ class SyncBroker:
                 try:
                     connection.send_command(*command, check_health=False)
                     return connection.read_response(timeout=SOCKET_TIMEOUT_S)
-                except theirs.MovedError as error:
-                    moved = cast("Any", error)
-                    self._home = (str(moved.host) or connection.host, int(moved.port))
                 except theirs.ConnectionError as error:
                     if isinstance(error, theirs.BusyLoadingError | theirs.AuthenticationError):
                         raise _ours(error) from None
@@ -122,10 +123,9 @@ class SyncBroker:
                     connection.disconnect()
                     raise LostReplyError(f"no reply from the broker: {error}") from None
                 except theirs.ResponseError as error:
-                    ours = _ours(error)
-                    if isinstance(ours, WrongServerError):
-                        self._look_up_again()
-                    raise ours from None
+                    ours = self._failed(error)
+                    if not isinstance(ours, MovedError):
+                        raise ours from None
         raise BrokerUnavailableError("the cluster keeps redirecting")
 
     @contextmanager
@@ -133,20 +133,29 @@ class SyncBroker:
         pool = self._pool()
         try:
             connection = cast("Any", pool).get_connection()
-        except (theirs.AuthenticationError, theirs.NoPermissionError) as error:
-            raise _ours(error) from None
-        except theirs.ResponseError as error:
-            ours = _ours(error)
-            raise (refused(ours) if isinstance(ours, ReplyError) else ours) from None
-        except theirs.InvalidResponse as error:
-            raise not_redis(self.endpoint.describe(), error) from None
-        except (theirs.ConnectionError, theirs.TimeoutError, OSError) as error:
-            self._look_up_again()
-            raise BrokerUnavailableError(f"can't reach Redis at {self.endpoint.describe()}: {error}") from None
+        except (theirs.RedisError, OSError) as error:
+            raise self._introducing_failed(error) from None
         try:
             yield connection
         finally:
             pool.release(connection)
+
+    def _failed(self, error: Exception) -> QueueError:
+        """What redis-py raised before anything was sent, or read as a reply, as one of ours. What it says about where to go is done."""
+        if isinstance(error, theirs.AuthenticationError | theirs.NoPermissionError):
+            return _ours(error)
+        if isinstance(error, theirs.ResponseError | theirs.BusyLoadingError):
+            ours = _ours(error)
+            if isinstance(ours, MovedError):
+                host, port = ours.address
+                self._home = (host or (self._home or self.endpoint.nodes[0])[0], port)
+            elif isinstance(ours, WrongServerError):
+                self._look_up_again()
+            return ours
+        if isinstance(error, theirs.InvalidResponse):
+            return not_redis(self.endpoint.describe(), error)
+        self._look_up_again()
+        return BrokerUnavailableError(f"can't reach Redis at {self.endpoint.describe()}: {error}")
 
     def _pool(self) -> redis.ConnectionPool:
         with self._lock:
@@ -292,18 +301,17 @@ class SyncBroker:
             return self._wait(job_id, timeout_s, nonce, ear, registered=False, begun=begun)
 
     @contextmanager
-    def _ear(self, patience_s: float | None) -> Generator[tuple[str, Any]]:
+    def _ear(self, patience_s: float | None) -> Generator[tuple[str, Ear]]:
         """A subscription of this call's own. Goes on trying while the broker is away, for so long (None: for ever)."""
         nonce = secrets.token_hex(8)
         deadline = None if patience_s is None else time.monotonic() + patience_s
         backoff = Backoff()
         while True:
-            ear = cast("Any", redis.Redis(connection_pool=self._pool())).pubsub(ignore_subscribe_messages=True)
+            ear = Ear(self.keys.reply(nonce), self._pool, self._introducing_failed)
             try:
-                self._subscribe(ear, nonce)
+                ear.open()
                 break
             except BrokerUnavailableError as error:
-                ear.close()
                 if isinstance(error, BrokerRefusedError) or (deadline is not None and time.monotonic() >= deadline):
                     raise
             time.sleep(backoff.next_s())
@@ -312,18 +320,12 @@ class SyncBroker:
         finally:
             ear.close()
 
-    def _subscribe(self, ear: Any, nonce: str) -> None:
-        try:
-            ear.subscribe(self.keys.reply(nonce))
-        except (theirs.AuthenticationError, theirs.NoPermissionError) as error:
-            raise _ours(error) from None
-        except theirs.InvalidResponse as error:
-            raise not_redis(self.endpoint.describe(), error) from None
-        except (theirs.ConnectionError, theirs.TimeoutError, OSError) as error:
-            raise BrokerUnavailableError(f"can't reach Redis at {self.endpoint.describe()}: {error}") from None
+    def _introducing_failed(self, error: Exception) -> QueueError:
+        ours = self._failed(error)
+        return refused(ours) if isinstance(ours, ReplyError) else ours
 
     def _wait(
-        self, job_id: str, timeout_s: float | None, nonce: str, ear: Any, *, registered: bool, begun: float
+        self, job_id: str, timeout_s: float | None, nonce: str, ear: Ear, *, registered: bool, begun: float
     ) -> Outcome:
         deadline = None if timeout_s is None else begun + timeout_s
         backoff = Backoff()
@@ -362,22 +364,15 @@ class SyncBroker:
                 with suppress(BrokerUnavailableError):  # the registration goes with the job's end
                     self.run(producing.unwatch(self.keys, job_id, nonce))
 
-    def _hear_of(self, ear: Any, job_id: str, until: float) -> Outcome | None:
+    def _hear_of(self, ear: Ear, job_id: str, until: float) -> Outcome | None:
         while (left := until - time.monotonic()) > 0:
-            heard = self._hear(ear, left)
-            if heard is not None:
-                raw_id, _, raw = cast("bytes", heard["data"]).partition(b"\n")
-                if raw_id.decode() == job_id:
-                    return decode(raw)
+            heard = ear.hear(left)
+            if heard is None:
+                return None
+            raw_id, _, raw = heard.partition(b"\n")
+            if raw_id.decode() == job_id:
+                return decode(raw)
         return None
-
-    @staticmethod
-    def _hear(ear: Any, left_s: float) -> dict[str, Any] | None:
-        try:
-            return ear.get_message(timeout=left_s)
-        except (theirs.ConnectionError, theirs.TimeoutError, OSError):
-            time.sleep(min(left_s, 0.1))  # it subscribes again by itself; the truth is reread meanwhile
-            return None
 
     def cancel(self, job_id: str) -> bool:
         return self.run(producing.cancel(self.keys, job_id)) != 0

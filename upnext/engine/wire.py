@@ -90,6 +90,7 @@ class Wire(asyncio.Protocol):
                     if isinstance(reply, WrongServerError):
                         self.wrong = reply
                     future.set_exception(reply)
+                    future.exception()  # its caller may be gone: don't report it as never retrieved
                 else:
                     future.set_result(reply)
         except (QueueError, IndexError) as error:
@@ -225,7 +226,7 @@ class Wire(asyncio.Protocol):
                 future.exception()  # its caller may be gone: don't report it as never retrieved
 
 
-_DELIVERIES = (b"message", b"subscribe", b"unsubscribe", b"smessage")
+_DELIVERIES = (b"smessage", b"ssubscribe", b"sunsubscribe", b"message", b"subscribe", b"unsubscribe")
 
 
 def _is_delivery(reply: Any) -> bool:

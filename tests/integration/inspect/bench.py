@@ -158,10 +158,10 @@ class Bench:
         client = redis.Redis(connection_pool=self.broker._pool())
         words: list[str] = []
         with client.pubsub(ignore_subscribe_messages=True) as ear:
-            ear.subscribe(self.keys.bell)
+            ear.ssubscribe(self.keys.bell)
             ear.get_message(timeout=given(5))  # the confirmation
             yield words
-            client.publish(self.keys.bell, "end")
+            client.spublish(self.keys.bell, "end")
             while True:
                 heard = ear.get_message(timeout=given(5))
                 if heard is None:

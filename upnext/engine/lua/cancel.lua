@@ -41,7 +41,7 @@ end
 local pending = redis.pcall('XPENDING', stream, 'w', entry, entry, 1)
 if not pending.err and #pending > 0 then
   redis.call('HSET', KEYS[5], job, string.format('%.0f', now))
-  redis.call('PUBLISH', ARGV[8], 'c' .. job)
+  redis.call('SPUBLISH', ARGV[8], 'c' .. job)
   return 2
 end
 redis.call('XDEL', stream, entry)

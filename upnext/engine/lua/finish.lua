@@ -170,7 +170,7 @@ for task, count in pairs(counts) do
   end
   redis.call('HINCRBY', KEYS[8], task, total)
   if redis.call('HEXISTS', KEYS[10], task) == 1 then
-    redis.call('PUBLISH', bell, 't' .. task)
+    redis.call('SPUBLISH', bell, 't' .. task)
   end
 end
 if #ends > 0 then

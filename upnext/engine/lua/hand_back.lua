@@ -49,6 +49,6 @@ for at = 6 + pairs_count, #ARGV, 2 do
   end
 end
 if moved > 0 then
-  redis.call('PUBLISH', ARGV[2], 'b')
+  redis.call('SPUBLISH', ARGV[2], 'b')
 end
 return count

@@ -14,5 +14,5 @@ if tonumber(ARGV[4]) > 0 then
 else
   redis.call('HDEL', KEYS[3], field)
 end
-redis.call('PUBLISH', ARGV[5], 't' .. ARGV[3])
+redis.call('SPUBLISH', ARGV[5], 't' .. ARGV[3])
 return 1

@@ -8,5 +8,5 @@ if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then
   return -1
 end
 local changed = redis.call('SADD', KEYS[1], ARGV[1])
-redis.call('PUBLISH', ARGV[2], 'p')
+redis.call('SPUBLISH', ARGV[2], 'p')
 return changed

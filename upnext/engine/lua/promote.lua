@@ -26,7 +26,7 @@ for _, job in ipairs(due) do
 end
 for task, _ in pairs(rung) do
   if redis.call('HEXISTS', KEYS[5], task) == 1 then
-    redis.call('PUBLISH', ARGV[3], 't' .. task)
+    redis.call('SPUBLISH', ARGV[3], 't' .. task)
   end
 end
 local head = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]

@@ -49,7 +49,7 @@ for position = 1, tasks do
   local base = 12 + 4 * (position - 1)
   local definition
   if redis.call('HDEL', KEYS[12], task .. '\n' .. consumer) == 1 then
-    redis.call('PUBLISH', ARGV[11], 't' .. task)
+    redis.call('SPUBLISH', ARGV[11], 't' .. task)
   end
   for number = 1, 4 do
     local stream = KEYS[base + number]
@@ -125,7 +125,7 @@ for position = 1, tasks do
   end
 end
 if moved > 0 then
-  redis.call('PUBLISH', ARGV[11], 'b')
+  redis.call('SPUBLISH', ARGV[11], 'b')
 end
 
 local left = 0

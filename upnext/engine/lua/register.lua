@@ -91,6 +91,6 @@ if consumer ~= '' then
   redis.call('ZADD', KEYS[6], string.format('%.0f', now + tonumber(ARGV[5])), consumer)
 end
 if changed then
-  redis.call('PUBLISH', ARGV[11], 'p')
+  redis.call('SPUBLISH', ARGV[11], 'p')
 end
 return {redis.call('GET', KEYS[1]), now}

@@ -8,5 +8,5 @@ local changed = redis.call('SREM', KEYS[1], ARGV[1])
 if changed == 0 and redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then
   return -1
 end
-redis.call('PUBLISH', ARGV[2], 'p')
+redis.call('SPUBLISH', ARGV[2], 'p')
 return changed

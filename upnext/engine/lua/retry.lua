@@ -39,11 +39,11 @@ for at = 3 + streams, #ARGV, 6 do
   done[#done + 1] = answer
 end
 if ring then
-  redis.call('PUBLISH', ARGV[2], 'd')
+  redis.call('SPUBLISH', ARGV[2], 'd')
 end
 for task, _ in pairs(freed) do
   if redis.call('HEXISTS', KEYS[7], task) == 1 then
-    redis.call('PUBLISH', ARGV[2], 't' .. task)
+    redis.call('SPUBLISH', ARGV[2], 't' .. task)
   end
 end
 return done

@@ -23,7 +23,7 @@ for at = 4, #ARGV do
     redis.call('ZREM', KEYS[1], job)
     redis.call('DEL', ARGV[2] .. job)
     if redis.call('HEXISTS', KEYS[4], task) == 1 then
-      redis.call('PUBLISH', ARGV[3], 't' .. task)
+      redis.call('SPUBLISH', ARGV[3], 't' .. task)
     end
   end
 end

@@ -55,7 +55,7 @@ for index, task in ipairs(handlers) do
       redis.call('SET', ARGV[9] .. task, holder, 'PX', ARGV[10])
     end
     if limits[index] then
-      redis.call('PUBLISH', ARGV[3], 't' .. task)
+      redis.call('SPUBLISH', ARGV[3], 't' .. task)
     end
   end
   reply[#reply + 1] = task

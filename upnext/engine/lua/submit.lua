@@ -81,6 +81,6 @@ for index = 1, streams do
   end
 end
 for _, word in pairs(rung) do
-  redis.call('PUBLISH', bell, word)
+  redis.call('SPUBLISH', bell, word)
 end
 return ids

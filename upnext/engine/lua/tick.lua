@@ -31,6 +31,6 @@ end
 redis.call('HSET', KEYS[7], ARGV[3], ARGV[4])
 local id = redis.call('XADD', KEYS[6], '*', 'p1', ARGV[5], 'm', ARGV[6])
 if redis.call('HEXISTS', KEYS[5], ARGV[3]) == 1 then
-  redis.call('PUBLISH', ARGV[7], 't' .. ARGV[3])
+  redis.call('SPUBLISH', ARGV[7], 't' .. ARGV[3])
 end
 return {1, id}

@@ -21,14 +21,14 @@ local function end_job(keys, now, job, outcome, ttl_ms, meta, dead_packed, moved
     redis.call('HDEL', keys.where, job)
   end
   if meta.w then
-    redis.call('PUBLISH', keys.reply .. meta.w, job .. '\n' .. outcome)
+    redis.call('SPUBLISH', keys.reply .. meta.w, job .. '\n' .. outcome)
   end
   if keys.have_waiters then
     local channels = redis.call('HGET', keys.waiters, job)
     if channels then
       redis.call('HDEL', keys.waiters, job)
       for channel in string.gmatch(channels, '%S+') do
-        redis.call('PUBLISH', keys.reply .. channel, job .. '\n' .. outcome)
+        redis.call('SPUBLISH', keys.reply .. channel, job .. '\n' .. outcome)
       end
     end
   end
