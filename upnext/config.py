@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from upnext.core import naming
 from upnext.errors import NoBrokerError, UsageError
 
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
@@ -196,6 +197,14 @@ def namespace(flag: str | None, env: Mapping[str, str]) -> str:
     if not _NAMESPACE.match(said):
         raise UsageError(f"namespace {said!r}: use 1 to 100 characters without spaces, control characters or braces")
     return said
+
+
+def service_name(flag: str | None, env: Mapping[str, str]) -> str | None:
+    """--service-name > UPNEXT_SERVICE; None: it follows from the file. Raises UsageError for a name that can't be used."""
+    for source, said in (("--service-name", flag), ("UPNEXT_SERVICE", _given(env, "UPNEXT_SERVICE"))):
+        if said:
+            return naming.checked_service_name(said, source)
+    return None
 
 
 # ---- a daemon's name, state and sockets

@@ -9,16 +9,18 @@ import asyncio
 import inspect
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from upnext import config
+from upnext.core.naming import ServiceName, service_name
 from upnext.core.spec import ServiceSpec
 from upnext.engine import poolproc
 from upnext.engine.local import run_service
 from upnext.errors import UsageError
-from upnext.service import LOADER, check_task_names, named_apart
+from upnext.service import LOADER, check_task_names, named_apart, vague_name_warning
 from upnext.worker import Worker
 
 if TYPE_CHECKING:
@@ -44,7 +46,8 @@ def run(*components: Worker | Api, worker_timeout: float = 30.0, api_timeout: fl
     workers = [one for one in components if isinstance(one, Worker)]
     if not workers or len(workers) < len(components):
         raise UsageError("upnext.run: expects one or more Workers")
-    service, namespace = service_of(workers, os.environ), config.namespace(None, os.environ)
+    namespace = config.namespace(None, os.environ)
+    service = service_of(workers, os.environ, main=True)
     serving = run_service(
         service, redis_url=None, namespace=namespace, install_signals=True, stop_s=max(0.0, worker_timeout)
     )
@@ -102,17 +105,35 @@ class Running:
 _AS_LONG_AS_STOP_SAYS_S = 86_400.0
 
 
-def service_of(workers: Sequence[Worker], env: Mapping[str, str]) -> ServiceSpec:
-    """The service that these workers make up, named after the first, each with the Redis URL it is to use.
+def service_of(workers: Sequence[Worker], env: Mapping[str, str], *, main: bool = False) -> ServiceSpec:
+    """The service that these workers make up, each with the Redis URL it is to use.
 
-    Raises ConflictError for two tasks of one name, NoBrokerError when no URL is known.
+    It is named by UPNEXT_SERVICE, else after its file: the script that runs (`main`), or the one that declares its first task.
+    Raises ConflictError for two tasks of one name, NoBrokerError when no URL is known, UsageError for a name that can't be used.
     """
     specs = named_apart(workers)
     check_task_names(specs)
     specs = tuple(replace(spec, redis_url=config.redis_url(None, env, spec.redis_url).url) for spec in specs)
     functions = [task.function for spec in specs for task in spec.tasks.values()]
     path = _source(functions[0]) if functions else None
-    return ServiceSpec(name=specs[0].name, workers=specs, path=path, loader=LOADER)
+    file, module = _main_file() if main else (path, functions[0].__module__ if functions else None)
+    given = config.service_name(None, env)
+    if given is not None:
+        named = ServiceName(given)
+    elif file is None and module in (None, "__main__"):
+        named = ServiceName(specs[0].name)
+    else:
+        named = service_name(file and os.path.abspath(file), module)
+    for line in vague_name_warning(named, file):
+        _log.warning("%s", line)
+    return ServiceSpec(name=named.name, workers=specs, path=path, loader=LOADER, file=file)
+
+
+def _main_file() -> tuple[str | None, str | None]:
+    """The script that runs, and its dotted name where it was started as a module (`python -m`)."""
+    script = sys.modules["__main__"]
+    spec = getattr(script, "__spec__", None)
+    return getattr(script, "__file__", None), spec.name.removesuffix(".__main__") if spec is not None else None
 
 
 def _source(function: Callable[..., Any]) -> str | None:

@@ -21,6 +21,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from upnext.core.binding import Signature
+from upnext.core.naming import ServiceName, service_name
 from upnext.core.spec import ServiceSpec, WorkerSpec
 from upnext.errors import ConflictError, ServiceError, UpNextError
 from upnext.worker import Worker
@@ -31,11 +32,15 @@ LOADER = "upnext.service:load"
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A loaded service: `spec` is what to run, `workers` the objects it was made of, `module` where they were found."""
+    """A loaded service: `spec` is what to run, `workers` the objects it was made of, `module` where they were found.
+
+    `warnings` are lines to show at start.
+    """
 
     spec: ServiceSpec
     workers: tuple[Worker, ...]
     module: ModuleType
+    warnings: tuple[str, ...] = ()
 
     def prepare(self) -> None:
         """Does now what the first job of each task would do: looks up annotations, makes converters. Before forking: children share it."""
@@ -45,8 +50,10 @@ class Service:
                     task.arguments.prepare()
 
 
-def load(path_or_module: str, *, only: Sequence[str] = ()) -> Service:
+def load(path_or_module: str, *, only: Sequence[str] = (), name: str | None = None) -> Service:
     """Imports a service (`service.py`, `folder/service.py` or `pkg.mod`) and collects its Workers; `only` keeps the workers of these names.
+
+    `name` is the service's; None: it follows from where the file is (`upnext.core.naming`).
 
     Raises ServiceError with one clear line: no such file or module, not Python, an error at import (its `__cause__` is that error), no
     Worker, a worker of
@@ -54,15 +61,17 @@ def load(path_or_module: str, *, only: Sequence[str] = ()) -> Service:
     """
     path = _as_path(path_or_module)
     if path is not None:
-        module, source, name = _import_file(path), str(path), path.stem
+        module, source = _import_file(path), str(path)
     else:
-        module, source, name = _import_name(path_or_module), path_or_module, path_or_module.rpartition(".")[2]
+        module, source = _import_name(path_or_module), path_or_module
+    file = _as_given(path_or_module) if path is not None else getattr(module, "__file__", None)
+    named = ServiceName(name) if name else service_name(file, module.__name__)
     workers = _workers_of(module)
     if not workers:
         raise ServiceError(
             f"{path_or_module}: has no Worker; a service makes one at module level: worker = upnext.Worker()"
         )
-    specs = named_apart(workers)
+    declared = specs = named_apart(workers)
     if only:
         names = [spec.name for spec in specs]
         for unknown in (one for one in only if one not in names):
@@ -73,7 +82,19 @@ def load(path_or_module: str, *, only: Sequence[str] = ()) -> Service:
         check_task_names(specs)
     except ConflictError as error:
         raise ConflictError(f"{path_or_module}: {error}") from None
-    return Service(ServiceSpec(name=name, workers=specs, path=source, loader=LOADER), workers, module)
+    spec = ServiceSpec(name=named.name, workers=specs, path=source, loader=LOADER, file=file, declared=declared)
+    return Service(spec, workers, module, vague_name_warning(named, file))
+
+
+def vague_name_warning(named: ServiceName, file: str | None) -> tuple[str, ...]:
+    """A line for a service that has only a common name."""
+    if not named.vague:
+        return ()
+    where = f"{file}: " if file else ""
+    cure = "name it with --service-name (UPNEXT_SERVICE)"
+    return (
+        f"{where}the service is named {named.name!r}, as others may be, which would then share its crons and tasks; {cure}",
+    )
 
 
 def named_apart(workers: Sequence[Worker]) -> tuple[WorkerSpec, ...]:
@@ -131,6 +152,12 @@ def _as_path(said: str) -> Path | None:
     if not all(part.isidentifier() for part in said.split(".")):
         raise ServiceError(f"{said!r}: is neither a file nor the name of a module")
     return None
+
+
+def _as_given(given: str) -> str:
+    """The absolute path of a service's file, symlinks not resolved: `current/worker.py` is the same service in every release."""
+    path = Path(os.path.abspath(given))
+    return str(path / "__init__.py" if path.is_dir() else path)
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -18,9 +18,9 @@ _FINE, _TOLD = 113, 114
 """What the process ends with when it came to its end, for an import may end it with any code."""
 
 
-def check(service: str, only: Sequence[str]) -> tuple[ExitCode, str | None]:
+def check(service: str, only: Sequence[str], env: Mapping[str, str]) -> tuple[ExitCode, str | None]:
     """-> the exit code, and a line where the process could not say one itself."""
-    done = subprocess.run(process.python_argv("upnextd.checking:main", service, *only), check=False)
+    done = subprocess.run(process.python_argv("upnextd.checking:main", service, *only), check=False, env=dict(env))
     if done.returncode == _FINE:
         return ExitCode.OK, None
     if done.returncode == _TOLD:
@@ -37,7 +37,7 @@ def main() -> None:
     out, err = os.dup(1), os.dup(2)
     try:
         loaded = template.load(service, only)
-        warnings = template.check_forkable()
+        warnings = [*loaded.warnings, *template.check_forkable()]
     except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
         _say(err, f"upnextd: {ImportFailure(**template.failure(error)).told(service)}")
         _end(_TOLD)
@@ -50,8 +50,8 @@ def main() -> None:
 
 
 def describe(spec: Any) -> list[str]:
-    """One line for each worker, task, cron and handler."""
-    lines: list[str] = []
+    """The service's name, and one line for each worker, task, cron and handler."""
+    lines = [f"service {spec.name}"]
     for worker in spec.workers:
         lines.append(f"worker {worker.name} (concurrency {worker.concurrency})")
         for task in worker.tasks.values():

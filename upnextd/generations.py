@@ -75,6 +75,7 @@ class Generation:
         """Execs the template, or takes over the one with these `ends`. Raises OSError."""
         self.number = number
         self.phase = Phase.IMPORTING
+        self.service_name = ""
         self.shapes: tuple[WorkerShape, ...] = ()
         self.redis_urls: tuple[str | None, ...] = ()
         self.failure: ImportFailure | None = None
@@ -188,6 +189,7 @@ class Generation:
     def _obey(self, message: dict[str, Any]) -> None:
         match message["op"]:
             case "imported":
+                self.service_name = message["name"]
                 self.shapes = tuple(
                     WorkerShape(w["name"], w["concurrency"], tuple(w["tasks"])) for w in message["workers"]
                 )
@@ -213,6 +215,7 @@ class Generation:
         return {
             "order": self._order,
             "number": self.number,
+            "service_name": self.service_name,
             "ends": ends,
             "shapes": [[shape.name, shape.concurrency, list(shape.tasks)] for shape in self.shapes],
             "redis_urls": self.redis_urls,
@@ -251,6 +254,7 @@ class Generation:
             preload=order["preload"],
             ends=(pid, pidfd, control, output),
         )
+        generation.service_name = said.get("service_name", "")
         generation.shapes = tuple(WorkerShape(name, most, tuple(tasks)) for name, most, tasks in said["shapes"])
         generation.redis_urls = tuple(said["redis_urls"])
         generation.started_at = said["started_at"]

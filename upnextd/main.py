@@ -23,7 +23,7 @@ from upnextd.control import ControlServer, SocketInUseError
 from upnextd.logs import Log, Sink
 from upnextd.notify import Notifier
 from upnextd.plan import Mode
-from upnextd.settings import Flags, Settings, build
+from upnextd.settings import Flags, Settings, build, child_env
 from upnextd.supervisor import Supervisor
 from upnextd.upgrading import OUR_SIGNALS, Inherited, Upgrades
 
@@ -47,6 +47,7 @@ def _option(name: str, *args: Any, **kwargs: Any) -> Any:
 @_option("--workers", type=int, metavar="N", help="Worker processes. [default: usable CPUs]")
 @_option("--only", multiple=True, metavar="NAME", help="Only these Workers of the service; may be repeated.")
 @_option("--name", metavar="NAME", help="Name of this daemon. [default: the file's stem]")
+@_option("--service-name", metavar="NAME", help="Name of the service in Redis (UPNEXT_SERVICE). [default: its file's]")
 @_option("--redis-url", metavar="URL", help="Redis or Valkey; without any, an embedded one is started.")
 @_option("--namespace", metavar="NAME", help="Namespace of the queue. [default: default]")
 @_option("--socket", metavar="PATH", help="Control socket.")
@@ -85,10 +86,11 @@ def start(service: str, **flags: Any) -> None:
 @cli.command()
 @click.argument("service")
 @_option("--only", multiple=True, metavar="NAME", help="Only these Workers of the service; may be repeated.")
-def check(service: str, only: tuple[str, ...]) -> None:
+@_option("--service-name", metavar="NAME", help="Name of the service in Redis (UPNEXT_SERVICE). [default: its file's]")
+def check(service: str, only: tuple[str, ...], service_name: str | None) -> None:
     """Import SERVICE in a throw-away process and print what it declares."""
     names = [name for part in only for name in part.split(",") if name]
-    code, line = checking.check(service, names)
+    code, line = checking.check(service, names, child_env(os.environ, service_name))
     if line is not None:
         _die(code, line)
     sys.exit(code)

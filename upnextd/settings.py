@@ -40,6 +40,7 @@ class Flags:
     metrics: str | None = None
     log_format: str = "text"
     log_file: str | None = None
+    service_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Settings:
     log_format: str
     log_file: Path | None
     child_env: Mapping[str, str]
-    """The environment that the service gets: ours, less what systemd meant for us alone."""
+    """The environment that the service gets: see `child_env`."""
 
 
 def build(flags: Flags, env: Mapping[str, str]) -> Settings:
@@ -111,8 +112,18 @@ def build(flags: Flags, env: Mapping[str, str]) -> Settings:
         start_timeout_s=_seconds(env, "UPNEXTD_START_TIMEOUT_S", 60.0),
         log_format=flags.log_format,
         log_file=Path(flags.log_file).absolute() if flags.log_file else None,
-        child_env={key: value for key, value in env.items() if not key.startswith(_PRIVATE_VARIABLES)},
+        child_env=child_env(env, flags.service_name),
     )
+
+
+def child_env(env: Mapping[str, str], service_name: str | None) -> dict[str, str]:
+    """The environment of all that imports the service: ours, less what systemd meant for us alone; UPNEXT_SERVICE names the service.
+
+    Raises UsageError for a name that can't be used.
+    """
+    kept = {key: value for key, value in env.items() if not key.startswith(_PRIVATE_VARIABLES)}
+    name = config.service_name(service_name, env)
+    return kept if name is None else {**kept, "UPNEXT_SERVICE": name}
 
 
 def _check_text(flags: Flags) -> None:

@@ -36,6 +36,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "pid": os.getpid(),
         "name": supervisor.settings.name,
         "service": supervisor.settings.service,
+        "service_name": _service_name(supervisor),
         "namespace": supervisor.settings.namespace,
         "mode": supervisor.mode(),
         "generation": desired.generation,
@@ -49,6 +50,12 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
             "connected": said.connected,
         },
     }
+
+
+def _service_name(supervisor: Supervisor) -> str | None:
+    """The name that the service has in Redis; None until it was imported."""
+    generation = supervisor.generations.get(supervisor.desired.generation)
+    return (generation.service_name or None) if generation is not None else None
 
 
 def _order(station: Station) -> tuple[str, int, int]:

@@ -66,7 +66,7 @@ def main() -> None:
     faulthandler.register(signal.SIGUSR2, sys.stderr, all_threads=True, chain=False)
     try:
         service = load(order.service, order.only)
-        warnings = check_forkable() if order.preload else []
+        warnings = [*service.warnings, *(check_forkable() if order.preload else [])]
     except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
         flush()
         _tell(control, op="failed", **failure(error))
@@ -91,7 +91,8 @@ def main() -> None:
 
 def load(service: str, only: Sequence[str]) -> Any:
     """Import the service and whatever children need, so that they share it."""
-    loaded = importlib.import_module("upnext.service").load(service, only=only)
+    name = importlib.import_module("upnext.config").service_name(None, os.environ)
+    loaded = importlib.import_module("upnext.service").load(service, only=only, name=name)
     loaded.prepare()
     for shared in _SHARED_MODULES:
         importlib.import_module(shared)

@@ -28,11 +28,21 @@ LIFELINE = "UPNEXT_RUN_LIFELINE"
 @click.command()
 @click.argument("services", metavar="SERVICE...", nargs=-1, required=True)
 @click.option("--only", "-o", multiple=True, metavar="NAME", help="Only the workers of this name; may be repeated.")
+@click.option(
+    "--service-name", metavar="NAME", help="Name of the service in Redis (UPNEXT_SERVICE; default: its file's)."
+)
 @click.option("--reload", is_flag=True, help="Start again when a Python file beside the services changes.")
 @click.option("--verbose", "-v", is_flag=True, help="Log more.")
 @queue_options
 @click.pass_context
-def run(ctx: click.Context, services: tuple[str, ...], only: tuple[str, ...], reload: bool, verbose: bool) -> None:
+def run(
+    ctx: click.Context,
+    services: tuple[str, ...],
+    only: tuple[str, ...],
+    service_name: str | None,
+    reload: bool,
+    verbose: bool,
+) -> None:
     """Run services (files, or modules as pkg.mod) in this process until Ctrl-C."""
     if reload and LIFELINE not in os.environ:
         from upnext.cli.reloading import keep_running
@@ -44,16 +54,23 @@ def run(ctx: click.Context, services: tuple[str, ...], only: tuple[str, ...], re
     from upnext import config
 
     namespace = config.namespace(flags().namespace, os.environ)
-    ctx.exit(_run([_reachable(spec) for spec in _load(services, only)], namespace))
+    name = config.service_name(service_name, os.environ)
+    ctx.exit(_run([_reachable(spec) for spec in _load(services, only, name)], namespace))
 
 
-def _load(services: Sequence[str], only: Sequence[str]) -> list[ServiceSpec]:
-    """Raises ServiceError; with `only`, for a name that is in none of the services."""
-    from upnext.errors import ServiceError
+def _load(services: Sequence[str], only: Sequence[str], name: str | None) -> list[ServiceSpec]:
+    """Raises ServiceError; with `only`, for a name that is in none of the services. UsageError for one name of several services."""
+    from upnext.errors import ServiceError, UsageError
     from upnext.service import load
 
-    services_loaded = [load(service) for service in services]
+    if name is not None and len(services) > 1:
+        raise UsageError(
+            f"--service-name (UPNEXT_SERVICE) {name!r}: names one service; run each in a process of its own"
+        )
+    services_loaded = [load(service, name=name) for service in services]
     for service in services_loaded:
+        for line in service.warnings:
+            click.echo(f"upnext: warning: {line}", err=True)
         service.prepare()
     loaded = [service.spec for service in services_loaded]
     if not only:
@@ -61,7 +78,10 @@ def _load(services: Sequence[str], only: Sequence[str]) -> list[ServiceSpec]:
     names = [worker.name for spec in loaded for worker in spec.workers]
     for unknown in (name for name in only if name not in names):
         raise ServiceError(f"no worker is named {unknown!r}; there are: {', '.join(names)}")
-    kept = [replace(spec, workers=tuple(worker for worker in spec.workers if worker.name in only)) for spec in loaded]
+    kept = [
+        replace(spec, workers=tuple(worker for worker in spec.workers if worker.name in only), declared=spec.workers)
+        for spec in loaded
+    ]
     return [spec for spec in kept if spec.workers]
 
 

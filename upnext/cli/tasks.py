@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -56,8 +57,10 @@ def _registered() -> list[dict[str, Any]]:
 
 
 def _declared(services: Sequence[str]) -> list[dict[str, Any]]:
+    from upnext import config
     from upnext.service import load
 
+    name = config.service_name(None, os.environ)
     return [
         {
             "task": task.name,
@@ -66,7 +69,7 @@ def _declared(services: Sequence[str]) -> list[dict[str, Any]]:
             "event": task.event,
             "signature": task.arguments.describe(),
         }
-        for spec in (load(service).spec for service in services)
+        for spec in (load(service, name=name).spec for service in services)
         for worker in spec.workers
         for task in worker.tasks.values()
     ]

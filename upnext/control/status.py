@@ -63,6 +63,7 @@ class Status(TypedDict):
     pid: int
     name: str
     service: str
+    service_name: str | None
     namespace: str
     mode: Mode
     generation: int

@@ -152,12 +152,26 @@ class WorkerSpec:
 
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
-    """A service: the workers of one file or module. `name` is the daemon's NAME; `path` its source, to re-import it in pool processes.
+    """A service: the workers of one file or module.
 
+    `name` is the service's own (not the daemon's); `path` its source, to re-import it in pool processes; `file` where that is, to show.
     `loader` (`module:function`) is what imports it there: called with `path`, it returns something whose `.spec` is a ServiceSpec.
+    `declared` holds all workers of the module, `workers` those of them that run here (`--only`); empty: the same.
     """
 
     name: str
     workers: tuple[WorkerSpec, ...]
     path: str | None = None
     loader: str | None = None
+    file: str | None = None
+    declared: tuple[WorkerSpec, ...] = ()
+
+    @property
+    def served_tasks(self) -> tuple[TaskSpec, ...]:
+        """What runs here."""
+        return tuple(task for worker in self.workers for task in worker.tasks.values())
+
+    @property
+    def declared_tasks(self) -> tuple[TaskSpec, ...]:
+        """All that the module declares."""
+        return tuple(task for worker in self.declared or self.workers for task in worker.tasks.values())

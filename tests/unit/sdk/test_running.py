@@ -77,7 +77,7 @@ async def test_start_and_stop(runtime: StandInRuntime) -> None:
     await worker.stop()
     assert runtime.phases == ["serving", "draining", "drained"]
     ((service, options),) = runtime.calls
-    assert (service.name, [spec.name for spec in service.workers], service.path) == ("shop", ["shop"], __file__)
+    assert (service.name, [spec.name for spec in service.workers], service.path) == (__name__, ["shop"], __file__)
     assert (options["namespace"], options["install_signals"]) == ("shop", False)
     await worker.start()
     await worker.stop()

@@ -69,7 +69,7 @@ def test_a_file_in_a_package_is_imported_as_pkg_mod(write: Write, tmp_path: Path
     write("pkg_t2/prices.py", "TEA = 4\n")
     file = write("pkg_t2/deep/shop.py", SHOP + "from ..prices import TEA\nassert __name__ == 'pkg_t2.deep.shop'\n")
     loaded = service.load(str(file))
-    assert loaded.spec.name == "shop"
+    assert loaded.spec.name == "pkg_t2.deep.shop"
     assert sys.modules["pkg_t2.deep"].shop is loaded.module
     assert sys.path[0] == str(tmp_path)
     assert str(file.parent) not in sys.path
@@ -82,7 +82,7 @@ def test_a_module_is_found_from_the_working_directory(
     write("pkg_t3/shop.py", SHOP)
     monkeypatch.chdir(tmp_path)
     loaded = service.load("pkg_t3.shop")
-    assert (loaded.spec.name, loaded.spec.path) == ("shop", "pkg_t3.shop")
+    assert (loaded.spec.name, loaded.spec.path) == ("pkg_t3.shop", "pkg_t3.shop")
     assert loaded.workers[0].name == "shop"
 
 
