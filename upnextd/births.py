@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from upnextd.children import Child
 from upnextd.generations import Phase
 from upnextd.plan import Mode, Role
-from upnextd.slots import Event
+from upnextd.slots import Event, State
 from upnextd.stations import SlotHistory, Station
 
 if TYPE_CHECKING:
@@ -87,18 +88,20 @@ class Births:
     def forked(self, token: int, pid: int) -> None:
         """A template reports a pid."""
         station = self._supervisor.station_of(token)
-        if station is None or station.child is None:
-            # Nobody waits for it any more. It is our child, unreaped: the pid can't be another's.
-            os.kill(pid, signal.SIGKILL)
+        if station is None or station.child is None or station.life.state is State.EXITED:
+            # It comes too late: its slot has given it up. Its channel is closed, which ends it, too.
+            _kill(pid)
             return
         station.child.pid = pid
         self._supervisor.post(station, Event.FORKED)
 
     def fork_failed(self, token: int, error: str) -> None:
         station = self._supervisor.station_of(token)
-        if station is not None:
-            self._supervisor.log.fault(f"{station.slot}: can't fork: {error}")
-            self._supervisor.post(station, Event.FORK_FAILED)
+        if station is None or station.child is None or station.child.pid is not None:
+            # A process that was killed right after it had reported the pid has not failed to fork.
+            return
+        self._supervisor.log.fault(f"{station.slot}: can't fork: {error}")
+        self._supervisor.post(station, Event.FORK_FAILED)
 
     def watch(self, child: Child) -> None:
         """Its end posts GONE."""
@@ -106,13 +109,15 @@ class Births:
         supervisor = self._supervisor
         try:
             child.watch(child.pid, self._gone)
+        except ProcessLookupError:
+            # It ended, and was reaped with the orphans, before its pid was known here.
+            supervisor.loop.call_soon(self._gone_unwatched, child)
+            return
         except OSError as error:
             supervisor.log.fault(f"{child.slot}: can't watch pid {child.pid}: {error.strerror or error}")
-            os.kill(child.pid, signal.SIGKILL)
+            _kill(child.pid)
             child.pid = None
-            station = supervisor.station_of(child.token)
-            if station is not None:
-                supervisor.loop.call_soon(supervisor.post, station, Event.GONE)
+            supervisor.loop.call_soon(self._gone_unwatched, child)
             return
         supervisor.on_event("child_started", {"slot": child.slot, "pid": child.pid, "generation": child.generation})
 
@@ -122,6 +127,15 @@ class Births:
 
     def _gone(self, child: Child) -> None:
         child.unwatch()
+        self._gone_unwatched(child)
+
+    def _gone_unwatched(self, child: Child) -> None:
         station = self._supervisor.station_of(child.token)
         if station is not None:
             self._supervisor.post(station, Event.GONE)
+
+
+def _kill(pid: int) -> None:
+    """SIGKILL to a child that isn't reaped; one that is gone already is no error."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

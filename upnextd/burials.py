@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 _SESSION_POLL_S = 0.002
 _SESSION_POLLS = 500
 _NO_DESCRIPTOR_S = 0.25
+_ADOPTION_S = 5.0
+"""How long a dead child is waited for that isn't ours yet."""
+_ADOPTION_FIRST_POLL_S = 0.0005
+_ADOPTION_LONGEST_POLL_S = 0.05
 
 
 class Burials:
@@ -60,7 +64,8 @@ class Burials:
             asked=child.asked,
             ran_job=child.page.ran_job,
             ready_for_s=None if child.ready_at is None else now - child.ready_at,
-            blameless=status is None
+            # Without a pid there never was a process.
+            blameless=child.pid is None
             or (child.boot_failure is not None and child.boot_failure[0] == ExitCode.UNAVAILABLE),
         )
         child.close(writers_gone=True)
@@ -78,7 +83,7 @@ class Burials:
         self._judge(station, ended, failure[1] if failure is not None else death.cause)
 
     async def _lay_out(self, child: Child) -> ExitStatus | None:
-        """Hear its last words, kill its session, reap it. None: there never was a process."""
+        """Hear its last words, kill its session, reap it. None: there never was a process, or how it ended is not known."""
         child.channel.pump()
         if child.pid is None or child.pidfd < 0:
             return None
@@ -87,7 +92,24 @@ class Burials:
             if await self._kill_session(child, child.pid) == 0:
                 break
             await asyncio.sleep(_SESSION_POLL_S)
-        return process.reap(child.pidfd)
+        return await self._reap(child)
+
+    async def _reap(self, child: Child) -> ExitStatus | None:
+        """Its exit status. Only a parent gets it, and that we become when the process that forked it has ended: it may die before.
+
+        None: it was reaped with the orphans, or its parent hangs; then it will be reaped with the orphans.
+        """
+        loop = self._supervisor.loop
+        deadline = loop.time() + _ADOPTION_S
+        poll_s = _ADOPTION_FIRST_POLL_S
+        while True:
+            try:
+                return process.reap(child.pidfd)
+            except ChildProcessError:
+                if process.is_reaped(child.pidfd) or loop.time() > deadline:
+                    return None
+            await asyncio.sleep(poll_s)
+            poll_s = min(poll_s * 2, _ADOPTION_LONGEST_POLL_S)
 
     async def _kill_session(self, child: Child, session: int) -> int:
         """-> how many of it lived. Its members are found by reading /proc: without a free descriptor, that waits for one."""

@@ -160,6 +160,17 @@ def reap(pidfd: int) -> ExitStatus | None:
     return ExitStatus(None, _signal_name(info.si_status))
 
 
+def is_reaped(pidfd: int) -> bool:
+    """Whether a process has ended and its exit status was taken; not so for a zombie, whoever's child it is."""
+    try:
+        signal.pidfd_send_signal(pidfd, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
 def reap_strangers(ours: set[int]) -> int:
     """Reap ended children that nobody here knows: orphans that we adopted. Returns how many; stops at the first of `ours`."""
     reaped = 0
