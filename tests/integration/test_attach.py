@@ -1,25 +1,34 @@
-"""attach: tells on which connection a consumer fetches by now."""
+"""attach: records the connection that a consumer reads on."""
 
 from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.integration.workbench import CONSUMER, Workbench, task
 from upnext.engine.calls import keeping
+from upnext.engine.replies import ReapedError
 
 
 def test_the_record_gets_the_new_connection(work: Workbench) -> None:
     work.register(task("ship"))
     before = json.loads(work.hash(work.keys.consumers)[CONSUMER])
-    assert work.broker.run(keeping.attach(work.keys, work.epoch, CONSUMER, 4711)) is True
-    assert work.broker.run(keeping.attach(work.keys, work.epoch, CONSUMER, 4712)) is True
+    assert work.broker.run(keeping.attach(work.keys, work.epoch, CONSUMER, 4711)) == 1
+    assert work.broker.run(keeping.attach(work.keys, work.epoch, CONSUMER, 4712)) == 1
     assert json.loads(work.hash(work.keys.consumers)[CONSUMER]) == {**before, "client_id": 4712}
 
 
-def test_a_consumer_that_nobody_knows_gets_no_record(work: Workbench) -> None:
+@pytest.mark.parametrize("gone", ["record", "lease"])
+def test_a_consumer_that_was_reaped_is_refused(work: Workbench, gone: str) -> None:
     work.register(task("ship"))
+    if gone == "record":
+        work.broker.command("HDEL", work.keys.consumers, CONSUMER)
+    else:
+        work.broker.command("ZREM", work.keys.leases, CONSUMER)
     before = work.everything()
-    assert work.broker.run(keeping.attach(work.keys, work.epoch, "nobody", 4711)) is False
+    with pytest.raises(ReapedError):
+        work.broker.run(keeping.attach(work.keys, work.epoch, CONSUMER, 4711))
     assert work.everything() == before
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -12,9 +12,10 @@ from tests.support.fleet import Fleet, Life, task
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import PATIENCE
+from upnext.core.keys import GROUP
 from upnext.core.outcome import JobStatus
 from upnext.core.spec import CronSpec, MissedRunPolicy, TaskSpec
-from upnext.engine import cronwork, reaper, runtime, scheduler
+from upnext.engine import consumer_sweep, cronwork, reaper, runtime, scheduler
 from upnext.engine.attempt import CURRENT
 
 LEASE_S = 2.0
@@ -142,6 +143,95 @@ async def test_the_read_of_a_host_that_went_silent_is_cut_and_never_fed(server: 
             for _ in range(10):
                 assert await fleet.value(await fleet.submit("echo"), 3) == 1
             assert len(survivor.board.starts) == 10
+
+
+def _reads_directly(requests: bytes) -> bool:
+    return b"\r\nXREADGROUP\r\n" in requests and b"BLOCK" not in requests  # the text of a script has the word, too
+
+
+@pytest.mark.usefixtures("short_leases")
+async def test_a_read_that_arrives_after_its_consumer_was_reaped_takes_nothing(server: Server, namespace: str) -> None:
+    """On its way when the network goes, delivered when the network is back: nothing may be given to a consumer that is gone."""
+    jobs = 5_000
+    with Proxy(server) as path:
+        async with Fleet(server.url, namespace) as fleet:
+            await fleet.scheduler("d2")
+            await fleet.submit_many("echo", jobs)
+            path.hold_when = _reads_directly
+            gone = await fleet.worker(task(echo), daemon="d1", url=path.url, concurrency=20, wait=False)
+            await fleet.until(lambda: path.holds, what="a backlog to be read without the script")
+            first = gone.consumer
+
+            async def removed() -> bool:
+                return not await fleet.command("HEXISTS", fleet.keys.consumers, first)
+
+            await fleet.until(removed)
+            path.release()
+            await fleet.until(lambda: gone.consumer != first, what="the worker to register anew")
+            assert await consumers(fleet, "echo") <= set(await records(fleet))
+
+            async def all_done() -> bool:
+                return (await fleet.stats()).get("echo:done", 0) == jobs
+
+            await fleet.until(all_done, 15)
+            assert await fleet.leaks() == []
+
+
+async def consumers(fleet: Fleet, name: str) -> set[str]:
+    """All that have a place in a group of this task."""
+    found: set[str] = set()
+    for stream in fleet.keys.streams(name):
+        found |= {
+            dict(zip(one[::2], one[1::2], strict=True))[b"name"].decode() for one in await _members(fleet, stream)
+        }
+    return found
+
+
+async def _members(fleet: Fleet, stream: str) -> list[list[Any]]:
+    return await fleet.command("XINFO", "CONSUMERS", stream, GROUP)
+
+
+async def records(fleet: Fleet) -> list[str]:
+    return [name.decode() for name in await fleet.command("HKEYS", fleet.keys.consumers)]
+
+
+@pytest.mark.usefixtures("short_leases")
+@pytest.mark.parametrize("kept", ["nothing", "record", "lease", "grave"])
+async def test_what_a_consumer_holds_whose_traces_are_incomplete_runs_elsewhere(
+    redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    """A late read, a data set that went back in time, a command that arrived after the removal: each leaves another part behind."""
+    monkeypatch.setattr(consumer_sweep, "SWEEP_S", 0.2)
+    async with Fleet(redis_url, namespace) as fleet:
+        life = await fleet.worker(task(echo))
+        stream = fleet.keys.stream("echo", "n")
+        life.runtime.pause()
+        await life.runtime._fetcher.quiet()
+        job_id = await fleet.submit("echo")
+        await fleet.command("XREADGROUP", "GROUP", GROUP, "late", "COUNT", 1, "STREAMS", stream, ">")
+        match kept:
+            case "record":
+                record = await fleet.command("HGET", fleet.keys.consumers, life.consumer)
+                await fleet.command("HSET", fleet.keys.consumers, "late", record)
+            case "lease":
+                await fleet.command("ZADD", fleet.keys.leases, 1, "late")
+            case "grave":
+                await fleet.command("ZADD", fleet.keys.graves, 1, "late")
+            case _:
+                pass
+        life.runtime.resume()
+        await fleet.scheduler("d1")
+        assert await fleet.value(job_id, 10) == 1
+        assert len(life.board.starts) == 1
+
+        async def forgotten() -> bool:
+            left = await consumers(fleet, "echo") | set(await records(fleet))
+            for key in (fleet.keys.leases, fleet.keys.graves):
+                left |= {name.decode() for name in await fleet.command("ZRANGE", key, 0, -1)}
+            return left == {life.consumer}
+
+        await fleet.until(forgotten, 10, "nothing to be left of it")
+        assert await fleet.leaks() == []
 
 
 @pytest.mark.usefixtures("short_leases")

@@ -232,6 +232,9 @@ class Fleet:
         """`of` are fields of the Submission."""
         return await self.broker.submit(Submission(name, orjson.dumps(arguments), **(of or {})))
 
+    async def submit_many(self, name: str, count: int) -> list[str]:
+        return await self.broker.submit_many([Submission(name, b"{}")] * count)
+
     async def run(
         self, name: str, /, *, timeout_s: float = 8.0, of: dict[str, Any] | None = None, **arguments: Any
     ) -> Outcome:

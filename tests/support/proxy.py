@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import warnings
+from collections.abc import Callable
 from typing import Self
 
 from tests.support.servers import Server
@@ -21,12 +22,17 @@ class Proxy:
         self._thread = threading.Thread(target=self._main, name="test-proxy", daemon=True)
         self._up = threading.Event()
         self._stop = asyncio.Event()
+        self._released = asyncio.Event()
+        self._released.set()
         self._open: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
         self.passes_requests = True
         self.passes_replies = True
         self.accepts = True
+        self.hold_when: Callable[[bytes], bool] | None = None
+        """Once a piece of requests answers to this, it and all requests after it wait here, until `release`; nothing is lost."""
+        self.holds = False
         self.connections = 0
         """How many were made so far."""
         self.swallowed_bytes = 0
@@ -59,6 +65,12 @@ class Proxy:
         """Resets all connections, and new ones at once."""
         self.accepts = False
         self.cut()
+
+    def release(self) -> None:
+        """What was held goes on, in its order."""
+        self.hold_when = None
+        self.holds = False
+        self._loop.call_soon_threadsafe(self._released.set)
 
     def mend(self) -> None:
         self.passes_requests = self.passes_replies = self.accepts = True
@@ -132,8 +144,16 @@ class Proxy:
                     self._writers.discard(end)
                     end.transport.abort()
 
+    async def _hold(self, data: bytes) -> None:
+        if self.hold_when is not None and self.hold_when(data):
+            self.holds = True
+            self._released.clear()
+        await self._released.wait()
+
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, requests: bool) -> None:
         while data := await reader.read(65536):
+            if requests:
+                await self._hold(data)
             if self.passes_requests if requests else self.passes_replies:
                 if requests:
                     self.requested_bytes += len(data)

@@ -93,6 +93,8 @@ class Fetcher:
         self._maybe_again: set[tuple[str, str, bytes]] = set()
         self._left_alone: set[tuple[str, str, bytes]] = set()
         self.client_id: int = 0
+        """The connection that reads go over, as the consumer's record has it: a reaper cuts it."""
+        self._recorded: tuple[str, int] = ("", 0)
 
     # --- signals from outside
 
@@ -132,8 +134,10 @@ class Fetcher:
         self.client_id = (await self._link.wire()).client_id
 
     async def end_read(self) -> None:
-        """After `run`: nothing is fed to this consumer any more. What its waiting read had got is the broker's to take back."""
+        """After `run`: nothing is fed to this consumer any more. What its last read had got is the broker's to take back."""
         await self._unblock()
+        if (wire := self._link.live) is not None:
+            await wire.send("PING")  # answered in order: no read is on its way behind the consumer's removal
 
     async def aclose(self) -> None:
         if self._hand_back_timer is not None:
@@ -205,8 +209,9 @@ class Fetcher:
         """As `_fetch`, in the cheapest way that overlooks nothing."""
         if self._look_for_suspects and self._idle():
             await self._unblock()
-        if self._backlog is not None and budget >= BACKLOG_JOBS and time.monotonic() - self._swept_at < SWEEP_S:
-            found = await self._read_on(self._backlog, budget)
+        reads_on = self._blocked is None and self._backlog is not None and budget >= BACKLOG_JOBS
+        if reads_on and time.monotonic() - self._swept_at < SWEEP_S:
+            found = await self._read_on(str(self._backlog), budget)
             if found:
                 return found, None
         found, wait_s = await self._fetch(budget, everywhere=self._look_everywhere and not self._executor.held)
@@ -326,7 +331,8 @@ class Fetcher:
 
     async def _read_on(self, stream: str, budget: int) -> int:
         """Reads one stream with a backlog, without the script: it would copy every payload twice. -> jobs taken"""
-        reply = await self._broker.link.command(
+        wire = await self._recorded_wire()
+        reply = await wire.send(
             "XREADGROUP", "GROUP", GROUP, self._runtime.consumer, "COUNT", budget, "STREAMS", stream, ">"
         )
         found = len(reply[0][1]) if reply else 0
@@ -339,11 +345,7 @@ class Fetcher:
 
     async def _block(self, wait_s: float | None) -> None:
         if self._blocked is None and self._streams:
-            wire = await self._link.wire()
-            if wire.client_id != self.client_id:
-                self.client_id = wire.client_id
-                await self._runtime.record_connection()
-            self._blocked_on = wire
+            wire = self._blocked_on = await self._recorded_wire()
             streams = ("STREAMS", *self._streams, *[">"] * len(self._streams))
             self._blocked = wire.send(
                 "XREADGROUP", "GROUP", GROUP, self._runtime.consumer, "COUNT", 1, "BLOCK", BLOCK_MS, *streams
@@ -354,6 +356,16 @@ class Fetcher:
             self._look = True
         if self._blocked is not None and self._blocked.done():
             self._collect()
+
+    async def _recorded_wire(self) -> Wire:
+        """The connection for reads without the script, as the consumer's record names it: a reaper cuts it, and nothing arrives late."""
+        while True:
+            wire = await self._link.wire()
+            known = (self._runtime.consumer, wire.client_id)
+            if known == self._recorded:
+                return wire
+            await self._runtime.record_connection(*known)
+            self._recorded, self.client_id = known, wire.client_id
 
     async def _wait(self, timeout_s: float | None) -> None:
         """Until kicked, the waiting read has something, or the time is over. One hop: while it takes turns, work stands still."""

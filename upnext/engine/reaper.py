@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -57,6 +57,10 @@ class _Case:
     cause: str
     detail: str = ""
     started: tuple[Started, ...] = ()
+    tasks: tuple[str, ...] = ()
+    """Where it is known to hold something, besides what its record says."""
+    cut: set[int] = field(default_factory=set[int])
+    """The connections of it that were cut."""
 
 
 class Reaper:
@@ -79,6 +83,10 @@ class Reaper:
     def left_over(self, consumer: str) -> None:
         """A consumer of this daemon's former life."""
         self._begin(_Case(consumer, False, "host", "its supervisor died"))
+
+    def unowned(self, consumer: str, tasks: Iterable[str]) -> None:
+        """It has neither lease nor grave, and yet a place in the groups of these tasks."""
+        self._begin(_Case(consumer, True, "none", "neither lease nor record", tasks=tuple(tasks)))
 
     async def aclose(self) -> None:
         for task in self._open.values():
@@ -109,12 +117,13 @@ class Reaper:
             await asyncio.sleep(max(0.0, begun + SWEEPS_S[sweep] - loop.time()))
             try:
                 record = await self._record(case.consumer)
-                if record is None:
+                if record is None:  # without one it can't be fed by us: what is left of it goes at once
+                    await self._sweep(case, case.tasks, final=True)
                     self._tell(case)
                     return
-                if sweep == 0:
-                    await self._cut(record)
-                if not await self._sweep(case, record["tasks"], final=sweep == len(SWEEPS_S) - 1):
+                await self._cut(case, record)
+                tasks = dict.fromkeys((*record["tasks"], *case.tasks))
+                if not await self._sweep(case, list(tasks), final=sweep == len(SWEEPS_S) - 1):
                     return
                 self._tell(case)
                 sweep += 1
@@ -123,7 +132,7 @@ class Reaper:
                 BrokerUnavailableError,
                 ReplyError,
             ) as error:  # an EpochError too: the scheduler is about to learn the epoch
-                log.debug("reaping %s: %s", case.consumer, error)
+                log.warning("reaping %s: %s", case.consumer, error)
                 await backoff.sleep()
 
     def _tell(self, case: _Case) -> None:
@@ -138,15 +147,20 @@ class Reaper:
         raw = await self._link.command("HGET", self._keys.consumers, consumer)
         return orjson.loads(raw) if raw else None
 
-    async def _cut(self, record: dict[str, Any]) -> None:
-        """A lost host's waiting read would be fed for ever. The id may have been given to another client since: look before."""
+    async def _cut(self, case: _Case, record: dict[str, Any]) -> None:
+        """A lost host's waiting read would be fed for ever, and one still on its way would create the consumer anew.
+
+        Until the first sweep has taken its lease it can record another connection, so each sweep looks again. The id may have been given
+        to another client since: look before.
+        """
         client_id = int(record.get("client_id") or 0)
-        if client_id:
+        if client_id and client_id not in case.cut:
+            case.cut.add(client_id)
             listed = await self._link.command("CLIENT", "LIST", "ID", client_id)
             if b"name=upnext-fetch " in listed:
                 await self._link.command("CLIENT", "KILL", "ID", client_id)
 
-    async def _sweep(self, case: _Case, tasks: list[str], *, final: bool) -> bool:
+    async def _sweep(self, case: _Case, tasks: Sequence[str], *, final: bool) -> bool:
         """-> False when it turns out to live."""
         while True:
             done = await self._link.run(

@@ -273,10 +273,9 @@ class WorkerRuntime:
             log.warning("a stream or its consumer group was removed: made anew")
             await self._register_as(self.consumer)
 
-    async def record_connection(self) -> None:
-        """The fetch connection is a new one: reapers of ours must know which to cut."""
-        if self.consumer:
-            await self._broker.run(keeping.attach(self.keys, self.epoch, self.consumer, self._fetcher.client_id))
+    async def record_connection(self, consumer: str, client_id: int) -> None:
+        """Names the connection that a reaper of `consumer` has to cut. Raises ReapedError when it has been reaped."""
+        await self._broker.run(keeping.attach(self.keys, self.epoch, consumer, client_id))
 
     def lost_registration(self, reason: str) -> None:
         """We were declared dead, or the data set is another one: a new name, and nothing of the old is ours."""

@@ -19,6 +19,7 @@ from upnext.core.spec import ServiceSpec, TaskKind, TaskSpec
 from upnext.engine import bell
 from upnext.engine.calls import keeping
 from upnext.engine.checks import check_broker
+from upnext.engine.consumer_sweep import ConsumerSweep
 from upnext.engine.cronwork import CronWork
 from upnext.engine.endpoint import parse_url
 from upnext.engine.link import Backoff, Link
@@ -80,6 +81,9 @@ class Scheduler:
         self._crons = CronWork(
             self._link, self._keys, lambda: self._epoch, self._term, self._server_ms, self._beat_now.set
         )
+        self._sweep = ConsumerSweep(
+            self._link, self._keys, lambda: self._epoch, lambda: self.leader, self._reaper.unowned
+        )
         self._alive: set[str] = set()
         self._beaten: set[str] = set()
         self._epoch = ""
@@ -121,6 +125,7 @@ class Scheduler:
                     group.create_task(self._keep_beating(), name="upnext-beat"),
                     group.create_task(self._keep_promoting(), name="upnext-promote"),
                     group.create_task(self._crons.run(), name="upnext-crons"),
+                    group.create_task(self._sweep.run(), name="upnext-consumer-sweep"),
                 ]
                 await self._stopped.wait()
                 for loop in loops:

@@ -256,9 +256,26 @@ def reap(
     )
 
 
-def attach(keys: Keys, epoch: str, consumer: str, client_id: int) -> Call[bool]:
-    """-> whether the consumer is known."""
-    return Call(script("attach"), [keys.epoch, keys.consumers], [epoch, consumer, client_id], bool)
+def attach(keys: Keys, epoch: str, consumer: str, client_id: int) -> Call[int]:
+    """Raises ReapedError for a consumer without record or lease."""
+    return Call(script("attach"), [keys.epoch, keys.consumers, keys.leases], [epoch, consumer, client_id], int)
+
+
+@dataclass(frozen=True, slots=True)
+class Unowned:
+    """What a part of a sweep over the groups found. `looked_at` is how many of the streams it came through, in their order."""
+
+    looked_at: int
+    consumers: list[tuple[int, str]]
+
+
+def unowned_consumers(keys: Keys, epoch: str, streams: Sequence[str], most: int) -> Call[Unowned]:
+    """-> consumers of the streams' groups with neither lease nor grave, as (index of the stream, consumer)."""
+
+    def parse(reply: list[Any]) -> Unowned:
+        return Unowned(reply[0], [(reply[at] - 1, text(reply[at + 1])) for at in range(1, len(reply), 2)])
+
+    return Call(script("unowned_consumers"), [keys.epoch, keys.leases, keys.graves, *streams], [epoch, most], parse)
 
 
 def linger(keys: Keys, epoch: str, consumer: str, task: str, count: int) -> Call[bool]:
