@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
 from tests.support.fleet import Fleet, task
+from upnext.core import ids
 from upnext.core.outcome import JobStatus
 
 
@@ -35,6 +37,7 @@ async def test_other_jobs_keep_their_worker_and_nothing_runs_twice(
         stream = fleet.keys.stream("ship", "n")
         group = ["w"] if command == "XGROUP DESTROY" else []
         await fleet.broker.link.command(*command.split(), stream, *group)
+        await fleet.until(lambda: time.time_ns() // 1_000_000 > ids.parse(shipped).ms + 1)  # a new stream counts anew
         later = await fleet.submit("ship", name="c")  # nobody reads it before the group is there again
         await fleet.until(lambda: "made anew" in caplog.text)
 
