@@ -82,7 +82,7 @@ class Births:
             "boot_timeout_s": BOOT_TIMEOUT_LATER_S if supervisor.booted else BOOT_TIMEOUT_S,
             "metered": settings.metrics is not None,
             "stop_timeout_s": settings.stop_timeout_s,
-            "paused": supervisor.desired.mode in (Mode.PAUSE, Mode.DRAIN),
+            "paused": supervisor.desired.mode is Mode.PAUSE or supervisor.desired.mode.drains,
         }
 
     def forked(self, token: int, pid: int) -> None:

@@ -8,23 +8,23 @@ from typing import Any
 
 import upnext
 from upnext.control import protocol
-from upnext.control.protocol import ErrorCode, Request
+from upnext.control.protocol import ErrorCode
 from upnextd import plan, slots
 from upnextd.control import Client, CommandError
 from upnextd.logs import now_iso
+from upnextd.modes import Request
 from upnextd.operations import Operation, Progress
 from upnextd.plan import Mode, Role
-from upnextd.slots import Event, State
+from upnextd.slots import State
 from upnextd.stations import Station, oldest_jobs
 from upnextd.status import status
 from upnextd.supervisor import Supervisor
 
 _Answer = dict[str, Any]
-_MODE_KEYS = ("drain", "pause", "resume")
 
 
 class ControlCommands:
-    """Answers requests. A mutation is refused while the daemon stops, save `stop` itself."""
+    """Answers requests. What a mutation does to the mode, and when it is refused, is `upnextd.modes`' table."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
@@ -46,9 +46,7 @@ class ControlCommands:
             "dump": self._dump,
         }
 
-    def answer(self, request: Request, params: dict[str, Any], client: Client) -> _Answer | Awaitable[_Answer]:
-        if protocol.METHODS[request.method].mutates and request.method != "stop" and self._supervisor.desired.stopping:
-            raise CommandError(ErrorCode.CONFLICT, "the daemon is stopping")
+    def answer(self, request: protocol.Request, params: dict[str, Any], client: Client) -> _Answer | Awaitable[_Answer]:
         return self._methods[request.method](params, client)
 
     def client_left(self, client: Client) -> None:
@@ -118,37 +116,31 @@ class ControlCommands:
 
     def _drain(self, params: dict[str, Any], _client: Client) -> _Answer:
         supervisor = self._supervisor
-        then_exit = params["exit"]
-        self._set_mode(Mode.DRAIN, "drain")
+        if supervisor.reloads.under_way:
+            raise CommandError(ErrorCode.CONFLICT, "a reload is under way: wait for its end, then drain")
+        self._ask(Request.DRAIN_EXIT if params["exit"] else Request.DRAIN)
 
         def check() -> Progress:
-            if supervisor.desired.stopping:
-                return Progress("drained; stopping", done=True)
             if not supervisor.drained():
                 return Progress(self._running_text())
-            if then_exit:
-                supervisor.stop()
-            return Progress("drained", done=True)
+            ends = supervisor.desired.mode is Mode.DRAIN_EXIT
+            return Progress("drained; the daemon ends" if ends else "drained", done=True)
 
-        return self._begin(f"drain {then_exit}", check)
+        return self._begin(f"drain {params['exit']}", check)
 
     def _pause(self, _params: dict[str, Any], _client: Client) -> _Answer:
-        self._set_mode(Mode.PAUSE, "pause")
+        self._ask(Request.PAUSE)
         return self._begin("pause", lambda: self._all_workers("paused", State.PAUSED, State.DRAINING, *slots.VACANT))
 
     def _resume(self, _params: dict[str, Any], _client: Client) -> _Answer:
-        self._set_mode(Mode.RUN, "resume")
+        self._ask(Request.RESUME)
         return self._begin("resume", lambda: self._all_workers("running", State.READY))
 
-    def _set_mode(self, mode: Mode, by: str) -> None:
-        supervisor = self._supervisor
-        if mode is Mode.DRAIN and supervisor.reloads.under_way:
-            raise CommandError(ErrorCode.CONFLICT, "a reload is under way: wait for its end, then drain")
-        if supervisor.desired.mode is not mode:
-            supervisor.operations.supersede(tuple(key for key in _MODE_KEYS if key != by), by)
-            supervisor.log.note(f"asked to {by}")
-            supervisor.edit(mode=mode)
-            self._publish("mode", {"mode": supervisor.mode()})
+    def _ask(self, request: Request) -> None:
+        """Raises CommandError CONFLICT when the table refuses it."""
+        refusal = self._supervisor.ask(request)
+        if refusal is not None:
+            raise CommandError(ErrorCode.CONFLICT, refusal)
 
     def _all_workers(self, text: str, *states: State) -> Progress:
         workers = self._workers()
@@ -157,7 +149,7 @@ class ControlCommands:
         return Progress(text if done else f"{there} of {len(workers)} workers {text}", done=done)
 
     def _stop(self, params: dict[str, Any], _client: Client) -> _Answer:
-        self._supervisor.stop(now=params["now"])
+        self._ask(Request.STOP_NOW if params["now"] else Request.STOP)
         return self._begin("stop", lambda: Progress(f"stopping; {self._running_text()}"))
 
     # -- numbers --
@@ -165,8 +157,8 @@ class ControlCommands:
     def _scale(self, params: dict[str, Any], _client: Client) -> _Answer:
         workers = params["workers"]
         supervisor = self._supervisor
-        supervisor.operations.supersede(("scale",), "scale")
-        supervisor.edit(workers=workers)
+        self._ask(Request.SCALE)
+        supervisor.scale(workers, "scale")
 
         def check() -> Progress:
             ready, there = supervisor.ready_workers(), len(self._workers())
@@ -180,20 +172,19 @@ class ControlCommands:
 
     def _restart(self, params: dict[str, Any], _client: Client) -> _Answer:
         slot = params["slot"]
+        supervisor = self._supervisor
         stations = [self._slot(slot)] if slot is not None else [s for s in self._workers() if s.leave_by is None]
-        for station in stations:
-            if station.life.state in slots.VACANT:
-                self._supervisor.post(station, Event.CLEAR)
-            else:
-                station.outdated = True
-        self._supervisor.wake()
-        ids = {station.id for station in stations if station.outdated}
+        self._ask(Request.RESTART)
+        supervisor.log.note(f"asked to restart {slot or 'every worker'}")
+        supervisor.restart({station.slot: station.id for station in stations})
+        ids = {station.id for station in stations}
 
         def check() -> Progress:
-            left = [station for station in self._supervisor.stations if station.id in ids]
-            fine = {s.slot for s in self._supervisor.stations if s.life.state in slots.SERVING and not s.outdated}
+            left = [station for station in supervisor.stations if station.id in ids]
+            serving = [s for s in supervisor.stations if s.life.state in slots.SERVING]
+            fine = {station.slot for station in serving if not supervisor.is_outdated(station)}
             # A slot that is scaled away meanwhile has nobody to wait for.
-            wanted = ("scheduler", *plan.worker_slots(self._supervisor.desired.workers))
+            wanted = ("scheduler", *plan.worker_slots(supervisor.desired.workers))
             done = not left and all(station.slot in fine or station.slot not in wanted for station in stations)
             return Progress("restarted" if done else f"{len(ids) - len(left)} of {len(stations)} restarted", done=done)
 
@@ -201,6 +192,7 @@ class ControlCommands:
 
     def _reload(self, _params: dict[str, Any], _client: Client) -> _Answer:
         supervisor = self._supervisor
+        self._ask(Request.RELOAD)
         rollout = supervisor.reloads.begin()
         return self._begin(f"reload {rollout.generation}", lambda: supervisor.reloads.progress(rollout))
 
@@ -218,7 +210,7 @@ class ControlCommands:
         """The station of a slot that stays. Raises CommandError NO_SUCH_SLOT."""
         stations = [station for station in self._supervisor.stations if station.leave_by is None]
         for station in stations:
-            if station.slot == slot and not station.outdated:
+            if station.slot == slot and not self._supervisor.is_outdated(station):
                 return station
         for station in stations:
             if station.slot == slot:

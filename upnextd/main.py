@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import click
@@ -17,12 +17,12 @@ import upnext
 from upnext import config
 from upnext.control.exits import ExitCode
 from upnext.errors import UsageError
-from upnextd import checking, lock, process, upgrading
+from upnextd import checking, lock, plan, process, upgrading
 from upnextd.commands import ControlCommands
 from upnextd.control import ControlServer, SocketInUseError
 from upnextd.logs import Log, Sink
+from upnextd.modes import Request
 from upnextd.notify import Notifier
-from upnextd.plan import Mode
 from upnextd.settings import Flags, Settings, build, child_env
 from upnextd.supervisor import Supervisor
 from upnextd.upgrading import OUR_SIGNALS, Inherited, Upgrades
@@ -176,30 +176,38 @@ def _log_fd(settings: Settings) -> int:
 def _watch_signals(loop: asyncio.AbstractEventLoop, supervisor: Supervisor, upgrades: Upgrades) -> None:
     """Signals edit the desired state, as commands do."""
 
-    def interrupt() -> None:
-        supervisor.stop(now=supervisor.desired.stopping)
+    def scale(request: Request, by: int) -> None:
+        workers = supervisor.desired.workers
+        wanted = plan.signalled_workers(workers, by)
+        if wanted == workers:
+            supervisor.log.caution(
+                f"{request.value} changes nothing: {workers} wanted (`upnext ctl scale 0` ends the last)"
+            )
+        supervisor.scale(wanted, request.value)
 
-    def scale(by: int) -> None:
-        supervisor.edit(workers=max(0, supervisor.desired.workers + by))
+    def watch(number: signal.Signals, request: Request, then: Callable[[], Any] | None = None) -> None:
+        def handle() -> None:
+            refusal = supervisor.ask(request)
+            if refusal is not None:
+                supervisor.log.caution(f"{request.value} changes nothing: {refusal}")
+            elif then is not None:
+                then()
 
-    def reload() -> None:
-        if not supervisor.desired.stopping:
-            supervisor.reloads.begin()
+        loop.add_signal_handler(number, handle)
 
-    def mode(wanted: Mode) -> None:
-        if not supervisor.desired.stopping:
-            supervisor.edit(mode=wanted)
-
-    loop.add_signal_handler(signal.SIGTERM, supervisor.stop)
-    loop.add_signal_handler(signal.SIGINT, interrupt)
-    loop.add_signal_handler(signal.SIGQUIT, lambda: supervisor.stop(now=True))
-    loop.add_signal_handler(signal.SIGHUP, reload)
-    loop.add_signal_handler(signal.SIGTTIN, scale, 1)
-    loop.add_signal_handler(signal.SIGTTOU, scale, -1)
-    loop.add_signal_handler(signal.SIGTSTP, mode, Mode.PAUSE)
-    loop.add_signal_handler(signal.SIGCONT, mode, Mode.RUN)
-    loop.add_signal_handler(signal.SIGUSR1, _reopen_log, supervisor)
-    loop.add_signal_handler(signal.SIGUSR2, upgrades.ask)
+    for number, request in (
+        (signal.SIGTERM, Request.TERM),
+        (signal.SIGINT, Request.INT),
+        (signal.SIGQUIT, Request.QUIT),
+        (signal.SIGTSTP, Request.TSTP),
+        (signal.SIGCONT, Request.CONT),
+    ):
+        watch(number, request)
+    watch(signal.SIGHUP, Request.HUP, supervisor.reloads.begin)
+    watch(signal.SIGTTIN, Request.TTIN, lambda: scale(Request.TTIN, 1))
+    watch(signal.SIGTTOU, Request.TTOU, lambda: scale(Request.TTOU, -1))
+    watch(signal.SIGUSR1, Request.USR1, lambda: _reopen_log(supervisor))
+    watch(signal.SIGUSR2, Request.USR2, upgrades.ask)
 
 
 def _reopen_log(supervisor: Supervisor) -> None:

@@ -10,7 +10,7 @@ its successor is READY, and the new one.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -22,6 +22,7 @@ BACKOFF_JITTER = 0.2
 PROVEN_S = 5.0
 """A child that was READY this long is no sign of a crash loop."""
 CRASH_WINDOW_S = 60.0
+WORKERS_CAP = 1000
 REPLACEMENT_GRACE_S = 1.0
 """What a drained child gets to end by itself."""
 
@@ -39,8 +40,13 @@ class Mode(StrEnum):
     RUN = "run"
     PAUSE = "pause"
     DRAIN = "drain"
+    DRAIN_EXIT = "drain, then exit"
     STOP = "stop"
     STOP_NOW = "stop now"
+
+    @property
+    def drains(self) -> bool:
+        return self in (Mode.DRAIN, Mode.DRAIN_EXIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,8 @@ class Desired:
     """How long a replaced child may take to finish what runs."""
     canary: int | None = None
     """A generation that is being tried: one worker of it is wanted, beside all the others."""
+    renewed: tuple[tuple[str, int], ...] = ()
+    """Slots that were asked to restart, each with the id of the newest place that is to be replaced."""
 
     @property
     def stopping(self) -> bool:
@@ -123,6 +131,21 @@ def slot_number(slot: str) -> int:
     return int(number) if number.isdigit() else 0
 
 
+def renew(desired: Desired, marks: Mapping[str, int]) -> Desired:
+    """Have the children of these slots replaced: all places of a slot up to the id that `marks` gives for it."""
+    return replace(desired, renewed=tuple((dict(desired.renewed) | dict(marks)).items()))
+
+
+def is_outdated(desired: Desired, place: Place) -> bool:
+    """A restart was asked for since it was made, or it has marked itself as used up."""
+    return place.outdated or any(slot == place.slot and place.id <= newest for slot, newest in desired.renewed)
+
+
+def signalled_workers(workers: int, by: int) -> int:
+    """One more or one less by a signal: not over the cap, and the last one stays."""
+    return min(max(workers + by, min(workers, 1)), WORKERS_CAP)
+
+
 def worker_slots(workers: int) -> list[str]:
     """The slots that so many workers have."""
     return [f"worker-{number}" for number in range(1, workers + 1)]
@@ -167,9 +190,9 @@ def _fill(
     staying = [place for place in places if place.leave_by is None]
     current: dict[str, Place] = {}
     for place in staying:
-        if place.generation == generation and not place.outdated:
+        if place.generation == generation and not is_outdated(desired, place):
             current.setdefault(place.slot, place)
-    outdated = [place for place in staying if place.generation != generation or place.outdated]
+    outdated = [place for place in staying if place.generation != generation or is_outdated(desired, place)]
     # Who is vacant has nothing that a successor could be waited for.
     replaced = {place.slot for place in outdated if place.state not in VACANT}
     on_the_way = sum(slot in replaced and place.state not in SERVING for slot, place in current.items())
@@ -230,7 +253,7 @@ def _set_mode(place: Place, mode: Mode) -> list[Step]:
         return [Post(place.id, Event.RESUME)]
     if mode is Mode.PAUSE and place.state is State.READY:
         return [Post(place.id, Event.PAUSE)]
-    if mode is Mode.DRAIN and not place.drained and place.state in (State.READY, State.PAUSED):
+    if mode.drains and not place.drained and place.state in (State.READY, State.PAUSED):
         return [Post(place.id, Event.DRAIN)]
     return []
 

@@ -64,7 +64,10 @@ class Recycling:
             return
         self._looked_at = now
         workers = [station for station in supervisor.stations if station.role is Role.WORKER]
-        if any(station.outdated or station.leave_by is not None for station in workers):
+        leaving = sum(station.leave_by is not None for station in workers)
+        coming = any(supervisor.is_outdated(station) for station in workers if station.leave_by is None)
+        if coming or leaving > max(1, supervisor.desired.workers):
+            # One replacement at a time; those that only finish what runs hold nobody up, as long as they are few.
             return
         for station in workers:
             child = station.child

@@ -253,10 +253,10 @@ class Reloads:
         supervisor.generations[bad].retire()
         return True
 
-    def abort(self) -> None:
-        """The daemon stops."""
+    def abort(self, why: str) -> None:
+        """End the one under way; the old generation goes on."""
         if self.current is not None:
-            self._broke(self.current, "the daemon stops")
+            self._broke(self.current, why)
 
     def _step_said(self, text: str) -> None:
         assert self.current is not None

@@ -10,13 +10,12 @@ from pathlib import Path
 
 from upnext import config
 from upnext.errors import UsageError
-from upnextd import process
+from upnextd import plan, process
 
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?\Z", re.IGNORECASE)
 _ADDRESS = re.compile(r"(\[[^][]+\]|[^][:]*):([0-9]{1,5})\Z")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _PRIVATE_VARIABLES = ("NOTIFY_", "WATCHDOG_", "LISTEN_")
-_WORKER_CAP = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +81,8 @@ def build(flags: Flags, env: Mapping[str, str]) -> Settings:
     name = config.daemon_name(flags.name, env, flags.service)
     url = config.configured_url(flags.redis_url, env, daemon=True)
     workers = process.usable_cpus() if flags.workers is None else flags.workers
-    if not 0 <= workers <= _WORKER_CAP:
-        raise UsageError(f"--workers {workers}: from 0 to {_WORKER_CAP}")
+    if not 0 <= workers <= plan.WORKERS_CAP:
+        raise UsageError(f"--workers {workers}: from 0 to {plan.WORKERS_CAP}")
     for flag, value in (("--stop-timeout", flags.stop_timeout), ("--reload-timeout", flags.reload_timeout)):
         if not 0 <= value < float("inf"):
             raise UsageError(f"{flag} {value:g}: seconds, 0 or more")

@@ -11,6 +11,7 @@ from upnext.control import protocol
 from upnextd import process
 from upnextd.exporter import Exporter
 from upnextd.generations import Generation, Phase
+from upnextd.plan import Mode
 from upnextd.stations import SlotHistory, Station
 from upnextd.supervisor import Supervisor
 
@@ -42,6 +43,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "generation": desired.generation,
         "desired_workers": desired.workers,
         "ready_workers": supervisor.ready_workers(),
+        "exit_when_drained": desired.mode is Mode.DRAIN_EXIT,
         "children": children,
         "scheduler": {"leader": said.leader, "epoch": said.epoch},
         "broker": {

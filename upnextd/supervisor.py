@@ -18,7 +18,7 @@ import upnext
 from upnext import config
 from upnext.control.exits import ExitCode
 from upnext.errors import UpNextError
-from upnextd import hangs, plan, process, slots, upgrading
+from upnextd import hangs, modes, plan, process, slots, upgrading
 from upnextd.births import Births
 from upnextd.broker import Broker
 from upnextd.burials import Burials
@@ -26,6 +26,7 @@ from upnextd.children import Child
 from upnextd.exporter import Exporter
 from upnextd.generations import Generation, ImportFailure, Phase
 from upnextd.logs import Log
+from upnextd.modes import Request
 from upnextd.notify import Notifier
 from upnextd.operations import Operations, Progress
 from upnextd.plan import Desired, Mode, Role
@@ -132,16 +133,34 @@ class Supervisor:
         for _ in range(3):
             await asyncio.sleep(0)
 
-    def stop(self, *, now: bool = False) -> None:
-        """Drain and end by the stop timeout; or end now."""
+    def ask(self, request: Request) -> str | None:
+        """Take a request in: the mode follows its table. -> why it is refused, None when it is not."""
+        cell = modes.decide(self.desired.mode, request)
+        if cell.refusal is None and cell.to is not self.desired.mode:
+            self._enter(cell.to, request)
+        return cell.refusal
+
+    def _enter(self, mode: Mode, request: Request) -> None:
+        # Who waits for what is reached at this moment is told so, before anything supersedes it.
+        self.operations.look()
+        self.operations.supersede(modes.OVERTAKEN[mode], request.value)
+        if mode in (Mode.STOP, Mode.STOP_NOW):
+            self._stop(request, now=mode is Mode.STOP_NOW)
+            return
+        self.log.note(f"asked to {request.value}")
+        self.edit(mode=mode)
+        self.on_event("mode", {"mode": self.mode()})
+
+    def _stop(self, request: Request, *, now: bool) -> None:
         if not self.desired.stopping:
             self._notifier.stopping()
-            self.log.note("stopping now" if now else f"stopping: running jobs have {self.settings.stop_timeout_s:g} s")
+        grace = "running jobs are killed" if now else f"running jobs have {self.settings.stop_timeout_s:g} s"
+        self.log.note(f"stopping ({request.value}): {grace}")
         if now:
             self.edit(mode=Mode.STOP_NOW)
-        elif not self.desired.stopping:
+        else:
             self.edit(mode=Mode.STOP, stop_by=self.loop.time() + self.settings.stop_timeout_s)
-        self.reloads.abort()
+        self.reloads.abort("the daemon stops")
 
     def fail(self, code: ExitCode, line: str) -> None:
         """End with this code, now; the line says why. The first failure counts."""
@@ -150,12 +169,33 @@ class Supervisor:
         self.log.fault(line)
         self.ending.code = code
         self._notifier.status(line[:200])
-        self.stop(now=True)
+        self.ask(Request.FAILED)
 
     def edit(self, **changes: Any) -> None:
         """Change what should be."""
         self.desired = replace(self.desired, **changes)
         self.wake()
+
+    def scale(self, workers: int, by: str) -> None:
+        """Want so many workers; `by`: who asked."""
+        if workers == self.desired.workers:
+            return
+        self.operations.supersede(("scale",), by)
+        text = f"{by}: {workers} workers from now on, {self.desired.workers} before"
+        if workers:
+            self.log.note(text)
+        else:
+            self.log.caution(f"{text}: no job runs here until it is scaled up")
+        self.edit(workers=workers)
+
+    def restart(self, marks: Mapping[str, int]) -> None:
+        """Want the children of these slots replaced: all places up to the id that each is given."""
+        self.desired = plan.renew(self.desired, marks)
+        self.wake()
+
+    def is_outdated(self, station: Station) -> bool:
+        """It is to be replaced, by an operator's wish or for what it has used up."""
+        return plan.is_outdated(self.desired, station.view())
 
     def wake(self) -> None:
         """Reconcile soon."""
@@ -442,6 +482,8 @@ class Supervisor:
                 self._take(step)
         self._check_ready()
         self.reloads.look()
+        if self.desired.mode is Mode.DRAIN_EXIT and self.drained():
+            self.ask(Request.DRAINED)
         if self.desired.stopping:
             self._check_end(now)
         self.operations.look()
@@ -519,7 +561,7 @@ class Supervisor:
             return "reloading"
         if self.desired.mode is Mode.PAUSE:
             return "paused"
-        if self.desired.mode is Mode.DRAIN:
+        if self.desired.mode.drains:
             return "drained" if self.drained() else "draining"
         return "running"
 
@@ -532,8 +574,9 @@ class Supervisor:
         )
 
     def one_line(self) -> str:
+        wanted = f"{self.ready_workers()}/{self.desired.workers} workers ready"
         return (
-            f"{self.settings.name}: {self.mode()}, {self.ready_workers()}/{self.desired.workers} workers ready,"
+            f"{self.settings.name}: {self.mode()}, {wanted if self.desired.workers else 'no workers wanted'},"
             f" generation {self.desired.generation}, {self.running_jobs()} jobs running"
         )
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from upnextd.control import ControlServer
     from upnextd.supervisor import Supervisor
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 VARIABLE = "UPNEXTD_UPGRADE_FD"
 OUR_SIGNALS = frozenset(
     {
@@ -257,7 +257,8 @@ def thaw(supervisor: Supervisor, state: Mapping[str, Any]) -> None:
     """Fill a fresh supervisor with what `freeze` wrote, and watch everything again."""
     said: Json = dict(state["desired"])
     mode = Mode(said.pop("mode"))
-    supervisor.desired = plan.Desired(**said, mode=mode)
+    renewed = tuple((slot, newest) for slot, newest in said.pop("renewed"))
+    supervisor.desired = plan.Desired(**said, mode=mode, renewed=renewed)
     supervisor.since_ms = state["since_ms"]
     supervisor.resume_ids(state["ids"])
     for slot, one in state["history"].items():

@@ -54,6 +54,19 @@ def test_max_rss_recycles_who_grew() -> None:
         assert restarts(daemon) == 1, "the new one is small"
 
 
+def test_max_rss_goes_on_while_a_replaced_worker_still_has_a_job() -> None:
+    with make(1, args=("--max-rss", "150M")) as daemon:
+        start_hold(daemon)
+        for times in (1, 2):
+            assert daemon.cli("call", "eat", "--kwargs", '{"mebibytes": 160}', "--wait").returncode == 0
+            wait_until(lambda: daemon.log().count("is recycled after") == times, 20)  # noqa: B023
+            wait_until(lambda: "worker-1" in daemon.worker_pids(), 20)
+        leaving = [c for c in daemon.status()["children"] if c["slot"] == "worker-1" and c["in_flight"]]
+        assert [child["state"] for child in leaving] == ["DRAINING"]
+        let_go(daemon)
+        wait_until(lambda: restarts(daemon) == 2, 20)
+
+
 def test_a_max_rss_below_what_the_service_needs_is_told_and_replaces_nobody() -> None:
     with make(2, args=("--max-rss", "1M")) as daemon:
         before = daemon.worker_pids()

@@ -66,6 +66,7 @@ class Status(TypedDict):
     service_name: str | None
     namespace: str
     mode: Mode
+    exit_when_drained: bool
     generation: int
     desired_workers: int
     ready_workers: int

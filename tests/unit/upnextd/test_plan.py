@@ -73,6 +73,25 @@ def test_scaling_up_while_the_slot_is_still_leaving() -> None:
     assert reconcile(RUN, [worker(1), leaving, scheduler()], NOW) == [Add("worker-2", Role.WORKER, 1)]
 
 
+def test_a_restart_replaces_what_was_there_and_nothing_newer() -> None:
+    asked = plan.renew(RUN, {"worker-1": 1})
+    assert reconcile(asked, HERE, NOW) == [Add("worker-1", Role.WORKER, 1)]
+    newer = worker(7, slot="worker-1")
+    assert reconcile(asked, [*HERE, newer], NOW) == [Leave(1, NOW + RUN.leave_s)]
+    assert reconcile(asked, [newer, worker(2), scheduler()], NOW) == []
+    again = plan.renew(asked, {"worker-1": 7, "scheduler": 99})
+    assert reconcile(again, [newer, worker(2), scheduler()], NOW) == [
+        Add("worker-1", Role.WORKER, 1),
+        Add("scheduler", Role.SCHEDULER, 1),
+    ]
+
+
+@pytest.mark.parametrize("state", [State.BACKOFF, State.FAILED])
+def test_a_restart_of_a_slot_that_waits_is_a_fresh_try(state: State) -> None:
+    places = [worker(1, state), worker(2), scheduler()]
+    assert reconcile(plan.renew(RUN, {"worker-1": 1}), places, NOW) == [Add("worker-1", Role.WORKER, 1), Drop(1)]
+
+
 def test_a_replacement_is_ready_before_the_old_one_leaves() -> None:
     old = worker(1, outdated=True)
     assert reconcile(RUN, [old, worker(2), scheduler()], NOW) == [Add("worker-1", Role.WORKER, 1)]
@@ -137,6 +156,7 @@ def test_pause_and_resume() -> None:
 
 
 def test_drain_goes_on_from_pause_and_stops_at_drained() -> None:
+    assert reconcile(replace(RUN, mode=Mode.DRAIN_EXIT), HERE, NOW) == [Post(1, Event.DRAIN), Post(2, Event.DRAIN)]
     drain = replace(RUN, mode=Mode.DRAIN)
     mixed = [worker(1, State.PAUSED), worker(2, State.PAUSED, drained=True), scheduler()]
     assert reconcile(drain, mixed, NOW) == [Post(1, Event.DRAIN)]

@@ -51,8 +51,10 @@ def headline(said: Status) -> str:
     """One line about the whole daemon."""
     broker = said["broker"]
     parts = [
-        f"{said['name']} (pid {said['pid']}): {said['mode']}",
-        f"{said['ready_workers']} of {said['desired_workers']} workers ready",
+        f"{said['name']} (pid {said['pid']}): {said['mode']}{', then exit' if said.get('exit_when_drained') else ''}",
+        f"{said['ready_workers']} of {said['desired_workers']} workers ready"
+        if said["desired_workers"]
+        else "scaled to 0: no job runs here",
         f"generation {said['generation']}",
         f"broker {broker['url']}{' (embedded)' if broker['embedded'] else ''}{'' if broker['connected'] else ' NOT CONNECTED'}",
         "leader" if said["scheduler"]["leader"] else "not leader",
