@@ -117,7 +117,9 @@ class ControlCommands:
     def _drain(self, params: dict[str, Any], _client: Client) -> _Answer:
         supervisor = self._supervisor
         if supervisor.reloads.under_way:
-            raise CommandError(ErrorCode.CONFLICT, "a reload is under way: wait for its end, then drain")
+            raise CommandError(
+                ErrorCode.CONFLICT, "a reload is under way: wait for its end, or end it by `reload --abort`; then drain"
+            )
         self._ask(Request.DRAIN_EXIT if params["exit"] else Request.DRAIN)
 
         def check() -> Progress:
@@ -190,11 +192,21 @@ class ControlCommands:
 
         return self._begin(f"restart {slot}", check)
 
-    def _reload(self, _params: dict[str, Any], _client: Client) -> _Answer:
+    def _reload(self, params: dict[str, Any], _client: Client) -> _Answer:
         supervisor = self._supervisor
+        if params["abort"]:
+            return self._abort_reload()
         self._ask(Request.RELOAD)
         rollout = supervisor.reloads.begin()
         return self._begin(f"reload {rollout.generation}", lambda: supervisor.reloads.progress(rollout))
+
+    def _abort_reload(self) -> _Answer:
+        self._ask(Request.ABORT_RELOAD)
+        if not self._supervisor.reloads.under_way:
+            raise CommandError(ErrorCode.CONFLICT, "no reload is under way")
+        self._supervisor.reloads.abort("aborted by an operator")
+        serving = self._supervisor.desired.generation
+        return self._begin("reload abort", lambda: Progress(f"aborted: generation {serving} goes on", done=True))
 
     # -- shared --
 

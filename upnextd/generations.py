@@ -80,6 +80,8 @@ class Generation:
         self.redis_urls: tuple[str | None, ...] = ()
         self.failure: ImportFailure | None = None
         self.started_at = loop.time()
+        self.due_at = float("inf")
+        """When its import is to be done, by the loop's clock."""
         self.made_ms = time.time_ns() // 1_000_000
         """When its code was loaded, Unix ms: definitions of a newer generation win over older ones."""
         self.warnings: list[str] = []

@@ -6,15 +6,13 @@ After the commit its template is kept, so that a crash loop of the new code can 
 
 from __future__ import annotations
 
-import asyncio
-import signal
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from upnext.control.exits import ExitCode
-from upnextd import plan, process, rollout, slots
+from upnextd import plan, rollout, slots
 from upnextd.generations import Generation, ImportFailure
 from upnextd.generations import Phase as TemplatePhase
 from upnextd.operations import Progress
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from upnextd.supervisor import Supervisor
 
 _TAIL_LINES = 60
-_STACKS_AFTER_S = 0.3
 
 
 @dataclass(slots=True)
@@ -36,19 +33,19 @@ class Rollout:
 
     generation: int
     former: int
-    phase: Phase = Phase.IMPORTING
-    started: bool = False
-    """It waits while the daemon itself is still starting."""
+    phase: Phase = Phase.QUEUED
     why: str = ""
     detail: str = ""
     tail: deque[str] = field(default_factory=lambda: deque[str](maxlen=_TAIL_LINES))
 
 
 class Reloads:
-    """Drives rollouts, one at a time."""
+    """Drives rollouts, one at a time; one more may wait for its turn, the newest."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self.current: Rollout | None = None
+        """The latest that had its turn."""
+        self._queued: Rollout | None = None
         self.former: int | None = None
         """The generation before this one, whose template is kept alive."""
         self._supervisor = supervisor
@@ -58,31 +55,40 @@ class Reloads:
 
     @property
     def under_way(self) -> bool:
+        return self._queued is not None or self._active
+
+    @property
+    def _active(self) -> bool:
         return self.current is not None and self.current.phase not in rollout.OVER
 
     def begin(self) -> Rollout:
-        """Start a reload, or join the one under way."""
-        supervisor = self._supervisor
-        if self.current is not None and self.under_way:
-            return self.current
+        """Ask for a reload. It replaces one that waits, imports or tries its canary; one whose workers roll is ended first."""
         self.last_number += 1
-        number = self.last_number
-        self.current = Rollout(number, supervisor.desired.generation)
+        newer = Rollout(self.last_number, self._supervisor.desired.generation)
+        for older in (self.current, self._queued):
+            if older is not None:
+                self._post(older, Event.NEWER)
+        self._queued = newer
         self.look()
-        return self.current
+        return newer
 
     def on_trial(self, generation: int) -> bool:
         """Whether it is of a reload that isn't committed."""
-        return self.current is not None and self.under_way and self.current.generation == generation
+        return self.current is not None and self._active and self.current.generation == generation
 
-    def _start(self, now: Rollout) -> None:
-        now.started = True
+    def _next(self) -> None:
+        """The queued one's turn, when it has come."""
+        now = self._queued
+        if now is None or self._active or not self._supervisor.booted:
+            return
+        self._queued, self.current = None, now
+        now.former = self._supervisor.desired.generation
+        self._post(now, Event.TURN)
+
+    def _import(self, now: Rollout) -> None:
         self._step_said(f"generation {now.generation} imports the service")
-        generation = self._supervisor.start_generation(now.generation)
-        if generation is None:
+        if self._supervisor.start_generation(now.generation) is None:
             self._broke(now, "its template can't be started")
-        else:
-            self._supervisor.own(self._watch_import(now, generation))
 
     # -- what happens --
 
@@ -109,13 +115,13 @@ class Reloads:
 
     def overhear(self, generation: int, line: str) -> None:
         """A child of that generation printed a line."""
-        if self.current is not None and self.current.generation == generation and self.under_way:
+        if self.current is not None and self.current.generation == generation and self._active:
             self.current.tail.append(line)
 
     def child_ended(self, station: Station, ended: Exit, how: str) -> bool:
         """A child of the rollout's generation ended. True: that is the rollout's business, the restart policy doesn't count it."""
         now = self.current
-        if now is None or not self.under_way or station.generation != now.generation:
+        if now is None or not self._active or station.generation != now.generation:
             return False
         canary = now.phase is Phase.TRYING
         if ended.asked or not (canary or plan.is_bad(ended)):
@@ -126,13 +132,12 @@ class Reloads:
 
     def look(self) -> None:
         """See how far it is; called at every reconciliation."""
+        self._next()
         now = self.current
-        if now is None or not self.under_way:
+        if now is None:
             return
         supervisor = self._supervisor
         match now.phase:
-            case Phase.IMPORTING if supervisor.booted and not now.started:
-                self._start(now)
             case Phase.TRYING if self._canary_proven(now):
                 self._post(now, Event.PROVEN)
             case Phase.ROLLING:
@@ -165,17 +170,6 @@ class Reloads:
             and station.life.state in slots.SERVING
         ]
 
-    async def _watch_import(self, now: Rollout, generation: Generation) -> None:
-        """An import that hangs is dumped, so that its line is known, and given up."""
-        limit_s = self._supervisor.settings.start_timeout_s
-        await asyncio.sleep(limit_s)
-        if now.phase is not Phase.IMPORTING or generation.phase is not TemplatePhase.IMPORTING:
-            return
-        process.send_signal(generation.pidfd, signal.SIGUSR2)
-        await asyncio.sleep(_STACKS_AFTER_S)
-        if now.phase is Phase.IMPORTING:
-            self._broke(now, f"the import was not done within {limit_s:g} s", "\n".join(generation.tail))
-
     # -- what is done --
 
     def _broke(self, now: Rollout, why: str, detail: str = "") -> None:
@@ -187,6 +181,8 @@ class Reloads:
         now.phase, action = rollout.step(now.phase, event)
         supervisor = self._supervisor
         match action:
+            case Action.IMPORT:
+                self._import(now)
             case Action.TRY:
                 supervisor.edit(canary=now.generation)
                 self._step_said(f"generation {now.generation} is imported; its first worker starts")
@@ -200,6 +196,8 @@ class Reloads:
                 self._commit(now)
             case Action.ROLL_BACK:
                 self._roll_back(now)
+            case Action.LEAVE:
+                self._leave(now)
             case None:
                 return
         supervisor.wake()
@@ -229,8 +227,22 @@ class Reloads:
         if failed is not None:
             failed.retire()
         supervisor.on_event("reload_step", {"generation": now.generation, "step": f"failed: {now.why}", "ok": False})
-        if self._doom is not None:
+        if self._doom is not None and self._queued is None:
             supervisor.fail(ExitCode.CRASH_LOOP, self._doom)
+
+    def _leave(self, now: Rollout) -> None:
+        supervisor = self._supervisor
+        why = "a newer reload was asked for" if now.phase is Phase.SUPERSEDED else now.why
+        supervisor.log.note(f"reload: generation {now.generation} is given up: {why}")
+        if now is self._queued:
+            self._queued = None
+        if supervisor.desired.canary == now.generation:
+            supervisor.edit(canary=None)
+        template = supervisor.generations.get(now.generation)
+        if template is not None:
+            template.retire()
+        supervisor.tally.reloads["superseded" if now.phase is Phase.SUPERSEDED else "failed"] += 1
+        supervisor.on_event("reload_step", {"generation": now.generation, "step": f"given up: {why}", "ok": False})
 
     def fall_back(self, why: str) -> bool:
         """The generation is a crash loop: go back to the former one. False: there is none."""
@@ -254,9 +266,10 @@ class Reloads:
         return True
 
     def abort(self, why: str) -> None:
-        """End the one under way; the old generation goes on."""
-        if self.current is not None:
-            self._broke(self.current, why)
+        """End the one under way and the one that waits; the old generation goes on."""
+        for one in (self._queued, self.current):
+            if one is not None:
+                self._broke(one, why)
 
     def _step_said(self, text: str) -> None:
         assert self.current is not None
@@ -270,6 +283,12 @@ class Reloads:
         supervisor = self._supervisor
         number = now.generation
         match now.phase:
+            case Phase.QUEUED:
+                what = "the reload under way" if self._active else "the daemon's start"
+                return Progress(f"generation {number}: waits for the end of {what}")
+            case Phase.SUPERSEDED:
+                data = {"generation": supervisor.desired.generation, "error": "superseded", "traceback": ""}
+                return Progress("superseded by a newer reload", done=True, ok=False, data=data)
             case Phase.IMPORTING:
                 return Progress(f"generation {number}: importing the service")
             case Phase.TRYING:

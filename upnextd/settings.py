@@ -33,6 +33,7 @@ class Flags:
     stop_timeout: float = 30.0
     hang_timeout: float = 60.0
     reload_timeout: float = 3600.0
+    import_timeout: float = 60.0
     max_jobs: int | None = None
     max_rss: str | None = None
     no_preload: bool = False
@@ -58,6 +59,8 @@ class Settings:
     stop_timeout_s: float
     hang_timeout_s: float
     reload_timeout_s: float
+    import_timeout_s: float
+    """How long an import of the service may take, at the start, at a reload, or when a template is replaced."""
     metrics: str | None
     """`HOST:PORT`, or the path of a Unix socket."""
     max_jobs: int | None
@@ -68,7 +71,7 @@ class Settings:
     canary_s: float
     """How long the first worker of new code must stay ready. `UPNEXTD_CANARY_S` changes it; for tests."""
     start_timeout_s: float
-    """How long the import at a reload, and a child until it is ready, may take. `UPNEXTD_START_TIMEOUT_S` changes it; for tests."""
+    """How long a child may take until it is ready. `UPNEXTD_START_TIMEOUT_S` changes it; for tests."""
     log_format: str
     log_file: Path | None
     child_env: Mapping[str, str]
@@ -88,6 +91,8 @@ def build(flags: Flags, env: Mapping[str, str]) -> Settings:
             raise UsageError(f"{flag} {value:g}: seconds, 0 or more")
     if not 0.5 <= flags.hang_timeout < float("inf"):
         raise UsageError(f"--hang-timeout {flags.hang_timeout:g}: seconds, at least 0.5")
+    if not 0 < flags.import_timeout < float("inf"):
+        raise UsageError(f"--import-timeout {flags.import_timeout:g}: seconds, more than 0")
     if flags.max_jobs is not None and flags.max_jobs < 1:
         raise UsageError(f"--max-jobs {flags.max_jobs}: 1 or more")
     return Settings(
@@ -103,6 +108,7 @@ def build(flags: Flags, env: Mapping[str, str]) -> Settings:
         stop_timeout_s=flags.stop_timeout,
         hang_timeout_s=flags.hang_timeout,
         reload_timeout_s=flags.reload_timeout,
+        import_timeout_s=flags.import_timeout,
         metrics=metrics_address(flags.metrics) if flags.metrics else None,
         max_jobs=flags.max_jobs,
         max_rss_bytes=None if flags.max_rss is None else _max_rss(flags.max_rss),

@@ -39,6 +39,7 @@ from upnextd.slots import Action, Event, Life, State
 from upnextd.stations import Ending, SchedulerSaid, SlotHistory, Station
 from upnextd.talk import Talk
 from upnextd.tally import Tally
+from upnextd.templates import Templates
 
 LATE_S = 1.0
 """A tick later than this means that we were stopped or the machine slept: no child is blamed for that time."""
@@ -87,6 +88,7 @@ class Supervisor:
         self.burials = Burials(self)
         self.pulses = Pulses(self)
         self.talk = Talk(self)
+        self.templates = Templates(self)
         self.reloads = Reloads(self)
         self.recycling = Recycling(self)
 
@@ -98,7 +100,7 @@ class Supervisor:
         ticking = self.own(self._tick())
         try:
             if not self._open:
-                self.start_generation(1)
+                self._replace_template(1)
             await self.ended.wait()
             await self._tell_stopped()
         finally:
@@ -226,28 +228,7 @@ class Supervisor:
 
     def start_generation(self, number: int) -> Generation | None:
         """Exec a template; None when the system refuses."""
-        order = {
-            "supervisor_pid": os.getpid(),
-            "service": self.settings.service,
-            "name": self.settings.name,
-            "only": self.settings.only,
-        }
-        try:
-            generation = Generation(
-                number,
-                order,
-                self.settings.child_env,
-                self.loop,
-                self,
-                self.template_line,
-                preload=self.settings.preload,
-            )
-        except OSError as error:
-            self.log.fault(f"can't start a template: {error.strerror or error}")
-            self.loop.call_later(1.0, self._replace_template, number)
-            return None
-        self.generations[number] = generation
-        return generation
+        return self.templates.start(number)
 
     def template_line(self, pid: int | None, line: str) -> None:
         """A template printed this."""
@@ -263,6 +244,9 @@ class Supervisor:
         self.wake()
 
     def import_failed(self, generation: Generation, failure: ImportFailure) -> None:
+        if generation.retired:
+            # Its import was ended because nobody wants it any more.
+            return
         if failure.traceback:
             self.log.line("template", generation.pid, failure.traceback.rstrip())
         if not self._open:
@@ -293,8 +277,9 @@ class Supervisor:
         self.loop.call_later(0.0 if age_s > plan.PROVEN_S else 1.0, self._replace_template, generation.number)
 
     def _replace_template(self, number: int) -> None:
-        if not self.desired.stopping:
-            self.start_generation(number)
+        wanted = (self.desired.generation, self.desired.scheduler_generation)
+        if not self.desired.stopping and number in wanted and self.start_generation(number) is None:
+            self.loop.call_later(1.0, self._replace_template, number)
 
     async def _open_up(self, generation: Generation) -> None:
         """The first import is done: a broker if one is needed, then children."""
@@ -450,6 +435,7 @@ class Supervisor:
         self.log.caution(f"the supervisor itself was held up for {late_s:.1f} s; deadlines are moved by as much")
         if self.desired.stop_by is not None:
             self.desired = replace(self.desired, stop_by=self.desired.stop_by + late_s)
+        self.templates.forgive(late_s)
         for station in self.stations:
             if station.leave_by is not None:
                 station.leave_by += late_s

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 
 import pytest
 
@@ -15,13 +14,6 @@ from tests.support.waiting import wait_until
 
 def mode(daemon: Daemon) -> str:
     return daemon.status()["mode"]
-
-
-def begin(daemon: Daemon, *args: str) -> subprocess.Popen[str]:
-    """`upnext ctl …`, which goes on in the background."""
-    argv = [str(daemon.command[0]).removesuffix("d"), "ctl", *args]
-    environment = {**daemon.environment, "UPNEXTD_SOCKET": str(daemon.socket_path)}
-    return subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def seen_by(daemon: Daemon, number: int) -> None:
@@ -35,7 +27,7 @@ def seen_by(daemon: Daemon, number: int) -> None:
 def test_cont_leaves_a_drain_and_the_exit_is_part_of_what_is_wanted() -> None:
     with make() as daemon:
         start_hold(daemon)
-        waiting = begin(daemon, "drain", "--exit", "--wait", "--timeout", "40")
+        waiting = daemon.begin_ctl("drain", "--exit", "--wait", "--timeout", "40")
         wait_until(lambda: mode(daemon) == "draining", 10)
         assert daemon.status()["exit_when_drained"]
         seen_by(daemon, signal.SIGCONT)
@@ -50,7 +42,7 @@ def test_cont_leaves_a_drain_and_the_exit_is_part_of_what_is_wanted() -> None:
 def test_a_lifted_drain_exit_leaves_nothing_behind_for_a_later_drain() -> None:
     with make() as daemon:
         start_hold(daemon)
-        waiting = begin(daemon, "drain", "--exit", "--wait", "--timeout", "40")
+        waiting = daemon.begin_ctl("drain", "--exit", "--wait", "--timeout", "40")
         wait_until(lambda: mode(daemon) == "draining", 10)
         daemon.rpc("resume")
         _, err = waiting.communicate(timeout=40)
@@ -86,7 +78,7 @@ def test_tstp_and_cont_pause_and_resume() -> None:
 def test_a_stop_supersedes_a_drain_that_still_waits() -> None:
     with make(args=("--stop-timeout", "30")) as daemon:
         start_hold(daemon)
-        waiting = begin(daemon, "drain", "--wait", "--timeout", "40")
+        waiting = daemon.begin_ctl("drain", "--wait", "--timeout", "40")
         wait_until(lambda: mode(daemon) == "draining", 10)
         daemon.signal(signal.SIGTERM)
         _, err = waiting.communicate(timeout=40)

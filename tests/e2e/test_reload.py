@@ -89,7 +89,7 @@ BAD_CHILDREN = {
 
 def test_broken_code_leaves_everything_as_it_was() -> None:
     """Nine kinds of broken imports and three of broken children, one after the other, under load."""
-    env = {"UPNEXTD_START_TIMEOUT_S": "8", "UPNEXTD_CANARY_S": "5"}
+    env = {"UPNEXTD_START_TIMEOUT_S": "8", "UPNEXTD_IMPORT_TIMEOUT": "8", "UPNEXTD_CANARY_S": "5"}
     with make(env=env) as daemon:
         before = children(daemon)
         with Load(daemon, per_s=20) as load:
@@ -131,11 +131,99 @@ def test_term_during_a_reload_ends_at_once() -> None:
         assert time.monotonic() - begun < 1.0 * PATIENCE
 
 
-def test_what_a_reload_refuses_and_what_it_joins() -> None:
+HANGS = "import time; time.sleep(600)"
+
+
+def generations(daemon: Daemon) -> set[int]:
+    return {child["generation"] for child in daemon.status()["children"] if child["generation"] is not None}
+
+
+def test_a_newer_reload_takes_the_place_of_a_hung_import() -> None:
+    with make() as daemon:
+        daemon.rewrite(HANGS)
+        hung = daemon.begin_ctl("reload", "--wait")
+        wait_until(lambda: 2 in generations(daemon), 10)
+        daemon.rewrite(source(2))
+        done = daemon.ctl("reload", "--wait")
+        assert done.returncode == 0, done.stderr
+        _, err = hung.communicate(timeout=40)
+        assert hung.returncode == 1
+        assert "superseded by a newer reload" in err
+        assert daemon.status()["generation"] == 3
+        assert version(daemon) == "2"
+        wait_until(lambda: 2 not in generations(daemon), 10)
+        assert "can't import" not in daemon.log(), "who is no longer wanted has not failed"
+
+
+def test_a_newer_reload_takes_the_place_of_a_canary() -> None:
+    with make(env={"UPNEXTD_CANARY_S": "600"}) as daemon:
+        before = children(daemon)
+        first = daemon.rpc("reload")
+        wait_until(lambda: any(c["generation"] == 2 and c["state"] == "READY" for c in serving(daemon)), 20)
+        daemon.rpc("reload")
+        assert "superseded" in daemon.rpc("wait", **first)["text"]
+        wait_until(lambda: any(c["generation"] == 3 and c["state"] == "READY" for c in serving(daemon)), 20)
+        wait_until(lambda: 2 not in generations(daemon), 20)
+        assert daemon.ctl("reload", "--abort").returncode == 0
+        wait_until(lambda: generations(daemon) == {1}, 20)
+        assert children(daemon) == before
+
+
+def test_an_aborted_reload_leaves_the_old_code() -> None:
+    with make() as daemon:
+        before = children(daemon)
+        daemon.rewrite(HANGS)
+        hung = daemon.begin_ctl("reload", "--wait")
+        wait_until(lambda: 2 in generations(daemon), 10)
+        done = daemon.ctl("reload", "--abort")
+        assert (done.returncode, done.stdout) == (0, "aborted: generation 1 goes on\n")
+        _, err = hung.communicate(timeout=40)
+        assert hung.returncode == 1
+        assert "generation 1 goes on: aborted by an operator" in err
+        assert (daemon.status()["mode"], children(daemon)) == ("running", before)
+        none = daemon.ctl("reload", "--abort")
+        assert none.returncode == 1
+        assert "no reload is under way" in none.stderr
+
+
+def test_while_workers_roll_the_newest_reload_waits() -> None:
+    with make(env={"UPNEXTD_CANARY_S": "2"}) as daemon:
+        daemon.rewrite(source(2))
+        rolling = daemon.rpc("reload")
+        template = wait_until(lambda: _template_of_a_ready_canary(daemon), 30)
+        # It forks nobody meanwhile: the workers can't be replaced before it goes on.
+        os.kill(template, signal.SIGSTOP)
+        wait_until(lambda: "the others follow" in daemon.log(), 30)
+        second, newest = daemon.rpc("reload"), daemon.rpc("reload")
+        ended = daemon.rpc("wait", **second)
+        assert (ended["ok"], ended["text"]) == (False, "superseded by a newer reload")
+        os.kill(template, signal.SIGCONT)
+        assert daemon.rpc("wait", **rolling)["ok"]
+        assert daemon.rpc("wait", **newest)["text"] == "reloaded: generation 4"
+        assert version(daemon) == "2"
+
+
+def _template_of_a_ready_canary(daemon: Daemon) -> int:
+    if not any(c["generation"] == 2 and c["state"] == "READY" for c in serving(daemon)):
+        return 0
+    return next(c["pid"] for c in daemon.status()["children"] if c["role"] == "template" and c["generation"] == 2)
+
+
+def test_an_import_that_hangs_at_the_start_ends_the_daemon_with_its_stack() -> None:
+    daemon = make(args=("--import-timeout", "2"))
+    daemon.rewrite("import time\n\ndef dawdle():\n    time.sleep(600)\n\ndawdle()")
+    try:
+        assert daemon.launch().wait() == 78
+        assert "in dawdle" in daemon.log()
+        assert "the import was not done within 2 s (--import-timeout)" in daemon.log()
+    finally:
+        daemon.close()
+
+
+def test_what_a_reload_refuses() -> None:
     with make() as daemon:
         daemon.rewrite("import time; time.sleep(600)")
-        first, second = daemon.rpc("reload"), daemon.rpc("reload")
-        assert first == second
+        daemon.rpc("reload")
         assert daemon.ctl("drain").returncode == 1
         assert "a reload is under way" in daemon.ctl("drain").stderr
         daemon.rpc("pause")

@@ -212,6 +212,13 @@ class Daemon:
         """`upnext ctl ARGS --socket …`."""
         return self.cli("ctl", *args, "--socket", str(self.socket_path), timeout_s=timeout_s)
 
+    def begin_ctl(self, *args: str) -> subprocess.Popen[str]:
+        """`upnext ctl ARGS --socket …`, which goes on meanwhile."""
+        command = [str(BIN / "upnext"), "ctl", *args, "--socket", str(self.socket_path)]
+        return subprocess.Popen(
+            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
     def cli(self, *args: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """`upnext ARGS`, on the broker of this daemon."""
         command = [str(BIN / "upnext"), *args]

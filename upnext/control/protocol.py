@@ -5,7 +5,7 @@ not necessarily in order, and sends notifications (no id) to clients that asked 
 
 - `hello` tells protocol and version; a client that speaks another protocol stops there.
 - A mutation (see METHODS) is answered at once with `{"op_id": "..."}`. It is idempotent: asking again for what is already under way
-  gives the same op_id. It goes on when the client disconnects.
+  gives the same op_id; a reload is the exception, for it takes in what is on disk now. It goes on when the client disconnects.
 - `wait {op_id}` follows one operation: `progress` notifications `{op_id, text, done, ok}` as it goes, the last with done=true, then the
   answer `{op_id, ok, text, data}` when the operation has ended. An operation that ended already is answered at once.
 - `subscribe` is answered with `{}`; from then on the client gets `event` notifications `{kind, at, ...}`.
@@ -288,7 +288,12 @@ METHODS = _table(
     Method("resume", "fetch again", True),
     Method("stop", "drain and end the daemon", True, {"now": Param(ParamKind.FLAG, default=False)}),
     Method("restart", "replace one child, or (slot null) every worker in turn", True, {"slot": Param(ParamKind.TEXT)}),
-    Method("reload", "load the service's code anew", True),
+    Method(
+        "reload",
+        "load the service's code anew, in place of a reload that imports or tries its first worker; abort: end those under way",
+        True,
+        {"abort": Param(ParamKind.FLAG, default=False)},
+    ),
     Method("scale", "set the desired number of workers", True, {"workers": Param(ParamKind.COUNT, required=True)}),
     Method(
         "dump", "-> {slot, pid, stacks}: the stacks of a child", params={"slot": Param(ParamKind.TEXT, required=True)}

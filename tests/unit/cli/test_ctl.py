@@ -98,7 +98,7 @@ def test_a_degraded_daemon_is_exit_4(path: Path, change: dict[str, Any], capsys:
         (["drain", "--exit"], "drain", {"exit": True}),
         (["pause"], "pause", {}),
         (["resume"], "resume", {}),
-        (["reload"], "reload", {}),
+        (["reload"], "reload", {"abort": False}),
         (["scale", "3"], "scale", {"workers": 3}),
         (["restart"], "restart", {"slot": None}),
         (["restart", "worker-1"], "restart", {"slot": "worker-1"}),

@@ -23,17 +23,24 @@ def test_every_cell_steps(phase: Phase, event: Event) -> None:
 
 
 def test_a_good_reload() -> None:
-    phase, done = Phase.IMPORTING, []
-    for event in (Event.IMPORTED, Event.PROVEN, Event.REPLACED, Event.SWITCHED):
+    phase, done = Phase.QUEUED, []
+    for event in (Event.TURN, Event.IMPORTED, Event.PROVEN, Event.REPLACED, Event.SWITCHED):
         phase, action = step(phase, event)
         done.append(action)
     assert phase is Phase.COMMITTED
-    assert done == [Action.TRY, Action.ROLL, Action.SWITCH, Action.COMMIT]
+    assert done == [Action.IMPORT, Action.TRY, Action.ROLL, Action.SWITCH, Action.COMMIT]
 
 
 @pytest.mark.parametrize("phase", [phase for phase in Phase if phase not in OVER])
 def test_whatever_breaks_before_the_commit_rolls_back(phase: Phase) -> None:
-    assert step(phase, Event.BROKE) == (Phase.FAILED, Action.ROLL_BACK)
+    undo = Action.LEAVE if phase is Phase.QUEUED else Action.ROLL_BACK
+    assert step(phase, Event.BROKE) == (Phase.FAILED, undo)
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_a_newer_one_takes_the_place_of_one_that_has_replaced_no_worker(phase: Phase) -> None:
+    early = phase in (Phase.QUEUED, Phase.IMPORTING, Phase.TRYING)
+    assert step(phase, Event.NEWER) == ((Phase.SUPERSEDED, Action.LEAVE) if early else (phase, None))
 
 
 @pytest.mark.parametrize("phase", sorted(OVER, key=str))

@@ -67,6 +67,7 @@ def test_only_takes_lists() -> None:
         {"max_rss": "much"},
         {"hang_timeout": float("inf")},
         {"reload_timeout": -0.5},
+        {"import_timeout": 0.0},
         {"name": "a/b"},
         {"redis_url": "http://x"},
         {"namespace": "a b"},

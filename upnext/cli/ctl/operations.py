@@ -54,13 +54,15 @@ def resume(ctx: click.Context) -> None:
 @click.command(name="reload")
 @_wait
 @_timeout
+@click.option("--abort", is_flag=True, help="End the reload under way; the old code goes on.")
 @control_options
 @click.pass_context
-def reload(ctx: click.Context, wait: bool, timeout: float) -> None:
+def reload(ctx: click.Context, wait: bool, timeout: float, abort: bool) -> None:
     """Load the service's code anew and replace the workers without losing a job."""
     with connect() as client:
-        asked = client.call("reload")
-        ctx.exit(_follow(client, asked, timeout, "reloading") if wait else _accepted(asked, "reloading"))
+        asked = client.call("reload", abort=abort)
+        text = "aborting the reload" if abort else "reloading"
+        ctx.exit(_follow(client, asked, timeout, text) if wait or abort else _accepted(asked, text))
 
 
 @click.command()
