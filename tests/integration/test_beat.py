@@ -16,6 +16,7 @@ def beat(
     token: str = "t1",
     lease_ms: int = 10_000,
     term_ms: int = 6_000,
+    ended: str = "",
 ) -> Beat:
     return work.broker.run(
         keeping.beat(
@@ -26,6 +27,7 @@ def beat(
             lease_ms=lease_ms,
             leadership_ms=term_ms,
             consumers=consumers,
+            ended_leadership=ended,
         )
     )
 
@@ -49,12 +51,28 @@ def test_a_missing_lease_is_told_and_not_made_again(work: Workbench) -> None:
     assert lease(work) is None
 
 
-def test_ended_leases_and_old_graves_are_told_once_each(work: Workbench) -> None:
+def test_it_tells_all_leases_as_they_are_after_it(work: Workbench) -> None:
     work.register(task("ship"), lease_ms=-1)
-    assert beat(work).ended == [CONSUMER]
-    work.broker.command("ZADD", work.keys.graves, work.now_ms() - 14_000, "fresh", work.now_ms() - 16_000, "old")
-    work.broker.command("ZADD", work.keys.graves, work.now_ms() - 16_000, CONSUMER)
-    assert sorted(beat(work).ended) == [CONSUMER, "old"]
+    work.broker.command("ZADD", work.keys.leases, 1_763_762_400_123, "other")
+    told = beat(work, CONSUMER)
+    assert told.leases == {"other": "1763762400123", CONSUMER: str(told.server_ms + 10_000)}
+
+
+def test_of_very_many_leases_it_tells_the_first_and_the_last(work: Workbench) -> None:
+    work.register(task("ship"))
+    many = {f"c{number:04}": number for number in range(1, 1_201)}
+    work.broker.command("DEL", work.keys.leases)
+    work.broker.command("ZADD", work.keys.leases, *(word for name, end in many.items() for word in (end, name)))
+    ends = sorted(int(end) for end in beat(work).leases.values())
+    assert ends == [*range(1, 501), *range(701, 1_201)]
+
+
+def test_old_graves_are_told_and_those_of_a_clock_that_was_set_back(work: Workbench) -> None:
+    work.register(task("ship"))
+    work.broker.command("ZADD", work.keys.graves, work.now_ms() - 14_000, "fresh", work.now_ms() + 3_600_000, "ahead")
+    assert beat(work).graves == ["ahead"]
+    work.broker.command("ZADD", work.keys.graves, work.now_ms() - 16_000, "old")
+    assert beat(work).graves == ["old"]
 
 
 def test_the_first_leads_and_the_second_does_not(work: Workbench) -> None:
@@ -65,12 +83,22 @@ def test_the_first_leads_and_the_second_does_not(work: Workbench) -> None:
     assert (again.leads, again.term) == (True, 1)
 
 
-def test_a_leadership_that_ended_is_taken_with_a_new_term(work: Workbench) -> None:
+def test_a_leadership_that_was_seen_to_end_is_taken_with_a_new_term(work: Workbench) -> None:
     work.register(task("ship"))
     beat(work, term_ms=-1)
-    second = beat(work, daemon="d2", token="t2")
+    seen = beat(work, daemon="d2", token="t2")
+    assert not seen.leads, "its end lies in the past: that may be the clock's doing"
+    second = beat(work, daemon="d2", token="t2", ended=seen.leadership)
     assert (second.leads, second.term) == (True, 2)
     assert beat(work).leads is False
+
+
+def test_a_leadership_that_was_renewed_after_it_was_seen_is_kept(work: Workbench) -> None:
+    work.register(task("ship"))
+    beat(work, term_ms=-1)
+    seen = beat(work, daemon="d2", token="t2")
+    beat(work, term_ms=3_600_000)
+    assert not beat(work, daemon="d2", token="t2", ended=seen.leadership).leads
 
 
 def test_a_successor_within_the_daemon_takes_over_at_once(work: Workbench) -> None:

@@ -17,7 +17,7 @@ from upnext.engine.calls import keeping
 async def reap(fleet: Fleet, consumer: str, name: str) -> keeping.Reaped:
     epoch = (await fleet.command("GET", fleet.keys.epoch)).decode()
     return await fleet.broker.run(
-        keeping.reap(fleet.keys, epoch, consumer=consumer, tasks=[name], foreign=False, final=True)
+        keeping.reap(fleet.keys, epoch, consumer=consumer, tasks=[name], final=True)
     )
 
 

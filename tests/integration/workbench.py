@@ -134,7 +134,7 @@ class Workbench(Bench):
     def reap_call(
         self, consumer: str = CONSUMER, *started: Taken, epoch: str | None = None, **options: Any
     ) -> Call[Reaped]:
-        settings: dict[str, Any] = {"foreign": False, "final": True, "cause": "signal:SIGSEGV", **options}
+        settings: dict[str, Any] = {"final": True, "cause": "signal:SIGSEGV", **options}
         return keeping.reap(
             self.keys,
             epoch or self.epoch,

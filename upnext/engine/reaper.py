@@ -22,6 +22,9 @@ log = logging.getLogger("upnext.scheduler")
 SWEEPS_S = (0.0, 0.05, 0.25, 1.0, 2 * BLOCK_MS / 1000 + 0.5)
 """When to look again, counted from the first look: a read that waited on the server may still be fed until twice its time has passed."""
 
+NO_LEASE = "0"
+"""No lease has this end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -52,7 +55,8 @@ class DeathNotice:
 @dataclass(frozen=True, slots=True)
 class _Case:
     consumer: str
-    foreign: bool
+    seen: str
+    """The end of a foreign consumer's lease that has ended; "" for one of this daemon."""
     charge: str
     cause: str
     detail: str = ""
@@ -74,15 +78,15 @@ class Reaper:
     def died(self, notice: DeathNotice) -> None:
         """A local death. Repeating a notice is harmless."""
         charge = "crash" if notice.charge else "none"
-        self._begin(_Case(notice.consumer, False, charge, notice.cause, notice.detail, notice.started))
+        self._begin(_Case(notice.consumer, "", charge, notice.cause, notice.detail, notice.started))
 
-    def ended(self, consumer: str) -> None:
-        """A foreign consumer's lease has ended, or its grave is open."""
-        self._begin(_Case(consumer, True, "host", "lost host"))
+    def ended(self, consumer: str, seen: str = NO_LEASE) -> None:
+        """A foreign consumer's lease, whose end is `seen`, has ended; or its grave is open."""
+        self._begin(_Case(consumer, seen, "host", "lost host"))
 
     def left_over(self, consumer: str) -> None:
         """A consumer of this daemon's former life."""
-        self._begin(_Case(consumer, False, "host", "its supervisor died"))
+        self._begin(_Case(consumer, "", "host", "its supervisor died"))
 
     def unowned(self, consumer: str, tasks: Iterable[str]) -> None:
         """It has neither lease nor grave, and yet a place in the groups of these tasks."""
@@ -94,7 +98,7 @@ class Reaper:
         await asyncio.gather(*self._open.values(), return_exceptions=True)
 
     def _begin(self, case: _Case) -> None:
-        if case.consumer in self._told and not case.foreign:
+        if case.consumer in self._told and not case.seen:
             self._reaped(case.consumer)
         if case.consumer in self._open:
             return
@@ -140,7 +144,7 @@ class Reaper:
             self._told.add(case.consumer)
             if len(self._told) > 10_000:
                 self._told.clear()
-        if not case.foreign:
+        if not case.seen:
             self._reaped(case.consumer)
 
     async def _record(self, consumer: str) -> dict[str, Any] | None:
@@ -169,7 +173,7 @@ class Reaper:
                     self._epoch(),
                     consumer=case.consumer,
                     tasks=tasks,
-                    foreign=case.foreign,
+                    seen=case.seen,
                     final=final,
                     charge=case.charge,
                     cause=case.cause,

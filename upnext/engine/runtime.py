@@ -189,7 +189,7 @@ class WorkerRuntime:
         gone = False
         while not gone:
             call = keeping.reap(
-                self.keys, self.epoch, consumer=self.consumer, tasks=tasks, foreign=False, final=True, cause="stopped"
+                self.keys, self.epoch, consumer=self.consumer, tasks=tasks, final=True, cause="stopped"
             )
             gone = (await self._broker.run(call)).gone
 

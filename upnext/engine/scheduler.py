@@ -11,10 +11,12 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import orjson
 
 from upnext.core.keys import Keys
+from upnext.core.leases import Sightings
 from upnext.core.spec import ServiceSpec, TaskKind, TaskSpec
 from upnext.engine import bell
 from upnext.engine.calls import keeping
@@ -38,10 +40,16 @@ BEAT_S = 2.5
 LEADERSHIP_MS = 6_000
 SEEN_S = 20.0
 PROMOTE_JOBS = 500
+MOST_REAPED = 20
+"""So many lost consumers are begun with at each beat."""
 SILENT_S = 2.0
 """A broker that owes an answer for longer counts as away."""
+SOONEST_S = 0.05
+"""Beats are not closer than that."""
 FINE_S = 0.002
 """The last bit before a job is due is slept by the thread, to the microsecond."""
+
+_LEADERSHIP = "leadership"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +99,11 @@ class Scheduler:
         self._promote_now = asyncio.Event()
         self._stopped = asyncio.Event()
         self._asked_at: float | None = None
-        self._up_since: float | None = None
-        self._up_client: int = 0
+        self._client_id = 0
+        self._backoff = Backoff()
+        pause_s = LEASE_MS / 2000  # within half a lease, who missed a beat has renewed after the next
+        self._leases = Sightings(LEASE_MS / 1000, pause_s)
+        self._leadership = Sightings(LEADERSHIP_MS / 1000, pause_s)
         self._former_done = False
         self._seen_at = -SEEN_S
         self._defined = False
@@ -109,6 +120,9 @@ class Scheduler:
     def alive(self, consumers: Collection[str]) -> None:
         """The daemon's living consumers; call it on every change."""
         self._alive = set(consumers)
+        if not self._epoch:  # one that is new registers now, and so makes the data set known
+            self._backoff.reset()
+            self._beat_now.set()
 
     def died(self, notice: DeathNotice) -> None:
         """A child died. Repeat it until `on_reaped` acknowledges: that is harmless."""
@@ -160,8 +174,7 @@ class Scheduler:
     # --- beats
 
     async def _keep_beating(self) -> None:
-        loop = asyncio.get_running_loop()
-        backoff = Backoff()
+        backoff = self._backoff
         checked = False
         while True:
             self._asked_at = time.monotonic()
@@ -172,7 +185,7 @@ class Scheduler:
                     checked = True
                 await self._beat()
                 backoff.reset()
-                wait_s = BEAT_S
+                wait_s = self._until_next_beat_s()
             except BrokerRefusedError:
                 if not checked:
                     raise
@@ -184,7 +197,6 @@ class Scheduler:
                 wait_s = backoff.next_s()
             except (BrokerUnavailableError, ReplyError) as error:
                 log.debug("beat: %s", error)
-                self._up_since = None
                 if self.leader:
                     log.warning("not leading any more: %s", error)
                 self.leader = False
@@ -196,16 +208,14 @@ class Scheduler:
                     await self._beat_now.wait()
             except TimeoutError:
                 pass
-            if self._up_since is None and self._link.live is not None:
-                self._up_since = loop.time()
 
     async def _beat(self) -> None:
         wire = await self._link.wire()
-        loop = asyncio.get_running_loop()
-        if self._up_since is None or wire.client_id != self._up_client:
-            self._up_since, self._up_client = loop.time(), wire.client_id
+        if wire.client_id != self._client_id:
+            self._client_id = wire.client_id
+            self._leases, self._leadership = self._leases.forgotten(), self._leadership.forgotten()
         await self._know_the_data_set(wire)
-        asked_ms = time.time_ns() // 1_000_000
+        asked_ms, asked_s = time.time_ns() // 1_000_000, time.monotonic()
         beaten = set(self._alive)
         beat = await self._link.run(
             keeping.beat(
@@ -216,28 +226,45 @@ class Scheduler:
                 lease_ms=LEASE_MS,
                 leadership_ms=LEADERSHIP_MS,
                 consumers=sorted(beaten),
+                ended_leadership=self._leadership.ended().get(_LEADERSHIP, ""),
             )
         )
+        told_s = time.monotonic()
         self._offset_ms = beat.server_ms - (asked_ms + time.time_ns() // 1_000_000) // 2
+        self._lead(beat)
+        for consumer in beat.missing:
+            if consumer in self._beaten:  # one that is new tells its name before it registers
+                self.on_lost(consumer)
+        self._beaten = beaten
+        theirs = {name: end for name, end in beat.leases.items() if name not in self._alive}
+        self._leases = self._leases.after(theirs, asked_s, told_s)
+        held = {} if beat.leads else {_LEADERSHIP: beat.leadership}
+        self._leadership = self._leadership.after(held, asked_s, told_s)
+        self._reap_the_lost(beat.graves)
+        if beat.next_due_ms is not None and beat.next_due_ms <= beat.server_ms + BEAT_S * 1000:
+            self._promote_now.set()
+        if told_s - self._seen_at > SEEN_S:
+            await self._tell_seen()
+            self._seen_at = told_s
+
+    def _lead(self, beat: keeping.Beat) -> None:
         led = self.leader
         self.leader, self.epoch = beat.leads, beat.term
         if beat.leads and not led:
             log.info("leading (term %d)", beat.term)
             self._crons.wake()
-        for consumer in beat.missing:
-            if consumer in self._beaten:  # one that is new tells its name before it registers
-                self.on_lost(consumer)
-        self._beaten = beaten
-        # an outage of the broker ends everybody's lease: the living get one full lease to renew theirs
-        if loop.time() - self._up_since > LEASE_MS / 1000:
-            for consumer in beat.ended:
-                if consumer not in self._alive:
-                    self._reaper.ended(consumer)
-        if beat.next_due_ms is not None and beat.next_due_ms <= beat.server_ms + BEAT_S * 1000:
-            self._promote_now.set()
-        if loop.time() - self._seen_at > SEEN_S:
-            await self._tell_seen()
-            self._seen_at = loop.time()
+
+    def _reap_the_lost(self, graves: Sequence[str]) -> None:
+        for consumer in graves:
+            if consumer not in self._alive:
+                self._reaper.ended(consumer)
+        for consumer, end in islice(self._leases.ended().items(), MOST_REAPED):
+            self._reaper.ended(consumer, end)
+
+    def _until_next_beat_s(self) -> float:
+        """A beat's time, or less when a lease or the leadership would have ended before."""
+        ends = [end for end in (self._leases.next_end_s(), self._leadership.next_end_s()) if end is not None]
+        return min([BEAT_S, *(max(SOONEST_S, end - time.monotonic()) for end in ends)])
 
     async def _know_the_data_set(self, wire: Wire) -> None:
         if not self._epoch:

@@ -137,7 +137,6 @@ class Bench:
                 self.epoch,
                 consumer=consumer,
                 tasks=self.names,
-                foreign=False,
                 final=True,
                 charge="crash",
                 cause=cause,

@@ -141,29 +141,55 @@ def define(
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """`missing` consumers were reaped; `ended` are (foreign) consumers whose lease is over or whose grave is open."""
+    """`missing` consumers were reaped; `graves` are dead and should be gone by now; `leases` are everybody's, with their ends as Redis writes them.
+
+    leadership: its term and end, to be compared only.
+    """
 
     server_ms: int
     leads: bool
     term: int
     next_due_ms: int | None
+    leadership: str
     missing: list[str]
-    ended: list[str]
+    graves: list[str]
+    leases: dict[str, str]
 
 
 def beat(
-    keys: Keys, epoch: str, *, daemon: str, token: str, lease_ms: int, leadership_ms: int, consumers: Sequence[str]
+    keys: Keys,
+    epoch: str,
+    *,
+    daemon: str,
+    token: str,
+    lease_ms: int,
+    leadership_ms: int,
+    consumers: Sequence[str],
+    ended_leadership: str = "",
 ) -> Call[Beat]:
+    """ended_leadership: the `leadership` of an earlier beat that was unchanged for so long that it has ended; it is taken if it is unchanged still."""
+
     def parse(reply: list[Any]) -> Beat:
-        count = reply[4]
-        names = [text(name) for name in reply[5:]]
         due = reply[3] if reply[3] >= 0 else None
-        return Beat(reply[0], reply[1] == 1, reply[2], due, names[:count], list(dict.fromkeys(names[count:])))
+        missing_end = 6 + reply[5]
+        graves_at = missing_end + 1
+        graves_end = graves_at + reply[missing_end]
+        missing, graves, leases = reply[6:missing_end], reply[graves_at:graves_end], reply[graves_end:]
+        return Beat(
+            reply[0],
+            reply[1] == 1,
+            reply[2],
+            due,
+            text(reply[4]),
+            [text(name) for name in missing],
+            [text(name) for name in graves],
+            {text(name): text(end) for name, end in zip(leases[::2], leases[1::2], strict=True)},
+        )
 
     return Call(
         script("beat"),
         [keys.epoch, keys.leases, keys.leader, keys.delayed, keys.graves],
-        [epoch, daemon, token, lease_ms, leadership_ms, *consumers],
+        [epoch, daemon, token, lease_ms, leadership_ms, ended_leadership, *consumers],
         parse,
     )
 
@@ -200,7 +226,7 @@ def tick(
 
 @dataclass(frozen=True, slots=True)
 class Reaped:
-    """`pending` -1: its lease is in force, nothing was done."""
+    """`pending` -1: its lease has changed, nothing was done."""
 
     moved: int
     pending: int
@@ -214,14 +240,14 @@ def reap(
     *,
     consumer: str,
     tasks: Sequence[str],
-    foreign: bool,
+    seen: str = "",
     final: bool,
     charge: str = "none",
     cause: str = "",
     detail: str = "",
     started: Sequence[tuple[str, str, str]] = (),
 ) -> Call[Reaped]:
-    """`started` are (task, lane letter, entry id); `charge` is none, crash or host."""
+    """`started` are (task, lane letter, entry id); `charge` is none, crash or host. `seen`: only if its lease is still that (as in `Beat.leases`), or gone."""
     streams = [stream for task in tasks for stream in keys.streams(task)]
     return Call(
         script("reap"),
@@ -238,7 +264,7 @@ def reap(
         [
             epoch,
             consumer,
-            int(foreign),
+            seen,
             int(final),
             charge,
             cause,

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Takes a dead consumer's entries back, at most 500 a call, and removes the consumer once nothing is pending. A clean stop is the same, by the consumer itself.
 -- KEYS: 1 epoch, 2 leases, 3 graves, 4 consumers, 5 where, 6 waiters, 7 dead, 8 dead:jobs, 9 cancel, 10 stats, 11 tasks, 12 lingering, 13... four streams per task
--- ARGV: 1 epoch, 2 consumer, 3 '1': only if its lease has ended (a foreign consumer), 4 '1': remove the consumer when nothing is pending,
+-- ARGV: 1 epoch, 2 consumer, 3 '': whatever its lease says; else the end of its lease (text) that was
+--       seen until it had ended: only while that is unchanged, or gone (a foreign consumer), 4 '1': remove the consumer when nothing is pending,
 --       5 charge: 'none'; 'crash' charges the started entries; 'host' charges every entry a lost host, 6 cause, 7 detail (stack of a hang, or ''),
 --       8 result prefix, 9 idempotency prefix, 10 reply prefix, 11 bell channel, 12 most lost hosts, 13 number of tasks, 14... those tasks,
 --       then the started entries, each `TASK:LANE ENTRY_ID`
@@ -11,11 +12,11 @@
 -- include: end_job
 -- include: end_cancelled
 -- include: read_meta
-local consumer, foreign, final, charge, cause, detail = ARGV[2], ARGV[3] == '1', ARGV[4] == '1', ARGV[5], ARGV[6], ARGV[7]
+local consumer, seen, final, charge, cause, detail = ARGV[2], ARGV[3], ARGV[4] == '1', ARGV[5], ARGV[6], ARGV[7]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local lease = redis.call('ZSCORE', KEYS[2], consumer)
-if foreign and lease and tonumber(lease) >= now then
+if seen ~= '' and lease and lease ~= seen then
   return {0, -1, 0, 0}
 end
 redis.call('ZREM', KEYS[2], consumer)
