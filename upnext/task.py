@@ -75,7 +75,7 @@ class Submitter(Generic[P, T]):
         delay: seconds (or a timedelta) from now, by the broker's clock, until the job may start.
         at: the moment from which it may start, with a time zone; not together with `delay`. A past one is due at once.
         priority: "high" jobs are taken before "normal" ones of the same task.
-        queue_ttl: seconds within which it has to start once due; after that it ends as expired.
+        queue_ttl: seconds within which it has to start for the first time once due; after that it ends as expired.
         idempotency_ttl: seconds for which `submit_idempotent` may hold its key at most (a day, unless said).
         wait_timeout: seconds that `wait` waits, unless the call says otherwise; None: until the job ends.
 

@@ -349,6 +349,7 @@ class SchedulerChild(Body):
         self._alive_known = asyncio.Event()
         self._scheduler = factory(self._reaped)
         self._scheduler.on_lost = self._lost
+        self._scheduler.on_leading = self._leading
         self._run: asyncio.Task[None] | None = None
 
     async def main(self) -> int:
@@ -391,6 +392,10 @@ class SchedulerChild(Body):
 
     def _reaped(self, consumer: str) -> None:
         self.channel.send("reaped", consumer=consumer)
+
+    def _leading(self) -> None:
+        if self._ready:
+            self.look_around()
 
     async def _boot(self) -> None:
         """Ready once connected."""

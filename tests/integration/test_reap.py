@@ -194,6 +194,16 @@ def test_a_foreign_one_without_a_lease_has_no_say(work: Workbench) -> None:
     assert work.reap(seen="1").moved == 1
 
 
+@pytest.mark.parametrize("charge", ["none", "crash", "host"])
+def test_a_job_that_had_started_expires_no_more(work: Workbench, charge: str) -> None:
+    work.register(task("ship"))
+    had_started, prefetched = (work.submit("ship", queue_ttl_s=60.0) for _ in range(2))
+    work.reap(CONSUMER, next(one for one in work.fetch(2) if one.job_id == had_started), charge=charge)
+    bounded = {meta.job_id for meta in work.metas("ship", "b") if meta.expires_ms is not None}
+    # nobody knows what had started on a host that was lost
+    assert bounded == (set() if charge == "host" else {prefetched})
+
+
 def test_a_first_sweep_keeps_the_record_and_digs_a_grave(work: Workbench) -> None:
     work.register(task("ship"))
     work.submit("ship")

@@ -16,9 +16,7 @@ from upnext.engine.calls import keeping
 
 async def reap(fleet: Fleet, consumer: str, name: str) -> keeping.Reaped:
     epoch = (await fleet.command("GET", fleet.keys.epoch)).decode()
-    return await fleet.broker.run(
-        keeping.reap(fleet.keys, epoch, consumer=consumer, tasks=[name], final=True)
-    )
+    return await fleet.broker.run(keeping.reap(fleet.keys, epoch, consumer=consumer, tasks=[name], final=True))
 
 
 async def test_the_first_owner_ends_late_and_writes_nothing(redis_url: str, namespace: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import closing
 
 import orjson
 import pytest
@@ -12,6 +13,8 @@ from tests.support.fleet import Fleet, task
 from tests.support.waiting import PATIENCE
 from upnext.core.outcome import FailureReason, JobStatus
 from upnext.core.submission import Submission
+from upnext.engine import inspect
+from upnext.engine.sync import SyncBroker
 from upnext.errors import JobNotFoundError, Retry
 
 
@@ -172,10 +175,48 @@ async def test_a_job_that_waited_too_long_expires(redis_url: str, namespace: str
         await fleet.until(lambda: time.time() > expired_at)
         life.runtime.resume()
         outcome = await fleet.broker.wait(stale, 30)
-        assert (outcome.status, outcome.reason) == (JobStatus.FAILED, FailureReason.EXPIRED)
+        assert (outcome.status, outcome.reason, outcome.cause) == (JobStatus.FAILED, FailureReason.EXPIRED, "expired")
+        assert outcome.begun_ms is None, "it never started"
         assert (await fleet.broker.wait(fresh, 30)).status is JobStatus.DONE
         assert ran == [1]
         assert await fleet.leaks() == []
+
+
+async def test_a_job_that_has_started_expires_no_more(redis_url: str, namespace: str) -> None:
+    """queue_ttl bounds the wait for the first start: an attempt after that may begin as late as it likes."""
+    attempts: list[int] = []
+
+    async def ship() -> int:
+        attempts.append(len(attempts) + 1)
+        if len(attempts) < 3:
+            raise ValueError("again")
+        return len(attempts)
+
+    async with Fleet(redis_url, namespace) as fleet:
+        await fleet.scheduler("d1")
+        await fleet.worker(task(ship, retries=2, retry_delay_s=0.3))
+        outcome = await fleet.run("ship", of={"queue_ttl_s": 0.25})
+        assert (outcome.status, outcome.value, outcome.attempt) == (JobStatus.DONE, b"3", 3)
+        assert await fleet.leaks() == []
+
+
+async def test_what_expired_can_be_found_and_is_no_dead_letter(redis_url: str, namespace: str) -> None:
+    async def ship() -> None: ...
+
+    async with Fleet(redis_url, namespace) as fleet:
+        stale = await fleet.submit("ship", of={"queue_ttl_s": 0.001})
+        await fleet.worker(task(ship))
+        await fleet.broker.wait(stale, 30)
+
+        def look() -> tuple[inspect.Job, list[inspect.Job], list[inspect.Job]]:
+            with closing(SyncBroker(redis_url, namespace)) as broker:
+                failed = inspect.jobs(broker, broker.keys, JobStatus.FAILED)
+                return inspect.job(broker, broker.keys, stale), failed, inspect.dead_letters(broker, broker.keys)
+
+        one, failed, dead = await asyncio.to_thread(look)
+        assert (one.status, one.reason, one.started_ms) == (JobStatus.FAILED, FailureReason.EXPIRED, None)
+        assert [(found.job_id, found.cause) for found in failed] == [(stale, "expired")]
+        assert dead == []
 
 
 async def test_without_a_result_ttl_only_who_waits_hears_of_the_end(redis_url: str, namespace: str) -> None:

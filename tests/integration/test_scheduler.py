@@ -366,6 +366,20 @@ async def test_two_who_both_believe_to_lead_fire_each_tick_once(redis_url: str, 
         assert len(ticks) == len(set(ticks))
 
 
+async def test_the_first_daemon_s_scheduler_leads_as_soon_as_its_worker_registers(
+    redis_url: str, namespace: str
+) -> None:
+    """However long it has waited for that: a second daemon that starts then finds a leader."""
+    async with Fleet(redis_url, namespace) as fleet:
+        first = await fleet.scheduler("d1")
+        await passed(fleet, 2.0)  # its tries are a second apart by now
+        await fleet.worker(task(echo), daemon="d1")
+        second = await fleet.scheduler("d2")
+        await fleet.until(lambda: first.leader or second.leader)
+        assert first.leader
+        assert not second.leader
+
+
 @pytest.mark.usefixtures("short_leases")
 async def test_another_host_leads_when_the_leader_is_gone(redis_url: str, namespace: str) -> None:
     ran: list[Run] = []

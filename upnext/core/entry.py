@@ -15,7 +15,7 @@ says something, is a JSON object of one-letter keys:
 | p, r | str | parent and root job ids | it has no parent |
 | k | str | idempotency key | none |
 | w | str | channel of a waiter | nobody said that they wait |
-| q | int | expires at, server ms, unless started | never |
+| q | int | expires at, server ms, unless it has started; gone after its first start | never |
 | t | int | the tick of a cron, ms | not from a cron |
 | o | str | W3C traceparent | none |
 | x | str | cause of the latest crash | it crashed nobody |

@@ -1,10 +1,10 @@
-"""Whether a lease has ended, judged by what was seen of it. Neither the server's clock nor this host's wall clock has a say: both are stepped.
+"""Whether a lease has ended, judged by what was seen of it: clocks of the server and of hosts are stepped, and have no say.
 
-Whoever holds a lease changes its value before a lease's time (TTL) has passed. So a lease has ended when its value stayed unchanged for one TTL of
-the observer's monotonic clock. It says nothing that the value lies in the past, or hours ahead.
+Who holds a lease changes its value before a lease's time (TTL) has passed. So it has ended when its value stayed unchanged for one TTL of
+the observer's monotonic clock. That the value lies in the past, or hours ahead, says nothing.
 
-An observer that looked away proves nothing either: a pause (of this process, this machine, the broker, the connection) may have kept the holders
-from renewing, so after one every lease gets a whole TTL again.
+An observer that did not look has seen nothing either: a pause (of this process, the machine, the broker, the connection) may have kept the
+holders from renewing. After one, every lease gets a whole TTL again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Sightings:
     def after(self, values: Mapping[str, str], asked_s: float, told_s: float) -> Sightings:
         """With one more look: `values` were read at some moment between `asked_s` and `told_s`."""
         paused = self.looked_s is None or told_s - self.looked_s > self.most_gap_s
-        known = {} if paused else self.leases
+        known: Mapping[str, Sighting] = {} if paused else self.leases
         leases = {
             name: seen if (seen := known.get(name)) is not None and seen.value == value else Sighting(value, told_s)
             for name, value in values.items()

@@ -10,7 +10,8 @@ class Submission:
     """What a producer hands to the engine. `payload` is the encoded arguments.
 
     `delay_s` counts from the server's now, `at_us` is Unix microseconds.
-    `queue_ttl_s`: the job expires unless it starts within so long of becoming due. `idempotency_ttl_s` bounds how long a key can be held.
+    `queue_ttl_s`: the job expires unless it starts for the first time within so long of becoming due.
+    `idempotency_ttl_s` bounds how long a key can be held.
     """
 
     task: str

@@ -113,11 +113,11 @@ def headline(error: ErrorInfo) -> str:
     return line if len(raw) <= HEADLINE_CAP_BYTES else raw[: HEADLINE_CAP_BYTES - 3].decode("utf-8", "ignore") + "…"
 
 
-def outcome_of(attempt: Attempt, status: JobStatus, consumer: str, begun_ns: int, **more: Any) -> Outcome:
+def outcome_of(attempt: Attempt, status: JobStatus, consumer: str, begun_ns: int | None, **more: Any) -> Outcome:
     return Outcome(
         status=status,
         attempt=attempt.attempt,
-        begun_ms=begun_ns // 1_000_000,
+        begun_ms=None if begun_ns is None else begun_ns // 1_000_000,
         finished_ms=time.time_ns() // 1_000_000,
         worker=consumer,
         parent_id=attempt.parent_id,

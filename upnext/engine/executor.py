@@ -310,11 +310,13 @@ class Executor:
             ):
                 late = ErrorInfo("Expired", "it did not start within its queue_ttl")
                 self._tell_failed(attempt, late)
-                self._end(attempt, self._failure(attempt, begun_ns, late, FailureReason.EXPIRED))
+                self._end(attempt, self._failure(attempt, None, late, FailureReason.EXPIRED, cause="expired"))
                 self._over(attempt, ok)
                 return None
             if self._early_cancels and self._cancelled_early(attempt):
-                raise JobCancelled
+                self._end(attempt, self._failure(attempt, None, told(JobCancelled()), FailureReason.CANCELLED))
+                self._over(attempt, ok)
+                return None
             context = self._base.copy()
             context.run(CURRENT.set, attempt)
             if meta is not None and meta.trace is not None:
@@ -505,9 +507,18 @@ class Executor:
             return b'{"s":"done",' + tail if value == b"null" else b'{"s":"done","v":' + value + b"," + tail
         return outcome_of(attempt, JobStatus.DONE, self._consumer(), begun_ns, value=value)
 
-    def _failure(self, attempt: Attempt, begun_ns: int, error: ErrorInfo, reason: FailureReason) -> Outcome:
+    def _failure(
+        self,
+        attempt: Attempt,
+        begun_ns: int | None,
+        error: ErrorInfo,
+        reason: FailureReason,
+        *,
+        cause: str | None = None,
+    ) -> Outcome:
+        """begun_ns: None for a job that never started."""
         status = JobStatus.CANCELLED if reason is FailureReason.CANCELLED else JobStatus.FAILED
-        return outcome_of(attempt, status, self._consumer(), begun_ns, error=error, reason=reason)
+        return outcome_of(attempt, status, self._consumer(), begun_ns, error=error, reason=reason, cause=cause)
 
     def _end(self, attempt: Attempt, outcome: Outcome | bytes, *, bury: bool = False) -> None:
         if self._given_up and attempt in self._given_up:
@@ -576,7 +587,9 @@ class Executor:
         self._end(attempt, outcome, bury=True)
 
     def _put_back(self, attempt: Attempt, delay_s: float, /, **changes: Any) -> None:
-        meta = replace(attempt.meta or Meta(), job_id=attempt.job_id, lane=None, handed_back=False, **changes)
+        meta = replace(
+            attempt.meta or Meta(), job_id=attempt.job_id, lane=None, handed_back=False, expires_ms=None, **changes
+        )
         delay_ms = max(0, round(delay_s * 1000))
         home = attempt.home_lane
         self._finisher.put_back(

@@ -188,9 +188,7 @@ class WorkerRuntime:
         tasks = list(self._worker.tasks)
         gone = False
         while not gone:
-            call = keeping.reap(
-                self.keys, self.epoch, consumer=self.consumer, tasks=tasks, final=True, cause="stopped"
-            )
+            call = keeping.reap(self.keys, self.epoch, consumer=self.consumer, tasks=tasks, final=True, cause="stopped")
             gone = (await self._broker.run(call)).gone
 
     # --- registration

@@ -68,8 +68,15 @@ def _nobody(_consumer: str) -> None:
     """Nobody wants to know."""
 
 
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
 class Scheduler:
-    """`on_reaped(consumer)` acknowledges a death notice; `on_lost(consumer)` says that a living consumer of ours was reaped by others."""
+    """`on_reaped(consumer)` acknowledges a death notice; `on_lost(consumer)` says that a living consumer of ours was reaped by others.
+
+    `on_leading()` is called after every change of `leader` or `epoch`.
+    """
 
     def __init__(
         self,
@@ -79,6 +86,7 @@ class Scheduler:
     ) -> None:
         self._settings = settings
         self.on_lost = on_lost
+        self.on_leading: Callable[[], None] = _nothing
         self._keys = Keys(settings.namespace)
         self._token = secrets.token_hex(8)
         endpoint = parse_url(settings.redis_url)
@@ -193,13 +201,13 @@ class Scheduler:
             except EpochError:
                 log.warning("the broker has another data set: its consumers register anew")
                 self._epoch = ""
-                self.leader = False
+                self._lead(False, self.epoch)
                 wait_s = backoff.next_s()
             except (BrokerUnavailableError, ReplyError) as error:
                 log.debug("beat: %s", error)
                 if self.leader:
                     log.warning("not leading any more: %s", error)
-                self.leader = False
+                self._lead(False, self.epoch)
                 wait_s = backoff.next_s()
             self._asked_at = None
             self._beat_now.clear()
@@ -231,7 +239,7 @@ class Scheduler:
         )
         told_s = time.monotonic()
         self._offset_ms = beat.server_ms - (asked_ms + time.time_ns() // 1_000_000) // 2
-        self._lead(beat)
+        self._lead(beat.leads, beat.term)
         for consumer in beat.missing:
             if consumer in self._beaten:  # one that is new tells its name before it registers
                 self.on_lost(consumer)
@@ -247,12 +255,14 @@ class Scheduler:
             await self._tell_seen()
             self._seen_at = told_s
 
-    def _lead(self, beat: keeping.Beat) -> None:
-        led = self.leader
-        self.leader, self.epoch = beat.leads, beat.term
-        if beat.leads and not led:
-            log.info("leading (term %d)", beat.term)
+    def _lead(self, leads: bool, term: int) -> None:
+        before = (self.leader, self.epoch)
+        self.leader, self.epoch = leads, term
+        if leads and not before[0]:
+            log.info("leading (term %d)", term)
             self._crons.wake()
+        if before != (leads, term):
+            self.on_leading()
 
     def _reap_the_lost(self, graves: Sequence[str]) -> None:
         for consumer in graves:

@@ -141,9 +141,9 @@ def define(
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """`missing` consumers were reaped; `graves` are dead and should be gone by now; `leases` are everybody's, with their ends as Redis writes them.
+    """`missing` consumers were reaped; `graves` are dead and should be gone by now.
 
-    leadership: its term and end, to be compared only.
+    leases: of all consumers, with their ends as Redis writes them. leadership: its term and end. Both are for comparing only.
     """
 
     server_ms: int
@@ -167,7 +167,7 @@ def beat(
     consumers: Sequence[str],
     ended_leadership: str = "",
 ) -> Call[Beat]:
-    """ended_leadership: the `leadership` of an earlier beat that was unchanged for so long that it has ended; it is taken if it is unchanged still."""
+    """ended_leadership: `leadership` of earlier beats, unchanged for so long that it has ended; taken if it is unchanged still."""
 
     def parse(reply: list[Any]) -> Beat:
         due = reply[3] if reply[3] >= 0 else None
@@ -247,7 +247,10 @@ def reap(
     detail: str = "",
     started: Sequence[tuple[str, str, str]] = (),
 ) -> Call[Reaped]:
-    """`started` are (task, lane letter, entry id); `charge` is none, crash or host. `seen`: only if its lease is still that (as in `Beat.leases`), or gone."""
+    """`started` are (task, lane letter, entry id); `charge` is none, crash or host.
+
+    seen: only while its lease is still that (as in `Beat.leases`), or gone. "": whatever its lease is.
+    """
     streams = [stream for task in tasks for stream in keys.streams(task)]
     return Call(
         script("reap"),

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- Takes a dead consumer's entries back, at most 500 a call, and removes the consumer once nothing is pending. A clean stop is the same, by the consumer itself.
 -- KEYS: 1 epoch, 2 leases, 3 graves, 4 consumers, 5 where, 6 waiters, 7 dead, 8 dead:jobs, 9 cancel, 10 stats, 11 tasks, 12 lingering, 13... four streams per task
--- ARGV: 1 epoch, 2 consumer, 3 '': whatever its lease says; else the end of its lease (text) that was
---       seen until it had ended: only while that is unchanged, or gone (a foreign consumer), 4 '1': remove the consumer when nothing is pending,
+-- ARGV: 1 epoch, 2 consumer, 3 '': whatever its lease is; else its lease's end as it was seen, as text: only while
+--       that is unchanged, or gone (a foreign consumer), 4 '1': remove the consumer when nothing is pending,
 --       5 charge: 'none'; 'crash' charges the started entries; 'host' charges every entry a lost host, 6 cause, 7 detail (stack of a hang, or ''),
 --       8 result prefix, 9 idempotency prefix, 10 reply prefix, 11 bell channel, 12 most lost hosts, 13 number of tasks, 14... those tasks,
 --       then the started entries, each `TASK:LANE ENTRY_ID`
@@ -73,7 +73,11 @@ for position = 1, tasks do
         meta.i = meta.i or (task .. ':' .. lane .. entry)
         meta.l = home
         local job, target, letter = meta.i, 'b', nil
-        local guilty = charge == 'crash' and started[task .. ':' .. lane .. ' ' .. entry]
+        local had_started = started[task .. ':' .. lane .. ' ' .. entry]
+        local guilty = charge == 'crash' and had_started
+        if had_started or charge == 'host' then
+          meta.q = nil -- it bounds the wait for the first start; on a lost host it may have started
+        end
         if not definition then
           definition = redis.call('HGET', KEYS[11], task)
           definition = definition and cjson.decode(definition).options or {}
