@@ -52,7 +52,8 @@ def test_its_jobs_start_again_on_another_within_15_s(
         return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
     def host(name: str, url: str) -> Daemon:
-        return daemon(SERVICE, redis_url=url, workers=2, env={"TEST_HOST": name, "TEST_LOG": str(log)})
+        env = {"TEST_HOST": name, "TEST_LOG": str(log), "UPNEXT_SERVICE": "shop"}
+        return daemon(SERVICE, redis_url=url, workers=2, env=env)
 
     with Proxy(own_server) as proxy:
         broker = SyncBroker(own_server.tcp_url)
