@@ -204,7 +204,9 @@ async def test_what_expired_can_be_found_and_is_no_dead_letter(redis_url: str, n
     async def ship() -> None: ...
 
     async with Fleet(redis_url, namespace) as fleet:
-        stale = await fleet.submit("ship", of={"queue_ttl_s": 0.001})
+        stale = await fleet.submit("ship", of={"queue_ttl_s": 0.05})
+        late_at = time.monotonic() + 0.5
+        await fleet.until(lambda: time.monotonic() > late_at)
         await fleet.worker(task(ship))
         await fleet.broker.wait(stale, 30)
 

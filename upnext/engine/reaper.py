@@ -90,7 +90,7 @@ class Reaper:
 
     def unowned(self, consumer: str, tasks: Iterable[str]) -> None:
         """It has neither lease nor grave, and yet a place in the groups of these tasks."""
-        self._begin(_Case(consumer, True, "none", "neither lease nor record", tasks=tuple(tasks)))
+        self._begin(_Case(consumer, NO_LEASE, "none", "neither lease nor record", tasks=tuple(tasks)))
 
     async def aclose(self) -> None:
         for task in self._open.values():
