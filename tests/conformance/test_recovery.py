@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -12,6 +13,8 @@ from tests.support.serving import serving
 from tests.support.topologies import Cluster, Sentinels, Topology
 from tests.support.waiting import PATIENCE, wait_until_async
 from upnext import Future, Worker
+from upnext.core.keys import Keys
+from upnext.engine.calls.holding import RATE_BUCKET_S
 from upnext.errors import QueueError
 
 SOON_S = 2.0 * PATIENCE
@@ -136,3 +139,38 @@ async def test_submits_wait_for_a_slot_that_is_on_its_way_and_none_is_doubled(
         futures = await asyncio.gather(*submits)
         assert [await future.value(20) for future in futures] == [1, 2, 3, 4, 5]
         assert sorted(ran) == [-1, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.broker("cluster")
+async def test_ends_wait_for_a_slot_whose_keys_are_all_still_there(topology: Cluster, namespace: str) -> None:
+    """The keys that a script declares are there; those that it makes up, a result's, an idempotency key's, are not."""
+    worker = Worker("conformance", concurrency=8)
+    let_go = asyncio.Event()
+    begun: list[int] = []
+
+    @worker.task
+    async def held(n: int) -> int:
+        begun.append(n)
+        await let_go.wait()
+        return n
+
+    keys = Keys(namespace)
+    async with serving(topology.url, namespace, worker):
+        futures = [await held.submit(n) for n in range(5)]
+        waits = [asyncio.create_task(future.value(20)) for future in futures]
+        await wait_until_async(lambda: len(begun) == 5, SOON_S)
+        with contextlib.closing(topology.holder(namespace).client()) as admin:
+            for key in (keys.where, keys.waiters, keys.dead_jobs, keys.cancel, keys.stats, keys.limits):
+                admin.hset(key, "of-another", "1")
+            admin.zadd(keys.dead, {"of-another:n1-0": 1})
+            admin.xadd(keys.ends, {"j": "dof-another:n1-0"})
+            now_s = int(time.time()) // RATE_BUCKET_S * RATE_BUCKET_S
+            for bucket_s in range(now_s, now_s + 60, RATE_BUCKET_S):
+                admin.hset(f"{keys.rate_prefix}{bucket_s}", "of-another", "1")
+        with topology.moving(namespace, share=0):
+            let_go.set()
+            keyed = asyncio.create_task(held.submit_idempotent("key", 5))
+            await asyncio.wait([keyed, *waits], timeout=1.0)
+        assert [await value for value in waits] == [0, 1, 2, 3, 4]
+        assert await (await keyed).value(20) == 5
+        assert sorted(begun) == [0, 1, 2, 3, 4, 5]

@@ -201,15 +201,16 @@ class Cluster(Topology):
             return target
 
     @contextlib.contextmanager
-    def moving(self, namespace: str) -> Generator[Server]:
-        """The slot is on its way to the yielded node: half of its keys are there. At the end it has moved."""
+    def moving(self, namespace: str, *, share: float = 0.5) -> Generator[Server]:
+        """The slot is on its way to the yielded node: so large a share of its keys is there. At the end it has moved."""
         slot, source = self.slot(namespace), self.holder(namespace)
         target = next(server for server in self.servers if server is not source)
         target_id, source_id = target.cli("CLUSTER", "MYID").decode(), source.cli("CLUSTER", "MYID").decode()
         target.cli("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
         source.cli("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
         keys = source.cli("CLUSTER", "GETKEYSINSLOT", slot, 1000)
-        source.cli("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys[: len(keys) // 2])
+        if moved := keys[: int(len(keys) * share)]:
+            source.cli("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *moved)
         yield target
         while keys := source.cli("CLUSTER", "GETKEYSINSLOT", slot, 100):
             source.cli("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)

@@ -54,6 +54,11 @@ LANE_LETTERS = "nhbx"
 """normal, high, back, suspect."""
 
 
+def absent_beside(key: str) -> str:
+    """A key that is never set, in the namespace of `key`. Every script names it: a cluster refuses them while it moves the slot."""
+    return key.partition("}")[0] + "}:absent"
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """Names of all keys of one namespace."""

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Generic, TypeVar
 
+from upnext.core.keys import absent_beside
+
 T = TypeVar("T")
 Arg = str | bytes | int | float
 
+_LAST_KEY_OFF = "table.remove(KEYS) -- the key that is never set: see `Call`"
 _INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 
 
@@ -41,14 +44,19 @@ def load_all() -> None:
 @functools.cache
 def script(name: str) -> Script:
     """Loads `lua/NAME.lua`; a line `-- include: X` is replaced by `lua/include/X.lua`."""
-    text = (_FOLDER / f"{name}.lua").read_text()
+    head, _, rest = (_FOLDER / f"{name}.lua").read_text().partition("\n")
+    text = f"{head}\n{_LAST_KEY_OFF}\n{rest}"
     text = _INCLUDE.sub(lambda match: (_FOLDER / "include" / f"{match[1]}.lua").read_text().rstrip(), text)
     return Script(name, text, hashlib.sha1(text.encode()).hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One run of a script. `parse` turns the raw reply (bytes, int, list, None) into what the operation returns."""
+    """One run of a script. `parse` turns the raw reply (bytes, int, list, None) into what the operation returns.
+
+    `keys` are those that the script sees. The command names one more, which is never set: so a cluster that moves the slot key by key
+    always answers TRYAGAIN or ASK, and no script fails in the middle at a key that is gone already.
+    """
 
     script: Script
     keys: Sequence[str]
@@ -56,10 +64,10 @@ class Call(Generic[T]):
     parse: Callable[[Any], T]
 
     def evalsha(self) -> tuple[Arg, ...]:
-        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
+        return ("EVALSHA", self.script.sha, len(self.keys) + 1, *self.keys, absent_beside(self.keys[0]), *self.args)
 
     def eval(self) -> tuple[Arg, ...]:
-        return ("EVAL", self.script.text, len(self.keys), *self.keys, *self.args)
+        return ("EVAL", self.script.text, len(self.keys) + 1, *self.keys, absent_beside(self.keys[0]), *self.args)
 
 
 def text(reply: bytes | str) -> str:

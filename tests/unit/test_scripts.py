@@ -1,0 +1,31 @@
+"""Calls of scripts: what the command names besides what the script sees."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+import pytest
+
+from upnext.core.keys import Keys
+from upnext.engine.calls import keeping
+from upnext.engine.scripts import script
+
+NAMES = sorted(
+    file.name.removesuffix(".lua")
+    for file in (resources.files("upnext.engine") / "lua").iterdir()
+    if file.name.endswith(".lua")
+)
+
+
+def test_the_last_key_of_a_call_is_never_set() -> None:
+    call = keeping.resign(Keys("a"), "e", daemon="d", token="t")
+    for command in (call.evalsha(), call.eval()):
+        assert command[2] == 3
+        assert command[3:6] == ("upnext:{a}:epoch", "upnext:{a}:leader", "upnext:{a}:absent")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_script_takes_it_off_before_it_does_anything(name: str) -> None:
+    head, second, *_ = script(name).text.splitlines()
+    assert head.startswith("#!lua")
+    assert second.startswith("table.remove(KEYS)")
