@@ -93,11 +93,14 @@ class RunningAttempt(Protocol):
     """What the broker has under the job's progress key: `progress`, `message`, `checkpoint`; read before a later attempt begins."""
 
     def suspended(self) -> AbstractAsyncContextManager[Any]:
-        """Gives the concurrency slot back for the time of the block. Several may be open at once."""
+        """Gives the concurrency slot back for the time of the block. Several may be open at once.
+
+        Leaving it waits for a slot, unless the block ended by an error.
+        """
         ...
 
     def parked(self) -> AbstractContextManager[Any]:
-        """The same in a pool process; blocks until there is a slot again."""
+        """The same in a pool process; leaving it blocks its thread."""
         ...
 
 
@@ -144,8 +147,10 @@ async def slot_given_back() -> AsyncGenerator[None]:
         parked.__enter__()
         try:
             yield
-        finally:
-            await asyncio.to_thread(parked.__exit__, None, None, None)
+        except BaseException as error:
+            await asyncio.to_thread(parked.__exit__, type(error), error, error.__traceback__)
+            raise
+        await asyncio.to_thread(parked.__exit__, None, None, None)
     elif home is asyncio.get_running_loop():
         async with attempt.suspended():
             yield
@@ -154,8 +159,10 @@ async def slot_given_back() -> AsyncGenerator[None]:
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_enter(manager), home))
         try:
             yield
-        finally:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_leave(manager), home))
+        except BaseException as error:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_leave(manager, error), home))
+            raise
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_leave(manager, None), home))
 
 
 @contextmanager
@@ -174,16 +181,22 @@ def slot_given_back_sync() -> Generator[None]:
     asyncio.run_coroutine_threadsafe(_enter(manager), home).result()
     try:
         yield
-    finally:
-        asyncio.run_coroutine_threadsafe(_leave(manager), home).result()
+    except BaseException as error:
+        asyncio.run_coroutine_threadsafe(_leave(manager, error), home).result()
+        raise
+    asyncio.run_coroutine_threadsafe(_leave(manager, None), home).result()
 
 
 def _enter(manager: AbstractAsyncContextManager[T]) -> Coroutine[Any, Any, T]:
     return manager.__aenter__()
 
 
-async def _leave(manager: AbstractAsyncContextManager[Any]) -> None:
-    await manager.__aexit__(None, None, None)
+async def _leave(manager: AbstractAsyncContextManager[Any], error: BaseException | None) -> None:
+    """`error` is how the block ended; it goes on to the caller from there, not from here."""
+    if error is None:
+        await manager.__aexit__(None, None, None)
+    else:
+        await manager.__aexit__(type(error), error, error.__traceback__)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

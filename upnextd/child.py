@@ -118,6 +118,7 @@ class WorkerHost:
         self.started = cells.started
         self.parked = cells.parked
         self.ended = cells.ended
+        self.ended_parked = cells.ended_parked
         self._index = index
         self._page = page
         self._body = body

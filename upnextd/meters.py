@@ -127,6 +127,14 @@ class Meter:
 
     def ended(self, cell: int, ok: bool) -> None:
         begun, task, _, _ = self._begun[cell]
+        self._count(task, begun, ok)
+
+    def ended_parked(self, task: int, entry_ms: int, entry_seq: int, ok: bool) -> None:
+        begun = self._parked.pop((task, entry_ms, entry_seq), None)
+        if begun is not None:
+            self._count(task, begun, ok)
+
+    def _count(self, task: int, begun: float, ok: bool) -> None:
         at = (self._first + task) * WORDS
         self._counts[at if ok else at + 1] += 1
         self._observe(at + _DURATIONS, _monotonic() - begun)

@@ -155,6 +155,10 @@ class CellWriter:
         self._page[self._first + cell * _CELL_BYTES + _VALID] = 0
         self._writer.count(ok)
 
+    def ended_parked(self, task: int, entry_ms: int, entry_seq: int, ok: bool) -> None:
+        del task, entry_ms, entry_seq
+        self._writer.count(ok)
+
 
 class MeteredCellWriter:
     """Writes cells and meters."""
@@ -178,6 +182,10 @@ class MeteredCellWriter:
     def ended(self, cell: int, ok: bool) -> None:
         self._cells.ended(cell, ok)
         self._meter.ended(cell, ok)
+
+    def ended_parked(self, task: int, entry_ms: int, entry_seq: int, ok: bool) -> None:
+        self._cells.ended_parked(task, entry_ms, entry_seq, ok)
+        self._meter.ended_parked(task, entry_ms, entry_seq, ok)
 
 
 class Reader:

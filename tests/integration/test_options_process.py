@@ -25,7 +25,7 @@ from upnext.core.outcome import FailureReason, JobStatus
 
 SOURCE = '''
 """A service whose plain functions run in pool processes."""
-import asyncio, ctypes, os, sys, time
+import asyncio, contextvars, ctypes, os, sys, threading, time
 from datetime import timedelta
 from pathlib import Path
 import upnext
@@ -71,6 +71,34 @@ def kill(how):
 def sleeps_too_long() -> None:
     (MARKS.parent / "sleeper").write_text(str(os.getpid()))
     time.sleep(60)
+
+@worker.task
+async def held_up() -> str:
+    while not (MARKS.parent / "let go").exists():
+        await asyncio.sleep(0.01)
+    return "both"
+
+@worker.task
+def impatient() -> list[str]:
+    futures = [held_up.submit_sync() for _ in range(2)]
+    told = []
+
+    def wait(future):
+        try:
+            future.value_sync(0.2)
+        except TimeoutError:
+            told.append("ran out")
+
+    def copies():
+        return [threading.Thread(target=contextvars.copy_context().run, args=(wait, future)) for future in futures]
+
+    threads = copies()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (MARKS.parent / "let go").touch()
+    return [*told, *{future.value_sync(30) for future in futures}]
 
 @worker.task
 def sleeps() -> None:
@@ -221,6 +249,13 @@ async def test_values_and_exits_fail_that_job_alone(service: Path, redis_url: st
 async def test_nested_waits_need_no_second_slot(service: Path, redis_url: str, namespace: str) -> None:
     async with serving(service, redis_url, namespace):
         assert (await module(service).tree.wait(3, wait_timeout=60)).value == 8
+
+
+async def test_waits_of_several_threads_and_one_that_runs_out(service: Path, redis_url: str, namespace: str) -> None:
+    """At concurrency 2 both slots are taken by children that end only after the waits for them ran out, or a thread's second wait began."""
+    async with serving(service, redis_url, namespace):
+        assert (await module(service).impatient.wait(wait_timeout=60)).value == ["ran out", "ran out", "both"]
+        assert (await module(service).leaf.wait(2, wait_timeout=20)).value == 20, "every slot is free again"
 
 
 async def test_a_service_that_is_no_file_is_refused(redis_url: str, namespace: str) -> None:

@@ -130,3 +130,69 @@ async def test_a_chain_of_waits_each_the_first_thing_that_its_task_does(redis_ur
     async with serving(worker, redis_url, namespace):
         result = await chain.wait(5, wait_timeout=30)
         assert len(set(result.value)) == 6
+
+
+async def test_the_wait_of_a_plain_function_ends_at_its_time_though_its_slot_is_taken(
+    redis_url: str, namespace: str
+) -> None:
+    """Its child ends only after the wait has: it would wait for ever for the child's slot."""
+    worker = upnext.Worker("w", concurrency=1)
+    let_go = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    @worker.task
+    async def child() -> None:
+        await let_go.wait()
+
+    @worker.task
+    def parent(own_loop: bool) -> str:
+        future = child.submit_sync()
+
+        async def inside() -> None:
+            await future.value(0.2)
+
+        with pytest.raises(TimeoutError):
+            asyncio.run(inside()) if own_loop else future.value_sync(0.2)
+        loop.call_soon_threadsafe(let_go.set)
+        future.value_sync(30)
+        return "on"
+
+    async with serving(worker, redis_url, namespace):
+        for own_loop in (False, True):
+            assert (await parent.wait(own_loop, wait_timeout=30)).value == "on"
+            let_go.clear()
+
+
+async def test_a_task_that_outlives_its_job_and_then_waits_gives_no_slot_back(redis_url: str, namespace: str) -> None:
+    worker = upnext.Worker("w", concurrency=1)
+    behind: set[asyncio.Task[Any]] = set()
+    go_on, at_once, most = asyncio.Event(), 0, 0
+
+    @worker.task
+    async def quick() -> None: ...
+
+    @worker.task
+    async def forgetful() -> None:
+        async def later() -> None:
+            await go_on.wait()
+            await quick.wait(wait_timeout=30)
+
+        behind.add(asyncio.create_task(later()))
+        await asyncio.sleep(0)
+
+    @worker.task
+    async def counted() -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        at_once -= 1
+
+    async with serving(worker, redis_url, namespace):
+        for _ in range(3):
+            await forgetful.wait(wait_timeout=30)
+        go_on.set()
+        await asyncio.gather(*behind)
+        await upnext.gather(*(counted.wait() for _ in range(20)))
+        assert most == 1

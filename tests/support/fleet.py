@@ -90,6 +90,9 @@ class Board(NoHost):
     def parked(self, cell: int) -> None:
         self._free(cell, "parked")
 
+    def ended_parked(self, task: int, entry_ms: int, entry_seq: int, ok: bool) -> None:
+        self.ends += 1
+
     def _free(self, cell: int, what: str) -> None:
         if self.cells.pop(cell, None) is None:
             self.faults.append(f"{what} in cell {cell}, which is free")

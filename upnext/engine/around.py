@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -22,7 +22,9 @@ from upnext.engine.ends import JobCancelled, PoolCrash, RemoteError, check_heede
 from upnext.engine.lingering import Lingering
 from upnext.engine.pool import ProcessPool
 from upnext.engine.registered import TaskRun
-from upnext.engine.threads import Permits, Threads
+from upnext.engine.slots import Event, Slot
+from upnext.engine.threads import Threads
+from upnext.engine.turns import Turns
 from upnext.errors import QueueError
 
 log = logging.getLogger("upnext.worker")
@@ -63,7 +65,7 @@ class Around:
         processes = worker.sync_executor is SyncExecutor.PROCESS and pool_setup is not None
         self._pool = ProcessPool(pool_setup, size) if processes and pool_setup is not None else None
         # slots bound them already, unless the pool is the smaller
-        self._permits = Permits(size) if size < worker.concurrency else None
+        self._permits: Turns[_Place] | None = Turns(size, _nothing_else) if size < worker.concurrency else None
 
     async def aclose(self) -> None:
         self._threads.close()
@@ -202,8 +204,14 @@ class Around:
         """A place in the pool, where it is smaller than the concurrency; its timeout doesn't count meanwhile."""
         self._clock.stop(attempt)
         place = _Place(self._permits)
-        await place.enter()
-        if self._permits is not None and attempt.release is not None and attempt.retake is not None:
+        if self._permits is None:
+            return place
+        try:
+            await self._permits.come_back(place, at_once=False)
+        except BaseException:
+            place.leave()
+            raise
+        if attempt.release is not None and attempt.retake is not None:
             attempt.release = partial(place.step_out, attempt.release)
             attempt.retake = partial(place.step_in, attempt.retake)
         return place
@@ -212,38 +220,26 @@ class Around:
 class _Place:
     """One attempt's permit, given up together with its slot while it waits for another job."""
 
-    def __init__(self, permits: Permits | None) -> None:
+    def __init__(self, permits: Turns[_Place] | None) -> None:
         self._permits = permits
-        self._held = False
-        self._left = False
-        self._entering = False
-
-    async def enter(self) -> None:
-        if self._permits is None or self._held or self._entering:
-            return
-        self._entering = True
-        try:
-            await self._permits.take()
-        finally:
-            self._entering = False
-        self._held = True
-        if self._left:
-            self._give()
+        self.slot = Slot.WAITING
 
     def leave(self) -> None:
-        self._left = True
-        self._give()
+        self._move(Event.END)
 
     def step_out(self, release: Callable[[], None]) -> None:
-        self._give()
+        self._move(Event.WAIT)
         release()
 
-    async def step_in(self, retake: Callable[[], Any]) -> None:
-        await retake()
-        if not self._left:
-            await self.enter()
+    async def step_in(self, retake: Callable[[bool], Awaitable[None]], at_once: bool) -> None:
+        await retake(at_once)
+        if self._permits is not None:
+            await self._permits.come_back(self, at_once=at_once)
 
-    def _give(self) -> None:
-        if self._held and self._permits is not None:
-            self._held = False
-            self._permits.give()
+    def _move(self, event: Event) -> None:
+        if self._permits is not None:
+            self._permits.slots.move(self, event)
+
+
+def _nothing_else(place: _Place, before: Slot, after: Slot) -> None:
+    """A permit has no cell on the scoreboard."""

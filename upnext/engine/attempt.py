@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from upnext.core.entry import Meta
 from upnext.core.retry import GiveUp, RetryIn
 from upnext.core.spec import TaskSpec
+from upnext.engine.slots import Slot
 
 if TYPE_CHECKING:
     from upnext.engine.broker import Broker
@@ -40,6 +41,7 @@ class Attempt:
         "release",
         "retake",
         "runner",
+        "slot",
         "spec",
         "started_at",
         "state",
@@ -58,12 +60,13 @@ class Attempt:
         self.broker = broker
         self.loop: asyncio.AbstractEventLoop | None = None
         self.cell = -1
+        self.slot = Slot.WAITING
         self.started_at = 0.0
         self.cancelled = False
         self.timed_out = False
         self.runner: asyncio.Task[None] | None = None
         self.release: Callable[[], None] | None = None
-        self.retake: Callable[[], Any] | None = None
+        self.retake: Callable[[bool], Awaitable[None]] | None = None
         self.state: dict[str, Any] | None = None
         self.waits = 0
         self.cached = self.verdict = None
@@ -104,17 +107,28 @@ class Attempt:
     async def suspended(self) -> AsyncGenerator[None]:
         """Gives the concurrency slot back while the job waits for other jobs; nested flows so finish at concurrency 1.
 
-        Several may be open at once: the slot goes with the first and is taken again after the last.
+        Several may be open at once: the slot goes with the first and is taken again after the last. A wait that ends by an error (its
+        timeout, a cancel) ends at once, whether there is a slot or not.
         """
-        self.waits += 1
-        if self.release is not None:  # None in the first step of a job: the executor releases it when that has ended
-            self.release()
+        self.begin_wait()
         try:
             yield
-        finally:
-            self.waits -= 1
-            if not self.waits and self.retake is not None:
-                await self.retake()
+        except BaseException:
+            await self.end_wait(at_once=True)
+            raise
+        await self.end_wait(at_once=False)
+
+    def begin_wait(self) -> None:
+        self.waits += 1
+        if self.waits == 1 and self.release is not None:
+            # None in the first step of a job: the executor releases it when that has ended
+            self.release()
+
+    async def end_wait(self, *, at_once: bool) -> None:
+        self.waits -= 1
+        if not self.waits and self.retake is not None:
+            # one that has to end needs no slot for that, and waiting for one would take its grace
+            await self.retake(at_once or self.cancelled or self.timed_out)
 
     def parked(self) -> AbstractContextManager[None]:
         """`suspended` for code without the worker's loop: a pool process, which says so to its worker. Does nothing elsewhere."""

@@ -47,6 +47,8 @@ from upnext.engine.finisher import Finisher
 from upnext.engine.host import Host
 from upnext.engine.lingering import Lingering
 from upnext.engine.registered import TaskRun, task_run
+from upnext.engine.slots import Event, Slot
+from upnext.engine.turns import Turns
 
 log = logging.getLogger("upnext.worker")
 
@@ -113,10 +115,9 @@ class Executor:
         self.held: deque[tuple[Attempt, bytes, float]] = deque()
         """Fetched and unstarted: attempt, payload, when it was fetched (loop time)."""
         self.running: set[Attempt] = set()
-        self._slots = worker.concurrency
+        self._turns: Turns[Attempt] = Turns(worker.concurrency, self._slot_changed)
+        self._slots = self._turns.slots
         self._cells = list(range(worker.concurrency - 1, -1, -1))
-        self._returning: deque[asyncio.Future[None]] = deque()
-        self._retaking: set[Attempt] = set()
         self._idle: list[asyncio.Future[None]] = []
         self._waking = 0
         """Runners that were woken and have not looked yet."""
@@ -141,17 +142,17 @@ class Executor:
     @property
     def busy(self) -> int:
         """Slots in use."""
-        return self.concurrency - self._slots
+        return self.concurrency - self._slots.free
 
     @property
     def room(self) -> int:
         """Jobs that could start right now."""
-        return self._slots - len(self._returning) - len(self.held)
+        return self._slots.free - self._slots.wanted - len(self.held)
 
     @property
     def free(self) -> int:
         """Slots that nothing runs in; what is held may be about to."""
-        return max(0, self._slots - len(self._returning))
+        return self._slots.free
 
     def hold(self, attempt: Attempt, payload: bytes, *, first: bool = False) -> None:
         """`first`: before what is held already (a limited task's job has a permit, which must not idle)."""
@@ -163,7 +164,7 @@ class Executor:
 
     def go(self) -> None:
         """Starts held jobs: wakes one runner; a runner whose job waits wakes the next two."""
-        if not self.held or self._slots <= self._waking or not self.accepting:
+        if not self.held or self._slots.free <= self._waking or not self.accepting:
             return
         self._waking += 1
         while self._idle:
@@ -262,7 +263,7 @@ class Executor:
         loop_time = self._loop.time
         slice_end = loop_time() + SLICE_S
         while self.accepting:
-            while self.held and self._slots > 0:
+            while self.held and self._slots.free > 0:
                 attempt, payload, _ = self.held.popleft()
                 rest = self._begin(attempt, payload, me)
                 if rest is not None:
@@ -292,7 +293,8 @@ class Executor:
     def _begin(self, attempt: Attempt, payload: bytes, me: asyncio.Task[None]) -> Coroutine[Any, Any, None] | None:
         """Starts a job. -> None when that already ended it, else the rest of it, to be awaited."""
         task = self.tasks[attempt.spec.name]
-        self._slots -= 1
+        self._slots.free -= 1  # what `Slots.move` would do, without the detour: this is the hot path
+        attempt.slot = Slot.HELD
         cell = attempt.cell = self._cells.pop()
         self._tell_started(cell, task.index, attempt)
         self.running.add(attempt)
@@ -327,7 +329,7 @@ class Executor:
                 coroutine, encode = task.function(*args, **kwargs), task.encode_result
             else:
                 attempt.release = partial(self._release, attempt)
-                attempt.retake = partial(self._retake, attempt, task)
+                attempt.retake = partial(self._retake, attempt)
                 coroutine, encode = self._around.run(attempt, task, payload, later=later), _as_it_is
             try:
                 first = context.run(coroutine.send, None)
@@ -350,7 +352,7 @@ class Executor:
         try:
             if attempt.release is None:  # not when its first step has put something before them
                 attempt.release = partial(self._release, attempt)
-                attempt.retake = partial(self._retake, attempt, task)
+                attempt.retake = partial(self._retake, attempt)
                 if attempt.waits:
                     self._release(attempt)
             if task.is_async:
@@ -378,13 +380,17 @@ class Executor:
         if given_up:
             self._given_up.discard(attempt)
             self._lingering.end(attempt)
-        if cell >= 0:
-            if not given_up:
-                self._host.ended(cell, ok)
+        elif cell >= 0:
+            self._host.ended(cell, ok)
+        else:
+            self._host.ended_parked(*self._entry_of(attempt), ok)
+        if cell >= 0:  # as in `_begin`
+            attempt.slot = Slot.ENDED
             self._cells.append(cell)
-            self._slots += 1
-            if self._returning:
-                self._wake_returning()
+            self._slots.free += 1
+            self._slots.settle()
+        else:
+            self._slots.move(attempt, Event.END)
         self._ended.set()
 
     def _tell_started(self, cell: int, index: int, attempt: Attempt) -> None:
@@ -397,55 +403,35 @@ class Executor:
             born_ms, _, born_seq = tail[1:].partition("-")
             self._host.started(cell, index, lane, ms, seq, ord(tail[0]), int(born_ms), int(born_seq))
 
+    def _entry_of(self, attempt: Attempt) -> tuple[int, int, int]:
+        """-> (index of its task, ms, seq), as the host was told when it started."""
+        ms, _, seq = attempt.entry_id.partition(b"-")
+        return self.tasks[attempt.spec.name].index, int(ms), int(seq)
+
     # --- slots: a job that waits for another job gives its slot back
 
     def _release(self, attempt: Attempt) -> None:
-        if attempt.cell < 0:
-            return  # released already, or just about to be retaken
-        self._host.parked(attempt.cell)
-        self._cells.append(attempt.cell)
-        attempt.cell = -1
-        self._give_slot()
-        self.go()
-        self._on_room()
+        before = attempt.slot
+        self._slots.move(attempt, Event.WAIT)
+        if attempt.slot is not before:
+            self.go()
+            self._on_room()
 
-    async def _retake(self, attempt: Attempt, task: TaskRun) -> None:
-        if attempt.cell >= 0 or attempt in self._retaking or attempt not in self.running:
-            return
-        if attempt.cancelled or attempt.timed_out:
-            return  # it has to end: it needs no slot for that, and waiting for one would take its grace
-        if self._slots <= 0 or self._returning:
-            self._retaking.add(attempt)
-            turn: asyncio.Future[None] = self._loop.create_future()
-            self._returning.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._give_slot()
-                elif turn in self._returning:
-                    self._returning.remove(turn)
-                raise
-            finally:
-                self._retaking.discard(attempt)
-            if attempt not in self.running:  # it ended meanwhile: this was a wait that it had forgotten
-                self._give_slot()
-                return
-        else:
-            self._slots -= 1
-        attempt.cell = self._cells.pop()
-        self._tell_started(attempt.cell, task.index, attempt)
+    async def _retake(self, attempt: Attempt, at_once: bool) -> None:
+        await self._turns.come_back(attempt, at_once=at_once)
 
-    def _give_slot(self) -> None:
-        self._slots += 1
-        self._wake_returning()
-
-    def _wake_returning(self) -> None:
-        while self._returning and self._slots > 0:
-            turn = self._returning.popleft()
-            if not turn.done():
-                self._slots -= 1
-                turn.set_result(None)
+    def _slot_changed(self, attempt: Attempt, before: Slot, after: Slot) -> None:
+        """The cell of the scoreboard goes and comes with the slot; of what was given up the host knows the end already."""
+        hidden = attempt in self._given_up
+        if before is Slot.HELD:
+            if not hidden:
+                self._host.parked(attempt.cell)
+            self._cells.append(attempt.cell)
+            attempt.cell = -1
+        elif after is Slot.HELD:
+            attempt.cell = self._cells.pop()
+            if not hidden:
+                self._tell_started(attempt.cell, self.tasks[attempt.spec.name].index, attempt)
 
     # --- deadlines
 
@@ -491,6 +477,8 @@ class Executor:
         self.running.discard(attempt)
         if attempt.cell >= 0:
             self._host.ended(attempt.cell, False)
+        else:
+            self._host.ended_parked(*self._entry_of(attempt), False)
         self._host.stuck(attempt.job_id, reason)
         self._ended.set()
 

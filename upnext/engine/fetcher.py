@@ -22,6 +22,7 @@ from upnext.engine.executor import Executor
 from upnext.engine.link import Backoff, Link
 from upnext.engine.mode import Mode
 from upnext.engine.replies import EpochError, ReapedError, ReplyError
+from upnext.engine.slots import Slot
 from upnext.engine.wire import Wire
 from upnext.errors import BrokerFullError, BrokerUnavailableError
 
@@ -252,7 +253,7 @@ class Fetcher:
         if suspect is None:
             return False
         if suspect in self._executor.running:
-            return suspect.cell >= 0
+            return suspect.slot is not Slot.WAITING
         if any(attempt is suspect for attempt, *_ in self._executor.held):
             return True
         self._exclusive = None

@@ -8,9 +8,11 @@
 | J | worker | header, line feed, payload | run this job; the header is JSON (see `header`) |
 | V | member | JSON | the job's value, encoded |
 | E | member | JSON {type, message, traceback, delay_s} | it failed; `delay_s` null: for good |
-| P | member | nothing | the job waits for another job: its slot is free meanwhile |
-| U | member | nothing | it goes on as soon as there is a slot |
-| G | worker | nothing | there is one: go on |
+| P | member | number of the job | the job waits for another job: its slot is free meanwhile |
+| U | member | number of the job, of the wait, 1 or 0 | that wait is over; with 1 it goes on already, with 0 as soon as there is a slot |
+| G | worker | number of the wait | there is one: go on |
+
+A job's number is in its header: a thread may outlive its job, and its waits are not those of the next one.
 
 One job at a time; a member that got none may be ended at any moment.
 """

@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from signal import Signals
 from typing import Any
@@ -53,6 +53,8 @@ class _Member:
         self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self.process, self._reader, self._writer = process, reader, writer
+        self.jobs = 0
+        """How many it was given: the number of the job that it has."""
 
     @property
     def usable(self) -> bool:
@@ -103,6 +105,7 @@ class ProcessPool:
         self._idle: list[_Member] = []
         self._busy: set[_Member] = set()
         self._burials: set[asyncio.Task[Any]] = set()
+        self._waits: set[asyncio.Task[None]] = set()
 
     async def run(self, attempt: Attempt, payload: bytes, begins: Callable[[], None]) -> bytes:
         """-> the value, encoded. `begins` is called when a member takes it.
@@ -113,7 +116,8 @@ class ProcessPool:
         self._busy.add(member)
         try:
             begins()
-            member.send(Kind.JOB, header(attempt) + b"\n" + payload)
+            member.jobs += 1
+            member.send(Kind.JOB, header(attempt, member.jobs) + b"\n" + payload)
             answer = await self._answer(member, attempt)
         except BaseException:
             await asyncio.shield(self._bury(member))  # the job hasn't ended before its process has
@@ -132,8 +136,10 @@ class ProcessPool:
         for member in [*self._idle, *self._busy]:
             self._bury(member)
         self._idle.clear()
-        while self._burials:
-            await asyncio.gather(*self._burials, return_exceptions=True)
+        for wait in self._waits:
+            wait.cancel()
+        while self._burials or self._waits:
+            await asyncio.gather(*self._burials, *self._waits, return_exceptions=True)
 
     async def _answer(self, member: _Member, attempt: Attempt) -> bytes | RemoteError:
         while True:
@@ -145,14 +151,26 @@ class ProcessPool:
                     said = orjson.loads(body)
                     return RemoteError(said["type"], said["message"], said["traceback"], said["delay_s"])
                 case Kind.PARK:
-                    if attempt.release is not None:
-                        attempt.release()
+                    if int(body) == member.jobs:
+                        attempt.begin_wait()
                 case Kind.UNPARK:
-                    if attempt.retake is not None:
-                        await attempt.retake()
-                    member.send(Kind.GO)
+                    job, wait, at_once = (int(part) for part in body.split())
+                    if job == member.jobs:
+                        self._own(self._go_on(member, attempt, wait, at_once=bool(at_once)))
+                    else:  # a thread that outlived its job
+                        member.send(Kind.GO, b"%d" % wait)
                 case _:
                     raise PoolCrash(f"it said {kind.name} in the middle of a job")
+
+    async def _go_on(self, member: _Member, attempt: Attempt, wait: int, *, at_once: bool) -> None:
+        await attempt.end_wait(at_once=at_once)
+        if member.usable and not at_once:
+            member.send(Kind.GO, b"%d" % wait)
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="upnext-pool-wait")
+        self._waits.add(task)
+        task.add_done_callback(self._waits.discard)
 
     async def _member(self) -> _Member:
         while self._idle:
@@ -196,10 +214,11 @@ class ProcessPool:
         return task
 
 
-def header(attempt: Attempt) -> bytes:
-    """What a member must know of a job besides its arguments."""
+def header(attempt: Attempt, number: int) -> bytes:
+    """What a member must know of a job besides its arguments. `number` counts the jobs of this member."""
     return orjson.dumps(
         {
+            "number": number,
             "task": attempt.spec.name,
             "job_id": attempt.job_id,
             "attempt": attempt.attempt,

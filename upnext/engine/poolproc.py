@@ -10,6 +10,7 @@ import contextvars
 import ctypes
 import faulthandler
 import importlib
+import itertools
 import logging
 import os
 import random
@@ -17,6 +18,7 @@ import signal
 import socket
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
@@ -44,13 +46,55 @@ class Line:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._writing = threading.Lock()
+        self._arrivals = threading.Condition()
+        self._reading = self._gone = False
+        self._frames: deque[tuple[Kind, bytes]] = deque()
+        self._granted: set[int] = set()
+        self._waits = itertools.count()
 
     def send(self, kind: Kind, body: bytes = b"") -> None:
         with self._writing:
             self._socket.sendall(frames.pack(kind, body))
 
     def read(self) -> tuple[Kind, bytes] | None:
-        """None: the worker is gone."""
+        """The next frame that is meant for the main thread. None: the worker is gone."""
+        self._until(lambda: bool(self._frames))
+        return self._frames.popleft() if self._frames else None
+
+    def go_on(self, job: int, *, at_once: bool) -> None:
+        """A wait of the job is over; blocks until it has a slot again, unless it goes on `at_once`. From any thread."""
+        number = next(self._waits)
+        self.send(Kind.UNPARK, b"%d %d %d" % (job, number, at_once))
+        if at_once:
+            return
+        self._until(lambda: number in self._granted)
+        if number not in self._granted:
+            os._exit(0)
+        self._granted.discard(number)
+
+    def _until(self, arrived: Callable[[], bool]) -> None:
+        """Returns when that is so, or the worker is gone. Whichever thread comes first reads, and sorts what comes for all of them."""
+        with self._arrivals:
+            while not arrived() and not self._gone:
+                if self._reading:
+                    self._arrivals.wait()
+                    continue
+                self._reading = True
+                self._arrivals.release()
+                try:
+                    frame = self._frame()
+                finally:
+                    self._arrivals.acquire()
+                    self._reading = False
+                    self._arrivals.notify_all()
+                if frame is None:
+                    self._gone = True
+                elif frame[0] is Kind.GO:
+                    self._granted.add(int(frame[1]))
+                else:
+                    self._frames.append(frame)
+
+    def _frame(self) -> tuple[Kind, bytes] | None:
         head = self._exactly(frames.HEAD.size)
         if head is None:
             return None
@@ -71,7 +115,7 @@ class Line:
 class MemberAttempt(Attempt):
     """An attempt that runs here while its slot is kept by the worker: giving the slot back is asked for over the line."""
 
-    __slots__ = ("_counting", "_line")
+    __slots__ = ("_line", "_number")
 
     def __init__(self, spec: TaskSpec, header: dict[str, Any], broker: Broker, line: Line) -> None:
         meta = Meta(
@@ -85,25 +129,18 @@ class MemberAttempt(Attempt):
         super().__init__(spec, "n", b"", meta, broker)
         self.started_at = header["started_at"]
         self.state = header["state"]
-        self._line = line
-        self._counting = threading.Lock()
+        self._line, self._number = line, header["number"]
 
     @contextmanager
     def parked(self) -> Generator[None]:
         """The slot is free inside; several threads may be in here at once."""
-        with self._counting:
-            self.waits += 1
-            if self.waits == 1:
-                self._line.send(Kind.PARK)
+        self._line.send(Kind.PARK, b"%d" % self._number)
         try:
             yield
-        finally:
-            with self._counting:
-                self.waits -= 1
-                if not self.waits:
-                    self._line.send(Kind.UNPARK)
-                    if self._line.read() is None:
-                        os._exit(0)
+        except BaseException:
+            self._line.go_on(self._number, at_once=True)
+            raise
+        self._line.go_on(self._number, at_once=False)
 
 
 def main() -> None:

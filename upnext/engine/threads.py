@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
@@ -13,7 +12,7 @@ _Work = tuple[Callable[[], Any], "asyncio.Future[Any]"]
 
 
 class Threads:
-    """As many as are needed at once; how many that may be is the caller's to say (see `Permits`). Belongs to the running loop."""
+    """As many as are needed at once; how many that may be is the caller's to say. Belongs to the running loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -71,34 +70,3 @@ class Threads:
             future.set_result(value)
         else:
             future.set_exception(error)
-
-
-class Permits:
-    """So many at a time, first come, first served."""
-
-    def __init__(self, count: int) -> None:
-        self._free = count
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    async def take(self) -> None:
-        if self._free > 0 and not self._waiting:
-            self._free -= 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.give()
-            elif turn in self._waiting:
-                self._waiting.remove(turn)
-            raise
-
-    def give(self) -> None:
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1
