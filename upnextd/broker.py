@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -24,6 +25,7 @@ BOOT_S = 5.0
 LOCK_WAIT_S = 10.0
 """How long the server of a daemon that was killed may take to write out its data."""
 STOP_S = 10.0
+KILL_S = 2.0
 _POLL_S = 0.01
 _RESTART_FIRST_S = 0.1
 _RESTART_MOST_S = 5.0
@@ -104,18 +106,19 @@ class Broker:
         broker._keeper = asyncio.get_running_loop().create_task(broker._keep(find_server() or ""))
         return broker
 
-    async def stop(self) -> None:
-        """TERM, wait, KILL. Safe at any time."""
+    async def stop(self, within_s: float = STOP_S) -> None:
+        """TERM, wait, KILL, and not wait long for what that doesn't end. Safe at any time."""
         self._stopping = True
         self._url_path.unlink(missing_ok=True)
         if self.pid is not None:
             process.send_signal(self._pidfd, signal.SIGTERM)
             try:
-                await asyncio.wait_for(self._gone.wait(), STOP_S)
+                await asyncio.wait_for(self._gone.wait(), within_s)
             except TimeoutError:
-                self._log.caution(f"the broker did not end within {STOP_S:g} s: killed")
+                self._log.caution(f"the broker did not end within {within_s:g} s: killed")
                 process.send_signal(self._pidfd, signal.SIGKILL)
-                await self._gone.wait()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._gone.wait(), KILL_S)
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)

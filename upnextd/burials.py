@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _SESSION_POLL_S = 0.002
 _SESSION_POLLS = 500
 _NO_DESCRIPTOR_S = 0.25
+_NO_DESCRIPTOR_LIMIT_S = 20.0
+"""How long a child's jobs are kept from others because what it left can't be looked for."""
 _ADOPTION_S = 5.0
 """How long a dead child is waited for that isn't ours yet."""
 _ADOPTION_FIRST_POLL_S = 0.0005
@@ -113,15 +115,28 @@ class Burials:
 
     async def _kill_session(self, child: Child, session: int) -> int:
         """-> how many of it lived. Its members are found by reading /proc: without a free descriptor, that waits for one."""
-        complained = False
+        log, loop = self._supervisor.log, self._supervisor.loop
+        begun: float | None = None
         while True:
             try:
                 return process.kill_session(session)
             except OSError as error:
-                if not complained:
-                    self._supervisor.log.fault(f"{child.slot}: can't look for what it left: {error.strerror or error}")
-                complained = True
+                if begun is None:
+                    begun = loop.time()
+                    log.fault(f"{child.slot}: can't look for what it left: {error.strerror or error}")
+                elif loop.time() - begun > _NO_DESCRIPTOR_LIMIT_S:
+                    log.fault(f"{child.slot}: what it left, if anything, goes on; its jobs run again")
+                    return 0
                 await asyncio.sleep(_NO_DESCRIPTOR_S)
+
+    def forsake(self, station: Station) -> None:
+        """Its burial takes longer than anything that it waits for: the slot goes on without."""
+        if station.burial is not None:
+            station.burial.cancel()
+        self._supervisor.log.fault(f"{station.slot}: the burial of its child is given up")
+        child, station.child = station.child, None
+        if child is not None:
+            child.close(writers_gone=False)
 
     def _death(self, station: Station, child: Child, status: ExitStatus | None) -> Death:
         oom = False

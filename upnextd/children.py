@@ -99,8 +99,9 @@ class Child:
         self._loop.add_reader(self.pidfd, on_gone, self)
 
     def unwatch(self) -> None:
-        """It is being buried: the pidfd has said all it can."""
-        self._loop.remove_reader(self.pidfd)
+        """It is being buried: the pidfd has said all it can, or is no longer listened to."""
+        if self.pidfd >= 0:
+            self._loop.remove_reader(self.pidfd)
 
     def signal(self, number: process.signal.Signals) -> None:
         self.killed = self.killed or number == process.signal.SIGKILL
@@ -127,6 +128,7 @@ class Child:
         os.close(self.ends.page)
         os.close(self.ends.dump)
         if self.pidfd >= 0:
+            self.unwatch()
             os.close(self.pidfd)
             self.pidfd = -1
 

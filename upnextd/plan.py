@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from upnextd.slots import SERVING, VACANT, Event, State
+from upnextd.slots import ENDING, SERVING, VACANT, Event, State
 
 BACKOFF_FIRST_S = 0.25
 BACKOFF_MOST_S = 30.0
@@ -225,7 +225,7 @@ def _see_off(place: Place, now: float) -> list[Step]:
     """One step of a leaving place towards its end: drain, stop, drop."""
     if place.state in VACANT:
         return [Drop(place.id)]
-    if place.leave_by is not None and now >= place.leave_by and place.state is not State.KILLING:
+    if place.leave_by is not None and now >= place.leave_by and place.state not in ENDING:
         return [Post(place.id, Event.KILL)]
     if place.role is Role.SCHEDULER and place.state in SERVING:
         return [Post(place.id, Event.STOP, now + REPLACEMENT_GRACE_S)]
@@ -242,7 +242,7 @@ def _end(place: Place, desired: Desired) -> list[Step]:
     if place.state in VACANT:
         return [Drop(place.id)]
     if desired.mode is Mode.STOP_NOW:
-        return [] if place.state in (State.KILLING, State.EXITED) else [Post(place.id, Event.KILL)]
+        return [] if place.state in ENDING else [Post(place.id, Event.KILL)]
     if place.state in SERVING or place.state in (State.SPAWNING, State.STARTING):
         return [Post(place.id, Event.STOP, desired.stop_by)]
     return []

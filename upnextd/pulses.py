@@ -22,6 +22,7 @@ TICK_S = 1.0
 _LOOK_S = 0.02
 _LOOKS = 50
 _ANSWER_S = 0.5
+_AFTER_S = 0.001
 
 
 class Pulses:
@@ -30,6 +31,8 @@ class Pulses:
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         self._asked = 0
+        self._due: asyncio.TimerHandle | None = None
+        """The one look that comes before the next tick. One for each child and look would make the next as many again."""
 
     def feel(self, now: float) -> None:
         """Post HUNG and HUNG_ON to whoever doesn't beat."""
@@ -101,8 +104,17 @@ class Pulses:
 
     def _look_again(self, due: float | None, now: float) -> None:
         """A hang that is due before the next tick is not left to it."""
-        if due is not None and now < due < now + TICK_S:
-            self._supervisor.loop.call_at(due + 0.001, self.feel_now)
+        if due is None or not now < due < now + TICK_S:
+            return
+        if self._due is not None:
+            if self._due.when() <= due + _AFTER_S:
+                return
+            self._due.cancel()
+        self._due = self._supervisor.loop.call_at(due + _AFTER_S, self._is_due)
+
+    def _is_due(self) -> None:
+        self._due = None
+        self.feel_now()
 
     def feel_now(self) -> None:
         """Beside the ticks: somebody wants to know, or a hang is due."""

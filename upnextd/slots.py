@@ -3,9 +3,12 @@
 Everything that can change a child's state is in this file. What the actions mean in system calls is the supervisor's business; why
 an event is posted is the plan's (`upnextd.plan`) or the child's own.
 
-    EMPTY → SPAWNING → STARTING → READY ⇄ PAUSED → DRAINING → STOPPING → KILLING → EXITED → BACKOFF | FAILED → EMPTY
+    EMPTY → SPAWNING → STARTING → READY ⇄ PAUSED → DRAINING → STOPPING → KILLING → KILLED → EXITED → BACKOFF | FAILED → EMPTY
 
 Three kinds of cells: a move, `_STAY` (legitimate, changes nothing) and `_ODD` (cannot happen by our own doing: reported, changes nothing).
+
+Every state has a way out by time alone: whatever never comes, its deadline leads on, to a slot without a child in the end. Only the
+states of RESTING have no deadline of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ class State(Enum):
     PAUSED = "it doesn't fetch; drained, when nothing runs in it either"
     DRAINING = "it finishes what runs and fetches nothing"
     STOPPING = "it was told to end by a deadline"
-    KILLING = "it is to die: by the signal sent, or by the SIGKILL that the deadline brings"
+    KILLING = "it is to die soon: it was told so, or its pid isn't known yet; the deadline brings SIGKILL"
+    KILLED = "SIGKILL was sent; its end is awaited"
     EXITED = "it is gone; what becomes of the slot is being judged"
     BACKOFF = "the next one is due later"
     FAILED = "given up"
@@ -65,6 +69,8 @@ class Action(Enum):
     DUMP = "have its stacks written"
     ABORT = "SIGABRT"
     KILL = "SIGKILL"
+    ABANDON = "no longer wait for the end of what SIGKILL did not end"
+    FORSAKE = "give its burial up"
     JUDGE = "bury it: session, jobs, status; then decide what follows"
     COMPLAIN = "log that this can't happen"
 
@@ -84,6 +90,12 @@ class Limits:
     spawn_s: float = 5.0
     start_s: float = 60.0
     kill_s: float = 1.0
+    stop_s: float = 30.0
+    """Where a stop comes without a deadline of its own."""
+    end_s: float = 10.0
+    """What the kernel gets for a SIGKILL: longer waits are those of a disk or a network file system that is away."""
+    judge_s: float = 60.0
+    """More than a burial ever takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +121,7 @@ def _do(*actions: Action) -> Cell:
 
 
 _GONE = _to(State.EXITED, Action.JUDGE)
-_TO_KILL = _to(State.KILLING, Action.KILL)
+_TO_KILL = _to(State.KILLED, Action.KILL)
 _ALIVE_VERDICTS = {Event.AGAIN: _ODD, Event.BACK_OFF: _ODD, Event.GIVE_UP: _ODD}
 _SPAWNED_ALREADY = {Event.SPAWN: _ODD, Event.FORKED: _ODD, Event.FORK_FAILED: _ODD}
 _NO_CHILD = {
@@ -168,7 +180,7 @@ TABLE: dict[State, dict[Event, Cell]] = {
         Event.HUNG: _STAY,
         Event.HUNG_ON: _STAY,
         Event.GONE: _GONE,
-        Event.DEADLINE: _to(State.KILLING, Action.DUMP, Action.KILL),
+        Event.DEADLINE: _to(State.KILLED, Action.DUMP, Action.KILL),
         Event.CLEAR: _STAY,
     },
     State.READY: _SPAWNED_ALREADY
@@ -185,7 +197,7 @@ TABLE: dict[State, dict[Event, Cell]] = {
         Event.HUNG: _do(Action.DUMP),
         Event.HUNG_ON: _to(State.KILLING, Action.ABORT),
         Event.GONE: _GONE,
-        Event.DEADLINE: _ODD,
+        Event.DEADLINE: _TO_KILL,
         Event.CLEAR: _STAY,
     },
     State.PAUSED: _SPAWNED_ALREADY
@@ -201,7 +213,7 @@ TABLE: dict[State, dict[Event, Cell]] = {
         Event.HUNG: _do(Action.DUMP),
         Event.HUNG_ON: _to(State.KILLING, Action.ABORT),
         Event.GONE: _GONE,
-        Event.DEADLINE: _ODD,
+        Event.DEADLINE: _TO_KILL,
         Event.CLEAR: _STAY,
     },
     State.DRAINING: _SPAWNED_ALREADY
@@ -218,7 +230,7 @@ TABLE: dict[State, dict[Event, Cell]] = {
         Event.HUNG: _do(Action.DUMP),
         Event.HUNG_ON: _to(State.KILLING, Action.ABORT),
         Event.GONE: _GONE,
-        Event.DEADLINE: _ODD,
+        Event.DEADLINE: _TO_KILL,
         Event.CLEAR: _STAY,
     },
     State.STOPPING: _SPAWNED_ALREADY
@@ -250,11 +262,30 @@ TABLE: dict[State, dict[Event, Cell]] = {
         Event.DRAIN: _STAY,
         Event.DRAINED: _STAY,
         Event.STOP: _STAY,
-        Event.KILL: _do(Action.KILL),
+        Event.KILL: _TO_KILL,
         Event.HUNG: _STAY,
         Event.HUNG_ON: _STAY,
         Event.GONE: _GONE,
         Event.DEADLINE: _TO_KILL,
+        Event.CLEAR: _STAY,
+    },
+    State.KILLED: _ALIVE_VERDICTS
+    | {
+        Event.SPAWN: _ODD,
+        Event.FORKED: _do(Action.WATCH, Action.KILL),
+        # Also: there was no process to send it to.
+        Event.FORK_FAILED: _GONE,
+        Event.BECAME_READY: _STAY,
+        Event.PAUSE: _STAY,
+        Event.RESUME: _STAY,
+        Event.DRAIN: _STAY,
+        Event.DRAINED: _STAY,
+        Event.STOP: _STAY,
+        Event.KILL: _STAY,
+        Event.HUNG: _STAY,
+        Event.HUNG_ON: _STAY,
+        Event.GONE: _GONE,
+        Event.DEADLINE: _to(State.EXITED, Action.ABANDON, Action.JUDGE),
         Event.CLEAR: _STAY,
     },
     State.EXITED: _NO_CHILD
@@ -267,7 +298,9 @@ TABLE: dict[State, dict[Event, Cell]] = {
         Event.DRAINED: _STAY,
         Event.STOP: _STAY,
         Event.KILL: _STAY,
-        Event.DEADLINE: _ODD,
+        # An abandoned one ended after all.
+        Event.GONE: _STAY,
+        Event.DEADLINE: _to(State.EMPTY, Action.FORSAKE),
         Event.AGAIN: _to(State.EMPTY),
         Event.BACK_OFF: _to(State.BACKOFF),
         Event.GIVE_UP: _to(State.FAILED),
@@ -293,11 +326,19 @@ TABLE: dict[State, dict[Event, Cell]] = {
     },
 }
 
-LIVING = frozenset({State.STARTING, State.READY, State.PAUSED, State.DRAINING, State.STOPPING, State.KILLING})
-"""States that have a process (KILLING may be waiting for the pid of one)."""
+LIVING = frozenset(
+    {State.STARTING, State.READY, State.PAUSED, State.DRAINING, State.STOPPING, State.KILLING, State.KILLED}
+)
+"""States that have a process (KILLING and KILLED may be waiting for the pid of one)."""
 
 SERVING = frozenset({State.READY, State.PAUSED, State.DRAINING})
 """States of a child that started well and was not told to end."""
+
+RESTING = frozenset({State.EMPTY, State.READY, State.PAUSED, State.DRAINING, State.FAILED})
+"""States that last as long as nobody wants anything else."""
+
+ENDING = frozenset({State.KILLED, State.EXITED})
+"""States in which a child is as good as gone: nothing is left to be asked of it."""
 
 VACANT = frozenset({State.EMPTY, State.BACKOFF, State.FAILED})
 """States without a process and without one to come by itself."""
@@ -327,9 +368,15 @@ def _deadline(state: State, now: float, limits: Limits, until: float | None) -> 
             return now + limits.spawn_s
         case State.STARTING:
             return now + limits.start_s
+        case State.STOPPING:
+            return now + limits.stop_s if until is None else until
         case State.KILLING:
             return now + limits.kill_s
-        case State.STOPPING | State.BACKOFF:
-            return until
-        case _:
+        case State.KILLED:
+            return now + limits.end_s
+        case State.EXITED:
+            return now + limits.judge_s
+        case State.BACKOFF:
+            return now if until is None else until
+        case State.EMPTY | State.READY | State.PAUSED | State.DRAINING | State.FAILED:
             return None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from upnext.control.exits import ExitCode
 from upnextd.children import Child
 from upnextd.deaths import LastExit
 from upnextd.plan import Place, Role
-from upnextd.slots import Life
+from upnextd.slots import Life, State
 
 
 @dataclass(slots=True, eq=False)
@@ -29,6 +30,14 @@ class Station:
     reason: str | None = None
     """Why it is being replaced, as `status` shows it afterwards: "recycled", "reloaded"; None otherwise."""
     timer: asyncio.TimerHandle | None = None
+    burial: asyncio.Task[Any] | None = None
+
+    @property
+    def unborn(self) -> bool:
+        """A child was ordered, and its pid isn't known yet."""
+        if self.life.state is State.SPAWNING:
+            return True
+        return self.life.state in (State.KILLING, State.KILLED) and self.child is not None and self.child.pid is None
 
     def view(self) -> Place:
         life = self.life

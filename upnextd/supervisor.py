@@ -20,7 +20,7 @@ from upnext.control.exits import ExitCode
 from upnext.errors import UpNextError
 from upnextd import hangs, modes, plan, process, slots, upgrading
 from upnextd.births import Births
-from upnextd.broker import Broker
+from upnextd.broker import STOP_S, Broker
 from upnextd.burials import Burials
 from upnextd.children import Child
 from upnextd.exporter import Exporter
@@ -45,6 +45,9 @@ LATE_S = 1.0
 """A tick later than this means that we were stopped or the machine slept: no child is blamed for that time."""
 LAST_NOTICES_S = 2.0
 """How long a stopping daemon waits for its scheduler to take back the jobs of children that were killed."""
+REPORT_S = 1.0
+"""How long a fork keeps orphans from being reaped: of a child that was among them, only how it ended is lost."""
+_BROKER_NOW_S = 1.0
 _STOP_MARGIN_S = 0.3
 
 
@@ -110,7 +113,7 @@ class Supervisor:
         if self.exporter is not None:
             self.exporter.stop()
         if self.broker is not None:
-            await self.broker.stop()
+            await self.broker.stop(_BROKER_NOW_S if self.desired.mode is Mode.STOP_NOW else STOP_S)
         await self._templates_gone()
         pending = [task for task in self._tasks if not task.done()]
         for task in pending:
@@ -262,8 +265,8 @@ class Supervisor:
         self.births.fork_failed(token, error)
 
     def template_gone(self, generation: Generation, status: ExitStatus) -> None:
-        for station in self.stations:
-            if station.generation == generation.number and station.life.state is State.SPAWNING:
+        for station in list(self.stations):
+            if station.generation == generation.number and station.unborn:
                 self.post(station, Event.FORK_FAILED)
         self.reloads.template_gone(generation)
         unwanted = generation.number not in (self.desired.generation, self.desired.scheduler_generation)
@@ -345,7 +348,9 @@ class Supervisor:
         if action is Action.FORK:
             self.births.fork(station)
         elif action is Action.JUDGE:
-            self.own(self.burials.bury(station))
+            station.burial = self.own(self.burials.bury(station))
+        elif action is Action.FORSAKE:
+            self.burials.forsake(station)
         elif action is Action.COMPLAIN:
             self.log.caution(f"{station.slot}: {event.name} in {before.name} should not happen")
         elif child is not None:
@@ -372,8 +377,20 @@ class Supervisor:
                 child.signal(signal.SIGABRT)
             case Action.KILL:
                 child.signal(signal.SIGKILL)
+                if child.pid is None:
+                    self.loop.call_soon(self._never_born, station, child)
+            case Action.ABANDON:
+                child.unwatch()
+                self.log.fault(
+                    f"{station.slot}[{child.pid}] did not end {self._limits.end_s:g} s after SIGKILL: left behind"
+                )
             case _:
                 return
+
+    def _never_born(self, station: Station, child: Child) -> None:
+        """Who is to die now is not waited for until the template says its pid: a report that comes later ends that process."""
+        if station.child is child and child.pid is None:
+            self.post(station, Event.FORK_FAILED)
 
     def _tell_stop(self, station: Station, child: Child) -> None:
         deadline = station.life.deadline
@@ -446,8 +463,9 @@ class Supervisor:
                 station.child.heart = hangs.forgive(station.child.heart, late_s)
 
     def _reap_strangers(self) -> None:
-        """Orphans that we adopted, as a subreaper or as PID 1. Not while a child of ours has a pid that we don't know yet."""
-        if any(station.child is not None and station.child.pid is None for station in self.stations):
+        """Orphans that we adopted, as a subreaper or as PID 1. Not just when a child of ours has a pid that we don't know yet."""
+        now = self.loop.time()
+        if any(s.child is not None and s.child.pid is None and now - s.child.born_at < REPORT_S for s in self.stations):
             return
         ours = {
             station.child.pid

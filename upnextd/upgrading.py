@@ -191,7 +191,7 @@ class Upgrades:
 
 def quiet(supervisor: Supervisor) -> bool:
     """Nothing is half done: every pid is known, every grave is closed, nobody waits for an operation."""
-    between = (State.SPAWNING, State.EXITED)
+    between = (State.SPAWNING, State.KILLED, State.EXITED)
     return (
         supervisor.booted
         and not supervisor.reloads.under_way

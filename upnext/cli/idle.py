@@ -11,7 +11,7 @@ from upnext.control.client import ControlClient
 from upnext.errors import ControlError, DaemonNotRunningError
 
 _IDLE_MODES = ("paused", "draining", "drained", "stopping")
-_IDLE_STATES = ("PAUSED", "DRAINING", "STOPPING", "KILLING")
+_IDLE_STATES = ("PAUSED", "DRAINING", "STOPPING", "KILLING", "KILLED")
 
 
 def idle_workers() -> frozenset[tuple[str, int]]:

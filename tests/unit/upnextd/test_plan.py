@@ -172,8 +172,14 @@ def test_stop_ends_workers_before_the_scheduler() -> None:
 
 def test_stop_now_kills() -> None:
     now = replace(RUN, mode=Mode.STOP_NOW)
-    places = [worker(1), worker(2, State.KILLING), scheduler()]
-    assert reconcile(now, places, NOW) == [Post(1, Event.KILL)]
+    places = [worker(1), worker(2, State.KILLED), worker(3, State.KILLING), worker(4, State.EXITED), scheduler()]
+    assert reconcile(now, places, NOW) == [Post(1, Event.KILL), Post(3, Event.KILL)]
+
+
+@pytest.mark.parametrize("state", [State.KILLED, State.EXITED])
+def test_who_is_as_good_as_gone_is_asked_nothing_when_its_time_to_leave_is_over(state: State) -> None:
+    late = replace(worker(1, state), leave_by=NOW - 1)
+    assert reconcile(replace(RUN, workers=0), [late, scheduler()], NOW) == []
 
 
 STATES = st.sampled_from([state for state in State if state is not State.FAILED])
@@ -239,6 +245,7 @@ class World:
             State.DRAINING: Event.DRAINED,
             State.STOPPING: Event.GONE,
             State.KILLING: Event.GONE,
+            State.KILLED: Event.GONE,
             State.EXITED: Event.AGAIN,
             State.BACKOFF: Event.DEADLINE,
         }

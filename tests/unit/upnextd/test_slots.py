@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from upnextd.slots import LIVING, SERVING, TABLE, VACANT, Action, Event, Life, Limits, State, step
+from upnextd.slots import ENDING, LIVING, RESTING, SERVING, TABLE, VACANT, Action, Event, Life, Limits, State, step
 
 LIMITS = Limits(spawn_s=5.0, start_s=60.0, kill_s=1.0)
 
@@ -39,6 +39,27 @@ def test_every_cell_steps(state: State, event: Event) -> None:
         assert life.deadline == 101.0
 
 
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("event", Event)
+def test_every_cell_leads_to_a_deadline_or_to_a_state_that_may_last(state: State, event: Event) -> None:
+    life, _ = step(Life(state, 1.0, None if state in RESTING else 90.0), event, 100.0, LIMITS)
+    assert (life.deadline is None) is (life.state in RESTING)
+
+
+@pytest.mark.parametrize("state", State)
+def test_time_alone_leads_every_state_to_a_slot_without_a_child(state: State) -> None:
+    """Whatever never comes: reports, deaths, verdicts. Each deadline that passes is an event, and none of them cannot happen."""
+    life, done = Life(state, 0.0), list[Action]()
+    for _ in range(4):
+        if life.state not in VACANT:
+            life, actions = step(life, Event.DEADLINE, 100.0, LIMITS)
+            done += actions
+    assert life.state in VACANT
+    assert Action.COMPLAIN not in done
+    if state in LIVING - {State.KILLED}:
+        assert done[-4:] == [Action.KILL, Action.ABANDON, Action.JUDGE, Action.FORSAKE]
+
+
 def test_every_state_can_be_reached_and_left() -> None:
     reached = {State.EMPTY}
     frontier = [State.EMPTY]
@@ -55,9 +76,10 @@ def test_every_state_can_be_reached_and_left() -> None:
 @pytest.mark.parametrize("state", sorted(LIVING | {State.SPAWNING}, key=str))
 def test_a_kill_always_leads_to_the_end(state: State) -> None:
     life, _ = step(Life(state), Event.KILL, 0.0, LIMITS)
-    assert life.state is State.KILLING
-    life, actions = step(life, Event.DEADLINE, 1.0, LIMITS)
-    assert (life.state, actions) == (State.KILLING, (Action.KILL,))
+    assert life.state is (State.KILLING if state is State.SPAWNING else State.KILLED)
+    # Now is now, also for one that has a moment left, or whose pid isn't known.
+    life, _ = step(life, Event.KILL, 0.0, LIMITS)
+    assert life.state is State.KILLED
     life, actions = step(life, Event.GONE, 1.0, LIMITS)
     assert (life.state, actions) == (State.EXITED, (Action.JUDGE,))
 
@@ -70,17 +92,10 @@ def test_a_death_is_always_judged(state: State) -> None:
     assert not life.drained
 
 
-def test_states_with_a_deadline_have_an_answer_to_it() -> None:
-    for state in State:
-        life, _ = step(Life(state), Event.DEADLINE, 0.0, LIMITS)
-        odd = Action.COMPLAIN in TABLE[state][Event.DEADLINE].actions
-        timed = state in (State.SPAWNING, State.STARTING, State.STOPPING, State.KILLING, State.BACKOFF)
-        assert odd is not timed, state
-        assert life.state is not State.STOPPING or odd
-
-
 def test_kinds_of_states_do_not_overlap() -> None:
     assert SERVING < LIVING
+    assert not RESTING & ENDING
+    assert set(State) == VACANT | LIVING | {State.SPAWNING, State.EXITED}
     assert not VACANT & LIVING
 
 
@@ -109,11 +124,11 @@ def test_a_child_stopped_before_its_pid_is_known_dies_with_the_report() -> None:
 
 def test_a_child_that_never_gets_ready_is_dumped_and_killed() -> None:
     life, actions = walk([Event.SPAWN, Event.FORKED, Event.DEADLINE])
-    assert life.state is State.KILLING
+    assert life.state is State.KILLED
     assert actions == [Action.FORK, Action.WATCH, Action.DUMP, Action.KILL]
 
 
 def test_a_hang_is_dumped_then_aborted_then_killed() -> None:
     life, actions = walk([Event.SPAWN, Event.FORKED, Event.BECAME_READY, Event.HUNG, Event.HUNG_ON, Event.DEADLINE])
-    assert life.state is State.KILLING
+    assert life.state is State.KILLED
     assert actions[2:] == [Action.DUMP, Action.ABORT, Action.KILL]
