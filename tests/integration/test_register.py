@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.integration.workbench import CONSUMER, OTHER, Workbench, task
+from upnext.core.binding import Signature
 from upnext.core.keys import SCHEMA
-from upnext.core.spec import CronSpec, MissedRunPolicy, RateLimit, TaskSpec
-from upnext.engine.calls import keeping
+from upnext.core.ownership import Source
+from upnext.core.spec import CronSpec, MissedRunPolicy, RateLimit, TaskOptions, TaskSpec
+from upnext.engine.calls import keeping, owning
 from upnext.engine.replies import ReplyError
+
+D1 = Source("d1")
 
 
 def register(
@@ -23,10 +28,11 @@ def register(
     service: str = "orders",
     generation_ms: int = 1,
     lease_ms: int = 60_000,
+    source: Source = D1,
 ) -> tuple[str, int]:
     work.names = [one.name for one in tasks]
-    record = {"daemon": "d1", "service": service, "tasks": work.names, "since_ms": 1}
-    registration = keeping.Registration(consumer, record, service, generation_ms, lease_ms, tasks)
+    record = {"daemon": source.daemon, "service": service, "tasks": work.names, "since_ms": 1}
+    registration = keeping.Registration(consumer, record, service, generation_ms, lease_ms, tasks, source=source)
     work.epoch, server_ms = work.broker.run(keeping.register(work.keys, registration, f"epoch-of-{consumer}"))
     return work.epoch, server_ms
 
@@ -51,7 +57,7 @@ def test_streams_groups_lease_and_record(work: Workbench) -> None:
             assert group[group.index(b"name") + 1] == b"w"
     assert float(work.broker.command("ZSCORE", work.keys.leases, CONSUMER)) == server_ms + 7_000
     assert told(work, work.keys.consumers, CONSUMER)["tasks"] == ["a", "b"]
-    assert told(work, work.keys.tasks, "a")["service"] == "orders"
+    assert told(work, work.keys.tasks, "a")["owner"] == "orders"
 
 
 def test_again_it_disturbs_nothing(work: Workbench) -> None:
@@ -71,23 +77,148 @@ def test_jobs_sent_before_anybody_registered_are_there(work: Workbench) -> None:
     assert work.take().job_id == job_id
 
 
-def test_another_living_service_with_a_task_of_that_name(work: Workbench) -> None:
-    register(work, [task("ship")])
+SHOP = Source("d1", "host-1", "/srv/shop/worker.py")
+MAIL = Source("d2", "host-2", "/srv/mail/worker.py")
+
+
+def conflict(work: Workbench, *tasks: TaskSpec, source: Source = MAIL, service: str = "mail/worker") -> dict[str, str]:
+    """What a refused registration says; it has written nothing."""
     before = work.everything()
-    with pytest.raises(ReplyError, match="CONFLICT ship orders"):
-        register(work, [task("pack"), task("ship")], consumer=OTHER, service="shop")
+    with pytest.raises(ReplyError, match="CONFLICT") as refused:
+        register(work, tasks, consumer=OTHER, service=service, source=source)
     assert work.everything() == before
+    return json.loads(str(refused.value).partition(" ")[2])
+
+
+def other_signature(name: str) -> TaskSpec:
+    return replace(task(name), arguments=Signature.of(lambda order_id: order_id))
+
+
+def test_another_living_service_with_a_task_of_that_name_in_another_file(work: Workbench) -> None:
+    register(work, [task("ship")], service="shop/worker", source=replace(SHOP, file="/srv/shop/orders.py"))
+    assert conflict(work, task("pack"), task("ship")) == {
+        "task": "ship", "service": "shop/worker", "file": "/srv/shop/orders.py", "host": "host-1",
+    }  # fmt: skip
+
+
+def test_or_with_another_signature(work: Workbench) -> None:
+    register(work, [task("ship")], service="shop/worker", source=SHOP)
+    assert conflict(work, other_signature("ship"))["service"] == "shop/worker"
+
+
+def test_the_same_code_elsewhere_is_let_in(work: Workbench) -> None:
+    register(work, [task("ship")], service="shop/worker", source=SHOP)
+    register(work, [task("ship")], consumer=OTHER, service="mail/worker", source=MAIL)
+
+
+def test_a_daemon_whose_workers_are_away_still_owns_its_tasks(work: Workbench) -> None:
+    register(work, [task("ship")], service="shop/worker", source=SHOP, lease_ms=-1)
+    statement = owning.Statement("d1", "shop/worker", 1, "host-1", SHOP.file, {"ship": "ship()"}, ["ship"])
+    for call in owning.announce(work.keys, work.epoch, statement, 60_000):
+        work.broker.run(call)
+    assert conflict(work, other_signature("ship"))["host"] == "host-1"
+
+
+def test_a_daemon_is_no_other_service_than_its_former_self(work: Workbench) -> None:
+    register(work, [task("ship")], service="shop/worker", source=SHOP)
+    register(work, [other_signature("ship")], consumer=OTHER, service="shop", source=SHOP)
+    assert told(work, work.keys.tasks, "ship")["owner"] == "shop"
 
 
 def test_a_service_that_is_gone_yields_its_names(work: Workbench) -> None:
     register(work, [task("ship")], lease_ms=-1)
-    register(work, [task("ship")], consumer=OTHER, service="shop")
-    assert told(work, work.keys.tasks, "ship")["service"] == "shop"
+    register(work, [other_signature("ship")], consumer=OTHER, service="mail", source=MAIL)
+    assert told(work, work.keys.tasks, "ship")["owner"] == "mail"
 
 
-def test_a_shared_task_may_be_in_two_services(work: Workbench) -> None:
+def test_a_task_that_both_share_may_be_in_two_services(work: Workbench) -> None:
     register(work, [task("ship", shared=True)])
-    register(work, [task("ship", shared=True)], consumer=OTHER, service="shop")
+    register(work, [task("ship", shared=True)], consumer=OTHER, service="mail", source=MAIL)
+    register(work, [replace(other_signature("ship"), options=TaskOptions(shared=True))], consumer=OTHER, service="web")
+
+
+# --- records of a version that named services by the bare stem
+
+
+def of_an_older_version(work: Workbench, name: str, service: str) -> None:
+    """As that version wrote it."""
+    register(work, [task(name)], service=service, source=Source("d0"))
+    row = told(work, work.keys.tasks, name)
+    for word in ("owner", "daemon", "host", "file"):
+        del row[word]
+    work.broker.command("HSET", work.keys.tasks, name, json.dumps({**row, "service": service}))
+    work.broker.command("DEL", work.keys.seen)
+
+
+def test_an_older_version_of_this_service_stands_in_nobodys_way(work: Workbench) -> None:
+    of_an_older_version(work, "ship", "worker")
+    register(work, [task("ship")], consumer=OTHER, service="mail/worker", source=MAIL)
+    assert told(work, work.keys.tasks, "ship")["owner"] == "mail/worker"
+
+
+def test_an_older_version_of_another_service_does(work: Workbench) -> None:
+    of_an_older_version(work, "ship", "worker")
+    assert conflict(work, other_signature("ship")) == {"task": "ship", "service": "worker", "file": "", "host": ""}
+
+
+def test_older_versions_find_no_service_of_theirs_in_our_rows(work: Workbench) -> None:
+    """They refuse a task of another living service, and remove crons and handlers of a service that has their name."""
+    register(work, [task("ship"), task("tidy", cron=CronSpec("* * * * *"))], service="worker")
+    for key, name in ((work.keys.tasks, "ship"), (work.keys.crons, "tidy")):
+        assert "service" not in told(work, key, name)
+
+
+# --- what operators set
+
+
+def test_a_limit_that_was_set_outlives_every_registration(work: Workbench) -> None:
+    register(work, [task("ship", max_concurrency=5), task("pack")])
+    assert work.broker.run(owning.set_limits(work.keys, "ship", {"concurrency": 1}))
+    assert work.broker.run(owning.set_limits(work.keys, "pack", {"concurrency": 2}))
+    register(work, [task("ship", max_concurrency=7), task("pack")], consumer=OTHER, generation_ms=9)
+    assert told(work, work.keys.limits, "ship") == {"concurrency": 1}
+    assert told(work, work.keys.limits, "pack") == {"concurrency": 2}
+    assert told(work, work.keys.tasks, "ship")["limits"] == {"concurrency": 7}
+
+
+def test_so_does_the_lifting_of_a_limit(work: Workbench) -> None:
+    register(work, [task("ship", max_concurrency=5)])
+    assert work.broker.run(owning.set_limits(work.keys, "ship", None))
+    register(work, [task("ship", max_concurrency=5)], consumer=OTHER, generation_ms=9)
+    assert work.hash(work.keys.limits) == {}
+
+
+# --- code that is being developed, and crons that come back
+
+
+def test_passing_code_makes_nothing_passing_that_lasts(work: Workbench) -> None:
+    passing = Source("d2", returns=False, passing=True)
+    register(work, [task("ship")])
+    register(work, [task("ship"), task("new")], consumer=OTHER, generation_ms=9, source=passing)
+    assert "passing" not in told(work, work.keys.tasks, "ship")
+    assert told(work, work.keys.tasks, "new")["passing"] is True
+    register(work, [task("new")], generation_ms=10)
+    assert "passing" not in told(work, work.keys.tasks, "new")
+
+
+def test_a_cron_that_lapsed_goes_on_from_its_cursor(work: Workbench) -> None:
+    daily = CronSpec("0 0 * * *")
+    for schedule, kept in ((daily, True), (CronSpec("1 0 * * *"), False)):
+        work.broker.command("DEL", work.keys.crons)
+        work.broker.command("HSET", work.keys.cursors, "tidy", 5)
+        row = {"schedule": daily.schedule, "timezone": daily.timezone, "at_ms": 1}
+        work.broker.command("HSET", work.keys.lapsed, "tidy", json.dumps(row))
+        register(work, [task("tidy", cron=schedule)])
+        assert (work.hash(work.keys.cursors)["tidy"] == "5") is kept
+        assert work.hash(work.keys.lapsed) == {}
+
+
+def test_rows_that_cannot_be_read_are_written_anew(work: Workbench) -> None:
+    work.broker.command("HSET", work.keys.tasks, "ship", "no JSON")
+    work.broker.command("HSET", work.keys.crons, "tidy", "[]")
+    register(work, [task("ship"), task("tidy", cron=CronSpec("* * * * *"))])
+    assert told(work, work.keys.tasks, "ship")["owner"] == "orders"
+    assert told(work, work.keys.crons, "tidy")["schedule"] == "* * * * *"
 
 
 def test_data_of_a_newer_schema(work: Workbench) -> None:

@@ -29,7 +29,7 @@ def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "LEASE_MS", int(LEASE_S * 1000))
     monkeypatch.setattr(scheduler, "BEAT_S", LEASE_S / 10)
     monkeypatch.setattr(scheduler, "LEADERSHIP_MS", 1500)
-    monkeypatch.setattr(scheduler, "SEEN_S", 0.5)
+    monkeypatch.setattr(scheduler, "ANNOUNCE_S", 0.5)
     monkeypatch.setattr(reaper, "SWEEPS_S", (0.0, 0.05, 0.2))
 
 

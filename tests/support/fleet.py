@@ -170,11 +170,14 @@ class Fleet:
         url: str | None = None,
         wait: bool = True,
         generation_ms: int = 1,
+        passing: bool = False,
         **options: Any,
     ) -> Life:
         spec = WorkerSpec("w", concurrency, {one.name: one for one in tasks}, **options)
         board = Board(self, daemon, list(spec.tasks), concurrency)
-        settings = RuntimeSettings(url or self.url, self.namespace, daemon, generation_ms=generation_ms)
+        settings = RuntimeSettings(
+            url or self.url, self.namespace, daemon, generation_ms=generation_ms, passing=passing
+        )
         life = Life(WorkerRuntime(spec, ServiceSpec(service, (spec,)), settings, board), board)
         self.workers.append(life)
         if wait:
@@ -187,12 +190,19 @@ class Fleet:
         return life
 
     async def scheduler(
-        self, daemon: str = "d1", *tasks: TaskSpec, service: str = "orders", **settings: Any
+        self,
+        daemon: str = "d1",
+        *tasks: TaskSpec,
+        service: str = "orders",
+        declared: Sequence[TaskSpec] = (),
+        **settings: Any,
     ) -> Scheduler:
+        """`declared` is what the service declares besides `tasks`, and doesn't run here."""
         spec = WorkerSpec("w", 1, {one.name: one for one in tasks})
+        all_of_it = (spec, WorkerSpec("x", 1, {one.name: one for one in declared}))
         chosen: dict[str, Any] = {
             "redis_url": self.url,
-            "service": ServiceSpec(service, (spec,)) if tasks else None,
+            "service": ServiceSpec(service, (spec,), declared=all_of_it) if tasks or declared else None,
             "generation_ms": 1,
             **settings,
         }
@@ -204,6 +214,11 @@ class Fleet:
         scheduler.alive(self._alive.get(daemon, set()))
         self._schedulers.append((daemon, scheduler, asyncio.create_task(scheduler.run(), name="test-scheduler")))
         return scheduler
+
+    @property
+    def daemons(self) -> list[str]:
+        """Those whose scheduler runs."""
+        return [daemon for daemon, _, _ in self._schedulers]
 
     async def no_scheduler(self) -> None:
         """All of them end."""

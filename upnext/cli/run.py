@@ -123,6 +123,7 @@ async def _serve(specs: Sequence[ServiceSpec], namespace: str) -> list[str] | No
                 install_signals=False,
                 on_ready=ready.one_more,
                 stopping=stopping,
+                passing=LIFELINE in os.environ,
             ),
             name=f"upnext {spec.name}",
         )

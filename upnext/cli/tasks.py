@@ -48,12 +48,21 @@ def list_(services: tuple[str, ...]) -> None:
 
 
 def _registered() -> list[dict[str, Any]]:
+    from upnext.core.ownership import owner_of
     from upnext.engine import tasks
 
     with queue() as broker:
         known = tasks.known(broker, broker.keys)
-    names = ("kind", "service", "event", "signature")
-    return [{"task": facts.name, **{name: facts.definition.get(name) for name in names}} for facts in known]
+    return [
+        {
+            "task": facts.name,
+            "kind": facts.definition.get("kind"),
+            "service": owner_of(facts.definition),
+            "event": facts.definition.get("event"),
+            "signature": facts.definition.get("signature"),
+        }
+        for facts in known
+    ]
 
 
 def _declared(services: Sequence[str]) -> list[dict[str, Any]]:

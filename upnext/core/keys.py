@@ -18,8 +18,12 @@ All keys of a namespace share one hash tag, so a script is atomic over them on R
 | P:idem:KEY | string | its own ttl | job id | submit; deleted by every terminal path |
 | P:sent:NONCE:KEY | string | 60 s | job id and nonce of a keyed submit: a repeat after a lost reply is told the same | submit, send |
 | P:cancel | hash | the job's | job id -> time of request, ms | cancel |
-| P:tasks | hash | for ever | task -> definition, JSON | register |
-| P:limits | hash | for ever | task -> limits, JSON | register |
+| P:tasks | hash | see `upnext.core.ownership` | task -> definition, JSON | register, remove |
+| P:seen | hash | with P:tasks | task, cron or handler -> when it was registered or announced last, ms | register, announce, remove |
+| P:announcers | hash | the daemon's | daemon -> what its module declares and what it serves, JSON | announce, withdraw |
+| P:announced | zset | as P:announcers | daemon -> end of its announcement, ms | announce, withdraw |
+| P:limits | hash | with P:tasks | task -> limits in force, JSON | register, set_limits, remove |
+| P:limits:set | hash | until reset | task -> limits that operators set (`null`: none), JSON | set_limits |
 | P:gcra | hash | for ever | task -> theoretical arrival time, us | fetch |
 | P:lingering | hash | the consumer's | TASK\nCONSUMER -> jobs that have ended there and still go on | linger, reap |
 | P:paused | set | for ever | tasks paused everywhere | pause_task |
@@ -27,10 +31,11 @@ All keys of a namespace share one hash tag, so a script is atomic over them on R
 | P:leases | zset | the consumer's | consumer -> lease end, ms | register, beat, reap |
 | P:graves | zset | the sweep's | dead consumer -> time of death, ms | reap |
 | P:leader | hash | for ever | daemon, token, epoch, until_ms | beat, resign |
-| P:crons | hash | last_seen + 60 s | cron -> definition, JSON | register |
-| P:cursors | hash | with the cron | cron -> newest tick that fired or was skipped, or when it was first seen, ms | register, tick |
+| P:crons | hash | see `upnext.core.ownership` | cron -> definition, JSON | register, announce, remove |
+| P:lapsed | hash | 30 days | cron that lapsed -> its schedule, JSON; its cursor stays as long | remove, register |
+| P:cursors | hash | with the cron, or P:lapsed | cron -> newest tick that fired or was skipped, or when first seen, ms | register, tick |
 | P:fired | hash | with the cron | cron -> newest tick that fired, ms | tick |
-| P:event:EVENT | hash | last_seen + 7 d | handler task -> last seen, ms | register |
+| P:event:EVENT | hash | newest seen + 7 d | handler task -> newest seen, ms | register, announce, remove |
 | P:stats | hash | for ever | TASK:done, TASK:failed, … -> count | finish, reap |
 | P:rate:BUCKET | hash | 120 s | task -> ends in that 10 s bucket | finish |
 | P:ends | stream | capped | recent ends, a batch an entry | finish |
@@ -149,6 +154,26 @@ class Keys:
     @property
     def limits(self) -> str:
         return self.prefix + "limits"
+
+    @property
+    def limits_set(self) -> str:
+        return self.prefix + "limits:set"
+
+    @property
+    def seen(self) -> str:
+        return self.prefix + "seen"
+
+    @property
+    def announcers(self) -> str:
+        return self.prefix + "announcers"
+
+    @property
+    def announced(self) -> str:
+        return self.prefix + "announced"
+
+    @property
+    def lapsed(self) -> str:
+        return self.prefix + "lapsed"
 
     @property
     def gcra(self) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from upnext.core import cron
 from upnext.core.keys import Keys
+from upnext.core.ownership import owner_of
 from upnext.core.spec import CronSpec
 from upnext.core.submission import Submission
 from upnext.engine.calls import looking
@@ -44,7 +45,7 @@ def crons(transport: Transport, keys: Keys) -> list[Cron]:
                 said.get("task", facts.name),
                 spec.schedule,
                 spec.timezone,
-                said.get("service", ""),
+                owner_of(said),
                 facts.last_ms,
                 next_ms,
             )

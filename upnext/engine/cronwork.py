@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from upnext.core import ownership
 from upnext.core.entry import Meta, encode_meta
 from upnext.core.keys import Keys
-from upnext.core.spec import CronSpec, MissedRunPolicy
+from upnext.core.spec import CronSpec, MissedRunPolicy, TaskKind
 from upnext.engine.calls import keeping
 from upnext.engine.link import Backoff, Link
 from upnext.engine.replies import ReplyError
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("upnext.scheduler")
 
 REREAD_S = 20.0
-LAPSE_MS = 60_000
-"""A cron that no living service has any more stops after so long."""
+LAPSE_MS = ownership.LAPSE_MS[TaskKind.CRON] + ownership.ANNOUNCER_LEASE_MS
+"""A cron that was not announced for so long doesn't fire, also before it is removed."""
 
 
 class CronWork:

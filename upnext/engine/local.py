@@ -93,7 +93,12 @@ class LocalService:
     """The workers of one service on the running loop, with a scheduler thread for each broker that they use."""
 
     def __init__(
-        self, service: ServiceSpec, redis_url: str | None, namespace: str, on_ready: Callable[[], None] | None
+        self,
+        service: ServiceSpec,
+        redis_url: str | None,
+        namespace: str,
+        on_ready: Callable[[], None] | None,
+        passing: bool = False,
     ) -> None:
         self._on_ready = on_ready
         self._unready = len(service.workers)
@@ -106,9 +111,11 @@ class LocalService:
             url = redis_url or worker.redis_url
             if url is None:
                 raise ValueError(f"worker {worker.name} has no Redis URL")
-            settings = RuntimeSettings(url, namespace, daemon_id)
+            settings = RuntimeSettings(url, namespace, daemon_id, returns=False, passing=passing)
             if url not in self._threads:
-                schedule = SchedulerSettings(url, namespace, daemon_id, service, settings.generation_ms)
+                schedule = SchedulerSettings(
+                    url, namespace, daemon_id, service, settings.generation_ms, returns=False, passing=passing
+                )
                 self._threads[url] = SchedulerThread(schedule)
                 self._consumers[url] = {}
             host = _LocalHost(partial(self._named, url, number), self._ready)
@@ -163,10 +170,11 @@ async def run_service(
     stop_s: float = STOP_S,
     on_ready: Callable[[], None] | None = None,
     stopping: asyncio.Event | None = None,
+    passing: bool = False,
 ) -> list[str]:
     """Runs until SIGTERM or SIGINT (with `install_signals`) or `stopping`; drains, `stop_s` at most. -> ids of the jobs that still ran.
 
-    `redis_url` goes before those that workers name. Raises what a runtime raises at boot.
+    `redis_url` goes before those that workers name. `passing`: what it registers goes when it stops. Raises what a runtime raises at boot.
     """
     loop = asyncio.get_running_loop()
     stopping = stopping or asyncio.Event()
@@ -178,7 +186,7 @@ async def run_service(
         stopping.set()
 
     caught = (signal.SIGTERM, signal.SIGINT) if install_signals else ()
-    running = LocalService(service, redis_url, namespace, on_ready)
+    running = LocalService(service, redis_url, namespace, on_ready, passing)
     stop = asyncio.create_task(stopping.wait(), name="upnext-stopping")
     left: list[str] = []
     try:

@@ -15,8 +15,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import orjson
+
 from upnext.core.keys import Keys
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome, encode
+from upnext.core.ownership import Source
 from upnext.core.spec import ServiceSpec, SyncExecutor, WorkerSpec
 from upnext.engine import bell
 from upnext.engine.attempt import Attempt
@@ -54,6 +57,10 @@ class RuntimeSettings:
     boot_timeout_s: float | None = 5.0
     provisional: bool = False
     """The code is on trial: see `keeping.Registration`. Its scheduler defines it once it is committed."""
+    returns: bool = True
+    """The daemon has the same id after a restart."""
+    passing: bool = False
+    """The service is being developed: what it registers goes when it stops."""
     log_setup: str | None = None
     """`module:function` that each pool process calls first, with a function that tells the id of the job that runs (None: none does)."""
 
@@ -243,15 +250,19 @@ class WorkerRuntime:
             LEASE_MS,
             list(self._worker.tasks.values()),
             self._settings.provisional,
+            Source(
+                self._settings.daemon_id,
+                self._settings.host_name,
+                self._service.file,
+                self._settings.returns,
+                self._settings.passing,
+            ),
         )
         try:
             epoch, server_ms = await self._broker.run(keeping.register(self.keys, registration, secrets.token_hex(8)))
         except ReplyError as error:
             if error.code == "CONFLICT":
-                _, task, other = str(error).split(" ", 2)
-                raise ConflictError(
-                    f"task {task!r} belongs to service {other!r}, which is running: rename one of the two, or declare both shared=True"
-                ) from None
+                raise ConflictError(self._conflict(str(error))) from None
             if error.code == "SCHEMA":
                 raise BrokerRefusedError(
                     "the data in Redis was written by a newer version of upnext: upgrade this one"
@@ -260,6 +271,16 @@ class WorkerRuntime:
         self.consumer, self.epoch = consumer, epoch
         self._executor.server_offset_s = server_ms / 1000 - time.time()
         self._registered.set()
+
+    def _conflict(self, reply: str) -> str:
+        """One line: which task, both files, where the other runs, and the ways out."""
+        other = orjson.loads(reply.partition(" ")[2])
+        ours = f"{self._service.file or 'this process'} (service {self._service.name}, host {self._settings.host_name})"
+        theirs = f"{other['file'] or 'another file'} (service {other['service']}, host {other['host'] or 'unknown'})"
+        return (
+            f"task {other['task']!r} of {ours} is also a task of {theirs}, which is running, in another file or with another signature:"
+            " rename one of the two (name=), give both one --service-name if they are one service, or declare both shared=True"
+        )
 
     async def mend_groups(self) -> None:
         """Somebody removed a stream or its group by hand: made anew, under the same name, for all else that we hold is still ours."""

@@ -8,17 +8,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import socket
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import orjson
 
 from upnext.core.keys import Keys
 from upnext.core.leases import Sightings
-from upnext.core.spec import ServiceSpec, TaskKind, TaskSpec
+from upnext.core.ownership import ANNOUNCE_S, ANNOUNCER_LEASE_MS, Source
+from upnext.core.spec import ServiceSpec
 from upnext.engine import bell
+from upnext.engine.announcements import Announcements
 from upnext.engine.calls import keeping
 from upnext.engine.checks import check_broker
 from upnext.engine.consumer_sweep import ConsumerSweep
@@ -38,7 +41,6 @@ log = logging.getLogger("upnext.scheduler")
 
 BEAT_S = 2.5
 LEADERSHIP_MS = 6_000
-SEEN_S = 20.0
 PROMOTE_JOBS = 500
 MOST_REAPED = 20
 """So many lost consumers are begun with at each beat."""
@@ -62,6 +64,11 @@ class SchedulerSettings:
     service: ServiceSpec | None = None
     generation_ms: int = 0
     since_ms: int = 0
+    host_name: str = field(default_factory=socket.gethostname)
+    returns: bool = True
+    """This daemon has the same id after a restart."""
+    passing: bool = False
+    """The service is being developed: what it registers goes when it stops."""
 
 
 def _nobody(_consumer: str) -> None:
@@ -113,8 +120,24 @@ class Scheduler:
         self._leases = Sightings(LEASE_MS / 1000, pause_s)
         self._leadership = Sightings(LEADERSHIP_MS / 1000, pause_s)
         self._former_done = False
-        self._seen_at = -SEEN_S
-        self._defined = False
+        self._announce_now = asyncio.Event()
+        self._connections = 0
+        self._connected_at = 0.0
+        self._announcements = Announcements(
+            self._link,
+            self._keys,
+            lambda: self._epoch,
+            Source(
+                settings.daemon_id,
+                settings.host_name,
+                settings.service and settings.service.file,
+                settings.returns,
+                settings.passing,
+            ),
+            settings.service,
+            settings.generation_ms,
+            self._token,
+        )
         self.leader = False
         self.epoch = 0
         """Term of the leadership that this scheduler saw last; its own while `leader`."""
@@ -148,6 +171,7 @@ class Scheduler:
                     group.create_task(self._keep_promoting(), name="upnext-promote"),
                     group.create_task(self._crons.run(), name="upnext-crons"),
                     group.create_task(self._sweep.run(), name="upnext-consumer-sweep"),
+                    group.create_task(self._keep_announcing(), name="upnext-announce"),
                 ]
                 await self._stopped.wait()
                 for loop in loops:
@@ -169,15 +193,18 @@ class Scheduler:
 
     async def _resign(self) -> None:
         led, self.leader = self.leader, False
-        if not led or self._link.live is None:
+        if self._link.live is None or not self._epoch:
             return
         try:
             async with asyncio.timeout(0.5):
+                await self._announcements.withdraw()
+                if not led:
+                    return
                 await self._link.run(
                     keeping.resign(self._keys, self._epoch, daemon=self._settings.daemon_id, token=self._token)
                 )
         except (TimeoutError, QueueError) as error:
-            log.debug("resigning: %s", error)  # the leadership ends by itself
+            log.debug("resigning: %s", error)  # announcement and leadership end by themselves
 
     # --- beats
 
@@ -221,6 +248,9 @@ class Scheduler:
         wire = await self._link.wire()
         if wire.client_id != self._client_id:
             self._client_id = wire.client_id
+            self._connections += 1
+            self._connected_at = time.monotonic()
+            self._announce_now.set()
             self._leases, self._leadership = self._leases.forgotten(), self._leadership.forgotten()
         await self._know_the_data_set(wire)
         asked_ms, asked_s = time.time_ns() // 1_000_000, time.monotonic()
@@ -251,9 +281,6 @@ class Scheduler:
         self._reap_the_lost(beat.graves)
         if beat.next_due_ms is not None and beat.next_due_ms <= beat.server_ms + BEAT_S * 1000:
             self._promote_now.set()
-        if told_s - self._seen_at > SEEN_S:
-            await self._tell_seen()
-            self._seen_at = told_s
 
     def _lead(self, leads: bool, term: int) -> None:
         before = (self.leader, self.epoch)
@@ -282,8 +309,8 @@ class Scheduler:
             if raw is None:
                 raise BrokerUnavailableError("nobody has registered yet")
             self._epoch = raw.decode()
-            self._seen_at = -SEEN_S
-            self._defined = False
+            self._announcements.reset()
+            self._announce_now.set()
         if not self._former_done:
             await self._bury_former()
 
@@ -299,39 +326,38 @@ class Scheduler:
                 self._reaper.left_over(name.decode())
         self._former_done = True
 
-    async def _tell_seen(self) -> None:
-        service = self._settings.service
-        if service is None:
-            return
-        tasks: Sequence[TaskSpec] = [task for worker in service.workers for task in worker.tasks.values()]
-        if not self._defined:
-            # Its workers may have registered while this code was on trial.
-            told = keeping.define(
-                self._keys, self._epoch, service=service.name, generation_ms=self._settings.generation_ms, tasks=tasks
-            )
-            try:
-                await self._link.run(told)
-            except ReplyError as refused:
-                if refused.code not in ("CONFLICT", "SCHEMA"):
-                    raise
-                log.error("can't define the tasks of %s: %s", service.name, refused)
-            self._defined = True
-        await self._link.run(
-            keeping.seen(
-                self._keys,
-                self._epoch,
-                service=service.name,
-                generation_ms=self._settings.generation_ms,
-                crons=[task.name for task in tasks if task.kind is TaskKind.CRON],
-                handlers=[(task.event, task.name) for task in tasks if task.event is not None],
-            )
-        )
-
     def _term(self) -> int | None:
         return self.epoch if self.leader and self._epoch else None
 
     def _server_ms(self) -> int:
         return time.time_ns() // 1_000_000 + self._offset_ms
+
+    # --- announcing
+
+    async def _keep_announcing(self) -> None:
+        """Every ANNOUNCE_S, and at once on a new connection or data set."""
+        while True:
+            wait_s = ANNOUNCE_S
+            self._announce_now.clear()
+            if self._epoch and self._link.live is not None:
+                # After an outage of the broker nobody is announced until the others are back, too.
+                up_s = time.monotonic() - self._connected_at
+                settled = self._connections <= 1 or up_s > ANNOUNCER_LEASE_MS / 1000
+                try:
+                    await self._announcements.turn(leads=self.leader, settled=settled)
+                except EpochError as error:
+                    log.debug("announcing: %s", error)
+                    self._beat_now.set()
+                except BrokerUnavailableError as error:
+                    log.debug("announcing: %s", error)
+                    wait_s = BEAT_S
+                except ReplyError as error:
+                    log.warning("what this daemon declares can't be announced: %s", error)
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._announce_now.wait()
+            except TimeoutError:
+                pass
 
     # --- promotion
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from upnext.core.keys import LANE_LETTERS, Keys
+from upnext.core.ownership import owner_of
 from upnext.engine.calls import looking, steering
 from upnext.engine.calls.holding import RATE_BUCKET_S
 from upnext.engine.calls.looking import TaskFacts
@@ -98,7 +99,7 @@ def _task(facts: TaskFacts, delayed: int, dead: int, window_s: float) -> Task:
     return Task(
         name=facts.name,
         kind=said.get("kind", "task"),
-        service=said.get("service", ""),
+        service=owner_of(said),
         signature=said.get("signature", ""),
         event=said.get("event"),
         queued=max(0, facts.stored - facts.held),

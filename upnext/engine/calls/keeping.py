@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from upnext.core.keys import SCHEMA, Keys
+from upnext.core.naming import stem_of
+from upnext.core.ownership import Source
 from upnext.core.spec import STEPPED_BACK_MS, TaskKind, TaskSpec
 from upnext.engine.scripts import Arg, Call, script, text
 
@@ -20,7 +22,7 @@ class Registration:
     """What register needs. `record` is the consumer's, as in `upnext.core.keys`.
 
     provisional: this code is being tried: what it declares anew is made known, what others declared is left as it is, and its crons and
-    handlers wait until it is committed.
+    handlers wait until it is committed. `source`: where the code is from.
     """
 
     consumer: str
@@ -30,18 +32,21 @@ class Registration:
     lease_ms: int
     tasks: Sequence[TaskSpec]
     provisional: bool = False
+    source: Source = field(default_factory=Source)
 
 
-def definition(task: TaskSpec, service: str, generation_ms: int) -> dict[str, Any]:
-    """What Redis keeps about a task."""
+def definition(task: TaskSpec, service: str, generation_ms: int, source: Source) -> dict[str, Any]:
+    """What Redis keeps about a task.
+
+    Its service is its `owner`: versions that named services otherwise read and compare `service`, and would take what isn't theirs.
+    """
     options = task.options
     return {
-        "service": service,
+        **_origin(service, generation_ms, source),
         "kind": task.kind.value,
         "event": task.event,
         "signature": task.arguments.describe(),
         "shared": options.shared,
-        "generation_ms": generation_ms,
         "options": {
             "retries": options.retries,
             "timeout_s": options.timeout_s,
@@ -51,6 +56,17 @@ def definition(task: TaskSpec, service: str, generation_ms: int) -> dict[str, An
         },
         "limits": limits(task),
     }
+
+
+def _origin(service: str, generation_ms: int, source: Source) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "owner": service,
+        "generation_ms": generation_ms,
+        "daemon": source.daemon if source.returns else None,
+        "host": source.host,
+        "file": source.file,
+    }
+    return {**said, "passing": True} if source.passing else said
 
 
 def limits(task: TaskSpec) -> dict[str, Any] | None:
@@ -78,7 +94,7 @@ def register(keys: Keys, registration: Registration, new_epoch: str) -> Call[tup
         limit = limits(task)
         told += (
             task.name,
-            orjson.dumps(definition(task, registration.service, generation_ms)),
+            orjson.dumps(definition(task, registration.service, generation_ms, registration.source)),
             orjson.dumps(limit) if limit else b"",
         )
         streams += keys.streams(task.name)
@@ -91,8 +107,7 @@ def register(keys: Keys, registration: Registration, new_epoch: str) -> Call[tup
                 "timezone": task.cron.timezone,
                 "missed": task.cron.missed.value,
                 "max_catch_up_s": task.cron.max_catch_up_s,
-                "service": registration.service,
-                "generation_ms": registration.generation_ms,
+                **_origin(registration.service, registration.generation_ms, registration.source),
             }
             crons += (task.name, orjson.dumps(cron))
         if task.event is not None:
@@ -109,6 +124,11 @@ def register(keys: Keys, registration: Registration, new_epoch: str) -> Call[tup
             keys.leases,
             keys.crons,
             keys.cursors,
+            keys.seen,
+            keys.lapsed,
+            keys.limits_set,
+            keys.announcers,
+            keys.announced,
             *streams,
             *events,
         ],
@@ -120,6 +140,9 @@ def register(keys: Keys, registration: Registration, new_epoch: str) -> Call[tup
             registration.lease_ms,
             registration.service,
             generation_ms,
+            registration.source.daemon,
+            _stem(registration),
+            int(registration.source.passing),
             len(registration.tasks),
             len(crons) // 2,
             len(handlers),
@@ -132,11 +155,16 @@ def register(keys: Keys, registration: Registration, new_epoch: str) -> Call[tup
     )
 
 
+def _stem(registration: Registration) -> str:
+    file = registration.source.file
+    return stem_of(registration.service) if file is None else file.rpartition("/")[2].removesuffix(".py")
+
+
 def define(
-    keys: Keys, epoch: str, *, service: str, generation_ms: int, tasks: Sequence[TaskSpec]
+    keys: Keys, epoch: str, *, service: str, generation_ms: int, tasks: Sequence[TaskSpec], source: Source
 ) -> Call[tuple[str, int]]:
     """Registers definitions without a consumer: those of code that was just committed."""
-    return register(keys, Registration("", {}, service, generation_ms, 0, tasks), epoch)
+    return register(keys, Registration("", {}, service, generation_ms, 0, tasks, source=source), epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,22 +339,4 @@ def linger(keys: Keys, epoch: str, consumer: str, task: str, count: int) -> Call
     """-> whether the consumer still has a lease."""
     return Call(
         script("linger"), [keys.epoch, keys.leases, keys.lingering], [epoch, consumer, task, count, keys.bell], bool
-    )
-
-
-def seen(
-    keys: Keys,
-    epoch: str,
-    *,
-    service: str,
-    generation_ms: int,
-    crons: Sequence[str],
-    handlers: Sequence[tuple[str, str]],
-) -> Call[int]:
-    """`handlers` are (event, task). -> how many crons of older code were removed."""
-    return Call(
-        script("seen"),
-        [keys.epoch, keys.crons, keys.cursors, keys.fired, keys.tasks, *(keys.event(event) for event, _ in handlers)],
-        [epoch, service, generation_ms, len(crons), keys.event_prefix, *crons, *(task for _, task in handlers)],
-        int,
     )

@@ -1,48 +1,118 @@
 #!lua flags=allow-oom
 -- Makes a consumer known before its first fetch: streams and groups, lease, record, definitions of tasks, crons and handlers.
--- KEYS: 1 epoch, 2 schema, 3 tasks, 4 limits, 5 consumers, 6 leases, 7 crons, 8 cursors, 9... four streams per task, then one event key per handler
+-- A limit that operators set stays; a cron that lapsed goes on from its cursor when its schedule is the same.
+-- KEYS: 1 epoch, 2 schema, 3 tasks, 4 limits, 5 consumers, 6 leases, 7 crons, 8 cursors, 9 seen, 10 lapsed, 11 limits:set, 12 announcers,
+--       13 announced, 14... four streams per task, then one event key per handler
 -- ARGV: 1 epoch to set if there is none, 2 schema, 3 consumer ('': definitions only), 4 record (JSON), 5 lease ms, 6 service, 7 generation ms,
---       8 number of tasks, 9 number of crons, 10 number of handlers, 11 bell channel, then for each task three: name, definition (JSON), limits (JSON or '');
---       for each cron two: name, definition; for each handler: its task
+--       8 the daemon that registers, 9 stem of the service's file, 10 '1': of passing code, which makes nothing passing that lasts,
+--       11 number of tasks, 12 number of crons, 13 number of handlers, 14 bell channel,
+--       then for each task three: name, definition (JSON), limits (JSON or ''); for each cron two: name, definition; for each handler: its task
 -- Returns: {epoch, server ms}
--- Errors: SCHEMA when a newer incompatible schema is in use; CONFLICT TASK SERVICE when another living service has a task of this name
+-- Errors: SCHEMA when a newer incompatible schema is in use; CONFLICT and JSON {task, service, file, host} when another living service has a task
+--         of this name with another signature or in a file of another stem, and the two don't share it
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local consumer, service, generation = ARGV[3], ARGV[6], tonumber(ARGV[7])
-local tasks, crons, handlers = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+local consumer, service, generation, daemon, stem = ARGV[3], ARGV[6], tonumber(ARGV[7]), ARGV[8], ARGV[9]
+local tasks, crons, handlers = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
+local FIRST_KEY, FIRST_ARG = 14, 15
 
 local schema = tonumber(redis.call('GET', KEYS[2]) or '0')
 if schema > tonumber(ARGV[2]) + 1 then
   return redis.error_reply('SCHEMA ' .. schema)
 end
 
-local living -- service names with a lease in force, found only when a name clashes
-local function lives(other)
-  if not living then
-    living = {}
-    local records = redis.call('HGETALL', KEYS[5])
-    for at = 1, #records, 2 do
-      local lease = redis.call('ZSCORE', KEYS[6], records[at])
-      if lease and tonumber(lease) > now then
-        living[cjson.decode(records[at + 1]).service] = true
+local function read(raw) -- nil for a row that is missing or can't be read: it is written anew
+  local fine, row = pcall(cjson.decode, raw or 'null')
+  return fine and type(row) == 'table' and row or nil
+end
+
+local function owner(row)
+  return row.owner or row.service
+end
+
+local records, statements -- of the living, read only when a name clashes
+local function lives(other, task)
+  if not records then
+    records, statements = {}, {}
+    for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[6], '(' .. now, '+inf')) do
+      records[#records + 1] = read(redis.call('HGET', KEYS[5], name))
+    end
+    for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[13], '(' .. now, '+inf')) do
+      statements[#statements + 1] = name ~= daemon and read(redis.call('HGET', KEYS[12], name)) or nil
+    end
+  end
+  for _, record in ipairs(records) do
+    if record.service == other and record.daemon ~= daemon then
+      for _, name in ipairs(record.tasks or {}) do
+        if name == task then
+          return true
+        end
       end
     end
   end
-  return living[other]
+  for _, statement in ipairs(statements) do
+    if statement.service == other and (statement.declares or {})[task] then
+      return true
+    end
+  end
+  return false
 end
 
-local at = 12
+local function refuse(name, known, given)
+  local other = owner(known)
+  if not other or other == service or (known.shared == true and given.shared == true) then
+    return nil
+  end
+  local file = type(known.file) == 'string' and known.file or nil
+  local its_stem = string.match(file or other, '([^/]*)$')
+  its_stem = file and string.gsub(its_stem, '%.py$', '') or string.match(its_stem, '([^.]*)$')
+  if (its_stem ~= stem or known.signature ~= given.signature) and lives(other, name) then
+    local host = type(known.host) == 'string' and known.host or ''
+    return redis.error_reply('CONFLICT ' .. cjson.encode({task = name, service = other, file = file or '', host = host}))
+  end
+end
+
+local at = FIRST_ARG
 local changed = crons > 0
-local old = {}
+local definitions, limits = {}, {}
 for task = 1, tasks do
-  local name = ARGV[at + 3 * (task - 1)]
-  local known = redis.call('HGET', KEYS[3], name)
+  local name, definition, limit = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  at = at + 3
+  local known = read(redis.call('HGET', KEYS[3], name))
   if known then
-    known = cjson.decode(known)
-    old[task] = known
-    if known.service ~= service and not known.shared and lives(known.service) then
-      return redis.error_reply('CONFLICT ' .. name .. ' ' .. known.service)
+    local given = cjson.decode(definition)
+    local refused = refuse(name, known, given)
+    if refused then
+      return refused
     end
+    if ARGV[10] == '1' and not known.passing then
+      given.passing = nil
+      definition = cjson.encode(given)
+    end
+  end
+  if not known or (tonumber(known.generation_ms) or 0) <= generation then
+    definitions[#definitions + 1] = name
+    definitions[#definitions + 1] = definition
+    local set = redis.call('HGET', KEYS[11], name)
+    limit = set and (set == 'null' and '' or set) or limit
+    if (redis.call('HGET', KEYS[4], name) or '') ~= limit then
+      limits[#limits + 1] = {name, limit}
+    end
+  end
+end
+local rows, cursors = {}, {}
+for _ = 1, crons do
+  local name, definition = ARGV[at], ARGV[at + 1]
+  at = at + 2
+  local known = read(redis.call('HGET', KEYS[7], name))
+  if not known or (tonumber(known.generation_ms) or 0) <= generation then
+    local given = cjson.decode(definition)
+    local before = known or read(redis.call('HGET', KEYS[10], name))
+    if not before or before.schedule ~= given.schedule or before.timezone ~= given.timezone then
+      cursors[#cursors + 1] = name
+    end
+    given.last_seen_ms = now
+    rows[#rows + 1] = {name, cjson.encode(given)}
   end
 end
 
@@ -50,40 +120,33 @@ if schema < tonumber(ARGV[2]) then
   redis.call('SET', KEYS[2], ARGV[2])
 end
 redis.call('SET', KEYS[1], ARGV[1], 'NX')
+local now_text = string.format('%.0f', now)
+for index = 1, #definitions, 2 do
+  redis.call('HSET', KEYS[3], definitions[index], definitions[index + 1])
+end
 for task = 1, tasks do
-  local name, definition, limits = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  at = at + 3
-  if not old[task] or (tonumber(old[task].generation_ms) or 0) <= generation then
-    redis.call('HSET', KEYS[3], name, definition)
-    if (redis.call('HGET', KEYS[4], name) or '') ~= limits then
-      changed = true
-      if limits == '' then
-        redis.call('HDEL', KEYS[4], name)
-      else
-        redis.call('HSET', KEYS[4], name, limits)
-      end
-    end
+  redis.call('HSET', KEYS[9], ARGV[FIRST_ARG + 3 * (task - 1)], now_text)
+end
+for _, limit in ipairs(limits) do
+  changed = true
+  if limit[2] == '' then
+    redis.call('HDEL', KEYS[4], limit[1])
+  else
+    redis.call('HSET', KEYS[4], limit[1], limit[2])
   end
 end
-for stream = 9, 8 + 4 * tasks do
+for stream = FIRST_KEY, FIRST_KEY - 1 + 4 * tasks do
   redis.pcall('XGROUP', 'CREATE', KEYS[stream], 'w', '0', 'MKSTREAM')
 end
-for _ = 1, crons do
-  local name, definition = ARGV[at], ARGV[at + 1]
-  at = at + 2
-  local known = redis.call('HGET', KEYS[7], name)
-  known = known and cjson.decode(known)
-  local given = cjson.decode(definition)
-  if not known or (tonumber(known.generation_ms) or 0) <= generation then
-    if not known or known.schedule ~= given.schedule or known.timezone ~= given.timezone then
-      redis.call('HSET', KEYS[8], name, string.format('%.0f', now))
-    end
-    given.last_seen_ms = now
-    redis.call('HSET', KEYS[7], name, cjson.encode(given))
-  end
+for _, name in ipairs(cursors) do
+  redis.call('HSET', KEYS[8], name, now_text)
+end
+for _, row in ipairs(rows) do
+  redis.call('HSET', KEYS[7], row[1], row[2])
+  redis.call('HDEL', KEYS[10], row[1])
 end
 for handler = 1, handlers do
-  redis.call('HSET', KEYS[8 + 4 * tasks + handler], ARGV[at], string.format('%.0f', now))
+  redis.call('HSET', KEYS[FIRST_KEY - 1 + 4 * tasks + handler], ARGV[at], now_text)
   at = at + 1
 end
 if consumer ~= '' then
@@ -91,6 +154,6 @@ if consumer ~= '' then
   redis.call('ZADD', KEYS[6], string.format('%.0f', now + tonumber(ARGV[5])), consumer)
 end
 if changed then
-  redis.call('SPUBLISH', ARGV[11], 'p')
+  redis.call('SPUBLISH', ARGV[14], 'p')
 end
 return {redis.call('GET', KEYS[1]), now}
