@@ -360,4 +360,29 @@ async def test_a_closed_client_says_so(redis_url: str, namespace: str) -> None:
     await broker.submit(Submission("ship", b"{}"))
     await broker.aclose()
     with pytest.raises(BrokerUnavailableError, match="closed"):
-        await broker.run(producing.unwatch(broker.keys, "ship:n1-0", "x"))
+        await broker.run(producing.unwatch(broker.keys, "ship:n1-0", "x", 1))
+
+
+async def test_a_wait_right_after_one_that_ran_out_is_told_at_once(
+    redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the first wait's registration must not take the second's."""
+    monkeypatch.setattr(broker_module, "REREAD_S", 1000.0)
+    fleet = Fleet(redis_url, namespace)
+    let_go = asyncio.Event()
+
+    async def held_up() -> int:
+        await let_go.wait()
+        return 7
+
+    async with fleet:
+        await fleet.worker(task(held_up))
+        job_id = await fleet.submit("held_up")
+        with pytest.raises(TimeoutError):
+            await fleet.broker.wait(job_id, 0.05)
+        second = asyncio.create_task(fleet.broker.wait(job_id, 60))
+        await asyncio.sleep(0)
+        await fleet.until(lambda: not fleet.broker._batches)
+        let_go.set()
+        assert (await second).value == b"7"
+        assert await fleet.leaks() == []

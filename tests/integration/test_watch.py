@@ -24,7 +24,7 @@ def test_a_living_job_is_registered_for(work: Workbench, options: dict[str, obje
     work.register(task("ship"))
     job_id = work.submit("ship", **options)
     assert watch(work, job_id) == Standing(True)
-    assert waiters(work) == {job_id: "ear"}
+    assert waiters(work) == {job_id: "ear#0"}
 
 
 def test_wherever_it_went(work: Workbench) -> None:
@@ -38,7 +38,7 @@ def test_wherever_it_went(work: Workbench) -> None:
     assert watch(work, job_id).known
     work.promote()
     assert watch(work, job_id).known
-    assert waiters(work) == {job_id: "ear"}
+    assert waiters(work) == {job_id: "ear#0"}
     work.finish(work.take())
     assert work.leaks() == []
 
@@ -48,7 +48,7 @@ def test_several_may_wait_and_each_is_told_once(work: Workbench) -> None:
     job_id = work.submit("ship")
     for channel in ("a", "b", "a", "ab"):
         watch(work, job_id, channel)
-    assert waiters(work) == {job_id: "a b ab"}
+    assert waiters(work) == {job_id: "b#0 a#0 ab#0"}
     with work.hearing(work.keys.reply("a")) as first, work.hearing(work.keys.reply("ab")) as second:
         work.finish(work.take())
     assert (len(first), len(second)) == (1, 1)

@@ -102,7 +102,7 @@ async def test_an_idle_connection_is_not_given_up(server: Server, monkeypatch: p
 
 async def test_a_script_that_the_server_forgot_is_sent_again(redis_url: str, namespace: str) -> None:
     link = Link(parse_url(redis_url), "test")
-    call = producing.unwatch(Keys(namespace), "ship:n1-0", "x")
+    call = producing.unwatch(Keys(namespace), "ship:n1-0", "x", 1)
     await link.command("SCRIPT", "FLUSH")
     assert await link.run(call) is False
     assert await link.run(call) is False

@@ -12,7 +12,7 @@ All keys of a namespace share one hash tag, so a script is atomic over them on R
 | P:delayed | zset | the job's | job id -> due time, us | submit, retry |
 | P:delayed:jobs | hash | the job's | job id -> packed job | submit, retry |
 | P:r:JOB_ID | string | result_ttl | outcome, JSON | finish |
-| P:waiters | hash | the job's | job id -> channels, space separated | watch, finish |
+| P:waiters | hash | the job's | job id -> CHANNEL#NUMBER of each registration, space separated | watch, finish |
 | P:dead | zset | until purged; the newest 100,000 | job id -> time of death, ms | finish, reap |
 | P:dead:jobs | hash | as P:dead | job id -> packed job | finish, reap |
 | P:idem:KEY | string | its own ttl | job id | submit; deleted by every terminal path |

@@ -93,6 +93,7 @@ class Broker:
         self._flushing = False
         self._batches: set[asyncio.Task[None]] = set()
         self._waits: dict[str, list[asyncio.Future[Outcome | None]]] = {}
+        self._registrations = 0
         self._early: dict[str, Outcome] = {}
         self._expecting = 0
         self.pid = os.getpid()
@@ -273,7 +274,9 @@ class Broker:
                 if not registered:
                     try:
                         watched = True
-                        standing = await self.run(producing.watch(self.keys, job_id, self._nonce))
+                        self._registrations += 1
+                        number = self._registrations
+                        standing = await self.run(producing.watch(self.keys, job_id, self._nonce, number))
                         backoff.reset()
                     except BrokerRefusedError:
                         raise
@@ -307,11 +310,12 @@ class Broker:
         finally:
             self._forget(job_id, woken)
             if watched and not self._waits.get(job_id) and self.link.live is not None:
-                self._own(self._unwatch(job_id))
+                self._own(self._unwatch(job_id, self._registrations))
 
-    async def _unwatch(self, job_id: str) -> None:
+    async def _unwatch(self, job_id: str, number: int) -> None:
+        """Of the registrations so far: a wait that begins meanwhile keeps its own."""
         with contextlib.suppress(BrokerUnavailableError):  # the registration goes with the job's end
-            await self.run(producing.unwatch(self.keys, job_id, self._nonce))
+            await self.run(producing.unwatch(self.keys, job_id, self._nonce, number))
 
     def _own(self, work: Any) -> None:
         task = asyncio.create_task(work)

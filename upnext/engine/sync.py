@@ -362,7 +362,7 @@ class SyncBroker:
         finally:
             if watched:
                 with suppress(BrokerUnavailableError):  # the registration goes with the job's end
-                    self.run(producing.unwatch(self.keys, job_id, nonce))
+                    self.run(producing.unwatch(self.keys, job_id, nonce, 0))
 
     def _hear_of(self, ear: Ear, job_id: str, until: float) -> Outcome | None:
         while (left := until - time.monotonic()) > 0:

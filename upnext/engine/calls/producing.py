@@ -189,8 +189,11 @@ class Standing:
     outcome: Outcome | None = None
 
 
-def watch(keys: Keys, job_id: str, channel: str) -> Call[Standing]:
-    """Registers `channel` for the job's end unless it has ended or is unknown; '' only asks."""
+def watch(keys: Keys, job_id: str, channel: str, number: int = 0) -> Call[Standing]:
+    """Registers `channel` for the job's end unless it has ended or is unknown; '' only asks.
+
+    `number` rises with each registration of a channel: an `unwatch` of an older one leaves this one alone.
+    """
     parsed = ids.parse(job_id)
     born = parsed.born if parsed.born != "d" else "n"
 
@@ -216,13 +219,14 @@ def watch(keys: Keys, job_id: str, channel: str) -> Call[Standing]:
             keys.dead_jobs,
             keys.stream(parsed.task, born),
         ],
-        [job_id, parsed.entry_id, channel],
+        [job_id, parsed.entry_id, channel, number],
         parse,
     )
 
 
-def unwatch(keys: Keys, job_id: str, channel: str) -> Call[bool]:
-    return Call(script("unwatch"), [keys.waiters], [job_id, channel], bool)
+def unwatch(keys: Keys, job_id: str, channel: str, number: int) -> Call[bool]:
+    """Takes the registrations of `channel` back up to the one of this number. -> whether there was one."""
+    return Call(script("unwatch"), [keys.waiters], [job_id, channel, number], bool)
 
 
 ENDED, ASKED = 1, 2

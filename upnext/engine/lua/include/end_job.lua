@@ -27,7 +27,7 @@ local function end_job(keys, now, job, outcome, ttl_ms, meta, dead_packed, moved
     local channels = redis.call('HGET', keys.waiters, job)
     if channels then
       redis.call('HDEL', keys.waiters, job)
-      for channel in string.gmatch(channels, '%S+') do
+      for channel in string.gmatch(channels, '([^%s#]+)#?%d*') do
         redis.call('SPUBLISH', keys.reply .. channel, job .. '\n' .. outcome)
       end
     end
