@@ -63,12 +63,13 @@ async def first_completed(*aws: Awaitable[T], timeout: float | None = None) -> T
         raise UsageError("first_completed: expects at least one thing to wait for")
     tasks = [asyncio.ensure_future(one) for one in aws]
     try:
-        done, _ = await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        if not done:
+        await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if not any(one.done() for one in tasks):
             raise TimeoutError(f"none of {len(tasks)} ended within {timeout} s")
-        return next(one for one in tasks if one in done).result()
+        return next(one for one in tasks if one.done()).result()
     finally:
         await _drop(tasks)
+        del tasks  # one that failed holds its error, and the error this frame
 
 
 async def submit_many(task: Submitter[..., T], inputs: Sequence[Input]) -> list[Future[T]]:
@@ -86,6 +87,7 @@ async def _all(tasks: Sequence[asyncio.Future[Any]], return_exceptions: bool) ->
         return await asyncio.gather(*tasks, return_exceptions=return_exceptions)
     finally:
         await _drop(tasks)
+        del tasks  # one that failed holds its error, and the error this frame
 
 
 async def _drop(tasks: Sequence[asyncio.Future[Any]]) -> None:

@@ -94,12 +94,15 @@ class Around:
             if isinstance(caught, asyncio.CancelledError) and self._giving_up():
                 raise  # the job is not over: it goes to another worker
             error = meaning(attempt, caught)
-            again = self._judge(attempt, error)
-            if task.hooked:
-                await self._told_failure(attempt, error, again)
-            if error is caught:
-                raise
-            raise error from None
+            try:
+                again = self._judge(attempt, error)
+                if task.hooked:
+                    await self._told_failure(attempt, error, again)
+                if error is caught:
+                    raise
+                raise error from None
+            finally:
+                del error  # it holds this frame
         self._clock.stop(attempt)  # it is done: a slow hook doesn't make it late
         if task.hooked:
             await self._hook(hooks.on_success, attempt, value)
@@ -174,6 +177,7 @@ class Around:
 
     async def _in_thread(self, attempt: Attempt, function: Callable[[], Any]) -> Any:
         place = await self._place(attempt)
+        work: asyncio.Future[Any] | None = None
         try:
             work = self._threads.run(partial(contextvars.copy_context().run, function))
             self._clock.start(attempt)
@@ -183,22 +187,20 @@ class Around:
                 if not work.done():
                     # a thread can't be stopped: the job is recorded as ended, the thread gets its grace, then the process goes
                     reason = "timeout" if attempt.timed_out else "cancelled"
-                    self._loop.call_later(GRACE_S, self._check_thread, work, attempt.job_id, reason)
+                    stuck = self._loop.call_later(GRACE_S, self._stuck, attempt.job_id, reason)
                     self._lingering.begin(attempt)
-                    work.add_done_callback(partial(self._over_at_last, attempt))
+                    work.add_done_callback(partial(self._over_at_last, attempt, stuck))
                 raise
         finally:
+            work = None  # it holds the error, the error this frame, and the frame what the job held
             place.leave()
 
-    def _over_at_last(self, attempt: Attempt, work: asyncio.Future[Any]) -> None:
+    def _over_at_last(self, attempt: Attempt, stuck: asyncio.TimerHandle, work: asyncio.Future[Any]) -> None:
         """Its end, whatever it is, comes too late for anybody."""
+        stuck.cancel()
         if not work.cancelled():
             work.exception()
         self._lingering.end(attempt)
-
-    def _check_thread(self, work: asyncio.Future[Any], job_id: str, reason: str) -> None:
-        if not work.done():
-            self._stuck(job_id, reason)
 
     async def _place(self, attempt: Attempt) -> _Place:
         """A place in the pool, where it is smaller than the concurrency; its timeout doesn't count meanwhile."""

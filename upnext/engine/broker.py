@@ -182,7 +182,10 @@ class Broker:
         if not self._flushing:
             self._flushing = True
             loop.call_soon(self._flush)
-        return settle(job.idempotency_key, await future, nonce)
+        try:
+            return settle(job.idempotency_key, await future, nonce)
+        finally:
+            del future  # it may hold an error, and the error this frame
 
     def _flush(self) -> None:
         """Jobs with a key go apart from those without: only they may be sent again."""
@@ -208,6 +211,7 @@ class Broker:
             answers = await self._run_submit(producing.submit(self.keys, jobs, nonces), repeatable)
         except BaseException as error:  # every submitter gets it; a cancel goes on
             self._give_up(batch, error)
+            del batch  # its futures hold the error, and the error this frame
             if not isinstance(error, Exception):
                 raise
         else:

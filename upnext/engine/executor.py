@@ -73,11 +73,13 @@ class _Rest:
 
     def __await__(self) -> Generator[Any, Any, Any]:
         run, send, throw = self._context.run, self._coroutine.send, self._coroutine.throw
-        waited = self._first
+        waited, self._first = self._first, None
         while True:
             try:
                 value = yield waited
+                waited = None  # a future that failed holds its error, and the error this frame
             except BaseException as error:  # noqa: BLE001 - a cancel or whatever the loop throws in: the job's to handle
+                waited = None
                 try:
                     waited = run(throw, error)
                 except StopIteration as stop:

@@ -128,9 +128,12 @@ class ProcessPool:
             self._idle.append(member)
         else:
             self._bury(member)
-        if isinstance(answer, RemoteError):
-            raise answer
-        return answer
+        try:
+            if isinstance(answer, RemoteError):
+                raise answer
+            return answer
+        finally:
+            del answer  # the error holds this frame
 
     async def aclose(self) -> None:
         for member in [*self._idle, *self._busy]:
