@@ -76,6 +76,7 @@ class Births:
             "namespace": settings.namespace,
             "daemon_id": supervisor.daemon_id,
             "since_ms": supervisor.since_ms,
+            "since_s": supervisor.since_s,
             "generation_ms": supervisor.generations[station.generation].made_ms,
             "provisional": supervisor.reloads.on_trial(station.generation),
             # Later, a broker that is away is waited for, so that nobody restarts for it.

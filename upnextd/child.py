@@ -105,6 +105,7 @@ def scheduler_factory(loaded: Any, assignment: dict[str, Any]) -> Callable[[Call
         service=loaded.spec,
         generation_ms=assignment["generation_ms"],
         since_ms=assignment["since_ms"],
+        since_s=assignment["since_s"],
     )
     return lambda on_reaped: Scheduler(settings, on_reaped)
 
@@ -351,6 +352,7 @@ class SchedulerChild(Body):
         self._scheduler = factory(self._reaped)
         self._scheduler.on_lost = self._lost
         self._scheduler.on_leading = self._leading
+        self._scheduler.on_renamed = self._renamed
         self._run: asyncio.Task[None] | None = None
 
     async def main(self) -> int:
@@ -393,6 +395,9 @@ class SchedulerChild(Body):
 
     def _reaped(self, consumer: str) -> None:
         self.channel.send("reaped", consumer=consumer)
+
+    def _renamed(self, daemon_id: str) -> None:
+        self.channel.send("renamed", daemon_id=daemon_id)
 
     def _leading(self) -> None:
         if self._ready:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
-from uuid import uuid4
 
 
 class LockedError(Exception):
@@ -32,19 +31,3 @@ def acquire(path: Path) -> int:
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
-
-
-def daemon_id(state_dir: Path) -> str:
-    """The daemon's name for itself in Redis: random, made once per state directory, so a restart knows what it held before."""
-    path = state_dir / "daemon.id"
-    try:
-        known = path.read_text("ascii").strip()
-    except FileNotFoundError:
-        known = ""
-    if known:
-        return known
-    fresh = uuid4().hex[:16]
-    unfinished = path.with_suffix(".new")
-    unfinished.write_text(fresh + "\n", "ascii")
-    unfinished.replace(path)
-    return fresh

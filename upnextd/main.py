@@ -17,9 +17,10 @@ import upnext
 from upnext import config
 from upnext.control.exits import ExitCode
 from upnext.errors import UsageError
-from upnextd import checking, lock, plan, process, upgrading
+from upnextd import checking, identity, leftovers, lock, plan, process, upgrading
 from upnextd.commands import ControlCommands
 from upnextd.control import ControlServer, SocketInUseError
+from upnextd.identity import Identity
 from upnextd.logs import Log, Sink
 from upnextd.modes import Request
 from upnextd.notify import Notifier
@@ -124,28 +125,38 @@ def _start(settings: Settings, env: Mapping[str, str], inherited: Inherited | No
         # A parent may have had some ignored or blocked; without SIGCHLD, no end of a child is ever told.
         process.default_signals()
     process.lift_descriptor_limit(None if inherited is None else inherited.descriptors)
-    held = _take_lock(settings) if inherited is None else inherited.lock_fd
+    if inherited is None:
+        held, known = _take_place(settings)
+    else:
+        held, known = inherited.lock_fd, Identity(inherited.state["daemon_id"], is_known=True)
     try:
-        return asyncio.run(_supervise(settings, env, held, inherited))
+        return asyncio.run(_supervise(settings, env, held, known, inherited))
     except SocketInUseError as error:
         _die(ExitCode.LOCKED, str(error))
     finally:
         os.close(held)
 
 
-def _take_lock(settings: Settings) -> int:
+def _take_place(settings: Settings) -> tuple[int, Identity]:
+    """The lock of the state directory, and who we are there. What jobs of a former life left running is ended: they run again."""
     try:
         config.private_dir(settings.state_dir)
         if not settings.socket.parent.exists() or settings.socket.parent == settings.runtime_dir:
             config.private_dir(settings.socket.parent)
-        return lock.acquire(settings.state_dir / "lock")
+        held = lock.acquire(settings.state_dir / "lock")
+        known = identity.identify(settings.state_dir)
+        if known.is_known:
+            leftovers.end_all(known.daemon_id)
+        return held, known
     except lock.LockedError as error:
         _die(ExitCode.LOCKED, str(error))
     except OSError as error:
         _die(ExitCode.USAGE, f"{error.filename}: {error.strerror}")
 
 
-async def _supervise(settings: Settings, env: Mapping[str, str], held: int, inherited: Inherited | None) -> int:
+async def _supervise(
+    settings: Settings, env: Mapping[str, str], held: int, known: Identity, inherited: Inherited | None
+) -> int:
     setproctitle.setproctitle(f"upnextd {settings.name}: supervisor")
     loop = asyncio.get_running_loop()
     sink = Sink(_log_fd(settings))
@@ -154,7 +165,7 @@ async def _supervise(settings: Settings, env: Mapping[str, str], held: int, inhe
     log = Log(sink, as_json=settings.log_format == "json", timestamps=not under_journal)
     loop.set_exception_handler(lambda _loop, context: log.fault(_unhandled(context)))
     notifier = Notifier(env)
-    supervisor = Supervisor(settings, lock.daemon_id(settings.state_dir), log, notifier)
+    supervisor = Supervisor(settings, known.daemon_id, log, notifier)
     server = ControlServer(settings.socket, ControlCommands(supervisor))
     try:
         if inherited is None:

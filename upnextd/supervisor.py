@@ -18,7 +18,7 @@ import upnext
 from upnext import config
 from upnext.control.exits import ExitCode
 from upnext.errors import UpNextError
-from upnextd import hangs, modes, plan, process, slots, upgrading
+from upnextd import hangs, identity, leftovers, modes, plan, process, slots, upgrading
 from upnextd.births import Births
 from upnextd.broker import STOP_S, Broker
 from upnextd.burials import Burials
@@ -75,6 +75,9 @@ class Supervisor:
         self.on_event: Callable[[str, dict[str, Any]], None] = _nobody_listens
         self.daemon_id = daemon_id
         self.since_ms = time.time_ns() // 1_000_000
+        self.since_s = time.monotonic()
+        self.child_env = {**settings.child_env, leftovers.VARIABLE: daemon_id}
+        """What every child gets, and passes on: by the daemon's mark, what a job leaves behind is found and ended."""
         self._notifier = notifier
         self._limits = slots.Limits(start_s=settings.start_timeout_s)
         self.ending = Ending()
@@ -115,6 +118,7 @@ class Supervisor:
         if self.broker is not None:
             await self.broker.stop(_BROKER_NOW_S if self.desired.mode is Mode.STOP_NOW else STOP_S)
         await self._templates_gone()
+        self._end_leftovers()
         pending = [task for task in self._tasks if not task.done()]
         for task in pending:
             task.cancel()
@@ -126,6 +130,27 @@ class Supervisor:
             )
             return ExitCode.TIMEOUT if self.ending.code == ExitCode.OK else self.ending.code
         return self.ending.code
+
+    def _end_leftovers(self) -> None:
+        """What jobs started in sessions of their own. Nothing else runs here any more that could be kept waiting."""
+        try:
+            count = leftovers.end_all(self.child_env[leftovers.VARIABLE])
+        except OSError as error:
+            self.log.fault(f"can't look for what jobs left running: {error.strerror or error}")
+        else:
+            if count:
+                self.log.caution(f"{count} processes that jobs had left running were killed")
+
+    def rename(self, daemon_id: str) -> None:
+        """Another daemon has our name: children to come, and the next start, go by this one."""
+        self.log.caution(
+            f"another daemon has this one's id ({self.daemon_id}): its state directory is a copy, or this one is; from now on {daemon_id}"
+        )
+        self.daemon_id = daemon_id
+        try:
+            identity.store(self.settings.state_dir, daemon_id)
+        except OSError as error:
+            self.log.fault(f"can't write {self.settings.state_dir / identity.FILE}: {error.strerror or error}")
 
     async def _tell_stopped(self) -> None:
         """The last word to whoever waits for the stop, while they can still be told."""
@@ -296,7 +321,7 @@ class Supervisor:
 
     def _start_exporter(self) -> None:
         if self.settings.metrics is not None:
-            self.exporter = Exporter(self._metrics_order, self.settings.child_env, self.log)
+            self.exporter = Exporter(self._metrics_order, self.child_env, self.log)
             self.exporter.start()
 
     async def ensure_broker(self, generation: Generation) -> str | None:

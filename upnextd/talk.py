@@ -68,6 +68,8 @@ class Talk:
                 supervisor.wake()
             case "lost":
                 self._route_lost(message["consumer"])
+            case "renamed":
+                supervisor.rename(message["daemon_id"])
             case "scheduler" if station.generation == supervisor.desired.scheduler_generation:
                 supervisor.scheduler_said = SchedulerSaid(message["leader"], message["epoch"], message["connected"])
                 supervisor.wake()

@@ -36,7 +36,7 @@ class Templates:
             generation = Generation(
                 number,
                 order,
-                settings.child_env,
+                self._supervisor.child_env,
                 supervisor.loop,
                 supervisor,
                 supervisor.template_line,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from upnextd import plan, process, slots
+from upnextd import leftovers, plan, process, slots
 from upnextd.broker import Broker
 from upnextd.children import Child
 from upnextd.deaths import LastExit
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from upnextd.control import ControlServer
     from upnextd.supervisor import Supervisor
 
-STATE_VERSION = 3
+STATE_VERSION = 4
 VARIABLE = "UPNEXTD_UPGRADE_FD"
 OUR_SIGNALS = frozenset(
     {
@@ -211,7 +211,10 @@ def freeze(supervisor: Supervisor, fds: list[int]) -> Json:
     desired = dataclasses.asdict(supervisor.desired) | {"mode": supervisor.desired.mode.value}
     return {
         "desired": desired,
+        "daemon_id": supervisor.daemon_id,
         "since_ms": supervisor.since_ms,
+        "since_s": supervisor.since_s,
+        "mark": supervisor.child_env[leftovers.VARIABLE],
         "ids": supervisor.next_id(),
         "stations": [_freeze_station(station, fds) for station in supervisor.stations],
         "history": {
@@ -259,15 +262,14 @@ def thaw(supervisor: Supervisor, state: Mapping[str, Any]) -> None:
     mode = Mode(said.pop("mode"))
     renewed = tuple((slot, newest) for slot, newest in said.pop("renewed"))
     supervisor.desired = plan.Desired(**said, mode=mode, renewed=renewed)
-    supervisor.since_ms = state["since_ms"]
+    supervisor.since_ms, supervisor.since_s = state["since_ms"], state["since_s"]
+    supervisor.child_env[leftovers.VARIABLE] = state["mark"]
     supervisor.resume_ids(state["ids"])
     for slot, one in state["history"].items():
         last = None if one["last_exit"] is None else LastExit(**one["last_exit"])
         supervisor.history[slot] = SlotHistory(one["incarnations"], one["restarts"], last)
     for one in state["generations"]:
-        generation = Generation.thaw(
-            one, supervisor.settings.child_env, supervisor.loop, supervisor, supervisor.template_line
-        )
+        generation = Generation.thaw(one, supervisor.child_env, supervisor.loop, supervisor, supervisor.template_line)
         supervisor.generations[generation.number] = generation
     if state["broker"] is not None:
         supervisor.broker = Broker.thaw(

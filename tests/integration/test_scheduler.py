@@ -317,6 +317,28 @@ async def test_a_daemon_s_former_consumers_are_taken_back_at_its_start(redis_url
         assert len(jobs) == 4
 
 
+@pytest.mark.usefixtures("short_leases")
+async def test_a_former_consumer_that_is_renewed_is_another_s_and_so_is_our_id(redis_url: str, namespace: str) -> None:
+    """Two daemons have one id: the state directory was copied while its file looked the same."""
+    async with Fleet(redis_url, namespace) as fleet:
+        life = await fleet.worker(task(sleeper), daemon="d1")
+        await fleet.scheduler("d1")
+        job_id = await fleet.submit("sleeper")
+        await running(fleet, life, job_id)
+        await passed(fleet, LEASE_S)
+        renamed: list[str] = []
+        alive = fleet._alive.pop("d1")
+        copy = await fleet.scheduler("d1", since_ms=time.time_ns() // 1_000_000, since_s=time.monotonic() - LEASE_S / 2)
+        fleet._alive["d1"] = alive
+        copy.on_renamed = renamed.append
+        await fleet.until(lambda: renamed)
+        await passed(fleet, 1.5 * LEASE_S)
+        assert len(life.board.starts) == 1
+        assert life.runtime.running_ids == [job_id]
+        assert len(renamed) == 1
+        assert sum(one.leader for _, one, _ in fleet._schedulers) == 1, "they don't take the leadership from each other"
+
+
 # --- the leadership and crons
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from upnext.core.leases import Sightings
+from upnext.core.leases import Sightings, renewed_within
 
 TTL_S, BEAT_S, GAP_S = 10.0, 2.5, 5.0
 NEW = Sightings(TTL_S, GAP_S)
@@ -134,3 +134,11 @@ def test_a_step_of_the_clock_neither_ends_nor_prolongs(step_s: int) -> None:
         assert "living" not in seen.ended()
         at_s += BEAT_S
     assert found_s == 10.0
+
+
+def test_when_a_lease_was_renewed_follows_from_its_end() -> None:
+    assert renewed_within(1_010_000, 1_000_500, 10_000, 0.6)
+    assert not renewed_within(1_010_000, 1_000_500, 10_000, 0.5)
+    assert renewed_within(1_010_000, 900_000, 10_000, 0.5), (
+        "a clock that was set back is given the benefit of the doubt"
+    )

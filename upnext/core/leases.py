@@ -65,3 +65,11 @@ class Sightings:
 
     def _ends_s(self, seen: Sighting) -> float:
         return seen.since_s + self.ttl_s
+
+
+def renewed_within(end_ms: float, server_ms: int, lease_ms: int, within_s: float) -> bool:
+    """Whether a lease that ends at `end_ms` was renewed in the last `within_s`, when the server's clock says `server_ms`.
+
+    A clock that was set back meanwhile makes it look renewed.
+    """
+    return server_ms - (end_ms - lease_ms) < within_s * 1000

@@ -84,9 +84,9 @@ class Reaper:
         """A foreign consumer's lease, whose end is `seen`, has ended; or its grave is open."""
         self._begin(_Case(consumer, seen, "host", "lost host"))
 
-    def left_over(self, consumer: str) -> None:
-        """A consumer of this daemon's former life."""
-        self._begin(_Case(consumer, "", "host", "its supervisor died"))
+    def left_over(self, consumer: str, seen: str = NO_LEASE) -> None:
+        """A consumer of this daemon's former life, whose lease's end is `seen`. If it is renewed, it is another daemon's."""
+        self._begin(_Case(consumer, seen, "host", "its supervisor died"))
 
     def unowned(self, consumer: str, tasks: Iterable[str]) -> None:
         """It has neither lease nor grave, and yet a place in the groups of these tasks."""

@@ -17,7 +17,7 @@ from itertools import islice
 import orjson
 
 from upnext.core.keys import Keys
-from upnext.core.leases import Sightings
+from upnext.core.leases import Sightings, renewed_within
 from upnext.core.ownership import ANNOUNCE_S, ANNOUNCER_LEASE_MS, Source
 from upnext.core.spec import ServiceSpec
 from upnext.engine import bell
@@ -29,7 +29,7 @@ from upnext.engine.cronwork import CronWork
 from upnext.engine.endpoint import parse_url
 from upnext.engine.link import Backoff, Link
 from upnext.engine.listener import Listener
-from upnext.engine.reaper import DeathNotice, Reaper, Started
+from upnext.engine.reaper import NO_LEASE, DeathNotice, Reaper, Started
 from upnext.engine.replies import EpochError, ReplyError
 from upnext.engine.runtime import LEASE_MS
 from upnext.engine.wire import Wire
@@ -56,7 +56,10 @@ _LEADERSHIP = "leadership"
 
 @dataclass(frozen=True, slots=True)
 class SchedulerSettings:
-    """`since_ms`: when this daemon started (Unix ms, this host's clock); older consumers of this daemon id are of its former life."""
+    """`since_ms`: when this daemon started (Unix ms, this host's clock); older consumers of this daemon id are of its former life.
+
+    since_s: the same on this host's monotonic clock, when it took the lock of its state directory: no process of a former life lived then.
+    """
 
     redis_url: str
     namespace: str
@@ -69,6 +72,7 @@ class SchedulerSettings:
     """This daemon has the same id after a restart."""
     passing: bool = False
     """The service is being developed: what it registers goes when it stops."""
+    since_s: float = field(default_factory=time.monotonic)
 
 
 def _nobody(_consumer: str) -> None:
@@ -82,7 +86,8 @@ def _nothing() -> None:
 class Scheduler:
     """`on_reaped(consumer)` acknowledges a death notice; `on_lost(consumer)` says that a living consumer of ours was reaped by others.
 
-    `on_leading()` is called after every change of `leader` or `epoch`.
+    `on_leading()` is called after every change of `leader` or `epoch`. `on_renamed(daemon_id)`:
+    another daemon has our id, so we have a new one.
     """
 
     def __init__(
@@ -94,6 +99,8 @@ class Scheduler:
         self._settings = settings
         self.on_lost = on_lost
         self.on_leading: Callable[[], None] = _nothing
+        self.on_renamed: Callable[[str], None] = _nobody
+        self._daemon_id = settings.daemon_id
         self._keys = Keys(settings.namespace)
         self._token = secrets.token_hex(8)
         endpoint = parse_url(settings.redis_url)
@@ -200,9 +207,7 @@ class Scheduler:
                 await self._announcements.withdraw()
                 if not led:
                     return
-                await self._link.run(
-                    keeping.resign(self._keys, self._epoch, daemon=self._settings.daemon_id, token=self._token)
-                )
+                await self._link.run(keeping.resign(self._keys, self._epoch, daemon=self._daemon_id, token=self._token))
         except (TimeoutError, QueueError) as error:
             log.debug("resigning: %s", error)  # announcement and leadership end by themselves
 
@@ -259,7 +264,7 @@ class Scheduler:
             keeping.beat(
                 self._keys,
                 self._epoch,
-                daemon=self._settings.daemon_id,
+                daemon=self._daemon_id,
                 token=self._token,
                 lease_ms=LEASE_MS,
                 leadership_ms=LEADERSHIP_MS,
@@ -278,6 +283,8 @@ class Scheduler:
         self._leases = self._leases.after(theirs, asked_s, told_s)
         held = {} if beat.leads else {_LEADERSHIP: beat.leadership}
         self._leadership = self._leadership.after(held, asked_s, told_s)
+        if not self._former_done:
+            await self._reap_former(beat, asked_s - self._settings.since_s)
         self._reap_the_lost(beat.graves)
         if beat.next_due_ms is not None and beat.next_due_ms <= beat.server_ms + BEAT_S * 1000:
             self._promote_now.set()
@@ -311,20 +318,27 @@ class Scheduler:
             self._epoch = raw.decode()
             self._announcements.reset()
             self._announce_now.set()
-        if not self._former_done:
-            await self._bury_former()
 
-    async def _bury_former(self) -> None:
+    async def _reap_former(self, beat: keeping.Beat, held_s: float) -> None:
+        """What a former life of this daemon held, at once. Its processes are dead: none renewed a lease after we took the lock."""
         raw = await self._link.command("HGETALL", self._keys.consumers)
+        left_over: dict[str, str] = {}
         for name, record in zip(raw[::2], raw[1::2], strict=True):
             said = orjson.loads(record)
-            if (
-                said["daemon"] == self._settings.daemon_id
-                and said["since_ms"] < self._settings.since_ms
-                and name.decode() not in self._alive
-            ):
-                self._reaper.left_over(name.decode())
+            if said["daemon"] == self._settings.daemon_id and said["since_ms"] < self._settings.since_ms:
+                left_over[name.decode()] = beat.leases.get(name.decode(), NO_LEASE)
+        left_over = {name: end for name, end in left_over.items() if name not in self._alive}
         self._former_done = True
+        if any(renewed_within(float(end), beat.server_ms, LEASE_MS, held_s) for end in left_over.values()):
+            self._rename()
+            return
+        for name, end in left_over.items():
+            self._reaper.left_over(name, end)
+
+    def _rename(self) -> None:
+        """Another daemon, which lives, has our id. What it holds is its own; if some of that is ours, its leases will end."""
+        self._daemon_id = secrets.token_hex(8)
+        self.on_renamed(self._daemon_id)
 
     def _term(self) -> int | None:
         return self.epoch if self.leader and self._epoch else None
