@@ -96,11 +96,12 @@ class Births:
         station.child.pid = pid
         self._supervisor.post(station, Event.FORKED)
 
-    def fork_failed(self, token: int, error: str) -> None:
+    def fork_failed(self, token: int, error: str, *, blameless: bool) -> None:
         station = self._supervisor.station_of(token)
         if station is None or station.child is None or station.child.pid is not None:
             # A process that was killed right after it had reported the pid has not failed to fork.
             return
+        station.child.died_in_fork = not blameless
         self._supervisor.log.fault(f"{station.slot}: can't fork: {error}")
         self._supervisor.post(station, Event.FORK_FAILED)
 

@@ -7,13 +7,13 @@ import random
 from typing import TYPE_CHECKING
 
 from upnext.control.exits import ExitCode
-from upnextd import cgroups, forensics, plan, process
+from upnextd import cgroups, forensics, plan, process, slots
 from upnextd.children import Child
 from upnextd.deaths import Death, LastExit, notice
 from upnextd.logs import now_iso
 from upnextd.plan import Exit, Role
 from upnextd.process import ExitStatus
-from upnextd.slots import Event
+from upnextd.slots import Event, State
 from upnextd.stations import SchedulerSaid, SlotHistory, Station
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Burials:
         supervisor = self._supervisor
         child = station.child
         if child is None:
-            self._judge(station, Exit(blameless=True), "it could not be forked")
+            self._judge(station, Exit(blameless=True, role=station.role), "it could not be forked")
             return
         status = await self._lay_out(child)
         now = supervisor.loop.time()
@@ -62,21 +62,14 @@ class Burials:
         elif station.generation == supervisor.desired.scheduler_generation:
             supervisor.scheduler_said = SchedulerSaid()
         self._remember(station, child, death, [job.job_id for jobs in running for job in jobs])
-        ended = Exit(
-            asked=child.asked,
-            ran_job=child.page.ran_job,
-            ready_for_s=None if child.ready_at is None else now - child.ready_at,
-            # Without a pid there never was a process.
-            blameless=child.pid is None
-            or (child.boot_failure is not None and child.boot_failure[0] == ExitCode.UNAVAILABLE),
-        )
+        ended = _exit_of(station, child, now)
         child.close(writers_gone=True)
         station.child = None
         supervisor.talk.tell_alive()
         supervisor.talk.tell_notices()
         failure = child.boot_failure
         if failure is not None and not supervisor.desired.stopping:
-            if not supervisor.booted:
+            if not supervisor.booted and not supervisor.ready_workers():
                 supervisor.fail(
                     ExitCode(failure[0]) if failure[0] != ExitCode.FAILED else ExitCode.CRASH_LOOP, failure[1]
                 )
@@ -174,13 +167,75 @@ class Burials:
             supervisor.post(station, Event.AGAIN)
             return
         verdict, self.record = plan.judge(
-            self.record, station.slot, ended, supervisor.desired.workers, supervisor.loop.time(), self._rng
+            self.record,
+            station.slot,
+            ended,
+            supervisor.desired.workers,
+            supervisor.loop.time(),
+            self._rng,
+            others_work=self._anybody_works(station.generation),
         )
-        supervisor.post(station, verdict.event, verdict.until)
+        if verdict.looping:
+            self._crash_loop(station, ended, verdict)
+        else:
+            supervisor.post(station, verdict.event, verdict.until)
+
+    def _crash_loop(self, station: Station, ended: Exit, verdict: plan.Verdict) -> None:
+        """Back to the former code, or the end; but where anybody works, it is tried again and again, and nobody's job is cut off."""
+        supervisor = self._supervisor
+        why = (
+            f"crash loop: {self.record.spent(ended.budget)} {station.role}s ended within {plan.CRASH_WINDOW_S:g} s"
+            f" without having done anything ({ended.cause})"
+        )
         if verdict.event is Event.GIVE_UP:
-            why = (
-                f"crash loop: {len(self.record.bad_exits)} children ended within {plan.CRASH_WINDOW_S:g} s"
-                " without having done anything"
-            )
-            if not supervisor.reloads.fall_back(why):
+            if supervisor.reloads.fall_back(why):
+                supervisor.post(station, Event.GIVE_UP)
+                return
+            if not self._anybody_works():
+                supervisor.post(station, Event.GIVE_UP)
                 supervisor.fail(ExitCode.CRASH_LOOP, why)
+                return
+            verdict = verdict.softened()
+        supervisor.log.fault(f"{why}; the others go on, {station.slot} is tried again later")
+        supervisor.post(station, verdict.event, verdict.until)
+
+    def doomed(self, why: str) -> None:
+        """The reload that was hoped to end a crash loop has failed."""
+        supervisor = self._supervisor
+        if not self._anybody_works():
+            supervisor.fail(ExitCode.CRASH_LOOP, why)
+            return
+        for station in supervisor.stations:
+            if station.life.state is State.FAILED:
+                supervisor.post(station, Event.CLEAR)
+
+    def _anybody_works(self, generation: int | None = None) -> bool:
+        """Whether a worker that did something serves, or one runs a job; of this generation, those that are to stay only."""
+        now = self._supervisor.loop.time()
+        for station in self._supervisor.stations:
+            if station.role is not Role.WORKER or station.child is None:
+                continue
+            if generation is not None and (station.generation != generation or station.leave_by is not None):
+                continue
+            serves = station.life.state in slots.SERVING and plan.is_proven(_exit_of(station, station.child, now))
+            if serves or (station.life.state in slots.LIVING and station.child.page.busy()):
+                return True
+        return False
+
+
+def _exit_of(station: Station, child: Child, now: float) -> Exit:
+    cause = plan.Cause.DEATH
+    if child.died_in_fork:
+        cause = plan.Cause.FORK
+    elif child.boot_failure is not None:
+        cause = plan.Cause.START
+    return Exit(
+        asked=child.asked,
+        ran_job=child.page.ran_job,
+        ready_for_s=None if child.ready_at is None else now - child.ready_at,
+        # Without a pid there never was a process.
+        blameless=(child.pid is None and not child.died_in_fork)
+        or (child.boot_failure is not None and child.boot_failure[0] == ExitCode.UNAVAILABLE),
+        role=station.role,
+        cause=cause,
+    )

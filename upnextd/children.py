@@ -60,6 +60,8 @@ class Child:
         """The drain last asked for: an answer to an earlier one says nothing."""
         self.reason: str | None = None
         self.hung = False
+        self.died_in_fork = False
+        """The process that was to become it, or to fork it, ended before there was a pid: a fork hook of the service did that."""
         self.killed = False
         """We sent it a SIGKILL."""
         self.stack_waiters: dict[int, asyncio.Future[str]] = {}

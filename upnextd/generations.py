@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any, Protocol, Self
 
 import orjson
@@ -53,7 +54,7 @@ class Listener(Protocol):
     def imported(self, generation: Generation) -> None: ...
     def import_failed(self, generation: Generation, failure: ImportFailure) -> None: ...
     def forked(self, token: int, pid: int) -> None: ...
-    def fork_failed(self, token: int, error: str) -> None: ...
+    def fork_failed(self, token: int, error: str, *, blameless: bool) -> None: ...
     def template_gone(self, generation: Generation, status: ExitStatus) -> None: ...
 
 
@@ -146,7 +147,7 @@ class Generation:
             pid = process.spawn(argv, self._env, where)
         except OSError as error:
             why = error.strerror or str(error)
-            self._loop.call_soon(self._listener.fork_failed, assignment["token"], why)
+            self._loop.call_soon(partial(self._listener.fork_failed, assignment["token"], why, blameless=True))
             return True
         finally:
             os.close(told)
@@ -204,7 +205,8 @@ class Generation:
             case "forked":
                 self._listener.forked(message["token"], message["pid"])
             case "fork_failed":
-                self._listener.fork_failed(message["token"], message["error"])
+                blameless = message.get("blameless", True)
+                self._listener.fork_failed(message["token"], message["error"], blameless=blameless)
             case _:
                 return
 

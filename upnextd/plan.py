@@ -18,6 +18,8 @@ from upnextd.slots import ENDING, SERVING, VACANT, Event, State
 
 BACKOFF_FIRST_S = 0.25
 BACKOFF_MOST_S = 30.0
+SCHEDULER_BACKOFF_MOST_S = 3.0
+"""Without a scheduler, the leases of workers that are well run out."""
 BACKOFF_JITTER = 0.2
 PROVEN_S = 5.0
 """A child that was READY this long is no sign of a crash loop."""
@@ -258,6 +260,14 @@ def _set_mode(place: Place, mode: Mode) -> list[Step]:
     return []
 
 
+class Cause(StrEnum):
+    """What kind of bad end it was. Each kind has a budget of its own, for each role."""
+
+    FORK = "died inside the fork"
+    START = "said why it can't start"
+    DEATH = "ended without a word"
+
+
 @dataclass(frozen=True, slots=True)
 class Exit:
     """What the restart policy needs to know of an ended child."""
@@ -268,14 +278,20 @@ class Exit:
     ready_for_s: float | None = None
     blameless: bool = False
     """It couldn't start for reasons outside of the service: no fork, no broker."""
+    role: Role = Role.WORKER
+    cause: Cause = Cause.DEATH
+
+    @property
+    def budget(self) -> str:
+        return f"{self.role}: {self.cause}"
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What the policy remembers: bad exits in a row per slot, and when the generation's bad exits were (monotonic s)."""
+    """What the policy remembers: bad exits in a row per slot, and when which budget's bad exits were (monotonic s)."""
 
     streaks: tuple[tuple[str, int], ...] = ()
-    bad_exits: tuple[float, ...] = ()
+    bad_exits: tuple[tuple[str, float], ...] = ()
 
     def streak(self, slot: str) -> int:
         return dict(self.streaks).get(slot, 0)
@@ -285,13 +301,23 @@ class Record:
         streaks[slot] = streak
         return replace(self, streaks=tuple(streaks.items()))
 
+    def spent(self, budget: str) -> int:
+        """How many bad exits a budget had lately."""
+        return sum(name == budget for name, _ in self.bad_exits)
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of the slot: AGAIN, BACK_OFF until `until`, or GIVE_UP."""
+    """What becomes of the slot: AGAIN, BACK_OFF until `until`, or GIVE_UP, which may be softened to that."""
 
     event: Event
     until: float | None = None
+    looping: bool = False
+    """Its budget is used up."""
+
+    def softened(self) -> Verdict:
+        """Go on trying, for there are others to be spared."""
+        return replace(self, event=Event.BACK_OFF)
 
 
 def is_proven(ended: Exit) -> bool:
@@ -305,26 +331,29 @@ def is_bad(ended: Exit) -> bool:
 
 
 def judge(
-    record: Record, slot: str, ended: Exit, workers: int, now: float, rng: random.Random
+    record: Record, slot: str, ended: Exit, workers: int, now: float, rng: random.Random, *, others_work: bool = False
 ) -> tuple[Verdict, Record]:
     """Replace at once, later, or not at all.
 
     A child that was asked to end, ran a job or was READY for 5 s counts for nothing. Others back off, and more than max(5, 3 × workers) of
-    them in 60 s are a crash loop.
+    them in 60 s, of one role and one kind, are a crash loop. It is given up only when no worker of its generation works (`others_work`).
     """
     if ended.asked or is_proven(ended):
         return Verdict(Event.AGAIN), record.with_streak(slot, 0)
     streak = record.streak(slot) + 1
     record = record.with_streak(slot, streak)
-    if not ended.blameless:
-        recent = tuple(at for at in record.bad_exits if at > now - CRASH_WINDOW_S)
-        record = replace(record, bad_exits=(*recent, now))
-        if len(record.bad_exits) > max(5, 3 * workers):
-            return Verdict(Event.GIVE_UP), record
-    return Verdict(Event.BACK_OFF, now + backoff_s(streak, rng)), record
+    later = Verdict(Event.BACK_OFF, now + backoff_s(streak, rng, ended.role))
+    if ended.blameless:
+        return later, record
+    recent = tuple((budget, at) for budget, at in record.bad_exits if at > now - CRASH_WINDOW_S)
+    record = replace(record, bad_exits=(*recent, (ended.budget, now)))
+    if record.spent(ended.budget) <= max(5, 3 * workers if ended.role is Role.WORKER else 0):
+        return later, record
+    return replace(later, event=later.event if others_work else Event.GIVE_UP, looping=True), record
 
 
-def backoff_s(streak: int, rng: random.Random) -> float:
-    """0.25 s, doubling to 30 s, ±20 %."""
-    plain_s = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** min(streak - 1, 16))
+def backoff_s(streak: int, rng: random.Random, role: Role = Role.WORKER) -> float:
+    """0.25 s, doubling to 30 s (3 s for a scheduler), ±20 %."""
+    most_s = BACKOFF_MOST_S if role is Role.WORKER else SCHEDULER_BACKOFF_MOST_S
+    plain_s = min(most_s, BACKOFF_FIRST_S * 2 ** min(streak - 1, 16))
     return plain_s * rng.uniform(1 - BACKOFF_JITTER, 1 + BACKOFF_JITTER)

@@ -11,7 +11,6 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from upnext.control.exits import ExitCode
 from upnextd import plan, rollout, slots
 from upnextd.generations import Generation, ImportFailure
 from upnextd.generations import Phase as TemplatePhase
@@ -228,7 +227,8 @@ class Reloads:
             failed.retire()
         supervisor.on_event("reload_step", {"generation": now.generation, "step": f"failed: {now.why}", "ok": False})
         if self._doom is not None and self._queued is None:
-            supervisor.fail(ExitCode.CRASH_LOOP, self._doom)
+            doom, self._doom = self._doom, None
+            supervisor.burials.doomed(doom)
 
     def _leave(self, now: Rollout) -> None:
         supervisor = self._supervisor
@@ -253,7 +253,7 @@ class Reloads:
             return True
         former = None if self.former is None else supervisor.generations.get(self.former)
         bad = supervisor.desired.generation
-        if former is None or former.phase is not TemplatePhase.READY or former.number == bad:
+        if former is None or not former.preload or former.phase is not TemplatePhase.READY or former.number == bad:
             return False
         supervisor.log.fault(f"{why}; falling back to generation {former.number}")
         supervisor.on_event("reload_step", {"generation": former.number, "step": f"falling back: {why}", "ok": False})

@@ -286,8 +286,8 @@ class Supervisor:
     def forked(self, token: int, pid: int) -> None:
         self.births.forked(token, pid)
 
-    def fork_failed(self, token: int, error: str) -> None:
-        self.births.fork_failed(token, error)
+    def fork_failed(self, token: int, error: str, *, blameless: bool) -> None:
+        self.births.fork_failed(token, error, blameless=blameless)
 
     def template_gone(self, generation: Generation, status: ExitStatus) -> None:
         for station in list(self.stations):

@@ -36,6 +36,8 @@ _ORDER_FDS = 4
 _SHARED_MODULES = ("upnextd.child",)
 """What every child needs, the engine with it: imported once, shared by all. By name: the service is imported before them."""
 _TRACEBACK_CAP_BYTES = 48 << 10
+_SAID = 113
+"""What the process between template and child ends with when it has said what became of the fork; a fork hook may end it with any code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +178,11 @@ def fork_child(
     _close(fds)
     _, status = os.waitpid(middle, 0)
     process.default_signals()
-    if os.waitstatus_to_exitcode(status) not in (0, 1):
+    if os.waitstatus_to_exitcode(status) != _SAID:
         # It could not report: killed, or ended by a fork hook of the service.
-        _tell(control, op="fork_failed", token=assignment["token"], error="the forked process ended at once")
+        ended = process.ExitStatus.of(os.waitstatus_to_exitcode(status))
+        error = f"the forked process ended at once ({ended})"
+        _tell(control, op="fork_failed", token=assignment["token"], error=error, blameless=False)
 
 
 def _middle(
@@ -196,10 +200,10 @@ def _middle(
         pid = os.fork()
     except OSError as error:
         _tell(control, op="fork_failed", token=assignment["token"], error=str(error))
-        os._exit(1)
+        os._exit(_SAID)
     if pid:
         _tell(control, op="forked", token=assignment["token"], pid=pid)
-        os._exit(0)
+        os._exit(_SAID)
     code = 1
     try:
         _settle(control, order, middle_pid)

@@ -284,7 +284,8 @@ def thaw(supervisor: Supervisor, state: Mapping[str, Any]) -> None:
         supervisor.talk.ledger.add(notice)
     record = state["record"]
     supervisor.burials.record = plan.Record(
-        tuple((slot, streak) for slot, streak in record["streaks"]), tuple(record["bad_exits"])
+        tuple((slot, streak) for slot, streak in record["streaks"]),
+        tuple((budget, at) for budget, at in record["bad_exits"]),
     )
     supervisor.operations = Operations.thaw(state["operations"])
     supervisor.tally = Tally.thaw(state["tally"])

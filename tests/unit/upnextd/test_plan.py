@@ -309,3 +309,30 @@ def test_what_is_not_the_service_s_fault_backs_off_and_is_never_given_up() -> No
     for _ in range(100):
         verdict, record = judge(record, "worker-1", Exit(blameless=True), 1, NOW, RNG)
         assert verdict.event is Event.BACK_OFF
+
+
+def test_each_role_and_kind_of_end_has_a_budget_of_its_own() -> None:
+    kinds = [Exit(role=role, cause=cause) for role in Role for cause in plan.Cause]
+    record = Record()
+    for ended in kinds * 5:
+        verdict, record = judge(record, "worker-1", ended, 1, NOW, RNG)
+        assert (verdict.event, verdict.looping) == (Event.BACK_OFF, False)
+    for ended in kinds:
+        assert judge(record, "worker-1", ended, 1, NOW, RNG)[0].event is Event.GIVE_UP
+
+
+def test_a_crash_loop_beside_others_that_work_is_tried_again() -> None:
+    record = Record()
+    for number in range(50):
+        verdict, record = judge(record, "worker-2", Exit(), 2, NOW, RNG, others_work=True)
+        assert (verdict.event, verdict.looping) == (Event.BACK_OFF, number >= 6)
+        assert NOW < (verdict.until or 0) <= NOW + 36
+    verdict, record = judge(record, "worker-2", Exit(), 2, NOW, RNG)
+    assert verdict.event is Event.GIVE_UP
+    assert verdict.softened().event is Event.BACK_OFF
+    assert verdict.softened().until == verdict.until
+
+
+def test_a_scheduler_is_not_waited_for_as_long_as_a_worker() -> None:
+    for streak in range(1, 100):
+        assert plan.backoff_s(streak, RNG, Role.SCHEDULER) <= 3.6
