@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.servers import Server
 from tests.support.serving import serving
 from tests.support.topologies import Cluster, Sentinels, Topology
 from tests.support.waiting import PATIENCE, wait_until_async
@@ -65,6 +66,28 @@ async def reaches(echo: Any) -> bool:
         return await echo.submit(0) is not None
     except QueueError:
         return False
+
+
+@pytest.mark.broker("sentinel")
+async def test_a_planned_failover(topology: Sentinels, namespace: str) -> None:
+    """The old master stays reachable, and its connections do not break: what is submitted goes to the new one soon after."""
+    worker, echo = service()
+    async with serving(topology.url, namespace, worker):
+        await check_soon(echo)
+        old, new = await asyncio.to_thread(topology.plan_a_failover)
+        begun = time.monotonic()
+        await wait_until_async(lambda: not clients(old) and len(clients(new)) >= 4, 10, "all to be at the new master")
+        # it is made a replica 8 s after the sentinels agreed: until then only their word tells
+        assert time.monotonic() - begun > 8 or old.cli("ROLE")[0] == b"master"
+        await check_soon(echo)
+        await asyncio.to_thread(topology.end_of_failover)
+        await check_soon(echo)
+
+
+def clients(server: Server) -> list[bytes]:
+    """Connections of ours there, the worker's and the scheduler's among them."""
+    lines: bytes = server.cli("CLIENT", "LIST")
+    return [line for line in lines.splitlines() if b"name=upnext-" in line]
 
 
 @pytest.mark.broker("sentinel")

@@ -166,8 +166,8 @@ async def test_running_work_goes_on_without_the_broker_and_its_end_is_told_later
 async def test_a_frozen_broker(own_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGSTOP: connections stay open and nothing answers; after a while they are given up."""
     monkeypatch.setattr(wire, "REPLY_TIMEOUT_S", 1.5)
-    monkeypatch.setattr(listener, "PING_S", 0.2)
-    monkeypatch.setattr(listener, "SILENT_S", 1.5)
+    monkeypatch.setattr(listener, "PROVE_S", 0.2)
+    monkeypatch.setattr(listener, "DEAF_S", 1.5)
     async with Fleet(own_server.url, namespace) as fleet:
         await ready(fleet)
         own_server.freeze()
@@ -182,8 +182,8 @@ async def test_a_frozen_broker(own_server: Server, namespace: str, monkeypatch: 
 async def test_a_path_that_is_silent(server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No FIN, no RST: the worker notices by itself, and takes up its work when the path is there again."""
     monkeypatch.setattr(wire, "REPLY_TIMEOUT_S", 1.5)
-    monkeypatch.setattr(listener, "PING_S", 0.2)
-    monkeypatch.setattr(listener, "SILENT_S", 1.5)
+    monkeypatch.setattr(listener, "PROVE_S", 0.2)
+    monkeypatch.setattr(listener, "DEAF_S", 1.5)
     with Proxy(server) as path:
         async with Fleet(server.url, namespace) as fleet:
             await fleet.scheduler()

@@ -35,7 +35,7 @@ class Workbench(Bench):
         return {key.decode(): command("DUMP", key) for key in command("KEYS", self.keys.prefix + "*")}
 
     def leaks(self) -> list[str]:
-        return leaks(redis.Redis(connection_pool=self.broker._pool()), self.keys)
+        return leaks(redis.Redis(connection_pool=self.broker._pool()[1]), self.keys)
 
     def refuses_another_epoch(self, call: Callable[[str], Call[Any]]) -> None:
         """`call(epoch)` with an epoch that is not the data set's: an error, and nothing written."""
@@ -87,7 +87,7 @@ class Workbench(Bench):
     @contextmanager
     def hearing(self, channel: str) -> Generator[list[bytes]]:
         """What was published there meanwhile."""
-        client = redis.Redis(connection_pool=self.broker._pool())
+        client = redis.Redis(connection_pool=self.broker._pool()[1])
         said: list[bytes] = []
         with client.pubsub(ignore_subscribe_messages=True) as ear:
             ear.ssubscribe(channel)

@@ -148,6 +148,42 @@ class Sentinels(Topology):
             lambda: any(server.cli("ROLE")[0] == b"master" for server in self.nodes()), 30, "the sentinels to fail over"
         )
 
+    def plan_a_failover(self) -> tuple[Server, Server]:
+        """As an administrator asks for it -> the old master, which is still one, and the new one. Both nodes run."""
+        for server in self.servers:
+            if not server.running:
+                server.start()
+        self.end_of_failover()
+        old = self.holder("")
+        new = next(server for server in self.servers if server is not old)
+
+        def agreed() -> bool:
+            self._ask_for_another(new.port)
+            return all(one.master(self.NAME) == new.port for one in self.sentinels)
+
+        wait_until(agreed, 30, "the sentinels to agree on the other node")
+        return old, new
+
+    def end_of_failover(self) -> None:
+        """Returns when one node is the master and the other its replica, in sync."""
+        wait_until(
+            lambda: any(
+                role[0] == b"slave" and role[3] == b"connected" for role in (one.cli("ROLE") for one in self.servers)
+            ),
+            60,
+            "a replica in sync",
+        )
+
+    def _ask_for_another(self, wanted_port: int) -> None:
+        """A sentinel refuses while it knows of no good replica, or one failover is under way, and may give one up."""
+        if self.sentinels[0].master(self.NAME) == wanted_port:
+            return
+        with (
+            contextlib.suppress(redis.ResponseError),
+            contextlib.closing(redis.Redis(port=self.sentinels[0].port, socket_timeout=given(5))) as client,
+        ):
+            client.execute_command("SENTINEL FAILOVER", self.NAME)
+
 
 class Cluster(Topology):
     """Three masters."""
@@ -266,6 +302,12 @@ class _Sentinel:
             said: Any = client.execute_command("SENTINEL MASTER", name)
             return said["num-other-sentinels"] == 2 and said["num-slaves"] == 1
         return False
+
+    def master(self, name: str) -> int:
+        """Its port, as this sentinel knows it."""
+        with contextlib.closing(redis.Redis(port=self.port, socket_timeout=given(5))) as client:
+            said: Any = client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", name)
+            return int(said[1])
 
     def close(self) -> None:
         if self._process is not None:

@@ -42,11 +42,13 @@ All keys of a namespace share one hash tag, so a script is atomic over them on R
 | P:p:JOB_ID | string | result_ttl | progress and checkpoint, JSON | progress |
 | P:cache:TASK:KEY | string | cache_ttl | cached outcome, JSON | finish |
 
-Channels (sharded: SPUBLISH, SSUBSCRIBE): P:bell (see `upnext.engine.bell`), P:reply:NONCE (one per waiting client).
+Channels (sharded: SPUBLISH, SSUBSCRIBE): P:bell (see `upnext.engine.bell`), P:reply:NONCE (one per waiting
+client), P:ear:NONCE (one per subscriber: its words to itself).
 """
 
 from __future__ import annotations
 
+from binascii import crc_hqx
 from dataclasses import dataclass, field
 
 GROUP = "w"
@@ -248,6 +250,15 @@ class Keys:
     def cache(self, key: str) -> str:
         """`key` is `TASK:KEY`."""
         return self.cache_prefix + key
+
+    def ear(self, nonce: str) -> str:
+        """The channel of one subscriber, over which it proves to itself that it is told."""
+        return f"{self.prefix}ear:{nonce}"
+
+    @property
+    def slot(self) -> int:
+        """The slot of a cluster that has all keys."""
+        return crc_hqx(self.namespace.encode(), 0) % 16384
 
     @property
     def bell(self) -> str:

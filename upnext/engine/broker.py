@@ -19,11 +19,14 @@ from upnext.core import entry
 from upnext.core.keys import Keys
 from upnext.core.outcome import Outcome, decode
 from upnext.core.submission import Submission
+from upnext.engine.backoff import Backoff
 from upnext.engine.calls import producing
 from upnext.engine.calls.producing import Held
 from upnext.engine.endpoint import Endpoint, parse_url
-from upnext.engine.link import Backoff, Link
+from upnext.engine.link import Link
 from upnext.engine.listener import Listener
+from upnext.engine.lookout import Lookout
+from upnext.engine.places import Places
 from upnext.engine.replies import LostReplyError
 from upnext.engine.scripts import Call, T
 from upnext.errors import (
@@ -87,7 +90,8 @@ class Broker:
         self.endpoint: Endpoint = parse_url(url)
         self.keys = Keys(namespace)
         self._nonce = secrets.token_hex(8)
-        self.link = Link(self.endpoint, name)
+        self.lookout = Lookout(Places(self.endpoint), self.keys.slot)
+        self.link = Link(self.endpoint, name, lookout=self.lookout)
         self._listener: Listener | None = None
         self._queue: list[_Waiting] = []
         self._flushing = False
@@ -225,12 +229,19 @@ class Broker:
         deadline = loop.time() + SUBMIT_PATIENCE_S
         backoff = Backoff()
         lost = False
+        last: BrokerUnavailableError | None = None
         while True:
             try:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        await self.link.wire()
+                except TimeoutError:
+                    raise last or BrokerUnavailableError("the broker gives no reply") from None
                 return await self.link.run(call)
             except BrokerRefusedError:
                 raise
             except BrokerUnavailableError as error:
+                last = error
                 if not lost and isinstance(error, LostReplyError):
                     lost = True
                     deadline = loop.time() + SUBMIT_PATIENCE_S
@@ -337,7 +348,7 @@ class Broker:
         """Goes on trying while the broker is away, for so long (None: for ever)."""
         if self._listener is None:
             self._listener = Listener(
-                self.endpoint, "upnext-ear", [self.keys.reply(self._nonce)], self._heard, self._reread
+                self.link, "upnext-ear", self.keys, [self.keys.reply(self._nonce)], self._heard, self._reread
             )
         loop = asyncio.get_running_loop()
         deadline = None if patience_s is None else loop.time() + patience_s

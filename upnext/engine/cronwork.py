@@ -14,8 +14,9 @@ from upnext.core import ownership
 from upnext.core.entry import Meta, encode_meta
 from upnext.core.keys import Keys
 from upnext.core.spec import CronSpec, MissedRunPolicy, TaskKind
+from upnext.engine.backoff import Backoff
 from upnext.engine.calls import keeping
-from upnext.engine.link import Backoff, Link
+from upnext.engine.link import Link
 from upnext.engine.replies import ReplyError
 from upnext.errors import BrokerUnavailableError, UsageError
 

@@ -10,6 +10,7 @@ import redis
 import redis.exceptions as theirs
 
 from upnext.engine.link import REDIRECTS
+from upnext.engine.places import Node
 from upnext.engine.replies import MovedError
 from upnext.errors import BrokerRefusedError, BrokerUnavailableError, QueueError
 
@@ -18,27 +19,32 @@ CONFIRM_S = 5.0
 
 
 class Ear:
-    """Belongs to one thread. `pool` gives the connections to the node that is known; `failed` reads an error of redis-py, acts on what it
-    says about where to go, and returns it as one of ours."""
+    """Belongs to one thread. `pool` gives the node that is known and connections to it; `failed` reads an error of redis-py, acts on what
+    it says about where to go, and returns it as one of ours."""
 
     def __init__(
-        self, channel: str, pool: Callable[[], redis.ConnectionPool], failed: Callable[[Exception], QueueError]
+        self,
+        channel: str,
+        pool: Callable[[], tuple[Node | None, redis.ConnectionPool]],
+        failed: Callable[[Exception, Node | None], QueueError],
     ) -> None:
         self._channel, self._pool, self._failed = channel, pool, failed
         self._subscription: Any = None
+        self._node: Node | None = None
 
     def open(self) -> None:
         """Returns when the subscription stands. Raises BrokerUnavailableError or BrokerRefusedError."""
         for _ in range(REDIRECTS):
             self.close()
-            self._subscription = cast("Any", redis.Redis(connection_pool=self._pool())).pubsub()
+            self._node, pool = self._pool()
+            self._subscription = cast("Any", redis.Redis(connection_pool=pool)).pubsub()
             try:
                 self._subscription.ssubscribe(self._channel)
                 if self._subscription.get_message(timeout=CONFIRM_S) is not None:
                     return
                 error: QueueError = BrokerUnavailableError(f"the subscription was not confirmed within {CONFIRM_S:g} s")
             except (theirs.RedisError, OSError) as caught:
-                error = self._failed(caught)
+                error = self._failed(caught, self._node)
             if not isinstance(error, MovedError):
                 self.close()
                 raise error
@@ -56,7 +62,7 @@ class Ear:
                 if heard["type"] == "smessage":
                     return heard["data"]
         except (theirs.RedisError, OSError) as caught:
-            if isinstance(error := self._failed(caught), BrokerRefusedError):
+            if isinstance(error := self._failed(caught, self._node), BrokerRefusedError):
                 raise error from None
         time.sleep(max(0.0, min(until - time.monotonic(), 0.1)))
         try:  # it is cut, or its slot has moved to another node

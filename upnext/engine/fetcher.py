@@ -16,10 +16,10 @@ from upnext.core.fetchplan import FetchPlan
 from upnext.core.keys import GROUP
 from upnext.core.spec import WorkerSpec
 from upnext.engine.attempt import Attempt
+from upnext.engine.backoff import Backoff
 from upnext.engine.broker import Broker
 from upnext.engine.calls import holding
 from upnext.engine.executor import Executor
-from upnext.engine.link import Backoff, Link
 from upnext.engine.mode import Mode
 from upnext.engine.replies import EpochError, ReapedError, ReplyError
 from upnext.engine.slots import Slot
@@ -55,7 +55,7 @@ _PAYLOAD, _META = PAYLOAD_FIELD.encode(), META_FIELD.encode()
 class Fetcher:
     def __init__(self, runtime: WorkerRuntime, executor: Executor, broker: Broker, worker: WorkerSpec) -> None:
         self._runtime, self._executor, self._broker, self._worker = runtime, executor, broker, worker
-        self._link = Link(broker.endpoint, "upnext-fetch")
+        self._link = broker.link.another("upnext-fetch", patient=True)
         self._plan = FetchPlan(list(worker.tasks))
         self._kicked = False
         self._waiter: asyncio.Future[None] | None = None

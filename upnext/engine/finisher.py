@@ -13,9 +13,10 @@ from typing import Any
 
 from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
+from upnext.engine.backoff import Backoff
 from upnext.engine.calls import holding
 from upnext.engine.calls.holding import Finish, PutBack
-from upnext.engine.link import Backoff, Link
+from upnext.engine.link import Link
 from upnext.engine.replies import EpochError, NoScriptError
 from upnext.engine.scripts import Call
 from upnext.errors import BrokerUnavailableError, QueueError

@@ -13,8 +13,9 @@ from typing import Any
 
 from upnext.core.keys import Keys
 from upnext.engine.attempt import Attempt
+from upnext.engine.backoff import Backoff
 from upnext.engine.calls import keeping
-from upnext.engine.link import Backoff, Link
+from upnext.engine.link import Link
 from upnext.errors import BrokerUnavailableError, QueueError
 
 log = logging.getLogger("upnext.engine")

@@ -7,33 +7,44 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable
 from typing import Any
 
-from upnext.engine.endpoint import Endpoint
-from upnext.engine.link import Backoff, Link
+from upnext.core.keys import Keys
+from upnext.engine.backoff import Backoff
+from upnext.engine.link import Link
 from upnext.engine.wire import Wire
-from upnext.errors import BrokerUnavailableError
+from upnext.errors import BrokerUnavailableError, QueueError
 
 log = logging.getLogger("upnext.engine")
 
-PING_S = 8.0
-SILENT_S = 18.0
+PROVE_S = 4.0
+"""So often a subscriber publishes to itself."""
+DEAF_S = 2.0
+"""A word to oneself that does not come back within this, though the broker took it, means that others' don't come, either."""
 
 
 class Listener:
-    """`heard(channel, data)` gets each delivery; `reconnected()` runs whenever deliveries may have been missed: reread the truth."""
+    """`heard(channel, data)` gets each delivery; `reconnected()` runs whenever deliveries may have been missed: reread the truth.
+
+    `over` is the client's link for commands: words that prove delivery are published over it.
+    """
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        over: Link,
         name: str,
+        keys: Keys,
         channels: list[str],
         heard: Callable[[str, bytes], None],
         reconnected: Callable[[], None],
     ) -> None:
-        self._channels, self._heard, self._reconnected = channels, heard, reconnected
-        self._link = Link(endpoint, name, on_push=self._push, on_connect=self._subscribe)
+        self._over = over
+        self._own_channel = keys.ear(secrets.token_hex(8))
+        self._channels, self._heard, self._reconnected = [self._own_channel, *channels], heard, reconnected
+        self._link = over.another(name, on_push=self._push, on_connect=self._subscribe, patient=True)
+        self._proof: asyncio.Future[None] | None = None
         self._subscribed: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -69,18 +80,33 @@ class Listener:
                 log.debug("listener: %s", error)
                 await backoff.sleep()
 
-    @staticmethod
-    async def _watch(wire: Wire) -> None:
-        """Returns when the connection is gone. Nothing is owed on it, so one that went silent would be trusted for ever: it is asked."""
-        while not wire.closed.done():
-            await asyncio.wait([wire.closed], timeout=PING_S)
+    async def _watch(self, wire: Wire) -> None:
+        """Returns when the connection is gone, or brings nothing though the broker takes what is published."""
+        while True:
+            await asyncio.wait([wire.closed], timeout=PROVE_S)
             if wire.closed.done():
                 return
-            if wire.silent_s > SILENT_S:
-                wire.abort()
+            if not await self._delivers(wire):
+                if not wire.closed.done():
+                    log.warning("the subscription at the broker brings nothing: made anew")
+                    wire.abort()
                 return
-            if wire.silent_s >= PING_S / 2:
-                wire.post("PING")
+
+    async def _delivers(self, wire: Wire) -> bool:
+        """Whether a word to oneself comes back. True as well when the broker refuses to take one: that proves nothing."""
+        self._proof = asyncio.get_running_loop().create_future()
+        for _ in range(2):  # the first may only have found that the other connection is cut
+            try:
+                await self._over.command("SPUBLISH", self._own_channel, b"")
+            except BrokerUnavailableError as error:
+                log.debug("proving delivery: %s", error)
+            except QueueError as error:
+                log.debug("proving delivery: %s", error)
+                return True
+            else:
+                await asyncio.wait([self._proof, wire.closed], timeout=DEAF_S, return_when=asyncio.FIRST_COMPLETED)
+                break
+        return self._proof.done()
 
     async def _subscribe(self, wire: Wire) -> None:
         self._subscribed = asyncio.get_running_loop().create_future()
@@ -98,6 +124,9 @@ class Listener:
             return
         kind, channel, data, *_ = *reply, None
         if kind == b"smessage":
+            if channel.decode() == self._own_channel:
+                self._prove()
+                return
             self._heard(channel.decode(), data)
         elif kind == b"ssubscribe" and isinstance(data, int) and data >= len(self._channels):
             self._confirmed()
@@ -107,3 +136,7 @@ class Listener:
     def _confirmed(self) -> None:
         if self._subscribed is not None and not self._subscribed.done():
             self._subscribed.set_result(None)
+
+    def _prove(self) -> None:
+        if self._proof is not None and not self._proof.done():
+            self._proof.set_result(None)

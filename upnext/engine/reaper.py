@@ -11,9 +11,10 @@ from typing import Any
 import orjson
 
 from upnext.core.keys import Keys
+from upnext.engine.backoff import Backoff
 from upnext.engine.calls import keeping
 from upnext.engine.fetcher import BLOCK_MS
-from upnext.engine.link import Backoff, Link
+from upnext.engine.link import Link
 from upnext.engine.replies import ReplyError
 from upnext.errors import BrokerUnavailableError
 

@@ -23,6 +23,7 @@ from upnext.core.ownership import Source
 from upnext.core.spec import ServiceSpec, SyncExecutor, WorkerSpec
 from upnext.engine import bell
 from upnext.engine.attempt import Attempt
+from upnext.engine.backoff import Backoff
 from upnext.engine.broker import Broker
 from upnext.engine.calls import holding, keeping
 from upnext.engine.calls.holding import Finish
@@ -33,7 +34,6 @@ from upnext.engine.fetcher import Fetcher
 from upnext.engine.finisher import Finisher
 from upnext.engine.host import Host
 from upnext.engine.lingering import Lingering
-from upnext.engine.link import Backoff
 from upnext.engine.listener import Listener
 from upnext.engine.mode import Mode
 from upnext.engine.pool import setup_of
@@ -104,7 +104,7 @@ class WorkerRuntime:
         )
         self._fetcher = Fetcher(self, self._executor, self._broker, worker)
         self._listener = Listener(
-            self._broker.endpoint, "upnext-bell", [self.keys.bell], self._heard, self._fetcher.reread
+            self._broker.link, "upnext-bell", self.keys, [self.keys.bell], self._heard, self._fetcher.reread
         )
         self._stopped = asyncio.Event()
         self._registering: asyncio.Task[None] | None = None

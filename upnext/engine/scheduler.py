@@ -22,13 +22,16 @@ from upnext.core.ownership import ANNOUNCE_S, ANNOUNCER_LEASE_MS, Source
 from upnext.core.spec import ServiceSpec
 from upnext.engine import bell
 from upnext.engine.announcements import Announcements
+from upnext.engine.backoff import Backoff
 from upnext.engine.calls import keeping
 from upnext.engine.checks import check_broker
 from upnext.engine.consumer_sweep import ConsumerSweep
 from upnext.engine.cronwork import CronWork
 from upnext.engine.endpoint import parse_url
-from upnext.engine.link import Backoff, Link
+from upnext.engine.link import Link
 from upnext.engine.listener import Listener
+from upnext.engine.lookout import Lookout
+from upnext.engine.places import Places
 from upnext.engine.reaper import NO_LEASE, DeathNotice, Reaper, Started
 from upnext.engine.replies import EpochError, ReplyError
 from upnext.engine.runtime import LEASE_MS
@@ -83,6 +86,10 @@ def _nothing() -> None:
     """Nobody wants to know."""
 
 
+class _NobodyYetError(BrokerUnavailableError):
+    """The broker serves; there is no data set to keep yet."""
+
+
 class Scheduler:
     """`on_reaped(consumer)` acknowledges a death notice; `on_lost(consumer)` says that a living consumer of ours was reaped by others.
 
@@ -104,8 +111,10 @@ class Scheduler:
         self._keys = Keys(settings.namespace)
         self._token = secrets.token_hex(8)
         endpoint = parse_url(settings.redis_url)
-        self._link = Link(endpoint, "upnext-scheduler")
-        self._listener = Listener(endpoint, "upnext-bell", [self._keys.bell], self._heard, self._bell_was_away)
+        self._link = Link(endpoint, "upnext-scheduler", lookout=Lookout(Places(endpoint), self._keys.slot))
+        self._listener = Listener(
+            self._link, "upnext-bell", self._keys, [self._keys.bell], self._heard, self._bell_was_away
+        )
         self._beat_now = asyncio.Event()
         self._reaper = Reaper(self._link, self._keys, lambda: self._epoch, on_reaped)
         self._crons = CronWork(
@@ -121,6 +130,7 @@ class Scheduler:
         self._promote_now = asyncio.Event()
         self._stopped = asyncio.Event()
         self._asked_at: float | None = None
+        self._served = True
         self._client_id = 0
         self._backoff = Backoff()
         pause_s = LEASE_MS / 2000  # within half a lease, who missed a beat has renewed after the next
@@ -151,9 +161,9 @@ class Scheduler:
 
     @property
     def connected(self) -> bool:
-        """Whether the broker answers."""
+        """Whether the broker answers, and serves: one cut off from its cluster answers, too."""
         owed_s = 0.0 if self._asked_at is None else time.monotonic() - self._asked_at
-        return self._link.live is not None and owed_s < SILENT_S
+        return self._link.live is not None and owed_s < SILENT_S and self._served
 
     def alive(self, consumers: Collection[str]) -> None:
         """The daemon's living consumers; call it on every change."""
@@ -224,6 +234,7 @@ class Scheduler:
                     await self._listener.start()
                     checked = True
                 await self._beat()
+                self._served = True
                 backoff.reset()
                 wait_s = self._until_next_beat_s()
             except BrokerRefusedError:
@@ -237,6 +248,7 @@ class Scheduler:
                 wait_s = backoff.next_s()
             except (BrokerUnavailableError, ReplyError) as error:
                 log.debug("beat: %s", error)
+                self._served = isinstance(error, ReplyError | _NobodyYetError)
                 if self.leader:
                     log.warning("not leading any more: %s", error)
                 self._lead(False, self.epoch)
@@ -314,7 +326,7 @@ class Scheduler:
         if not self._epoch:
             raw = await wire.send("GET", self._keys.epoch)
             if raw is None:
-                raise BrokerUnavailableError("nobody has registered yet")
+                raise _NobodyYetError("no worker has registered yet")
             self._epoch = raw.decode()
             self._announcements.reset()
             self._announce_now.set()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -24,6 +25,7 @@ from upnext.core import entry
 from upnext.core.keys import Keys
 from upnext.core.outcome import Outcome, decode
 from upnext.core.submission import Submission
+from upnext.engine.backoff import Backoff
 from upnext.engine.broker import (
     BATCH_JOBS,
     REREAD_S,
@@ -37,7 +39,9 @@ from upnext.engine.calls import producing
 from upnext.engine.calls.producing import Held
 from upnext.engine.ear import Ear
 from upnext.engine.endpoint import Endpoint, is_no, parse_url
-from upnext.engine.link import REDIRECTS, Backoff
+from upnext.engine.link import REDIRECTS
+from upnext.engine.lookout import LookoutThread
+from upnext.engine.places import Node, Places
 from upnext.engine.replies import (
     LostReplyError,
     MovedError,
@@ -52,6 +56,10 @@ from upnext.engine.scripts import Arg, Call, T
 from upnext.errors import BrokerRefusedError, BrokerUnavailableError, JobNotFoundError, QueueError
 
 SOCKET_TIMEOUT_S = 10.0
+INTRODUCTION_S = 2.0
+"""A server that does not let us in within this is given up. Writing a request has no longer, either."""
+OVERDUE_S = 1.0
+"""A request that waits for so long makes the lookout ask others about its server."""
 
 _CODES: list[tuple[type[Exception], str]] = [
     (theirs.NoScriptError, "NOSCRIPT"),
@@ -96,8 +104,10 @@ class SyncBroker:
         self._name = name
         self._lock = threading.Lock()
         self._pid = 0
-        self._pools: dict[tuple[str, int] | None, redis.ConnectionPool] = {}
-        self._home: tuple[str, int] | None = None
+        self._pools: dict[Node | None, redis.ConnectionPool] = {}
+        self._places = Places(self.endpoint)
+        self._owed: dict[Any, float] = {}
+        self._lookout: LookoutThread | None = None
 
     # --- transport
 
@@ -111,80 +121,112 @@ class SyncBroker:
     def command(self, *command: Arg) -> Any:
         """One command. Raises BrokerUnavailableError (nothing was sent), LostReplyError (sent, no reply), or what the reply says."""
         for _ in range(REDIRECTS):
-            with self._connection() as connection:
+            with self._connection() as (node, connection):
                 try:
                     connection.send_command(*command, check_health=False)
                     return connection.read_response(timeout=SOCKET_TIMEOUT_S)
+                except (theirs.ResponseError, theirs.BusyLoadingError, theirs.AuthenticationError) as error:
+                    ours = self._failed(error, node)
+                    if not isinstance(ours, MovedError):
+                        raise ours from None
                 except theirs.ConnectionError as error:
-                    if isinstance(error, theirs.BusyLoadingError | theirs.AuthenticationError):
-                        raise _ours(error) from None
                     raise LostReplyError(f"connection to the broker lost: {error}") from None
                 except (theirs.TimeoutError, theirs.InvalidResponse, OSError) as error:
                     connection.disconnect()
+                    self._look_again(node)
                     raise LostReplyError(f"no reply from the broker: {error}") from None
-                except theirs.ResponseError as error:
-                    ours = self._failed(error)
-                    if not isinstance(ours, MovedError):
-                        raise ours from None
         raise BrokerUnavailableError("the cluster keeps redirecting")
 
     @contextmanager
-    def _connection(self) -> Generator[Any]:
-        pool = self._pool()
+    def _connection(self) -> Generator[tuple[Node | None, Any]]:
+        node, pool = self._pool()
         try:
             connection = cast("Any", pool).get_connection()
         except (theirs.RedisError, OSError) as error:
-            raise self._introducing_failed(error) from None
+            raise self._introducing_failed(error, node) from None
+        self._owed[connection] = time.monotonic()
         try:
-            yield connection
+            yield node, connection
         finally:
+            self._owed.pop(connection, None)
+            if self._pools.get(node) is not pool:  # the broker is elsewhere by now
+                connection.disconnect()
             pool.release(connection)
 
-    def _failed(self, error: Exception) -> QueueError:
+    def _failed(self, error: Exception, node: Node | None) -> QueueError:
         """What redis-py raised before anything was sent, or read as a reply, as one of ours. What it says about where to go is done."""
-        if isinstance(error, theirs.AuthenticationError | theirs.NoPermissionError):
-            return _ours(error)
-        if isinstance(error, theirs.ResponseError | theirs.BusyLoadingError):
+        if isinstance(error, theirs.ResponseError | theirs.BusyLoadingError | theirs.AuthenticationError):
             ours = _ours(error)
             if isinstance(ours, MovedError):
-                host, port = ours.address
-                self._home = (host or (self._home or self.endpoint.nodes[0])[0], port)
+                self._places.follow(self._places.resolve(ours.address))
             elif isinstance(ours, WrongServerError):
-                self._look_up_again()
+                self._look_again(node)
             return ours
         if isinstance(error, theirs.InvalidResponse):
             return not_redis(self.endpoint.describe(), error)
-        self._look_up_again()
+        self._look_again(node)
         return BrokerUnavailableError(f"can't reach Redis at {self.endpoint.describe()}: {error}")
 
-    def _pool(self) -> redis.ConnectionPool:
-        with self._lock:
-            if self._pid != os.getpid():  # the parent's connections are the parent's
-                self._pools = {}
-                self._pid = os.getpid()
-            pool = self._pools.get(self._home)
-            if pool is None:
-                pool = self._pools[self._home] = self._make_pool(self._home)
-            return pool
+    def _introducing_failed(self, error: Exception, node: Node | None) -> QueueError:
+        ours = self._failed(error, node)
+        return refused(ours) if isinstance(ours, ReplyError) else ours
 
-    def _look_up_again(self) -> None:
-        """The server that we knew is away, or is a replica by now: ask the sentinels, or the cluster's other nodes, the next time."""
-        if self.endpoint.path is None and (
-            self.endpoint.sentinel is not None or self._home is not None or len(self.endpoint.nodes) > 1
-        ):
+    def _look_again(self, node: Node | None) -> None:
+        """Another node may serve by now: ask the sentinels, or the others first, the next time."""
+        if self._places.elsewhere or len(self.endpoint.nodes) > 1:
+            self._places.avoid(node)
             with self._lock:
-                self._home = None
-                self._pools = {}
+                pool = self._pools.pop(node, None)
+            if pool is not None:
+                pool.disconnect(inuse_connections=False)
 
-    def _make_pool(self, home: tuple[str, int] | None) -> redis.ConnectionPool:
+    def _pool(self) -> tuple[Node | None, redis.ConnectionPool]:
+        """Connections to the node that has our data, as far as is known. Raises BrokerUnavailableError."""
+        with self._lock:
+            if self._pid != os.getpid():  # the parent's connections are the parent's, and its thread
+                self._pools, self._owed, self._lookout = {}, {}, None
+                self._pid = os.getpid()
+            if self._lookout is None and self._places.elsewhere:
+                self._lookout = LookoutThread(self._places, self.keys.slot, self)
+            if self.endpoint.path is not None:
+                return None, self._pool_of(None)
+            if self.endpoint.sentinel is not None and self._places.home is None:
+                self._places.follow(self._ask_sentinels())
+            nodes = [self._places.home] if self._places.home is not None else self._places.candidates()
+            error: Exception | None = None
+            for node in nodes:
+                pool = self._pool_of(node)
+                if len(nodes) == 1:
+                    return node, pool
+                try:
+                    pool.release(cast("Any", pool).get_connection())
+                except (theirs.ConnectionError, theirs.TimeoutError, OSError) as caught:
+                    if isinstance(caught, theirs.AuthenticationError | theirs.BusyLoadingError):
+                        return node, pool  # it answers: the error is told where it is used
+                    error = caught
+                    self._places.avoid(node)
+                except theirs.RedisError:
+                    return node, pool
+                else:
+                    self._places.reached(node)
+                    return node, pool
+            raise BrokerUnavailableError(f"can't reach Redis at {self.endpoint.describe()}: {error}")
+
+    def _pool_of(self, node: Node | None) -> redis.ConnectionPool:
+        pool = self._pools.get(node)
+        if pool is None:
+            pool = self._pools[node] = self._make_pool(node)
+        return pool
+
+    def _make_pool(self, node: Node | None) -> redis.ConnectionPool:
         endpoint = self.endpoint
         settings: dict[str, Any] = {
             "username": endpoint.username,
             "password": endpoint.password,
             "db": 0 if endpoint.cluster else endpoint.db,
             "client_name": self._name,
-            "socket_timeout": SOCKET_TIMEOUT_S,
-            "socket_connect_timeout": 5.0,
+            "socket_timeout": INTRODUCTION_S,
+            "socket_connect_timeout": INTRODUCTION_S,
             "retry": Retry(NoBackoff(), 0),  # a submit is never repeated behind our back
             "max_connections": 1000,
             "protocol": 2,
@@ -195,28 +237,44 @@ class SyncBroker:
         if endpoint.tls:
             settings["connection_class"] = redis.SSLConnection
             settings.update(_tls(endpoint.tls_options))
-        if endpoint.sentinel is not None:
-            of_sentinels: dict[str, Any] = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0, "driver_info": None}
-            if endpoint.tls:
-                of_sentinels |= {"ssl": True, **_tls(endpoint.tls_options)}
-            sentinels = Sentinel(list(endpoint.nodes), sentinel_kwargs=of_sentinels)
-            try:
-                host, port = cast("Any", sentinels).discover_master(endpoint.sentinel)
-            except (theirs.ConnectionError, theirs.TimeoutError):
-                asked = f"the sentinels at {endpoint.describe()}"  # its own text holds the repr of its clients
-                raise BrokerUnavailableError(f"{asked} don't tell where master {endpoint.sentinel!r} is") from None
-            return redis.ConnectionPool(host=host, port=port, **settings)
-        error: Exception | None = None
-        for host, port in [home] if home else endpoint.nodes:
-            pool = redis.ConnectionPool(host=host, port=port, **settings)
-            if len(endpoint.nodes) == 1 or home:
-                return pool
-            try:
-                pool.release(cast("Any", pool).get_connection())
-                return pool
-            except (theirs.ConnectionError, theirs.TimeoutError, OSError) as caught:
-                error = caught
-        raise BrokerUnavailableError(f"can't reach Redis at {endpoint.describe()}: {error}")
+        assert node is not None
+        return redis.ConnectionPool(host=node[0], port=node[1], **settings)
+
+    def _ask_sentinels(self) -> Node:
+        endpoint = self.endpoint
+        settings: dict[str, Any] = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0, "driver_info": None}
+        if endpoint.tls:
+            settings |= {"ssl": True, **_tls(endpoint.tls_options)}
+        sentinels = Sentinel(list(endpoint.nodes), sentinel_kwargs=settings)
+        try:
+            host, port = cast("Any", sentinels).discover_master(endpoint.sentinel)
+        except (theirs.ConnectionError, theirs.TimeoutError):
+            asked = f"the sentinels at {endpoint.describe()}"  # its own text holds the repr of its clients
+            raise BrokerUnavailableError(f"{asked} don't tell where master {endpoint.sentinel!r} is") from None
+        return str(host), int(port)
+
+    # --- what its lookout asks, from a thread of its own
+
+    @property
+    def node(self) -> Node | None:
+        return self._places.home
+
+    @property
+    def doubted(self) -> bool:
+        now = time.monotonic()
+        return any(now - since > OVERDUE_S for since in list(self._owed.values()))
+
+    def redirect(self, node: Node) -> None:
+        """Requests that wait for long at the old server end as lost; others end by themselves."""
+        now = time.monotonic()
+        for connection, since in list(self._owed.items()):
+            if (connection.host, connection.port) != node and now - since > OVERDUE_S:
+                with suppress(OSError, AttributeError):  # it may end at this moment
+                    connection._sock.shutdown(socket.SHUT_RDWR)  # noqa: SLF001 - redis-py has no other way from another thread
+        with self._lock:
+            gone = [self._pools.pop(other) for other in list(self._pools) if other != node]
+        for pool in gone:
+            pool.disconnect(inuse_connections=False)
 
     # --- submitting
 
@@ -320,10 +378,6 @@ class SyncBroker:
         finally:
             ear.close()
 
-    def _introducing_failed(self, error: Exception) -> QueueError:
-        ours = self._failed(error)
-        return refused(ours) if isinstance(ours, ReplyError) else ours
-
     def _wait(
         self, job_id: str, timeout_s: float | None, nonce: str, ear: Ear, *, registered: bool, begun: float
     ) -> Outcome:
@@ -386,6 +440,9 @@ class SyncBroker:
 
     def close(self) -> None:
         with self._lock:
-            for pool in self._pools.values():
-                pool.disconnect()
-            self._pools = {}
+            pools, self._pools = list(self._pools.values()), {}
+            lookout, self._lookout = self._lookout, None
+        for pool in pools:
+            pool.disconnect()
+        if lookout is not None:
+            lookout.stop()

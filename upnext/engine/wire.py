@@ -33,6 +33,11 @@ pack_command = cast("Callable[[tuple[Arg, ...]], bytes]", hiredis.pack_command) 
 REPLY_TIMEOUT_S = 10.0
 """A connection that owes replies and is silent for so long is given up (a server that hangs, a path that swallows packets)."""
 
+CHECK_S = 0.5
+"""Whether replies are owed for long is looked at so often."""
+DOUBTED_AFTER = 2
+"""When at so many looks in a row the same reply was owed and nothing came, nothing more is sent until something comes."""
+
 GOODBYE_S = 0.5
 
 WRITE_HIGH_WATER_BYTES = 4 * 1024 * 1024
@@ -63,6 +68,16 @@ class Wire(asyncio.Protocol):
         self.closed = self._loop.create_future()
         """Done when the connection is gone; its result is the reason."""
         self.client_id: int = 0
+        self.patient = False
+        """A reply may take its time (a waiting read): it is never in doubt."""
+        self.usable = True
+        """Open, to the right server as far as is known, and not in doubt."""
+        self.doubt: asyncio.Future[None] | None = None
+        """There while the server owes replies for long; done when something comes, or the connection is gone."""
+        self._head: asyncio.Future[Any] | None = None
+        self._same_head = 0
+        self.retired = False
+        """It was `retire` that said so."""
         self.wrong: WrongServerError | None = None
         """It said that others are to be asked: what it owes still comes, nothing more is to be sent."""
 
@@ -76,6 +91,9 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         reader = self._reader
         self._heard_at = self._loop.time()
+        self._head = None
+        if self.doubt is not None:
+            self._believe()
         reader.feed(data)
         waiting = self._waiting
         try:
@@ -88,7 +106,7 @@ class Wire(asyncio.Protocol):
                     continue
                 if isinstance(reply, QueueError):
                     if isinstance(reply, WrongServerError):
-                        self.wrong = reply
+                        self.wrong, self.usable = reply, False
                     future.set_exception(reply)
                     future.exception()  # its caller may be gone: don't report it as never retrieved
                 else:
@@ -130,7 +148,7 @@ class Wire(asyncio.Protocol):
         self._waiting.append(future)
         if self._watchdog is None:
             self._heard_at = self._loop.time()
-            self._watchdog = self._loop.call_later(REPLY_TIMEOUT_S / 2, self._check)
+            self._watchdog = self._loop.call_later(self._check_s(), self._check)
         return future
 
     def _check(self) -> None:
@@ -138,10 +156,38 @@ class Wire(asyncio.Protocol):
         if not self._waiting or self.closed.done():
             return
         if self._loop.time() - self._heard_at > REPLY_TIMEOUT_S:
-            self._broken(f"no reply within {REPLY_TIMEOUT_S:g} s")
+            reason = f"no reply within {REPLY_TIMEOUT_S:g} s"
+            self.wrong = WrongServerError(reason)
+            self._broken(reason)
             self.abort()
             return
-        self._watchdog = self._loop.call_later(REPLY_TIMEOUT_S / 2, self._check)
+        head = self._waiting[0]
+        self._same_head = self._same_head + 1 if head is self._head else 0
+        self._head = head
+        if self._same_head >= DOUBTED_AFTER and self.doubt is None and not self.patient:
+            self.doubt, self.usable = self._loop.create_future(), False
+        self._watchdog = self._loop.call_later(self._check_s(), self._check)
+
+    def _check_s(self) -> float:
+        return REPLY_TIMEOUT_S / 2 if self.patient else min(CHECK_S, REPLY_TIMEOUT_S / 2)
+
+    def _believe(self) -> None:
+        """The doubt is over, one way or the other."""
+        doubt, self.doubt = self.doubt, None
+        if doubt is not None:
+            doubt.set_result(None)
+        self.usable = self.wrong is None and not self.closed.done()
+
+    def retire(self, reason: WrongServerError, within_s: float) -> None:
+        """The server is not the one to use any more: what it owes may still come for so long, then the connection is cut."""
+        if self.closed.done():
+            return
+        self.wrong, self.usable, self.retired = reason, False, True
+        self._believe()
+        if self._waiting:
+            self._loop.call_later(within_s, self.abort)
+        else:
+            self.close()
 
     def post(self, *command: Arg) -> None:
         """Sends a command that has no reply of its own (SUBSCRIBE on a connection with `on_push`)."""
@@ -215,6 +261,7 @@ class Wire(asyncio.Protocol):
         if self.closed.done():
             return
         self.closed.set_result(reason)
+        self._believe()
         if self._watchdog is not None:
             self._watchdog.cancel()
             self._watchdog = None

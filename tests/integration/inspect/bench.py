@@ -154,7 +154,7 @@ class Bench:
     @contextmanager
     def bell(self) -> Generator[list[str]]:
         """What the bell said meanwhile."""
-        client = redis.Redis(connection_pool=self.broker._pool())
+        client = redis.Redis(connection_pool=self.broker._pool()[1])
         words: list[str] = []
         with client.pubsub(ignore_subscribe_messages=True) as ear:
             ear.ssubscribe(self.keys.bell)

@@ -1,0 +1,167 @@
+"""The table of errors, every cell, for the asynchronous and the blocking client: two scripted nodes say what real ones would."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import hiredis
+import pytest
+
+from upnext.core.keys import Keys
+from upnext.engine import sync as sync_module
+from upnext.engine import wire as wire_module
+from upnext.engine.endpoint import parse_url
+from upnext.engine.link import Link
+from upnext.engine.lookout import Lookout
+from upnext.engine.places import Places
+from upnext.engine.replies import REMEDIES, REMEDIES_WITHOUT_REPLY, LostReplyError, NoReply, Remedy, WrongServerError
+from upnext.engine.sync import SyncBroker
+from upnext.errors import BrokerUnavailableError, QueueError
+
+GOOD = b"+fine\r\n"
+Command = Callable[[], Awaitable[Any]]
+
+
+class Node:
+    """Lets everybody in; answers GET with `answer` (None: closes the connection; b"": nothing)."""
+
+    def __init__(self) -> None:
+        self.answer: bytes | None = GOOD
+        self.asked = 0
+        self.port = 0
+        self._server: asyncio.Server | None = None
+        self._open: dict[asyncio.StreamWriter, None] = {}
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for writer in self._open:
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open[writer] = None
+        requests = hiredis.Reader()
+        while data := await reader.read(65536):
+            requests.feed(data)
+            while (request := requests.gets()) is not False:
+                answer = self._answer(request)
+                if answer is None:
+                    writer.close()
+                    return
+                writer.write(answer)
+        writer.close()
+
+    def _answer(self, request: Any) -> bytes | None:
+        match request:
+            case [b"GET", *_]:
+                self.asked += 1
+                return self.answer
+            case [b"CLIENT", b"ID"]:
+                return b":7\r\n"
+            case [b"CLUSTER", *_]:
+                return b"-ERR no\r\n"
+            case _:
+                return b"+OK\r\n"
+
+
+@asynccontextmanager
+async def two_nodes() -> AsyncGenerator[tuple[Node, Node, str]]:
+    first, second = Node(), Node()
+    await first.start()
+    await second.start()
+    try:
+        yield first, second, f"redis+cluster://127.0.0.1:{first.port},127.0.0.1:{second.port}"
+    finally:
+        first.close()
+        second.close()
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def client_of(kind: str, url: str) -> AsyncGenerator[Command]:
+    if kind == "async":
+        endpoint = parse_url(url)
+        link = Link(endpoint, "test", lookout=Lookout(Places(endpoint), Keys("test").slot))
+        yield lambda: link.command("GET", "k")
+        await link.aclose()
+    else:
+        broker = SyncBroker(url, "test")
+        yield lambda: asyncio.to_thread(broker.command, "GET", "k")
+        await asyncio.to_thread(broker.close)
+
+
+CLIENTS = pytest.mark.parametrize("kind", ["async", "blocking"])
+
+
+@CLIENTS
+@pytest.mark.parametrize("code", [*REMEDIES, "ERR"])
+async def test_an_error_reply(kind: str, code: str) -> None:
+    async with two_nodes() as (first, second, url), client_of(kind, url) as ask:
+        where = f"1 127.0.0.1:{second.port}" if code in ("MOVED", "ASK") else "because of something"
+        first.answer = f"-{code} {where}\r\n".encode()
+        match REMEDIES.get(code, Remedy.GIVE_UP):
+            case Remedy.FOLLOW:
+                assert await ask() == b"fine"
+                assert (first.asked, second.asked) == (1, 1)
+            case Remedy.LOOK_AGAIN:
+                with pytest.raises(WrongServerError):
+                    await ask()
+                assert await ask() == b"fine"
+                assert (first.asked, second.asked) == (1, 1)
+            case Remedy.RETRY_HERE:
+                with pytest.raises(BrokerUnavailableError) as caught:
+                    await ask()
+                assert not isinstance(caught.value, WrongServerError | LostReplyError)
+                first.answer = GOOD
+                assert await ask() == b"fine"
+                assert (first.asked, second.asked) == (2, 0)
+            case Remedy.GIVE_UP:
+                with pytest.raises(QueueError) as refused:
+                    await ask()
+                assert not isinstance(refused.value, WrongServerError | LostReplyError)
+                first.answer = GOOD
+                assert await ask() == b"fine"
+                assert (first.asked, second.asked) == (2, 0)
+
+
+@CLIENTS
+@pytest.mark.parametrize("fault", list(NoReply))
+async def test_no_reply(kind: str, fault: NoReply, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync_module, "SOCKET_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(wire_module, "REPLY_TIMEOUT_S", 1.0)
+    async with two_nodes() as (first, second, url), client_of(kind, url) as ask:
+        if fault is NoReply.UNREACHABLE:
+            first.close()
+        else:
+            first.answer = None if fault is NoReply.CUT else b""
+            with pytest.raises(LostReplyError):
+                await ask()
+        first.answer = GOOD
+        assert await ask() == b"fine"
+        elsewhere = REMEDIES_WITHOUT_REPLY[fault] is Remedy.LOOK_AGAIN
+        assert second.asked == (1 if elsewhere else 0)
+
+
+@CLIENTS
+async def test_both_nodes_are_tried_again_and_again(kind: str) -> None:
+    """Of a cluster that is down altogether, the one that serves first is found."""
+    async with two_nodes() as (first, second, url), client_of(kind, url) as ask:
+        first.answer = second.answer = b"-CLUSTERDOWN The cluster is down\r\n"
+        for _ in range(4):
+            with pytest.raises(WrongServerError):
+                await ask()
+        assert (first.asked, second.asked) == (2, 2)
+        second.answer = GOOD
+        for _ in range(2):
+            try:
+                assert await ask() == b"fine"
+            except WrongServerError:
+                continue
+        assert second.asked >= 3
