@@ -10,10 +10,11 @@ import pytest
 from tests.support.fleet import Fleet, task
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, wait_until_async
 from upnext.core.outcome import JobStatus
 from upnext.core.submission import Submission
 from upnext.engine import broker as broker_module
+from upnext.engine import wire as wire_module
 from upnext.engine.broker import PAYLOAD_CAP_BYTES, Broker
 from upnext.engine.calls import producing
 from upnext.errors import (
@@ -386,3 +387,29 @@ async def test_a_wait_right_after_one_that_ran_out_is_told_at_once(
         let_go.set()
         assert (await second).value == b"7"
         assert await fleet.leaks() == []
+
+
+async def test_while_replies_are_owed_nothing_more_is_sent(
+    own_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker_module, "SUBMIT_PATIENCE_S", 1.0)
+    monkeypatch.setattr(wire_module, "REPLY_TIMEOUT_S", 1000.0)
+    broker = Broker(own_server.url, namespace)
+    job = Submission("ship", b"{}")
+    first = await broker.submit(job)
+    own_server.freeze()
+    sent = asyncio.create_task(broker.submit(job))
+    try:
+        await wait_until_async(lambda: broker.link.doubted, 10, "the doubt")
+        with pytest.raises(BrokerUnavailableError) as refused:
+            await broker.submit(job)
+        assert not isinstance(refused.value, SubmitUncertain)
+        monkeypatch.setattr(broker_module, "SUBMIT_PATIENCE_S", 100.0)
+        late = asyncio.create_task(broker.submit(job))
+        await asyncio.sleep(0)
+    finally:
+        own_server.thaw()
+    ids = [first, await sent, await late]
+    entries = own_server.cli("XRANGE", broker.keys.stream("ship", "n"), "-", "+")
+    assert [f"ship:n{entry_id.decode()}" for entry_id, _ in entries] == ids
+    await broker.aclose()

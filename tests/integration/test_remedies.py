@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
 import hiredis
 import pytest
 
+from tests.support.waiting import wait_until_async
 from upnext.core.keys import Keys
 from upnext.engine import sync as sync_module
 from upnext.engine import wire as wire_module
@@ -22,7 +23,7 @@ from upnext.engine.sync import SyncBroker
 from upnext.errors import BrokerUnavailableError, QueueError
 
 GOOD = b"+fine\r\n"
-Command = Callable[[], Awaitable[Any]]
+Command = Callable[[], Coroutine[Any, Any, Any]]
 
 
 class Node:
@@ -31,9 +32,13 @@ class Node:
     def __init__(self) -> None:
         self.answer: bytes | None = GOOD
         self.asked = 0
+        self.listed = 0
+        self.owner_port: int | None = None
+        """What it says to CLUSTER SLOTS."""
         self.port = 0
         self._server: asyncio.Server | None = None
         self._open: dict[asyncio.StreamWriter, None] = {}
+        self._late: list[asyncio.StreamWriter] = []
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
@@ -45,6 +50,12 @@ class Node:
         for writer in self._open:
             writer.close()
 
+    def say(self, reply: bytes) -> None:
+        """The late reply to what was asked, on every connection that asked."""
+        self.answer = GOOD
+        for writer in self._late:
+            writer.write(reply)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open[writer] = None
         requests = hiredis.Reader()
@@ -55,6 +66,8 @@ class Node:
                 if answer is None:
                     writer.close()
                     return
+                if not answer:
+                    self._late.append(writer)
                 writer.write(answer)
         writer.close()
 
@@ -65,6 +78,12 @@ class Node:
                 return self.answer
             case [b"CLIENT", b"ID"]:
                 return b":7\r\n"
+            case [b"CLUSTER", b"INFO"] if self.owner_port is not None:
+                info = b"cluster_state:ok\r\ncluster_current_epoch:5\r\n"
+                return b"$%d\r\n%b\r\n" % (len(info), info)
+            case [b"CLUSTER", b"SLOTS"] if self.owner_port is not None:
+                self.listed += 1
+                return b"*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n$9\r\n127.0.0.1\r\n:%d\r\n$1\r\nx\r\n" % self.owner_port
             case [b"CLUSTER", *_]:
                 return b"-ERR no\r\n"
             case _:
@@ -165,3 +184,31 @@ async def test_both_nodes_are_tried_again_and_again(kind: str) -> None:
             except WrongServerError:
                 continue
         assert second.asked >= 3
+
+
+@CLIENTS
+async def test_a_server_that_hangs_is_left_when_others_name_another(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync_module, "SOCKET_TIMEOUT_S", 1000.0)
+    monkeypatch.setattr(wire_module, "REPLY_TIMEOUT_S", 1000.0)
+    async with two_nodes() as (first, second, url), client_of(kind, url) as ask:
+        assert await ask() == b"fine"
+        first.answer = b""
+        waiting = asyncio.create_task(ask())
+        await wait_until_async(lambda: first.asked == 2)
+        second.owner_port = second.port
+        with pytest.raises(LostReplyError):
+            await waiting
+        assert await ask() == b"fine"
+        assert second.asked == 1
+
+
+@CLIENTS
+async def test_a_server_that_hangs_is_kept_while_others_name_it(kind: str) -> None:
+    async with two_nodes() as (first, second, url), client_of(kind, url) as ask:
+        second.owner_port = first.port
+        first.answer = b""
+        waiting = asyncio.create_task(ask())
+        await wait_until_async(lambda: second.listed >= 3, 20, "the other to be asked a few times")
+        first.say(GOOD)
+        assert await waiting == b"fine"
+        assert second.asked == 0
