@@ -173,7 +173,7 @@ class Burials:
             supervisor.desired.workers,
             supervisor.loop.time(),
             self._rng,
-            others_work=self._anybody_works(station.generation),
+            others_work=self._any_works(station.generation),
         )
         if verdict.looping:
             self._crash_loop(station, ended, verdict)
@@ -181,7 +181,7 @@ class Burials:
             supervisor.post(station, verdict.event, verdict.until)
 
     def _crash_loop(self, station: Station, ended: Exit, verdict: plan.Verdict) -> None:
-        """Back to the former code, or the end; but where anybody works, it is tried again and again, and nobody's job is cut off."""
+        """Back to the former code, or the end; but where a worker works, the slot is tried again and again, and no job is cut off."""
         supervisor = self._supervisor
         why = (
             f"crash loop: {self.record.spent(ended.budget)} {station.role}s ended within {plan.CRASH_WINDOW_S:g} s"
@@ -191,7 +191,7 @@ class Burials:
             if supervisor.reloads.fall_back(why):
                 supervisor.post(station, Event.GIVE_UP)
                 return
-            if not self._anybody_works():
+            if not self._any_works():
                 supervisor.post(station, Event.GIVE_UP)
                 supervisor.fail(ExitCode.CRASH_LOOP, why)
                 return
@@ -202,14 +202,14 @@ class Burials:
     def doomed(self, why: str) -> None:
         """The reload that was hoped to end a crash loop has failed."""
         supervisor = self._supervisor
-        if not self._anybody_works():
+        if not self._any_works():
             supervisor.fail(ExitCode.CRASH_LOOP, why)
             return
         for station in supervisor.stations:
             if station.life.state is State.FAILED:
                 supervisor.post(station, Event.CLEAR)
 
-    def _anybody_works(self, generation: int | None = None) -> bool:
+    def _any_works(self, generation: int | None = None) -> bool:
         """Whether a worker that did something serves, or one runs a job; of this generation, those that are to stay only."""
         now = self._supervisor.loop.time()
         for station in self._supervisor.stations:

@@ -15,8 +15,9 @@ from typing import Any, Protocol, Self
 
 import orjson
 
-from upnextd import process, solo
+from upnextd import process, scoreboard, solo
 from upnextd.logs import LineReader
+from upnextd.pieces import Joiner
 from upnextd.process import ExitStatus
 from upnextd.scoreboard import WorkerShape
 
@@ -92,6 +93,7 @@ class Generation:
         """Nothing is forked from it any more."""
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
         """Its last lines: what is known of an import that ended without a word."""
+        self._joiner = Joiner()
         self._order = {**order, "generation": number, "preload": preload}
         self._env = env
         self._listener = listener
@@ -187,10 +189,18 @@ class Generation:
             if not data:
                 self._loop.remove_reader(self._control.fileno())
                 return
-            self._obey(orjson.loads(data))
+            message = self._joiner.take(data)
+            if message is not None:
+                self._obey(orjson.loads(message))
 
     def _obey(self, message: dict[str, Any]) -> None:
         match message["op"]:
+            case "imported" if message.get("layout") != scoreboard.LAYOUT:
+                self.failure = ImportFailure(
+                    "the upnextd that is installed now is another version than this daemon, and their pages of memory differ:"
+                    " upgrade the daemon first, in place (SIGUSR2), or restart it"
+                )
+                process.send_signal(self.pidfd, process.signal.SIGKILL)
             case "imported":
                 self.service_name = message["name"]
                 self.shapes = tuple(

@@ -17,7 +17,7 @@ import upnext
 from upnext import config
 from upnext.control.exits import ExitCode
 from upnext.errors import UsageError
-from upnextd import checking, identity, leftovers, lock, plan, process, upgrading
+from upnextd import checking, identity, kernel, leftovers, lock, plan, process, upgrading
 from upnextd.commands import ControlCommands
 from upnextd.control import ControlServer, SocketInUseError
 from upnextd.identity import Identity
@@ -126,6 +126,8 @@ def _start(settings: Settings, env: Mapping[str, str], inherited: Inherited | No
         process.default_signals()
     process.lift_descriptor_limit(None if inherited is None else inherited.descriptors)
     if inherited is None:
+        if (denied := kernel.denied()) is not None:
+            _die(ExitCode.CONFIG, denied)
         held, known = _take_place(settings)
     else:
         held, known = inherited.lock_fd, Identity(inherited.state["daemon_id"], is_known=True)

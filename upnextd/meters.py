@@ -22,6 +22,7 @@ _LATENESS = _DURATIONS + 1 + _BUCKETS
 WORDS = _LATENESS + 1 + _BUCKETS
 _WORD_BYTES = 8
 _ROW = struct.Struct(f"<QQ d{_BUCKETS}Q d{_BUCKETS}Q")
+LAYOUT = (_ROW.format, BOUNDS_S)
 _monotonic = time.monotonic
 _now_s = time.time
 

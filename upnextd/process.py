@@ -17,6 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
+from upnextd import cgroups
+
 TEMPLATE_FD = 3
 """Where a template finds its end of the line to the supervisor."""
 
@@ -242,18 +244,10 @@ def pss_bytes(pid: int) -> int:
 
 
 def usable_cpus() -> int:
-    """CPUs this process may use: affinity, bounded by the cgroup's quota. At least 1."""
+    """CPUs this process may use: affinity, bounded by the quotas of its control groups. At least 1."""
     count = len(os.sched_getaffinity(0))
-    try:
-        with open("/proc/self/cgroup", encoding="utf-8") as file:
-            path = next(line.strip().split(":", 2)[2] for line in file if line.startswith("0::"))
-        with open(f"/sys/fs/cgroup{path.rstrip('/')}/cpu.max", encoding="utf-8") as file:
-            quota, period = file.read().split()
-        if quota != "max":
-            count = min(count, -(-int(quota) // int(period)))
-    except (OSError, StopIteration, ValueError):
-        pass
-    return max(1, count)
+    limit = cgroups.cpus()
+    return count if limit is None else min(count, limit)
 
 
 def _signal_name(number: int) -> str:

@@ -19,14 +19,15 @@ import mmap
 import os
 import struct
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from upnextd import meters
 from upnextd.meters import Meter, Meters
 
-_MAGIC = 0x31585055
 _HEADER = struct.Struct("<IHHII QQQ")
+_MAGIC = struct.Struct("<I")
 _HEADER_BYTES = 64
 _HEARTBEAT_AT = 16
 _COUNTS_AT = 24
@@ -36,6 +37,10 @@ CONSUMER_CAP_BYTES = 256
 _CELL = struct.Struct("<dQQQQHBB")
 _CELL_BYTES = 48
 _VALID = 47
+LAYOUT = zlib.crc32(
+    repr((_HEADER.format, _HEADER_BYTES, CONSUMER_CAP_BYTES, _CELL.format, _CELL_BYTES, _VALID, meters.LAYOUT)).encode()
+)
+"""The magic number of this layout: another one makes another number."""
 _pack_cell = _CELL.pack_into
 _pack_counter = _COUNTER.pack_into
 _pack_counts = _COUNTS.pack_into
@@ -76,11 +81,18 @@ def create(shapes: Sequence[WorkerShape], name: str) -> int:
     try:
         os.ftruncate(fd, page_bytes(shapes))
         cells = sum(shape.concurrency for shape in shapes)
-        os.pwrite(fd, _HEADER.pack(_MAGIC, len(shapes), 0, cells, 0, 0, 0, 0), 0)
+        os.pwrite(fd, _HEADER.pack(LAYOUT, len(shapes), 0, cells, 0, 0, 0, 0), 0)
     except OSError:
         os.close(fd)
         raise
     return fd
+
+
+def _check(page: mmap.mmap) -> None:
+    """Raises RuntimeError for a page that another version of this program has made."""
+    (magic,) = _MAGIC.unpack_from(page)
+    if magic != LAYOUT:
+        raise RuntimeError(f"the page has layout {magic:#x}, this version of upnextd writes {LAYOUT:#x}")
 
 
 class Writer:
@@ -88,6 +100,7 @@ class Writer:
 
     def __init__(self, fd: int, shapes: Sequence[WorkerShape]) -> None:
         self._page = mmap.mmap(fd, page_bytes(shapes))
+        _check(self._page)
         self._heartbeat = 0
         self._done = 0
         self._failed = 0
@@ -193,6 +206,7 @@ class Reader:
 
     def __init__(self, fd: int, shapes: Sequence[WorkerShape]) -> None:
         self._page = mmap.mmap(fd, page_bytes(shapes), prot=mmap.PROT_READ)
+        _check(self._page)
         self._shapes = tuple(shapes)
 
     def close(self) -> None:

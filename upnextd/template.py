@@ -29,7 +29,7 @@ import setproctitle
 
 from upnext.control.exits import ExitCode
 from upnext.errors import UsageError
-from upnextd import process
+from upnextd import pieces, process, scoreboard
 
 _ORDER_CAP_BYTES = 1 << 16
 _ORDER_FDS = 4
@@ -106,6 +106,7 @@ def describe(loaded: Any) -> dict[str, Any]:
     """What the supervisor has to know of the service."""
     spec = loaded.spec
     return {
+        "layout": scoreboard.LAYOUT,
         "name": spec.name,
         "workers": [
             {
@@ -244,7 +245,8 @@ def _next_order(control: socket.socket) -> tuple[dict[str, Any], list[int]] | No
 
 def _tell(control: socket.socket, **message: Any) -> None:
     try:
-        control.send(orjson.dumps(message))
+        for packet in pieces.split(orjson.dumps(message)):
+            control.send(packet)
     except OSError:
         # The supervisor is gone, and PDEATHSIG is on its way.
         os._exit(0)

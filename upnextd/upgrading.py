@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from upnextd import leftovers, plan, process, slots
+from upnextd import leftovers, plan, process, scoreboard, slots
 from upnextd.broker import Broker
 from upnextd.children import Child
 from upnextd.deaths import LastExit
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from upnextd.supervisor import Supervisor
 
 STATE_VERSION = 4
+_READS = f"{STATE_VERSION}.{scoreboard.LAYOUT:x}"
 VARIABLE = "UPNEXTD_UPGRADE_FD"
 OUR_SIGNALS = frozenset(
     {
@@ -43,6 +44,7 @@ OUR_SIGNALS = frozenset(
     }
 )  # fmt: skip
 _PROBE_S = 15.0
+_NOTICE_AFTER_S = 0.5
 _SETTLE_S = 0.02
 """Signals that were caught before they were blocked get so long to reach the loop."""
 
@@ -81,9 +83,23 @@ def take_over(env: MutableMapping[str, str]) -> Inherited | None:
 
 
 def probe() -> None:
-    """Entry of the throw-away process: exits 0 when this code runs and reads the state of version argv[1]."""
+    """Entry of the throw-away process: exits 0 when this code runs and reads the state and the pages of version argv[1]."""
     __import__("upnextd.main")
-    sys.exit(0 if int(sys.argv[1]) == STATE_VERSION else 1)
+    sys.exit(0 if sys.argv[1] == _READS else 1)
+
+
+class _Notice:
+    """Writes into the log what an upgrade waits for, once it has waited for a while."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._begun = supervisor.loop.time()
+        self._last: str | None = None
+
+    def waits(self, waits_for: str) -> None:
+        if waits_for != self._last and self._supervisor.loop.time() - self._begun > _NOTICE_AFTER_S:
+            self._last = waits_for
+            self._supervisor.log.note(f"the upgrade waits for {waits_for}")
 
 
 class Upgrades:
@@ -115,14 +131,17 @@ class Upgrades:
                     "the new code does not start, or can't take this daemon over: it goes on as it was"
                 )
                 return
+            notice = _Notice(supervisor)
             while not supervisor.desired.stopping:
-                if not self._quiet():
+                waits_for = self._half_done()
+                if waits_for is not None:
+                    notice.waits(waits_for)
                     await asyncio.sleep(_SETTLE_S)
                     continue
                 signal.pthread_sigmask(signal.SIG_BLOCK, OUR_SIGNALS)
                 try:
                     await asyncio.sleep(_SETTLE_S)
-                    if self._quiet() and not supervisor.desired.stopping:
+                    if self._half_done() is None and not supervisor.desired.stopping:
                         self._exec()
                         return
                 finally:
@@ -130,12 +149,13 @@ class Upgrades:
         finally:
             self._under_way = False
 
-    def _quiet(self) -> bool:
-        return quiet(self._supervisor) and self._server.settled
+    def _half_done(self) -> str | None:
+        server = None if self._server.settled else "a client that reads its answer slowly"
+        return half_done(self._supervisor) or server
 
     async def _probed(self) -> bool:
         supervisor = self._supervisor
-        argv = process.python_argv("upnextd.upgrading:probe", str(STATE_VERSION))
+        argv = process.python_argv("upnextd.upgrading:probe", _READS)
         try:
             pid = process.spawn(argv, supervisor.settings.child_env, {2: 2})
         except OSError as error:
@@ -189,18 +209,25 @@ class Upgrades:
             supervisor.log.fault(f"can't upgrade: {error.strerror or error}")
 
 
-def quiet(supervisor: Supervisor) -> bool:
-    """Nothing is half done: every pid is known, every grave is closed, nobody waits for an operation."""
-    between = (State.SPAWNING, State.KILLED, State.EXITED)
-    return (
-        supervisor.booted
-        and not supervisor.reloads.under_way
-        and not supervisor.operations.under_way
-        and not any(station.life.state in between for station in supervisor.stations)
-        and all(station.child is None or station.child.settled for station in supervisor.stations)
-        and all(generation.phase is Phase.READY for generation in supervisor.generations.values())
-        and (supervisor.broker is None or supervisor.broker.up)
-    )
+def half_done(supervisor: Supervisor) -> str | None:
+    """What an upgrade has to wait for, in a few words; None: every pid is known, every grave is closed, no operation is under way."""
+    if not supervisor.booted:
+        return "the start"
+    if supervisor.reloads.under_way:
+        return "the reload"
+    if supervisor.operations.under_way:
+        return "an operation that is under way"
+    for generation in supervisor.generations.values():
+        if generation.phase is not Phase.READY:
+            return f"the template of generation {generation.number}"
+    for station in supervisor.stations:
+        if station.life.state in (State.SPAWNING, State.KILLED, State.EXITED):
+            return f"{station.slot}, which is {station.life.state.name}"
+        if station.child is not None and not station.child.settled:
+            return f"{station.slot}, which has not taken everything in that it was told"
+    if supervisor.broker is not None and not supervisor.broker.up:
+        return "the broker, which is down"
+    return None
 
 
 # -- to JSON --

@@ -1,4 +1,4 @@
-"""Children that end before they did anything: a crash loop ends the daemon when nobody works, and never anybody's job."""
+"""Children that end before they did anything: a crash loop ends the daemon when no worker works, and never a running job."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def start_holding(daemon: Daemon, queue: Queue) -> str:
 
 
 @pytest.mark.parametrize("change", ["broken", "with a new task"])
-def test_a_changed_file_and_a_dead_worker_end_nobody_else(change: str) -> None:
+def test_a_changed_file_and_a_dead_worker_leave_the_others_alone(change: str) -> None:
     """Without preload: no reload was asked for, so the dead one's successors can't take the file's new state in."""
     changed = SERVICE + "\n    @worker.task\n    async def more() -> None: ...\n"
     with Daemon(SERVICE, args=("--no-preload",)) as daemon, Queue(daemon) as queue:
@@ -88,7 +88,7 @@ def test_children_that_die_inside_the_fork_are_a_crash_loop(at: int) -> None:
 
 
 @pytest.mark.parametrize("at", [1, 2])
-def test_children_that_die_inside_the_fork_end_nobody_else(at: int) -> None:
+def test_children_that_die_inside_the_fork_leave_the_others_alone(at: int) -> None:
     with Daemon(SERVICE + HOOK) as daemon, Queue(daemon) as queue:
         job = start_holding(daemon, queue)
         (daemon.directory / f"die-{at}").touch()

@@ -80,3 +80,34 @@ def test_an_import_error_that_is_no_unicode() -> None:
         assert "ValueError: odd ? text" in daemon.log().splitlines()[-2]
     finally:
         daemon.close()
+
+
+def test_thousands_of_tasks() -> None:
+    source = (
+        _TASKS
+        + """
+def one_more(number):
+    async def task(n: int) -> int:
+        return n
+    task.__name__ = task.__qualname__ = f"a_task_with_a_name_of_some_length_{number}"
+    worker.task()(task)
+
+for number in range(8000):
+    one_more(number)
+"""
+    )
+    with Daemon(source, workers=1) as daemon:
+        assert _call(daemon, "a_task_with_a_name_of_some_length_7999", '{"n": 7}') == "7"
+        assert daemon.ctl("reload", "--wait", timeout_s=90).returncode == 0
+        assert daemon.stop() == 0
+
+
+def test_a_template_of_another_version_is_refused() -> None:
+    """Its children would write their pages in another layout than this daemon reads."""
+    daemon = Daemon(_TASKS + "import upnextd.scoreboard\nupnextd.scoreboard.LAYOUT = 1\n", workers=1)
+    try:
+        daemon.launch()
+        assert daemon.wait() == 78
+        assert "is another version than this daemon" in daemon.log()
+    finally:
+        daemon.close()

@@ -126,3 +126,18 @@ def test_an_upgrade_without_preload_and_a_term_right_after_it() -> None:
         daemon.signal(signal.SIGUSR2)
         daemon.signal(signal.SIGTERM)
         assert daemon.wait(20) == 0
+
+
+def test_an_upgrade_says_what_it_waits_for() -> None:
+    with make() as daemon:
+        wait_until(lambda: " ready: " in daemon.log(), 20, "the scheduler, too")
+        before = upgrades(daemon)
+        template = daemon.child("template")["pid"]
+        os.kill(template, signal.SIGSTOP)
+        try:
+            os.kill(daemon.worker_pids()["worker-2"], signal.SIGKILL)
+            daemon.signal(signal.SIGUSR2)
+            wait_until(lambda: "the upgrade waits for worker-2, which is SPAWNING" in daemon.log(), 20)
+        finally:
+            os.kill(template, signal.SIGCONT)
+        wait_until(lambda: upgrades(daemon) > before, 30, "the upgrade")

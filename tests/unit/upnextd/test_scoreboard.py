@@ -99,3 +99,14 @@ def test_writing_a_start_is_cheap(page: tuple[Writer, Reader]) -> None:
         timeit.repeat(lambda: host.started(0, 1, 110, 1763762400123, 0, 110, 1763762400123, 0), number=runs, repeat=100)
     )
     assert best_s / runs < 5e-6
+
+
+def test_a_page_of_another_version_is_refused() -> None:
+    fd = scoreboard.create(SHAPES, "test")
+    try:
+        os.pwrite(fd, (scoreboard.LAYOUT ^ 1).to_bytes(4, "little"), 0)
+        for side in (Reader, Writer):
+            with pytest.raises(RuntimeError, match="layout"):
+                side(fd, SHAPES)
+    finally:
+        os.close(fd)
