@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from upnextd.children import Child
 from upnextd.generations import Phase
-from upnextd.plan import Mode, Role
+from upnextd.plan import QUARANTINE, Mode, Role
 from upnextd.slots import Event, State
 from upnextd.stations import SlotHistory, Station
 
@@ -68,6 +68,7 @@ class Births:
             "token": child.token,
             "slot": station.slot,
             "role": str(station.role),
+            "quarantine": station.slot == QUARANTINE,
             "generation": station.generation,
             "incarnation": child.incarnation,
             "name": settings.name,

@@ -56,9 +56,12 @@ class Burials:
         death = self._death(station, child, status)
         if station.role is Role.WORKER:
             detail = (child.stacks + child.new_stacks())[-16384:]
-            for consumer, started in zip(child.page.consumers(), running, strict=True):
+            consumers = child.page.consumers()
+            crash = next((consumer for consumer in consumers if consumer), "")
+            suspects = sum(map(len, running))
+            for consumer, started in zip(consumers, running, strict=True):
                 if consumer:
-                    supervisor.talk.ledger.add(notice(consumer, death, started, detail))
+                    supervisor.talk.ledger.add(notice(consumer, death, started, detail, crash, suspects))
         elif station.generation == supervisor.desired.scheduler_generation:
             supervisor.scheduler_said = SchedulerSaid()
         self._remember(station, child, death, [job.job_id for jobs in running for job in jobs])
@@ -146,7 +149,8 @@ class Burials:
         history.last_exit = LastExit(
             death.shown_cause, status.code if status else None, status.signal if status else None, now_iso()
         )
-        replaced = not supervisor.desired.stopping
+        not_needed = station.slot == plan.QUARANTINE and child.asked
+        replaced = not supervisor.desired.stopping and not not_needed
         history.restarts += replaced
         supervisor.tally.child_ended(str(station.role), death.shown_cause, child.page.meters(), replaced=replaced)
         killed = sorted({*child.abandoned, *running})
@@ -233,8 +237,9 @@ def _exit_of(station: Station, child: Child, now: float) -> Exit:
         asked=child.asked,
         ran_job=child.page.ran_job,
         ready_for_s=None if child.ready_at is None else now - child.ready_at,
-        # Without a pid there never was a process.
-        blameless=(child.pid is None and not child.died_in_fork)
+        # A quarantine child is there to die of what it runs. Without a pid there never was a process.
+        blameless=station.slot == plan.QUARANTINE
+        or (child.pid is None and not child.died_in_fork)
         or (child.boot_failure is not None and child.boot_failure[0] == ExitCode.UNAVAILABLE),
         role=station.role,
         cause=cause,

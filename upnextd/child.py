@@ -15,12 +15,13 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import uvloop
 
 from upnext.control.exits import ExitCode
+from upnext.core.suspects import OneAtATime, Suspects
 from upnext.engine import signals, stacks
 from upnext.engine.attempt import current_job_id
 from upnext.engine.runtime import RuntimeSettings, WorkerRuntime
@@ -77,7 +78,9 @@ async def _live(loaded: Any, assignment: dict[str, Any], fds: Descriptors) -> in
 
 
 def runtime_factories(loaded: Any, assignment: dict[str, Any]) -> list[Callable[[WorkerHost], Runtime]]:
-    """One maker of a runtime per Worker of the service."""
+    """One maker of a runtime per Worker of the service. A quarantine child runs suspects of crashes and nothing else, one at a time."""
+    quarantine = assignment["quarantine"]
+    one_at_a_time = OneAtATime()
 
     def factory(worker: Any) -> Callable[[WorkerHost], Runtime]:
         settings = RuntimeSettings(
@@ -88,9 +91,12 @@ def runtime_factories(loaded: Any, assignment: dict[str, Any]) -> list[Callable[
             generation_ms=assignment["generation_ms"],
             boot_timeout_s=assignment["boot_timeout_s"],
             provisional=assignment["provisional"],
+            suspects=Suspects.ONLY if quarantine else Suspects.LEAVE,
+            one_at_a_time=one_at_a_time,
             log_setup="upnextd.records:install",
         )
-        return lambda host: WorkerRuntime(worker, loaded.spec, settings, host)
+        served = replace(worker, concurrency=1) if quarantine else worker
+        return lambda host: WorkerRuntime(served, loaded.spec, settings, host)
 
     return [factory(worker) for worker in loaded.spec.workers]
 
@@ -353,6 +359,7 @@ class SchedulerChild(Body):
         self._scheduler.on_lost = self._lost
         self._scheduler.on_leading = self._leading
         self._scheduler.on_renamed = self._renamed
+        self._scheduler.on_suspects = self.look_around
         self._run: asyncio.Task[None] | None = None
 
     async def main(self) -> int:
@@ -413,15 +420,18 @@ class SchedulerChild(Body):
 
     def look_around(self) -> None:
         """Say what changed."""
-        now = (bool(self._scheduler.leader), self._scheduler.epoch, bool(self._scheduler.connected))
+        scheduler = self._scheduler
+        now = (bool(scheduler.leader), scheduler.epoch, bool(scheduler.connected), bool(scheduler.suspects))
         if now != self._said:
             self._said = now
-            self.channel.send("scheduler", leader=now[0], epoch=now[1], connected=now[2])
+            self.channel.send("scheduler", leader=now[0], epoch=now[1], connected=now[2], suspects=now[3])
 
 
 def _notice(said: dict[str, Any]) -> Any:
     started = tuple(Started(**job) for job in said["started"])
-    return DeathNotice(said["consumer"], said["cause"], said["charge"], started, said["detail"])
+    # A notice of before an upgrade may know of no other consumers.
+    crash = (said.get("crash", ""), said.get("suspects"))
+    return DeathNotice(said["consumer"], said["cause"], said["charge"], started, said["detail"], *crash)
 
 
 def _stream(stream: Any, fd: int) -> Any:

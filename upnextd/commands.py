@@ -216,7 +216,8 @@ class ControlCommands:
         return {"op_id": operation.op_id}
 
     def _workers(self) -> list[Station]:
-        return [station for station in self._supervisor.stations if station.role is Role.WORKER]
+        """Those that count: not the quarantine child, which comes and goes by itself."""
+        return [station for station in self._supervisor.stations if station.counts]
 
     def _slot(self, slot: str) -> Station:
         """The station of a slot that stays. Raises CommandError NO_SUCH_SLOT."""
@@ -231,4 +232,4 @@ class ControlCommands:
         raise CommandError(ErrorCode.NO_SUCH_SLOT, f"no slot {slot!r}; there are: {known}")
 
     def _running_text(self) -> str:
-        return oldest_jobs(self._workers(), self._supervisor.loop.time())
+        return oldest_jobs(self._supervisor.stations, self._supervisor.loop.time())

@@ -62,7 +62,9 @@ class Death:
         return self.hung or self.oom or not self.asked
 
 
-def notice(consumer: str, death: Death, started: Iterable[RunningJob], detail: str) -> dict[str, Any]:
+def notice(
+    consumer: str, death: Death, started: Iterable[RunningJob], detail: str, crash: str, suspects: int
+) -> dict[str, Any]:
     """The JSON form of `upnext.engine.scheduler.DeathNotice`."""
     return {
         "consumer": consumer,
@@ -73,6 +75,8 @@ def notice(consumer: str, death: Death, started: Iterable[RunningJob], detail: s
             for job in started
         ],
         "detail": detail,
+        "crash": crash,
+        "suspects": suspects,
     }
 
 

@@ -27,6 +27,10 @@ CRASH_WINDOW_S = 60.0
 WORKERS_CAP = 1000
 REPLACEMENT_GRACE_S = 1.0
 """What a drained child gets to end by itself."""
+QUARANTINE = "quarantine-1"
+"""The slot of the worker that runs suspects of a crash, one at a time. It counts neither as desired nor as ready."""
+QUARANTINE_IDLE_S = 5.0
+"""It stays for so long after the last suspect."""
 
 
 class Role(StrEnum):
@@ -65,6 +69,8 @@ class Desired:
     stop_by: float | None = None
     leave_s: float = 3600.0
     """How long a replaced child may take to finish what runs."""
+    quarantine: bool = False
+    """Suspects of a crash wait or run."""
     canary: int | None = None
     """A generation that is being tried: one worker of it is wanted, beside all the others."""
     renewed: tuple[tuple[str, int], ...] = ()
@@ -156,6 +162,7 @@ def worker_slots(workers: int) -> list[str]:
 def reconcile(desired: Desired, places: Sequence[Place], now: float) -> list[Step]:
     """What to do so that what is becomes what should be. Empty when it is."""
     workers = [place for place in places if place.role is Role.WORKER]
+    quarantine = [place for place in workers if place.slot == QUARANTINE]
     scheduler = [place for place in places if place.role is Role.SCHEDULER]
     steps: list[Step] = []
     if desired.stopping:
@@ -165,8 +172,11 @@ def reconcile(desired: Desired, places: Sequence[Place], now: float) -> list[Ste
         on_trial = [place for place in workers if place.generation == desired.canary and place.leave_by is None]
         if desired.canary is not None:
             steps += _try_out(desired.canary, on_trial)
-        others = [place for place in workers if place not in on_trial]
+        others = [place for place in workers if place not in on_trial and place not in quarantine]
         steps += _fill(worker_slots(desired.workers), Role.WORKER, desired.generation, others, desired, now)
+        # While the operator wants no job to start, it is not wanted: what it runs ends first.
+        apart = [QUARANTINE] if desired.quarantine and desired.mode is Mode.RUN else []
+        steps += _fill(apart, Role.WORKER, desired.generation, quarantine, desired, now)
         for place in workers:
             steps += _see_off(place, now) if place.leave_by is not None else _set_mode(place, desired.mode)
     wanted = ["scheduler"] if desired.scheduler else []

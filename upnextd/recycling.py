@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from upnextd import process
-from upnextd.plan import Role
 from upnextd.slots import State
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class Recycling:
         if now - self._looked_at < _LOOK_S or supervisor.desired.stopping or supervisor.reloads.under_way:
             return
         self._looked_at = now
-        workers = [station for station in supervisor.stations if station.role is Role.WORKER]
+        workers = [station for station in supervisor.stations if station.counts]
         leaving = sum(station.leave_by is not None for station in workers)
         coming = any(supervisor.is_outdated(station) for station in workers if station.leave_by is None)
         if coming or leaving > max(1, supervisor.desired.workers):

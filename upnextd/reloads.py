@@ -165,6 +165,7 @@ class Reloads:
             for station in self._supervisor.stations
             if station.generation == generation
             and station.role is role
+            and station.slot != plan.QUARANTINE
             and station.leave_by is None
             and station.life.state in slots.SERVING
         ]

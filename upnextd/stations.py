@@ -10,7 +10,7 @@ from typing import Any
 from upnext.control.exits import ExitCode
 from upnextd.children import Child
 from upnextd.deaths import LastExit
-from upnextd.plan import Place, Role
+from upnextd.plan import QUARANTINE, Place, Role
 from upnextd.slots import Life, State
 
 
@@ -38,6 +38,11 @@ class Station:
         if self.life.state is State.SPAWNING:
             return True
         return self.life.state in (State.KILLING, State.KILLED) and self.child is not None and self.child.pid is None
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the desired workers."""
+        return self.role is Role.WORKER and self.slot != QUARANTINE
 
     def view(self) -> Place:
         life = self.life
@@ -82,6 +87,8 @@ class SchedulerSaid:
     leader: bool = False
     epoch: int | None = None
     connected: bool = False
+    suspects: bool = False
+    """Suspects of a crash wait for a process that runs them alone."""
 
 
 @dataclass(slots=True)

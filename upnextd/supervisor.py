@@ -87,6 +87,8 @@ class Supervisor:
         self._ids = 0
         self._last_tick = self.loop.time()
         self._last_pet = 0.0
+        self._suspects_at = -plan.QUARANTINE_IDLE_S
+        """When a suspect of a crash last waited or ran."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self.strangers: set[int] = set()
         """Processes of ours that are nobody's child in the sense above: they are reaped by who started them."""
@@ -242,6 +244,8 @@ class Supervisor:
         """Go on with what the program before us left; before `run`."""
         upgrading.thaw(self, state)
         self._open = self._booted = True
+        if self.desired.quarantine:
+            self._suspects_at = self.loop.time()
         self._start_exporter()
         self.log.note(f"upgraded to {upnext.__version__} in place: {self.one_line()}")
 
@@ -506,6 +510,7 @@ class Supervisor:
     def _reconcile(self) -> None:
         self._woken = False
         now = self.loop.time()
+        self._look_at_suspects(now)
         if self._open or self.desired.stopping:
             for step in plan.reconcile(self.desired, [station.view() for station in self.stations], now):
                 self._take(step)
@@ -517,6 +522,18 @@ class Supervisor:
             self._check_end(now)
         self.operations.look()
         self._notifier.status(self.one_line())
+
+    def _look_at_suspects(self, now: float) -> None:
+        """The scheduler says that suspects wait; that they run is seen here."""
+        if self.scheduler_said.suspects or any(
+            station.child is not None and station.child.page.busy()
+            for station in self.stations
+            if station.slot == plan.QUARANTINE and station.leave_by is None
+        ):
+            self._suspects_at = now
+        wanted = self._booted and now - self._suspects_at < plan.QUARANTINE_IDLE_S
+        if wanted != self.desired.quarantine:
+            self.desired = replace(self.desired, quarantine=wanted)
 
     def _take(self, step: plan.Step) -> None:
         match step:
@@ -575,9 +592,7 @@ class Supervisor:
     def ready_workers(self) -> int:
         """Slots whose child serves, or is paused because the operator wants it."""
         fine = {State.READY} if self.desired.mode is Mode.RUN else slots.SERVING
-        return len(
-            {s.slot for s in self.stations if s.role is Role.WORKER and s.leave_by is None and s.life.state in fine}
-        )
+        return len({s.slot for s in self.stations if s.counts and s.leave_by is None and s.life.state in fine})
 
     def running_jobs(self) -> int:
         return sum(child.page.busy() for child in self.children(Role.WORKER))

@@ -71,7 +71,9 @@ class Talk:
             case "renamed":
                 supervisor.rename(message["daemon_id"])
             case "scheduler" if station.generation == supervisor.desired.scheduler_generation:
-                supervisor.scheduler_said = SchedulerSaid(message["leader"], message["epoch"], message["connected"])
+                supervisor.scheduler_said = SchedulerSaid(
+                    message["leader"], message["epoch"], message["connected"], message.get("suspects", False)
+                )
                 supervisor.wake()
             case _:
                 _note(child, message)

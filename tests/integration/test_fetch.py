@@ -11,7 +11,7 @@ from upnext.engine.calls.holding import Fetched
 from upnext.engine.replies import ReapedError
 
 
-def raw(work: Workbench, budget: int = 10, *, most_limited: int = 10, idle: bool = False) -> Fetched:
+def raw(work: Workbench, budget: int = 10, *, most_limited: int = 10, suspect: bool = False) -> Fetched:
     return work.broker.run(
         holding.fetch(
             work.keys,
@@ -19,7 +19,7 @@ def raw(work: Workbench, budget: int = 10, *, most_limited: int = 10, idle: bool
             CONSUMER,
             work.names,
             budget=budget,
-            idle=idle,
+            suspect=suspect,
             lanes="bhn",
             most_limited=most_limited,
         )
@@ -76,15 +76,15 @@ def test_a_suspect_is_for_an_idle_worker_and_nothing_comes_with_it(work: Workben
         work.add("ship", "x", "p1", b"{}", "m", b'{"i":"ship:n%d-0","l":"n"}' % number)
     assert [one.lane for one in work.fetch(1)] == ["n"]
     assert work.fetch() == []
-    assert [(one.lane, one.job_id) for one in work.fetch(10, idle=True)] == [("x", "ship:n0-0")]
-    assert [one.job_id for one in work.fetch(10, idle=True)] == ["ship:n1-0"]
+    assert [(one.lane, one.job_id) for one in work.fetch(10, suspect=True)] == [("x", "ship:n0-0")]
+    assert [one.job_id for one in work.fetch(10, suspect=True)] == ["ship:n1-0"]
 
 
 def test_a_paused_suspect_stays(work: Workbench) -> None:
     work.register(task("ship"))
     work.add("ship", "x", "p1", b"{}", "m", b'{"i":"ship:n1-0","l":"n"}')
     work.broker.command("SADD", work.keys.paused, "ship")
-    assert work.fetch(idle=True) == []
+    assert work.fetch(suspect=True) == []
 
 
 def test_concurrency_counts_what_is_pending_anywhere(work: Workbench) -> None:
@@ -106,9 +106,9 @@ def test_concurrency_counts_for_suspects_too(work: Workbench) -> None:
     work.submit("ship")
     [running] = work.fetch(consumer=OTHER)
     work.add("ship", "x", "p1", b"{}", "m", b'{"i":"ship:n1-0","l":"n"}')
-    assert work.fetch(idle=True) == []
+    assert work.fetch(suspect=True) == []
     work.finish(running)
-    assert [one.lane for one in work.fetch(idle=True)] == ["x"]
+    assert [one.lane for one in work.fetch(suspect=True)] == ["x"]
 
 
 def test_of_a_limited_task_no_more_than_can_start(work: Workbench) -> None:
@@ -163,7 +163,5 @@ def test_another_epoch(work: Workbench) -> None:
     work.register(task("ship"))
     work.submit("ship")
     work.refuses_another_epoch(
-        lambda epoch: holding.fetch(
-            work.keys, epoch, CONSUMER, work.names, budget=1, idle=False, lanes="n", most_limited=1
-        )
+        lambda epoch: holding.fetch(work.keys, epoch, CONSUMER, work.names, budget=1, lanes="n", most_limited=1)
     )

@@ -34,6 +34,16 @@ def test_twice_it_still_knows_where_it_belongs(work: Workbench) -> None:
     assert (meta.job_id, meta.lane) == (job_id, "h")
 
 
+def test_a_suspect_stays_apart(work: Workbench) -> None:
+    work.register(task("ship"))
+    work.add("ship", "x", "p1", b"{}", "m", b'{"i":"ship:n1-0","l":"n","s":1,"d":"c7"}')
+    assert work.hand_back(work.take(suspect=True)) == 1
+    assert work.lengths("ship") == "x1"
+    [meta] = work.metas("ship", "x")
+    assert (meta.job_id, meta.lane, meta.suspect_of, meta.handed_back) == ("ship:n1-0", "n", "c7", True)
+    assert work.hash(work.keys.where)["ship:n1-0"].startswith("x ")
+
+
 def test_many_of_many_tasks(work: Workbench) -> None:
     work.register(task("a"), task("b"))
     for name in "ab":

@@ -103,7 +103,7 @@ def test_a_suspect_that_dies_alone_is_charged_and_stays_apart(work: Workbench) -
     work.submit("ship")
     work.submit("ship")
     work.reap(CONSUMER, *work.fetch(), charge="crash")
-    suspect = again(work, idle=True)
+    suspect = again(work, suspect=True)
     work.reap(CONSUMER, suspect, charge="crash")
     assert work.lengths("ship") == "x2"
     assert sorted((meta.job_id == suspect.job_id, meta.crashes) for meta in work.metas("ship", "x")) == [
@@ -112,12 +112,48 @@ def test_a_suspect_that_dies_alone_is_charged_and_stays_apart(work: Workbench) -
     ]
 
 
+def test_a_suspect_that_dies_alone_shows_the_culprit_of_its_crash(work: Workbench) -> None:
+    work.register(task("ship"))
+    for _ in range(3):
+        work.submit("ship")
+    done = work.reap(CONSUMER, *work.fetch(), charge="crash", crash="c7")
+    assert (done.apart, done.shown) == (3, ())
+    assert {meta.suspect_of for meta in work.metas("ship", "x")} == {"c7"}
+    done = work.reap(CONSUMER, again(work, suspect=True), charge="crash", crash="c8")
+    assert (done.apart, done.shown) == (1, ("c7",))
+    assert sorted((meta.crashes, meta.suspect_of) for meta in work.metas("ship", "x")) == [
+        (0, "c7"), (0, "c7"), (1, None)
+    ]  # fmt: skip
+
+
+def test_one_that_was_charged_once_is_no_suspect_of_that_crash_any_more(work: Workbench) -> None:
+    """It runs alone until it is buried, and each of its crashes is its own."""
+    work.register(task("ship"))
+    for _ in range(2):
+        work.submit("ship")
+    work.reap(CONSUMER, *work.fetch(), charge="crash")
+    one = again(work, suspect=True)
+    work.reap(CONSUMER, one, charge="crash")
+    work.register(task("ship"))
+    again_one = next(job for _ in range(2) if (job := work.take(suspect=True)).job_id == one.job_id)
+    assert work.reap(CONSUMER, again_one, charge="crash").shown == ()
+
+
+def test_one_job_each_of_two_consumers_in_one_process_are_suspects(work: Workbench) -> None:
+    for consumer in (CONSUMER, OTHER):
+        work.register(task("ship"), consumer=consumer)
+        work.submit("ship")
+        work.reap(consumer, work.take(consumer=consumer), charge="crash", crash="c7", suspects=2)
+    assert work.lengths("ship") == "x2"
+    assert [(meta.crashes, meta.suspect_of) for meta in work.metas("ship", "x")] == [(0, "c7")] * 2
+
+
 def test_a_suspect_that_was_only_fetched_stays_apart_uncharged(work: Workbench) -> None:
     work.register(task("ship"))
     work.submit("ship")
     work.submit("ship")
     work.reap(CONSUMER, *work.fetch(), charge="crash")
-    again(work, idle=True)
+    again(work, suspect=True)
     work.reap(charge="crash")
     assert work.lengths("ship") == "x2"
     assert [meta.crashes for meta in work.metas("ship", "x")] == [0, 0]
@@ -133,7 +169,7 @@ def test_forty_nine_innocent_and_one_guilty(work: Workbench) -> None:
     crashes = 0
     for _ in range(60):
         work.register(task("ship"))
-        taken = work.fetch(50, idle=True)
+        taken = work.fetch(50, suspect=True)
         if not taken:
             break
         [one] = taken

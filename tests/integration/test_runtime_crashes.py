@@ -299,7 +299,7 @@ async def test_a_drained_worker_with_a_suspect_in_hand_works_on_after_resume(red
         runtime._executor.go = lambda: None
         meta = b'{"i":"ship:n1-0","l":"n","s":1}'
         await fleet.command("XADD", fleet.keys.stream("ship", "x"), "*", "p1", b"{}", "m", meta)
-        runtime._fetcher.wake_for_all(suspects=True)
+        runtime._fetcher.wake_for_all()
         await fleet.until(lambda: bool(runtime._executor.held))
         await runtime.drain()
         del runtime._executor.go

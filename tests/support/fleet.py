@@ -18,6 +18,7 @@ from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus, Outcome
 from upnext.core.spec import CronSpec, Hooks, ServiceSpec, TaskKind, TaskOptions, TaskSpec, WorkerSpec
 from upnext.core.submission import Submission
+from upnext.core.suspects import OneAtATime, Suspects
 from upnext.engine.broker import Broker
 from upnext.engine.calls import producing
 from upnext.engine.host import NoHost
@@ -171,12 +172,20 @@ class Fleet:
         wait: bool = True,
         generation_ms: int = 1,
         passing: bool = False,
+        suspects: Suspects = Suspects.SHARE,
+        one_at_a_time: OneAtATime | None = None,
         **options: Any,
     ) -> Life:
         spec = WorkerSpec("w", concurrency, {one.name: one for one in tasks}, **options)
         board = Board(self, daemon, list(spec.tasks), concurrency)
         settings = RuntimeSettings(
-            url or self.url, self.namespace, daemon, generation_ms=generation_ms, passing=passing
+            url or self.url,
+            self.namespace,
+            daemon,
+            generation_ms=generation_ms,
+            suspects=suspects,
+            one_at_a_time=one_at_a_time,
+            passing=passing,
         )
         life = Life(WorkerRuntime(spec, ServiceSpec(service, (spec,)), settings, board), board)
         self.workers.append(life)

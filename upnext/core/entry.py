@@ -12,6 +12,7 @@ says something, is a JSON object of one-letter keys:
 | h | int | hosts lost so far | 0 |
 | b | int | 1: was handed back once because it waited unstarted | 0 |
 | s | int | 1: one of several suspects of a crash | 0 |
+| d | str | the crash whose suspect it is, until it has run alone | none |
 | p, r | str | parent and root job ids | it has no parent |
 | k | str | idempotency key | none |
 | w | str | channel of a waiter | nobody said that they wait |
@@ -49,6 +50,7 @@ class Meta:
     lost_hosts: int = 0
     handed_back: bool = False
     suspect: bool = False
+    suspect_of: str | None = None
     parent_id: str | None = None
     root_id: str | None = None
     idempotency_key: str | None = None
@@ -68,6 +70,7 @@ _LETTERS = {
     "lost_hosts": "h",
     "handed_back": "b",
     "suspect": "s",
+    "suspect_of": "d",
     "parent_id": "p",
     "root_id": "r",
     "idempotency_key": "k",

@@ -2,7 +2,7 @@
 
 | word | meaning | rung by |
 |---|---|---|
-| `b` | lanes back or suspect got entries | hand_back, reap |
+| `b` | lanes back or suspect got entries | hand_back, reap, free_suspects |
 | `tTASK` | a limited task has a new job or a free permit | submit, send, promote, tick, finish, retry, linger, reap |
 | `d` | the delayed set has a new head | submit, retry |
 | `p` | a task was paused or resumed, or its limits changed | pause_task, register |

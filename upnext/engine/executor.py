@@ -58,6 +58,10 @@ EARLY_CANCEL_S = 10.0
 """A cancel that was heard before its job arrived here counts for so long."""
 
 
+_CLEARED: dict[str, Any] = {"handed_back": False, "expires_ms": None, "suspect": False, "suspect_of": None}
+"""What holds for an attempt and not for the next one of the same job. One that ended by itself has crashed nothing."""
+
+
 def _as_it_is(value: Any) -> Any:
     """What has things around it comes out encoded."""
     return value
@@ -577,9 +581,7 @@ class Executor:
         self._end(attempt, outcome, bury=True)
 
     def _put_back(self, attempt: Attempt, delay_s: float, /, **changes: Any) -> None:
-        meta = replace(
-            attempt.meta or Meta(), job_id=attempt.job_id, lane=None, handed_back=False, expires_ms=None, **changes
-        )
+        meta = replace(attempt.meta or Meta(), job_id=attempt.job_id, lane=None, **(_CLEARED | changes))
         delay_ms = max(0, round(delay_s * 1000))
         home = attempt.home_lane
         self._finisher.put_back(

@@ -37,7 +37,7 @@ class Gate(StrEnum):
     CONCURRENCY = "concurrency"
     RATE = "rate"
     SUSPECT = "suspect"
-    """One of several suspects of a crash: it waits for a worker that has nothing else to do."""
+    """One of several suspects of a crash: they run one at a time, in the quarantine child of a daemon."""
     TURN = "turn"
 
 
@@ -103,7 +103,7 @@ def _gate(found: Job, said: Gates, idle_pids: frozenset[tuple[str, int]]) -> tup
                 f"rate_limit {limits['rate']} per {limits['period_s']:g} s; the next start is in {wait_ms / 1000:.2f} s",
             )
     if found.lane == "x":
-        return Gate.SUSPECT, "one of several suspects of a crash: it runs alone, on the next worker with nothing to do"
+        return Gate.SUSPECT, f"one of several suspects of a crash: they run one at a time, {said.ahead} before it"
     lane = _LANES[found.lane or "n"]
     if said.ahead >= MOST_COUNTED:
         return Gate.TURN, f"over {MOST_COUNTED} jobs are before it in {lane}; {len(workers)} workers have the task"

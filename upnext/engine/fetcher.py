@@ -15,10 +15,11 @@ from upnext.core.entry import META_FIELD, PAYLOAD_FIELD, Meta, decode_meta
 from upnext.core.fetchplan import FetchPlan
 from upnext.core.keys import GROUP
 from upnext.core.spec import WorkerSpec
+from upnext.core.suspects import Move, OneAtATime, Suspects, SuspectTurns
 from upnext.engine.attempt import Attempt
 from upnext.engine.backoff import Backoff
 from upnext.engine.broker import Broker
-from upnext.engine.calls import holding
+from upnext.engine.calls import holding, keeping
 from upnext.engine.executor import Executor
 from upnext.engine.mode import Mode
 from upnext.engine.replies import EpochError, ReapedError, ReplyError
@@ -53,7 +54,15 @@ _PAYLOAD, _META = PAYLOAD_FIELD.encode(), META_FIELD.encode()
 
 
 class Fetcher:
-    def __init__(self, runtime: WorkerRuntime, executor: Executor, broker: Broker, worker: WorkerSpec) -> None:
+    def __init__(
+        self,
+        runtime: WorkerRuntime,
+        executor: Executor,
+        broker: Broker,
+        worker: WorkerSpec,
+        suspects: Suspects,
+        one_at_a_time: OneAtATime | None,
+    ) -> None:
         self._runtime, self._executor, self._broker, self._worker = runtime, executor, broker, worker
         self._link = broker.link.another("upnext-fetch", patient=True)
         self._plan = FetchPlan(list(worker.tasks))
@@ -65,10 +74,13 @@ class Fetcher:
         self._look = True
         self._look_everywhere = True
         self._near: str | None = None
-        self._look_for_suspects = False
+        self._turns = SuspectTurns() if suspects is Suspects.SHARE else None
+        self._only = (one_at_a_time or OneAtATime()) if suspects is Suspects.ONLY else None
+        if self._only is not None:
+            self._only.join(self, self._kick)
         self._plans_stale = True
         self._waits_for_room = False
-        self._exclusive: Attempt | None = None
+        self._suspect: Attempt | None = None
         self._streams: list[str] = []
         self._open_streams: frozenset[str] = frozenset()
         self._limited: set[str] = set()
@@ -104,10 +116,11 @@ class Fetcher:
         self._look = True
         self._kick()
 
-    def wake_for_all(self, *, suspects: bool = False) -> None:
-        """Any lane of any task may have work; `suspects`: those that only an idle worker may take from."""
+    def wake_for_all(self) -> None:
+        """Any lane of any task may have work."""
         self._look_everywhere = True
-        self._look_for_suspects = self._look_for_suspects or suspects
+        if self._turns is not None:
+            self._turns.heard()
         self.wake()
 
     def reread(self) -> None:
@@ -124,8 +137,6 @@ class Fetcher:
         """The executor could take more."""
         if self._waits_for_room:
             self._kick()
-        elif self._look_for_suspects and self._idle():
-            self.wake()
 
     async def quiet(self) -> None:
         """Returns when no fetch is out and none will be, while the mode forbids it."""
@@ -186,8 +197,10 @@ class Fetcher:
             self._quiet.clear()
             return
         await self._reread()
-        if self._alone():
-            await self._wait_for_room(None)
+        if self._only is not None:
+            await self._take_only_suspects(self._only)
+            return
+        if self._turns is not None and await self._serve_suspects(self._turns):
             return
         budget = self._budget()
         if budget <= 0 or self._runtime.unconfirmed > MOST_UNCONFIRMED:
@@ -204,12 +217,70 @@ class Fetcher:
                 return
         if wait_s is None and self._limited:
             wait_s = HELD_BACK_REREAD_S
+        if self._turns is not None:
+            self._turns.others_have_none()
+            if (until_s := self._turns.wait_s(time.monotonic())) is not None:
+                wait_s = min(until_s, wait_s or until_s)
         await self._block(wait_s)
+
+    async def _take_only_suspects(self, process: OneAtATime) -> None:
+        """One after the other; nothing else is ever fetched."""
+        self._told_ready()
+        if self._suspect_runs():
+            await self._wait_for_room(None)
+            return
+        process.give_back(self)
+        if self._executor.room > 0 and process.take(self):
+            found, _ = await self._fetch_suspect()
+            if found:
+                return
+            process.give_back(self)
+        await self._wait_for_room(HELD_BACK_REREAD_S)
+
+    async def _serve_suspects(self, turns: SuspectTurns) -> bool:
+        """-> whether this turn is not for other jobs."""
+        now = time.monotonic()
+        match turns.next(now, idle=self._idle(), room=self._executor.room > 0, suspect_runs=self._suspect_runs()):
+            case Move.OTHERS:
+                return False
+            case Move.LOOK:
+                call = keeping.waiting_suspects(self._runtime.keys, list(self._worker.tasks))
+                turns.looked(now, waiting=await self._broker.run(call) > 0)
+            case Move.TAKE:
+                await self._unblock()
+                found, held_back = await self._fetch_suspect()
+                turns.took(now, found=found, held_back=held_back)
+                self._look = self._look_everywhere = True  # for the others, when it is their turn
+            case Move.WAIT:
+                await self._unblock()
+                await self._wait_for_room(turns.wait_s(now))
+        return True
+
+    async def _fetch_suspect(self) -> tuple[bool, bool]:
+        """-> (whether one was taken, whether limits hold some back)."""
+        runtime = self._runtime
+        tasks, lanes = self._plan.turn(everywhere=True)
+        got = await self._broker.run(
+            holding.fetch(
+                runtime.keys,
+                runtime.epoch,
+                runtime.consumer,
+                tasks,
+                budget=1,
+                suspect=True,
+                lanes=lanes,
+                most_limited=1,
+            )
+        )
+        self._executor.server_offset_s = got.server_ms / 1000 - time.time()
+        for task, lane, entries in got.entries:
+            self._take(task, lane, entries)
+            self._plan.gave([task])
+        self._executor.go()
+        return bool(got.entries), got.held_back
 
     async def _look_around(self, budget: int) -> tuple[int, float | None]:
         """As `_fetch`, in the cheapest way that overlooks nothing."""
-        if self._look_for_suspects and self._idle():
-            await self._unblock()
         reads_on = self._blocked is None and self._backlog is not None and budget >= BACKLOG_JOBS
         if reads_on and time.monotonic() - self._swept_at < SWEEP_S:
             found = await self._read_on(str(self._backlog), budget)
@@ -247,17 +318,16 @@ class Fetcher:
         """Nothing is held, and whatever runs waits for other jobs."""
         return not self._executor.busy and not self._executor.held
 
-    def _alone(self) -> bool:
-        """Whether a suspect has this process to itself: until it ends, is taken away, or waits for another job."""
-        suspect = self._exclusive
+    def _suspect_runs(self) -> bool:
+        """Whether the suspect taken last is held or runs: until it ends, is taken away, or waits for another job."""
+        suspect = self._suspect
         if suspect is None:
             return False
         if suspect in self._executor.running:
             return suspect.slot is not Slot.WAITING
         if any(attempt is suspect for attempt, *_ in self._executor.held):
             return True
-        self._exclusive = None
-        self._look = self._look_for_suspects = True  # there may be more
+        self._suspect = None
         return False
 
     def _may_fetch(self) -> bool:
@@ -289,8 +359,6 @@ class Fetcher:
     async def _fetch(self, budget: int, *, everywhere: bool) -> tuple[int, float | None]:
         """-> (jobs taken, seconds after which a limited task may have a permit)."""
         executor, runtime = self._executor, self._runtime
-        idle = self._idle()
-        everywhere = everywhere or (self._look_for_suspects and idle)
         near, self._near = self._near, None
         tasks, lanes = self._plan.turn(near, everywhere=everywhere)
         if self._limited:  # first: a backlog of the others would eat the whole budget
@@ -303,12 +371,10 @@ class Fetcher:
             runtime.consumer,
             tasks,
             budget=budget,
-            idle=idle and self._blocked is None,
             lanes=lanes,
             most_limited=max(1, executor.free),  # one may wait for the next slot, or a busy worker would never take any
         )
         got = await self._broker.run(call)
-        self._look_for_suspects = self._look_for_suspects and not idle
         self._swept_at = time.monotonic()
         self._backlog = None
         if len(got.entries) == 1 and len(got.entries[0][2]) >= BACKLOG_JOBS:
@@ -459,7 +525,7 @@ class Fetcher:
                     continue
             attempt = Attempt(spec, lane, entry_id, meta, self._broker)
             if lane == "x":
-                self._exclusive = attempt
+                self._suspect = attempt
             executor.hold(attempt, payload, first=task in self._limited)
         if entries:
             self._entry_bytes += 0.1 * (100 + size / len(entries) - self._entry_bytes)

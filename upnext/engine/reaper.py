@@ -43,7 +43,8 @@ class DeathNotice:
     """A consumer's process is dead, as its supervisor knows for certain.
 
     `cause` is for people (`signal:SIGSEGV`, `oom`, `exit:3`, `hung`, `stopped`); `charge`: count it against the jobs that had started;
-    `detail` is the stack of a hang.
+    `detail` is the stack of a hang. A process may have held several consumers: `crash` names its end, `suspects` counts what had started in
+    all of them; without, this consumer was the only one.
     """
 
     consumer: str
@@ -51,6 +52,8 @@ class DeathNotice:
     charge: bool
     started: tuple[Started, ...] = ()
     detail: str = ""
+    crash: str = ""
+    suspects: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +69,38 @@ class _Case:
     """Where it is known to hold something, besides what its record says."""
     cut: set[int] = field(default_factory=set[int])
     """The connections of it that were cut."""
+    crash: str = ""
+    suspects: int | None = None
+    shown: dict[str, None] = field(default_factory=dict[str, None])
+    """Crashes whose culprit it has shown, and whose other suspects are not free yet."""
 
 
 class Reaper:
-    """`reaped(consumer)` is called once its jobs are back; sweeping goes on after that."""
+    """`reaped(consumer)` is called once its jobs are back; sweeping goes on after that. `set_apart(tasks)`: some of
+    them, jobs of these tasks, are suspects now.
 
-    def __init__(self, link: Link, keys: Keys, epoch: Callable[[], str], reaped: Callable[[str], None]) -> None:
+    `tasks` are those of this daemon: where one crash may have left its suspects, besides the tasks of the consumer that shows the culprit.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        keys: Keys,
+        epoch: Callable[[], str],
+        reaped: Callable[[str], None],
+        set_apart: Callable[[Sequence[str]], None],
+        tasks: Sequence[str],
+    ) -> None:
         self._link, self._keys, self._epoch, self._reaped = link, keys, epoch, reaped
+        self._set_apart, self._tasks = set_apart, tasks
         self._open: dict[str, asyncio.Task[None]] = {}
         self._told: set[str] = set()
 
     def died(self, notice: DeathNotice) -> None:
         """A local death. Repeating a notice is harmless."""
         charge = "crash" if notice.charge else "none"
-        self._begin(_Case(notice.consumer, "", charge, notice.cause, notice.detail, notice.started))
+        known = (notice.consumer, "", charge, notice.cause, notice.detail, notice.started)
+        self._begin(_Case(*known, crash=notice.crash, suspects=notice.suspects))
 
     def ended(self, consumer: str, seen: str = NO_LEASE) -> None:
         """A foreign consumer's lease, whose end is `seen`, has ended; or its grave is open."""
@@ -140,6 +161,19 @@ class Reaper:
                 log.warning("reaping %s: %s", case.consumer, error)
                 await backoff.sleep()
 
+    async def _free(self, crash: str, tasks: Sequence[str]) -> None:
+        """The culprit of that crash is known: its other suspects need not be run alone any more."""
+        freed = 0
+        for task in dict.fromkeys((*tasks, *self._tasks)):
+            after: str | None = ""
+            while after is not None:
+                moved, after = await self._link.run(
+                    keeping.free_suspects(self._keys, self._epoch(), crash, task, after)
+                )
+                freed += moved
+        if freed:
+            log.info("the culprit of the crash of %s is known: %d other suspect(s) are none any more", crash, freed)
+
     def _tell(self, case: _Case) -> None:
         if case.consumer not in self._told:
             self._told.add(case.consumer)
@@ -180,10 +214,18 @@ class Reaper:
                     cause=case.cause,
                     detail=case.detail,
                     started=[(job.task, job.lane, job.entry_id) for job in case.started],
+                    crash=case.crash,
+                    suspects=case.suspects,
                 )
             )
             if done.pending < 0:
                 return False
+            if done.apart:
+                self._set_apart(tasks)
+            case.shown.update(dict.fromkeys(done.shown))
+            for crash in list(case.shown):
+                await self._free(crash, tasks)
+                del case.shown[crash]
             if done.moved or done.buried:
                 log.warning(
                     "%s is dead (%s): %d job(s) taken back%s",

@@ -21,6 +21,7 @@ from upnext.core.keys import Keys
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome, encode
 from upnext.core.ownership import Source
 from upnext.core.spec import ServiceSpec, SyncExecutor, WorkerSpec
+from upnext.core.suspects import OneAtATime, Suspects
 from upnext.engine import bell
 from upnext.engine.attempt import Attempt
 from upnext.engine.backoff import Backoff
@@ -61,6 +62,9 @@ class RuntimeSettings:
     """The daemon has the same id after a restart."""
     passing: bool = False
     """The service is being developed: what it registers goes when it stops."""
+    suspects: Suspects = Suspects.SHARE
+    one_at_a_time: OneAtATime | None = None
+    """With Suspects.ONLY, of all runtimes of the process: at most one of them runs a suspect."""
     log_setup: str | None = None
     """`module:function` that each pool process calls first, with a function that tells the id of the job that runs (None: none does)."""
 
@@ -102,7 +106,7 @@ class WorkerRuntime:
             self._lingering,
             pool_setup,
         )
-        self._fetcher = Fetcher(self, self._executor, self._broker, worker)
+        self._fetcher = Fetcher(self, self._executor, self._broker, worker, settings.suspects, settings.one_at_a_time)
         self._listener = Listener(
             self._broker.link, "upnext-bell", self.keys, [self.keys.bell], self._heard, self._fetcher.reread
         )
@@ -340,7 +344,7 @@ class WorkerRuntime:
     def _heard(self, _channel: str, data: bytes) -> None:
         match bell.parse(data):
             case (bell.Word.BACK, _):
-                self._fetcher.wake_for_all(suspects=True)
+                self._fetcher.wake_for_all()
             case (bell.Word.TASK, task):
                 if task in self._worker.tasks:
                     self._fetcher.wake()

@@ -47,6 +47,8 @@ LEADERSHIP_MS = 6_000
 PROMOTE_JOBS = 500
 MOST_REAPED = 20
 """So many lost consumers are begun with at each beat."""
+SUSPECTS_OF_TASKS = 500
+"""At a beat so many tasks are looked at for suspects."""
 SILENT_S = 2.0
 """A broker that owes an answer for longer counts as away."""
 SOONEST_S = 0.05
@@ -116,7 +118,16 @@ class Scheduler:
             self._link, "upnext-bell", self._keys, [self._keys.bell], self._heard, self._bell_was_away
         )
         self._beat_now = asyncio.Event()
-        self._reaper = Reaper(self._link, self._keys, lambda: self._epoch, on_reaped)
+        service = settings.service
+        self._tasks = [] if service is None else [name for worker in service.workers for name in worker.tasks]
+        self._reaper = Reaper(self._link, self._keys, lambda: self._epoch, on_reaped, self._set_apart, self._tasks)
+        self._tasks_looked_at = 0
+        self._suspects_in: set[int] = set()
+        """Where in `_tasks` the parts begin that have some."""
+        self.suspects = False
+        """Whether suspects of a crash wait for a process that runs them alone."""
+        self.on_suspects: Callable[[], None] = _nothing
+        """Called when `suspects` changes."""
         self._crons = CronWork(
             self._link, self._keys, lambda: self._epoch, self._term, self._server_ms, self._beat_now.set
         )
@@ -300,6 +311,7 @@ class Scheduler:
         self._reap_the_lost(beat.graves)
         if beat.next_due_ms is not None and beat.next_due_ms <= beat.server_ms + BEAT_S * 1000:
             self._promote_now.set()
+        await self._look_for_suspects()
 
     def _lead(self, leads: bool, term: int) -> None:
         before = (self.leader, self.epoch)
@@ -321,6 +333,29 @@ class Scheduler:
         """A beat's time, or less when a lease or the leadership would have ended before."""
         ends = [end for end in (self._leases.next_end_s(), self._leadership.next_end_s()) if end is not None]
         return min([BEAT_S, *(max(SOONEST_S, end - time.monotonic()) for end in ends)])
+
+    async def _look_for_suspects(self) -> None:
+        """One part of the tasks at each beat. This daemon's own crashes are known at once; others', or former ones', are found this way."""
+        part = self._tasks_looked_at
+        tasks = self._tasks[part : part + SUSPECTS_OF_TASKS]
+        if tasks and await self._link.run(keeping.waiting_suspects(self._keys, tasks)):
+            self._suspects_in.add(part)
+        else:
+            self._suspects_in.discard(part)
+        more = part + SUSPECTS_OF_TASKS
+        self._tasks_looked_at = more if more < len(self._tasks) else 0
+        self._tell_suspects()
+
+    def _set_apart(self, tasks: Sequence[str]) -> None:
+        positions = (self._tasks.index(task) for task in tasks if task in self._tasks)
+        self._suspects_in.update(at // SUSPECTS_OF_TASKS * SUSPECTS_OF_TASKS for at in positions)
+        self._tell_suspects()
+
+    def _tell_suspects(self) -> None:
+        suspects = bool(self._suspects_in)
+        if suspects != self.suspects:
+            self.suspects = suspects
+            self.on_suspects()
 
     async def _know_the_data_set(self, wire: Wire) -> None:
         if not self._epoch:

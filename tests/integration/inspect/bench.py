@@ -72,10 +72,10 @@ class Bench:
         return self.broker.submit(Submission(name, b'{"order_id":"A1"}', **options))
 
     def fetch(
-        self, budget: int = 10, *, consumer: str = CONSUMER, lanes: str = "hnb", idle: bool = False
+        self, budget: int = 10, *, consumer: str = CONSUMER, lanes: str = "hnb", suspect: bool = False
     ) -> list[Taken]:
         call = holding.fetch(
-            self.keys, self.epoch, consumer, self.names, budget=budget, idle=idle, lanes=lanes, most_limited=10
+            self.keys, self.epoch, consumer, self.names, budget=budget, suspect=suspect, lanes=lanes, most_limited=10
         )
         taken: list[Taken] = []
         for name, lane, entries in self.broker.run(call).entries:

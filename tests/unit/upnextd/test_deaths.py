@@ -32,20 +32,22 @@ def test_causes(death: Death, cause: str, shown: str, charge: bool) -> None:
 
 
 def test_a_notice_has_the_started_jobs() -> None:
-    said = notice("c1", Death(KILLED), [RunningJob("t:n1-2", "t", "b", "9-0", 1.5)], "stack")
+    said = notice("c1", Death(KILLED), [RunningJob("t:n1-2", "t", "b", "9-0", 1.5)], "stack", "c0", 3)
     assert said == {
         "consumer": "c1",
         "cause": "signal:SIGKILL",
         "charge": True,
         "started": [{"task": "t", "lane": "b", "entry_id": "9-0", "job_id": "t:n1-2", "age_s": 1.5}],
         "detail": "stack",
+        "crash": "c0",
+        "suspects": 3,
     }
 
 
 def test_notices_stay_until_they_are_acknowledged() -> None:
     ledger = Ledger()
-    ledger.add(notice("c1", Death(KILLED), [], ""))
-    ledger.add(notice("c2", Death(KILLED), [], ""))
+    ledger.add(notice("c1", Death(KILLED), [], "", "c0", 0))
+    ledger.add(notice("c2", Death(KILLED), [], "", "c0", 0))
     ledger.acknowledge("c1")
     ledger.acknowledge("never heard of")
     assert [said["consumer"] for said in ledger.pending] == ["c2"]

@@ -147,6 +147,54 @@ def test_nobody_waits_for_an_old_child_that_is_not_there(state: State) -> None:
     assert steps == [Add("worker-1", Role.WORKER, 0), Add("worker-2", Role.WORKER, 0), Drop(1), Drop(2)]
 
 
+def quarantine(state: State = State.READY, **fields: object) -> Place:
+    return worker(50, state, slot=plan.QUARANTINE, **fields)
+
+
+SUSPECTS = replace(RUN, quarantine=True)
+
+
+def test_a_quarantine_child_is_there_while_there_are_suspects() -> None:
+    assert reconcile(SUSPECTS, HERE, NOW) == [Add(plan.QUARANTINE, Role.WORKER, 1)]
+    assert reconcile(SUSPECTS, [*HERE, quarantine(State.EMPTY)], NOW) == [Post(50, Event.SPAWN)]
+    assert reconcile(SUSPECTS, [*HERE, quarantine()], NOW) == []
+    assert reconcile(RUN, [*HERE, quarantine()], NOW) == [Leave(50, NOW + RUN.leave_s)]
+    assert reconcile(RUN, [*HERE, quarantine(leave_by=NOW + 9)], NOW) == [Post(50, Event.DRAIN)]
+    assert reconcile(SUSPECTS, [*HERE, quarantine(leave_by=NOW + 9)], NOW) == [
+        Add(plan.QUARANTINE, Role.WORKER, 1),
+        Post(50, Event.DRAIN),
+    ]
+
+
+@pytest.mark.parametrize("mode", [Mode.PAUSE, Mode.DRAIN])
+def test_no_suspect_starts_while_the_operator_wants_no_job_to(mode: Mode) -> None:
+    held = [worker(1, State.PAUSED, drained=True), worker(2, State.PAUSED, drained=True), scheduler()]
+    assert reconcile(replace(SUSPECTS, mode=mode), held, NOW) == []
+    steps = reconcile(replace(SUSPECTS, mode=mode), [*held, quarantine()], NOW)
+    assert Leave(50, NOW + RUN.leave_s) in steps
+
+
+def test_a_quarantine_child_holds_no_slot_of_the_workers() -> None:
+    """Scaling, a canary and a rollout go on beside it, and it beside them."""
+    old = quarantine()
+    assert reconcile(replace(SUSPECTS, workers=3), [*HERE, old], NOW) == [Add("worker-3", Role.WORKER, 1)]
+    assert reconcile(replace(SUSPECTS, canary=2), [*HERE, old], NOW) == [Add("worker-1", Role.WORKER, 2)]
+    newer = replace(SUSPECTS, generation=2)
+    assert reconcile(newer, [*HERE, old], NOW) == [
+        Add("worker-1", Role.WORKER, 2),
+        Add(plan.QUARANTINE, Role.WORKER, 2),
+    ]
+    coming = worker(51, State.STARTING, slot=plan.QUARANTINE, generation=2)
+    assert reconcile(newer, [*HERE, old, coming], NOW) == [Add("worker-1", Role.WORKER, 2)]
+    assert Leave(50, NOW + RUN.leave_s) in reconcile(newer, [*HERE, old, replace(coming, state=State.READY)], NOW)
+
+
+def test_a_stop_ends_it_with_the_workers() -> None:
+    stop = replace(SUSPECTS, mode=Mode.STOP, stop_by=NOW + 30)
+    assert Post(50, Event.STOP, NOW + 30) in reconcile(stop, [*HERE, quarantine()], NOW)
+    assert Post(50, Event.KILL) in reconcile(replace(stop, mode=Mode.STOP_NOW), [*HERE, quarantine()], NOW)
+
+
 def test_pause_and_resume() -> None:
     pause = replace(RUN, mode=Mode.PAUSE)
     assert reconcile(pause, HERE, NOW) == [Post(1, Event.PAUSE), Post(2, Event.PAUSE)]

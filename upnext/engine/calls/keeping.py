@@ -254,12 +254,14 @@ def tick(
 
 @dataclass(frozen=True, slots=True)
 class Reaped:
-    """`pending` -1: its lease has changed, nothing was done."""
+    """`pending` -1: its lease has changed, nothing was done. `apart` of the moved are suspects, `shown` crashes whose culprit is known."""
 
     moved: int
     pending: int
     gone: bool
     buried: int
+    apart: int
+    shown: tuple[str, ...]
 
 
 def reap(
@@ -274,10 +276,14 @@ def reap(
     cause: str = "",
     detail: str = "",
     started: Sequence[tuple[str, str, str]] = (),
+    crash: str = "",
+    suspects: int | None = None,
 ) -> Call[Reaped]:
     """`started` are (task, lane letter, entry id); `charge` is none, crash or host.
 
     seen: only while its lease is still that (as in `Beat.leases`), or gone. "": whatever its lease is.
+    One process may have held several consumers: `crash` names its end, `suspects` counts what had started in all of them. Without, this
+    consumer was the only one.
     """
     streams = [stream for task in tasks for stream in keys.streams(task)]
     return Call(
@@ -307,9 +313,34 @@ def reap(
             MOST_LOST_HOSTS,
             len(tasks),
             *tasks,
+            crash or consumer,
+            len(started) if suspects is None else suspects,
             *(f"{task}:{lane} {entry_id}" for task, lane, entry_id in started),
         ],
-        lambda reply: Reaped(reply[0], reply[1], reply[2] == 1, reply[3]),
+        lambda reply: Reaped(
+            reply[0], reply[1], reply[2] == 1, reply[3], reply[4], tuple(text(name) for name in reply[5:])
+        ),
+    )
+
+
+def waiting_suspects(keys: Keys, tasks: Sequence[str]) -> Call[int]:
+    """-> how many suspects of these tasks wait to be run alone; those of paused tasks are not counted."""
+    return Call(
+        script("waiting_suspects"), [keys.paused, *(keys.stream(task, "x") for task in tasks)], list(tasks), int
+    )
+
+
+MOST_FREED = 100
+MOST_FREED_BYTES = 4 << 20
+
+
+def free_suspects(keys: Keys, epoch: str, crash: str, task: str, after: str) -> Call[tuple[int, str | None]]:
+    """Sends suspects of that crash back to be run as any other job. -> (how many, where to go on, None at the end)."""
+    return Call(
+        script("free_suspects"),
+        [keys.epoch, keys.where, keys.stream(task, "x"), keys.stream(task, "b")],
+        [epoch, crash, after, MOST_FREED, MOST_FREED_BYTES, keys.bell],
+        lambda reply: (reply[0], text(reply[1]) or None),
     )
 
 

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Takes jobs for a consumer, at most a total budget, without waiting. The only way in for limited tasks, and for lanes back and suspect.
 -- KEYS: 1 epoch, 2 leases, 3 paused, 4 limits, 5 gcra, 6 lingering, 7... four per task: its lanes normal, high, back, suspect
--- ARGV: 1 epoch, 2 consumer, 3 budget, 4 '1' when the consumer is idle (it may take one suspect and nothing else), 5 order of lanes (letters of n, h, b),
+-- ARGV: 1 epoch, 2 consumer, 3 budget, 4 '1': one suspect and nothing else, 5 order of lanes (letters of n, h, b),
 --       6 most of one limited task at once, 7... for each task: its name
 -- Returns: {server ms, retry-after ms of what a rate holds back (-1: nothing is), 1 when a limit holds something back, then triples: position of the
 --           task from 1, lane letter, entries as XREADGROUP gives them}
@@ -9,7 +9,7 @@
 -- include: epoch
 -- include: gcra
 -- include: lingering
-local consumer, budget, idle, order = ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5]
+local consumer, budget, suspect, order = ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5]
 if not redis.call('ZSCORE', KEYS[2], consumer) then
   return redis.error_reply('REAPED ' .. consumer)
 end
@@ -56,14 +56,13 @@ local function may_start_suspect(position)
   return true
 end
 
-if idle then
+if suspect then
   for position = 1, tasks do
-    if may_start_suspect(position) then
-      if take(position, 'x', 1) > 0 then
-        return reply
-      end
+    if may_start_suspect(position) and take(position, 'x', 1) > 0 then
+      break
     end
   end
+  return reply
 end
 
 for position = 1, tasks do

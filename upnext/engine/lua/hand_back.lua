@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- Gives up fetched, unstarted jobs: each becomes a new entry in lane `back` of its task; one whose cancel was asked for ends. Fenced by the entry id.
+-- Gives up fetched, unstarted jobs: each becomes a new entry in lane `back` of its task, or of lane `suspect` where it came from there; one whose
+-- cancel was asked for ends. Fenced by the entry id.
 -- KEYS: 1 epoch, 2 where, 3 waiters, 4 dead, 5 dead:jobs, 6 cancel, 7 stats, 8 tasks, 9... for each (task, lane) two: the stream, the task's back stream
 -- ARGV: 1 epoch, 2 bell channel, 3 result prefix, 4 idempotency prefix, 5 reply prefix, then for each pair of KEYS: its task; then for each job two:
 --       index of its pair from 1, entry id
@@ -34,13 +35,14 @@ for at = 6 + pairs_count, #ARGV, 2 do
         local lane = string.sub(stream, -1)
         local had_location = meta.i ~= nil
         meta.i = meta.i or (task .. ':' .. lane .. entry)
-        meta.l = meta.l or lane
+        meta.l = meta.l or (lane ~= 'x' and lane) or 'n'
         meta.b = 1
         if keys.have_cancels and redis.call('HEXISTS', KEYS[6], meta.i) == 1 then
           end_cancelled(keys, now, task, meta.i, meta, had_location, nil, nil)
         else
-          local new = redis.call('XADD', back, '*', fields[1], fields[2], 'm', cjson.encode(meta))
-          redis.call('HSET', KEYS[2], meta.i, 'b ' .. new)
+          local suspect = lane == 'x'
+          local new = redis.call('XADD', suspect and stream or back, '*', fields[1], fields[2], 'm', cjson.encode(meta))
+          redis.call('HSET', KEYS[2], meta.i, (suspect and 'x ' or 'b ') .. new)
           moved = moved + 1
         end
       end

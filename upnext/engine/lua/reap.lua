@@ -5,8 +5,10 @@
 --       that is unchanged, or gone (a foreign consumer), 4 '1': remove the consumer when nothing is pending,
 --       5 charge: 'none'; 'crash' charges the started entries; 'host' charges every entry a lost host, 6 cause, 7 detail (stack of a hang, or ''),
 --       8 result prefix, 9 idempotency prefix, 10 reply prefix, 11 bell channel, 12 most lost hosts, 13 number of tasks, 14... those tasks,
---       then the started entries, each `TASK:LANE ENTRY_ID`
--- Returns: {entries moved, entries still pending, 1 when the consumer is gone, number buried}
+--       then the name of the crash, the number of jobs that had started in its process (this consumer's and others'), and the started entries,
+--       each `TASK:LANE ENTRY_ID`
+-- Returns: {entries moved, entries still pending, 1 when the consumer is gone, number buried, how many of the moved are suspects,
+--           then the names of earlier crashes whose culprit this crash has shown}
 -- Errors: EPOCH
 -- include: epoch
 -- include: end_job
@@ -17,7 +19,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local lease = redis.call('ZSCORE', KEYS[2], consumer)
 if seen ~= '' and lease and lease ~= seen then
-  return {0, -1, 0, 0}
+  return {0, -1, 0, 0, 0}
 end
 redis.call('ZREM', KEYS[2], consumer)
 redis.call('ZADD', KEYS[3], 'NX', string.format('%.0f', now), consumer)
@@ -27,10 +29,10 @@ local keys = {
   result = ARGV[8], idem = ARGV[9], reply = ARGV[10], have_waiters = true, have_cancels = true,
 }
 local tasks = tonumber(ARGV[13])
-local started, suspects = {}, 0
-for at = 14 + tasks, #ARGV do
+local crash, suspects = ARGV[14 + tasks], tonumber(ARGV[15 + tasks])
+local started, apart, shown = {}, 0, {}
+for at = 16 + tasks, #ARGV do
   started[ARGV[at]] = true
-  suspects = suspects + 1
 end
 
 local function buried_outcome(meta, message)
@@ -86,7 +88,7 @@ for position = 1, tasks do
         if guilty then
           meta.x = cause
           if suspects > 1 then
-            meta.s = 1
+            meta.s, meta.d = 1, crash
             target = 'x'
           else
             meta.c = (tonumber(meta.c) or 0) + 1
@@ -95,6 +97,10 @@ for position = 1, tasks do
               letter = 'dead'
             elseif meta.s then
               target = 'x'
+            end
+            if lane == 'x' and meta.d then
+              shown[#shown + 1] = meta.d
+              meta.d = nil
             end
           end
         elseif charge == 'host' then
@@ -123,6 +129,7 @@ for position = 1, tasks do
           local new = redis.call('XADD', KEYS[base + at], '*', fields[1], fields[2], 'm', cjson.encode(meta))
           redis.call('HSET', KEYS[5], job, target .. ' ' .. new)
           moved = moved + 1
+          apart = apart + (target == 'x' and 1 or 0)
         end
         redis.call('XDEL', stream, entry)
       end
@@ -149,4 +156,4 @@ if left == 0 and final then
   redis.call('ZREM', KEYS[3], consumer)
   gone = 1
 end
-return {moved, left, gone, buried}
+return {moved, left, gone, buried, apart, unpack(shown)}
