@@ -20,7 +20,7 @@ def raw(work: Workbench, budget: int = 10, *, most_limited: int = 10, suspect: b
             work.names,
             budget=budget,
             suspect=suspect,
-            lanes="bhn",
+            lanes=["bhn"] * len(work.names),
             most_limited=most_limited,
         )
     )
@@ -163,5 +163,5 @@ def test_another_epoch(work: Workbench) -> None:
     work.register(task("ship"))
     work.submit("ship")
     work.refuses_another_epoch(
-        lambda epoch: holding.fetch(work.keys, epoch, CONSUMER, work.names, budget=1, lanes="n", most_limited=1)
+        lambda epoch: holding.fetch(work.keys, epoch, CONSUMER, work.names, budget=1, lanes=["n"], most_limited=1)
     )

@@ -1,14 +1,22 @@
-"""Which tasks a fetch looks at, and in which order: a busy one costs nothing to the others, and two hundred registered ones cost little."""
+"""Which tasks a fetch looks at, and in which order: a busy one costs nothing to the others, and two hundred registered ones cost little.
+
+A budget goes to whom comes first, so who was served longest ago comes first, and each task's lanes take turns by how often that task was
+served. Neither depends on how many tasks there are. So with everything full, each lane of each task is served within a bounded number of
+turns: about len(ORDERS) for each task.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 FEW = 24
 """So many tasks are looked at in every turn; of more, the recently busy ones and a slice of the others."""
 
-COLD_FIRST = 4
-"""In one turn of so many the others come first: the busy ones may take all that a turn gives."""
+HOT_TURNS = 3
+"""A task that had jobs is looked at in so many turns more."""
+
+ORDERS = ("bhn", "hbn", "bhn", "hbn", "bhn", "hbn", "bhn", "nhb")
+"""Lanes (back, high, normal) of a task, one order after the other each time it is served: high goes before normal, but not always."""
 
 
 class FetchPlan:
@@ -18,43 +26,56 @@ class FetchPlan:
         self._tasks = list(tasks)
         self._turn = 0
         self._cold_at = 0
+        self._times = dict.fromkeys(tasks, 0)
+        """How often each was served; who was served longest ago is first."""
+        self._served = 0
+        self._served_at = {task: at - len(self._tasks) for at, task in enumerate(tasks)}
         self._hot: dict[str, int] = {}
 
-    def turn(self, near: str | None = None, *, everywhere: bool = False) -> tuple[list[str], str]:
-        """-> tasks in order, lanes in order.
+    def turn(
+        self, near: str | None = None, *, everywhere: bool = False, always: Collection[str] = ()
+    ) -> tuple[list[str], list[str]]:
+        """-> tasks in order, and for each its lanes in order.
 
         everywhere: all tasks, because any lane may have got something.
         near: only this one, because it is known that the others' lanes have nothing.
+        always: these in any case.
         """
         self._turn += 1
-        lanes = "bhn" if self._turn % 2 else "hnb"
-        tasks = self._tasks
         if near is not None and not everywhere:
-            return [near], lanes
-        if everywhere or len(tasks) <= FEW:
-            start = self._turn % len(tasks) if tasks else 0
-            return tasks[start:] + tasks[:start], lanes
-        hot = [task for task, until in self._hot.items() if until >= self._turn]
-        start = self._turn % len(hot) if hot else 0
-        chosen = hot[start:] + hot[:start]
-        seen = set(chosen)
+            chosen = self._oldest_first({near, *always})
+        elif everywhere or len(self._tasks) <= FEW:
+            chosen = list(self._times)
+        else:
+            chosen = self._oldest_first(self._some(always))
+        return chosen, [ORDERS[self._times[task] % len(ORDERS)] for task in chosen]
+
+    def gave(self, tasks: Iterable[str]) -> None:
+        """These had jobs in the last turn, in this order."""
+        for task in tasks:
+            self._times[task] = self._times.pop(task) + 1
+            self._served += 1
+            self._served_at[task] = self._served
+            self._hot.pop(task, None)
+            self._hot[task] = self._turn + HOT_TURNS
+        if len(self._hot) > 4 * FEW:
+            self._hot = {task: until for task, until in self._hot.items() if until >= self._turn}
+
+    def _some(self, always: Collection[str]) -> dict[str, None]:
+        """The recently busy, and the next of the others in turn."""
+        tasks = self._tasks
+        chosen = dict.fromkeys(task for task, until in self._hot.items() if until >= self._turn)
+        chosen.update(dict.fromkeys(always))
         room = max(8, FEW - len(chosen))
         for offset in range(len(tasks)):
             task = tasks[(self._cold_at + offset) % len(tasks)]
-            if task not in seen:
-                chosen.append(task)
+            if task not in chosen:
+                chosen[task] = None
                 room -= 1
                 if not room:
                     self._cold_at = (self._cold_at + offset + 1) % len(tasks)
                     break
-        if self._turn % COLD_FIRST == 0:
-            chosen = chosen[len(hot) :] + chosen[: len(hot)]
-        return chosen, lanes
+        return chosen
 
-    def gave(self, tasks: Collection[str]) -> None:
-        """These had jobs in the last turn: look at them in the next three."""
-        for task in tasks:
-            self._hot.pop(task, None)
-            self._hot[task] = self._turn + 3
-        if len(self._hot) > 4 * FEW:
-            self._hot = {task: until for task, until in self._hot.items() if until >= self._turn}
+    def _oldest_first(self, chosen: Iterable[str]) -> list[str]:
+        return sorted(chosen, key=self._served_at.__getitem__)

@@ -54,6 +54,8 @@ log = logging.getLogger("upnext.worker")
 
 SLICE_S = 0.005
 """A runner whose jobs never wait gives the loop a turn so often."""
+OVERTAKEN_S = 0.02
+"""A job that was fetched so long ago is not overtaken by one of a limited task."""
 EARLY_CANCEL_S = 10.0
 """A cancel that was heard before its job arrived here counts for so long."""
 
@@ -161,10 +163,11 @@ class Executor:
         return self._slots.free
 
     def hold(self, attempt: Attempt, payload: bytes, *, first: bool = False) -> None:
-        """`first`: before what is held already (a limited task's job has a permit, which must not idle)."""
-        item = (attempt, payload, self._loop.time())
+        """`first`: before what is held already (a limited task's job has a permit, which must not idle), save what waits for long."""
+        now = self._loop.time()
+        item = (attempt, payload, now)
         if first:
-            self.held.appendleft(item)
+            self.held.insert(1 if self.held and now - self.held[0][2] > OVERTAKEN_S else 0, item)
         else:
             self.held.append(item)
 

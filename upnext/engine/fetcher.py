@@ -360,9 +360,7 @@ class Fetcher:
         """-> (jobs taken, seconds after which a limited task may have a permit)."""
         executor, runtime = self._executor, self._runtime
         near, self._near = self._near, None
-        tasks, lanes = self._plan.turn(near, everywhere=everywhere)
-        if self._limited:  # first: a backlog of the others would eat the whole budget
-            tasks = [*self._limited, *(task for task in tasks if task not in self._limited)]
+        tasks, lanes = self._plan.turn(near, everywhere=everywhere, always=self._limited)
         if everywhere:
             self._look_everywhere = False
         call = holding.fetch(
@@ -372,7 +370,7 @@ class Fetcher:
             tasks,
             budget=budget,
             lanes=lanes,
-            most_limited=max(1, executor.free),  # one may wait for the next slot, or a busy worker would never take any
+            most_limited=self._most_limited(),
         )
         got = await self._broker.run(call)
         self._swept_at = time.monotonic()
@@ -386,7 +384,7 @@ class Fetcher:
             found += len(entries)
             self._take(task, lane, entries)
         if found:
-            self._plan.gave({task for task, _, _ in got.entries})
+            self._plan.gave(dict.fromkeys(task for task, _, _ in got.entries))
             executor.go()
             self._look_everywhere = self._look_everywhere or everywhere  # there may be more
         wait_s = None
@@ -395,6 +393,12 @@ class Fetcher:
         if got.held_back:
             wait_s = min(wait_s or HELD_BACK_REREAD_S, HELD_BACK_REREAD_S)
         return found, wait_s
+
+    def _most_limited(self) -> int:
+        """As many of a limited task as can start; one may wait for the next slot, or a busy worker would never take any."""
+        executor = self._executor
+        waiting = sum(held[0].spec.name in self._limited for held in executor.held) if self._limited else 0
+        return max(0 if waiting else 1, executor.free - waiting)
 
     async def _read_on(self, stream: str, budget: int) -> int:
         """Reads one stream with a backlog, without the script: it would copy every payload twice. -> jobs taken"""

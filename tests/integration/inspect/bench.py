@@ -75,7 +75,14 @@ class Bench:
         self, budget: int = 10, *, consumer: str = CONSUMER, lanes: str = "hnb", suspect: bool = False
     ) -> list[Taken]:
         call = holding.fetch(
-            self.keys, self.epoch, consumer, self.names, budget=budget, suspect=suspect, lanes=lanes, most_limited=10
+            self.keys,
+            self.epoch,
+            consumer,
+            self.names,
+            budget=budget,
+            suspect=suspect,
+            lanes=[lanes] * len(self.names),
+            most_limited=10,
         )
         taken: list[Taken] = []
         for name, lane, entries in self.broker.run(call).entries:

@@ -34,10 +34,10 @@ def fetch(
     *,
     budget: int,
     suspect: bool = False,
-    lanes: str,
+    lanes: Sequence[str],
     most_limited: int,
 ) -> Call[Fetched]:
-    """Up to `budget` jobs of `tasks`, in this order, lanes in the order of the letters in `lanes`; or one `suspect`, nothing else."""
+    """Up to `budget` jobs of `tasks`, in this order, `lanes`: for each up to three letters; or one `suspect`, nothing else."""
 
     def parse(reply: list[Any]) -> Fetched:
         entries = [(tasks[int(reply[at]) - 1], reply[at + 1].decode(), reply[at + 2]) for at in range(3, len(reply), 3)]
@@ -47,7 +47,7 @@ def fetch(
     return Call(
         script("fetch"),
         [keys.epoch, keys.leases, keys.paused, keys.limits, keys.gcra, keys.lingering, *streams],
-        [epoch, consumer, budget, int(suspect), lanes, most_limited, *tasks],
+        [epoch, consumer, budget, int(suspect), "".join(order.ljust(3, "-") for order in lanes), most_limited, *tasks],
         parse,
     )
 

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Takes jobs for a consumer, at most a total budget, without waiting. The only way in for limited tasks, and for lanes back and suspect.
 -- KEYS: 1 epoch, 2 leases, 3 paused, 4 limits, 5 gcra, 6 lingering, 7... four per task: its lanes normal, high, back, suspect
--- ARGV: 1 epoch, 2 consumer, 3 budget, 4 '1': one suspect and nothing else, 5 order of lanes (letters of n, h, b),
+-- ARGV: 1 epoch, 2 consumer, 3 budget, 4 '1': one suspect and nothing else, 5 for each task three letters: its lanes
+--       (n, h, b, - for none) in the order in which they are read,
 --       6 most of one limited task at once, 7... for each task: its name
 -- Returns: {server ms, retry-after ms of what a rate holds back (-1: nothing is), 1 when a limit holds something back, then triples: position of the
 --           task from 1, lane letter, entries as XREADGROUP gives them}
@@ -9,7 +10,7 @@
 -- include: epoch
 -- include: gcra
 -- include: lingering
-local consumer, budget, suspect, order = ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5]
+local consumer, budget, suspect, orders = ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5]
 if not redis.call('ZSCORE', KEYS[2], consumer) then
   return redis.error_reply('REAPED ' .. consumer)
 end
@@ -34,6 +35,17 @@ local function take(position, lane, want)
   local size = #reply
   reply[size + 1], reply[size + 2], reply[size + 3] = position, lane, entries
   return #entries
+end
+
+local function take_in_order(position, want)
+  local took = 0
+  for at = 3 * position - 2, 3 * position do
+    local lane = string.sub(orders, at, at)
+    if want - took > 0 and lane ~= '-' then
+      took = took + take(position, lane, want - took)
+    end
+  end
+  return took
 end
 
 local function free_places(position, limit)
@@ -65,6 +77,34 @@ if suspect then
   return reply
 end
 
+-- A limited task's jobs, as far as its limit and its budget `want` go. `more`: its budget is not its last in this call.
+local function take_limited(position, limit, want, more)
+  local granted = want
+  if limit.concurrency and granted > 0 then
+    granted = math.min(granted, free_places(position, limit))
+  end
+  local tat
+  if limit.rate and granted > 0 then
+    tat = tonumber(redis.call('HGET', KEYS[5], ARGV[6 + position]) or '0')
+    granted = math.min(granted, (gcra(tat, now_us, limit.rate, limit.period_s, granted)))
+  end
+  if granted < want then
+    reply[3] = 1
+  end
+  local took = take_in_order(position, granted)
+  if tat then
+    local _, new_tat, wait = gcra(tat, now_us, limit.rate, limit.period_s, took)
+    if took > 0 then
+      redis.call('HSET', KEYS[5], ARGV[6 + position], string.format('%.0f', new_tat))
+    end
+    if took >= granted and not (more and granted == want) then
+      reply[2] = math.max(1, reply[2] < 0 and wait or math.min(wait, reply[2]))
+    end
+  end
+  return took
+end
+
+local again = {}
 for position = 1, tasks do
   if budget <= 0 then
     break
@@ -72,48 +112,24 @@ for position = 1, tasks do
   if not (paused and paused[position] == 1) then
     local limit = limits and limits[position]
     if not limit then
-      for at = 1, #order do
-        budget = budget - take(position, string.sub(order, at, at), budget)
-        if budget <= 0 then
-          break
-        end
-      end
+      budget = budget - take_in_order(position, budget)
     else
       limit = cjson.decode(limit)
-      local want = math.min(budget, most_limited)
-      if limit.concurrency and want > 0 then
-        local free = free_places(position, limit)
-        if free < want then
-          want = free
-          reply[3] = 1
-        end
-      end
-      local tat
-      if limit.rate and want > 0 then
-        tat = tonumber(redis.call('HGET', KEYS[5], ARGV[6 + position]) or '0')
-        local free = gcra(tat, now_us, limit.rate, limit.period_s, want)
-        if free < want then
-          want = free
-          reply[3] = 1
-        end
-      end
-      local took = 0
-      for at = 1, #order do
-        if want - took > 0 then
-          took = took + take(position, string.sub(order, at, at), want - took)
-        end
-      end
+      -- What comes first must not take all slots that are free at once: half of what is left, the rest when nobody else has wanted it.
+      local most = math.min(budget, most_limited)
+      local share = tasks > 1 and math.ceil(most / 2) or most
+      local took = take_limited(position, limit, share, share < most)
       budget = budget - took
-      if tat then
-        local _, new_tat, wait = gcra(tat, now_us, limit.rate, limit.period_s, took)
-        if took > 0 then
-          redis.call('HSET', KEYS[5], ARGV[6 + position], string.format('%.0f', new_tat))
-        end
-        if took >= want then
-          reply[2] = math.max(1, reply[2] < 0 and wait or math.min(wait, reply[2]))
-        end
+      if took == share and share < most then
+        again[#again + 1] = {position, limit, most - share}
       end
     end
+  end
+end
+for _, rest in ipairs(again) do
+  local want = math.min(budget, rest[3])
+  if want > 0 then
+    budget = budget - take_limited(rest[1], rest[2], want, false)
   end
 end
 return reply
