@@ -32,6 +32,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "pause-task": "upnext.cli.tasks:pause_task",
         "resume-task": "upnext.cli.tasks:resume_task",
         "purge": "upnext.cli.tasks:purge",
+        "limits": "upnext.cli.tasks:limits",
+        "forget": "upnext.cli.tasks:forget",
         "cron": "upnext.cli.cron:cron",
         "ctl": "upnext.cli.ctl:ctl",
     }

@@ -9,6 +9,7 @@ import orjson
 from upnext.cli.texts import iso
 
 if TYPE_CHECKING:
+    from upnext.core.ownership import Skew
     from upnext.engine.crons import Cron
     from upnext.engine.explain import Explanation
     from upnext.engine.inspect import Job
@@ -74,6 +75,19 @@ def task(one: Task) -> dict[str, Any]:
         "rate_per_s": round(one.rate_per_s, 3),
         "paused": one.paused,
         "limits": {"rate": rate, "concurrency": limits.get("concurrency")},
+        "skew": _skew(one.skew),
+    }
+
+
+def _skew(skew: Skew | None) -> dict[str, Any] | None:
+    """Different code of one service side by side for over 10 minutes."""
+    if skew is None:
+        return None
+    return {
+        "since": iso(skew.since_ms),
+        "files": list(skew.files),
+        "signatures": list(skew.signatures),
+        "hosts": list(skew.hosts),
     }
 
 

@@ -165,6 +165,44 @@ def purge(task: str, yes: bool) -> None:
         output.print_line(f"removed {removed.queued} queued and {removed.delayed} delayed jobs of {task}")
 
 
+@click.command()
+@click.argument("task")
+@click.option("--rate", metavar="N/PERIOD", help="So many starts at most, as 10/minute.")
+@click.option("--concurrency", type=click.IntRange(min=1), metavar="N", help="So many at once at most.")
+@click.option("--none", "lift", is_flag=True, help="No limit at all.")
+@click.option("--declared", is_flag=True, help="Those of the code again.")
+@queue_options
+def limits(task: str, rate: str | None, concurrency: int | None, lift: bool, declared: bool) -> None:
+    """Set the limits of TASK over those that its code declares, until `--declared`. All of them: what isn't named is not limited."""
+    from upnext.core.limits import parse_rate
+    from upnext.engine import tasks
+
+    given = rate is not None or concurrency is not None
+    if given + lift + declared != 1:
+        raise UsageError("one of --rate and --concurrency, --none, --declared is needed")
+    wanted = None if rate is None else parse_rate(rate)
+    with queue() as broker:
+        tasks.set_limits(broker, broker.keys, task, rate=wanted, concurrency=concurrency, declared=declared)
+    if flags().json:
+        output.print_json({"task": task, "declared": declared})
+    else:
+        output.print_line(f"{task} has {'the limits of its code' if declared else 'new limits'}")
+
+
+@click.command()
+@click.argument("registered", metavar="TASK|CRON|EVENT.HANDLER")
+@queue_options
+def forget(registered: str) -> None:
+    """Remove a task, cron or handler that no running service declares any more, and has no jobs."""
+    from upnext.engine import tasks
+
+    with queue() as broker:
+        tasks.forget(broker, broker.keys, registered)
+    output.print_json({"name": registered, "forgotten": True}) if flags().json else output.print_line(
+        f"{registered} is forgotten"
+    )
+
+
 def confirm(yes: bool, question: str) -> None:
     """Ask on a terminal. Raises UsageError where nobody can answer, click.Abort for a no."""
     if yes:

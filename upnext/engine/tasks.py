@@ -6,9 +6,11 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
+from upnext.core import ownership
 from upnext.core.keys import LANE_LETTERS, Keys
 from upnext.core.ownership import owner_of
-from upnext.engine.calls import looking, steering
+from upnext.core.spec import RateLimit
+from upnext.engine.calls import looking, owning, steering
 from upnext.engine.calls.holding import RATE_BUCKET_S
 from upnext.engine.calls.looking import TaskFacts
 from upnext.engine.inspect import Transport
@@ -37,14 +39,16 @@ class Task:
     paused: bool
     limits: dict[str, Any] | None
     options: dict[str, Any]
+    skew: ownership.Skew | None = None
 
 
 def tasks(transport: Transport, keys: Keys, now_ms: int) -> list[Task]:
     """All registered tasks by name. `now_ms` is the caller's clock; `rate_per_s` is over the last minute."""
     delayed, dead = _counts(transport, keys, dead=False), _counts(transport, keys, dead=True)
+    differ = skews(transport, keys)
     window_s = looking.RATE_BUCKETS * RATE_BUCKET_S + now_ms / 1000 % RATE_BUCKET_S
     return [
-        _task(facts, delayed.get(facts.name, 0), dead.get(facts.name, 0), window_s)
+        _task(facts, delayed.get(facts.name, 0), dead.get(facts.name, 0), window_s, differ.get(facts.name))
         for facts in transport.run(looking.list_tasks(keys, now_ms))
     ]
 
@@ -72,6 +76,56 @@ def resume(transport: Transport, keys: Keys, task: str) -> bool:
     return _switched(transport, keys, task, steering.resume_task(keys, task))
 
 
+def set_limits(
+    transport: Transport, keys: Keys, task: str, *, rate: RateLimit | None, concurrency: int | None, declared: bool
+) -> None:
+    """Set a task's limits over those of its code (None and None: no limit); `declared`: those of its code again.
+
+    Raises UsageError for an unknown task.
+    """
+    wanted: dict[str, Any] = {}
+    if rate is not None:
+        wanted |= {"rate": rate.count, "period_s": rate.period_s}
+    if concurrency is not None:
+        wanted["concurrency"] = concurrency
+    if not transport.run(owning.set_limits(keys, task, wanted or None, declared=declared)):
+        raise _unknown(task, [facts.name for facts in known(transport, keys)])
+
+
+def forget(transport: Transport, keys: Keys, name: str) -> None:
+    """Remove a task, cron or handler that nobody declares any more, with what operators set for it.
+
+    Raises UsageError for an unknown name, and for one that is declared, served or has jobs, which names them.
+    """
+    registry = transport.run(owning.registry(keys))
+    if name not in registry.raw:
+        raise _unknown(name, list(registry.raw))
+    claims = ownership.claimants(name, ownership.living(registry.announcers, registry.now_ms))
+    if claims:
+        where = ", ".join(sorted({f"{one.service} on {one.host or one.id}" for one in claims}))
+        raise UsageError(f"{name} is declared by {where}: remove it from the code, or stop that daemon first")
+    if name in registry.served:
+        raise UsageError(f"{name} is served by a running worker: stop that first")
+    waiting = _counts(transport, keys, dead=False).get(name, 0)
+    dead = _counts(transport, keys, dead=True).get(name, 0)
+    if waiting or dead:
+        raise UsageError(
+            f"{name} has {waiting} delayed jobs and {dead} dead letters: `upnext purge {name}` and `upnext dead purge` remove them"
+        )
+    call = owning.remove(keys, registry.epoch, name, registry.raw[name], keep_cursor=False, whole=True, overrides=True)
+    answer = transport.run(call)
+    if answer == owning.CHANGED:
+        raise UsageError(f"{name} was registered again meanwhile")
+    if answer == owning.INACTIVE:
+        raise UsageError(f"{name} has queued jobs: `upnext purge {name}` removes them")
+
+
+def skews(transport: Transport, keys: Keys) -> dict[str, ownership.Skew]:
+    """By task: where living daemons of one service run different code of it for long."""
+    registry = transport.run(owning.registry(keys))
+    return ownership.skews(ownership.living(registry.announcers, registry.now_ms), registry.now_ms)
+
+
 @dataclass(frozen=True, slots=True)
 class Purged:
     """How many jobs were removed."""
@@ -94,7 +148,7 @@ def purge(transport: Transport, keys: Keys, task: str) -> Purged:
             return Purged(queued, delayed)
 
 
-def _task(facts: TaskFacts, delayed: int, dead: int, window_s: float) -> Task:
+def _task(facts: TaskFacts, delayed: int, dead: int, window_s: float, skew: ownership.Skew | None) -> Task:
     said = facts.definition
     return Task(
         name=facts.name,
@@ -112,6 +166,7 @@ def _task(facts: TaskFacts, delayed: int, dead: int, window_s: float) -> Task:
         paused=facts.paused,
         limits=facts.limits,
         options=said.get("options") or {},
+        skew=skew,
     )
 
 

@@ -15,6 +15,7 @@ from tests.support.servers import Server
 from tests.support.waiting import wait_until
 from upnext.cli import main
 from upnext.core.spec import CronSpec, RateLimit
+from upnext.engine.calls import owning
 
 JOB_FIELDS = {
     "job_id", "task", "status", "attempt", "max_attempts", "crashes", "submitted_at", "started_at", "finished_at", "worker",
@@ -22,6 +23,7 @@ JOB_FIELDS = {
 }  # fmt: skip
 TASK_FIELDS = {
     "task", "kind", "service", "queued", "running", "delayed", "dead", "done", "failed", "rate_per_s", "paused", "limits",
+    "skew",
 }  # fmt: skip
 
 
@@ -226,6 +228,72 @@ class TestTasks:
         assert "remove the 1 queued jobs of ship" in cli.err
         assert cli.json("purge", "ship", "--yes") == {"task": "ship", "queued": 1, "delayed": 1}
         assert cli.json("jobs") == []
+
+    def test_limits_that_operators_set(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("ship", max_concurrency=3))
+        assert cli.json("limits", "ship", "--rate", "10/minute") == {"task": "ship", "declared": False}
+        assert cli.json("tasks")[0]["limits"] == {"rate": {"count": 10, "period_s": 60.0}, "concurrency": None}
+        bench.register(task("ship", max_concurrency=3), consumer="of a worker that was started again")
+        assert cli.json("tasks")[0]["limits"]["concurrency"] is None
+        assert cli("limits", "ship", "--none") == 0
+        assert cli.json("tasks")[0]["limits"] == {"rate": None, "concurrency": None}
+        assert cli("limits", "ship", "--declared") == 0
+        assert cli.json("tasks")[0]["limits"] == {"rate": None, "concurrency": 3}
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [[], ["--none", "--declared"], ["--rate", "x"], ["--concurrency", "0"], ["--none", "--concurrency", "1"]],
+    )
+    def test_limits_that_cannot_be_meant(self, bench: Bench, cli: Cli, arguments: list[str]) -> None:
+        bench.register(task("ship"))
+        before = cli.json("tasks")
+        assert cli("limits", "ship", *arguments) == 64
+        assert cli("limits", "unknown", "--none") == 64
+        assert cli.json("tasks") == before
+
+    def test_forget(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("ship"), task("tidy", cron=CronSpec("* * * * *")), lease_ms=-1)
+        assert cli.json("forget", "tidy") == {"name": "tidy", "forgotten": True}
+        assert cli.json("cron", "list") == []
+        assert cli("forget", "ship") == 0
+        assert cli.out == "ship is forgotten\n"
+        assert cli.json("tasks") == []
+        assert cli("forget", "ship") == 64
+
+    def test_what_cannot_be_forgotten_says_why(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("ship"))
+        assert cli("forget", "ship") == 64
+        assert "served by a running worker" in cli.err
+        bench.register(task("ship"), lease_ms=-1)
+        stated = owning.Statement("d1", "orders", 1, "host-1", "/srv/orders.py", {"ship": "ship()"}, [])
+        for call in owning.announce(bench.keys, bench.epoch, stated, 60_000):
+            bench.broker.run(call)
+        assert cli("forget", "ship") == 64
+        assert "orders on host-1" in cli.err
+        bench.broker.run(owning.withdraw(bench.keys, bench.epoch, ["d1"]))
+        job_id = bench.submit("ship")
+        assert cli("forget", "ship") == 64
+        assert "has queued jobs" in cli.err
+        bench.broker.cancel(job_id)
+        job_id = bench.submit("ship", delay_s=60)
+        assert cli("forget", "ship") == 64
+        assert "1 delayed jobs" in cli.err
+        bench.broker.cancel(job_id)
+        assert cli("forget", "ship") == 0
+
+    def test_different_code_for_long_is_a_skew(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("ship"))
+        for daemon, file in (("d1", "/srv/1/orders.py"), ("d2", "/srv/2/orders.py")):
+            stated = owning.Statement(daemon, "orders", 1, f"host-{daemon}", file, {"ship": "ship()"}, ["ship"])
+            for call in owning.announce(bench.keys, bench.epoch, stated, 60_000):
+                bench.broker.run(call)
+        [ship] = cli.json("tasks")
+        assert ship["skew"] == {
+            "since": "1970-01-01T00:00:00.001Z",
+            "files": ["/srv/1/orders.py", "/srv/2/orders.py"],
+            "signatures": ["ship()"],
+            "hosts": ["host-d1", "host-d2"],
+        }
 
 
 class TestDead:

@@ -100,7 +100,8 @@ class Raw:
 class Registry:
     """All that is registered. `announcers` also holds those whose lease has ended; `served` is what living consumers fetch.
 
-    `unreadable` names rows that can't be read: `KEY FIELD`. `lapsed` are crons that lapsed, and when.
+    `epoch` is "" where nothing has ever registered. `unreadable` names rows that can't be read: `KEY FIELD`. `lapsed` are crons that
+    lapsed, and when.
     """
 
     now_ms: int
@@ -110,13 +111,14 @@ class Registry:
     served: set[str]
     lapsed: dict[str, int]
     unreadable: list[str]
+    epoch: str = ""
 
 
 def registry(keys: Keys) -> Call[Registry]:
     """Rows that can't be read are left out."""
 
     def parse(reply: list[Any]) -> Registry:
-        now_ms, tasks, crons, seen, records, leases, consumers, subscribed, lapsed = reply
+        now_ms, tasks, crons, seen, records, leases, consumers, subscribed, lapsed, epoch = reply
         unreadable: list[str] = []
 
         def rows(key: str, flat: list[bytes]) -> dict[str, dict[str, Any]]:
@@ -146,7 +148,7 @@ def registry(keys: Keys) -> Call[Registry]:
         announcers = [_announcer(name, row, until.get(name, 0)) for name, row in rows(keys.announcers, records).items()]
         served = {str(name) for record in consumers for name in (_row(record) or {}).get("tasks") or ()}
         gone = {name: _number(row.get("at_ms")) for name, row in rows(keys.lapsed, lapsed).items()}
-        return Registry(now_ms, definitions, raw, announcers, served, gone, unreadable)
+        return Registry(now_ms, definitions, raw, announcers, served, gone, unreadable, text(epoch or b""))
 
     return Call(
         script("registry"),
@@ -159,6 +161,7 @@ def registry(keys: Keys) -> Call[Registry]:
             keys.consumers,
             keys.leases,
             keys.lapsed,
+            keys.epoch,
         ],
         [keys.event_prefix],
         parse,

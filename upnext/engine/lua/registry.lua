@@ -1,9 +1,9 @@
 #!lua flags=no-writes
 -- All that is registered, who announces it, and what living consumers fetch.
--- KEYS: 1 tasks, 2 crons, 3 seen, 4 announcers, 5 announced, 6 consumers, 7 leases, 8 lapsed
+-- KEYS: 1 tasks, 2 crons, 3 seen, 4 announcers, 5 announced, 6 consumers, 7 leases, 8 lapsed, 9 epoch
 -- ARGV: 1 prefix of event keys
 -- Returns: {server ms, {task, definition, ...}, {cron, definition, ...}, {name, seen ms, ...}, {announcer, record, ...},
---           {announcer, lease end ms, ...}, {records of living consumers}, {handler task, seen ms by its event, ...}, {cron, lapsed row, ...}}
+--           {announcer, lease end ms, ...}, {records of living consumers}, {handler task, seen ms by its event, ...}, {cron, lapsed row, ...}, epoch or nil}
 -- Errors: none
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -33,4 +33,5 @@ end
 return {
   now, tasks, redis.call('HGETALL', KEYS[2]), redis.call('HGETALL', KEYS[3]), redis.call('HGETALL', KEYS[4]),
   redis.call('ZRANGE', KEYS[5], 0, -1, 'WITHSCORES'), records, subscribed, redis.call('HGETALL', KEYS[8]),
+  redis.call('GET', KEYS[9]),
 }
