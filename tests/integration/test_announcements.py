@@ -7,10 +7,12 @@ import json
 import pytest
 
 from tests.support.fleet import Fleet, task
+from upnext.core import cron as cron_rules
 from upnext.core import ownership
 from upnext.core.spec import CronSpec, TaskKind, TaskSpec
 from upnext.engine import announcements, cronwork, runtime, scheduler
 from upnext.engine.attempt import CURRENT
+from upnext.engine.calls import owning, steering
 
 EVERY_SECOND = CronSpec("* * * * * *")
 NEVER_SOON = CronSpec("0 0 1 1 *")
@@ -288,3 +290,57 @@ async def test_nothing_is_removed_right_after_the_server_s_clock_was_set(
         await fleet.command("HSET", fleet.keys.crons, "away", json.dumps(row))
         await turns(fleet)
         assert await names(fleet, fleet.keys.crons) == {"away", "tidy"}
+
+
+async def test_limits_of_operators_are_put_in_force_again(redis_url: str, namespace: str) -> None:
+    """A version that doesn't know of them writes the declared ones at each start of a worker."""
+
+    async def ship() -> int:
+        return 1
+
+    async with Fleet(redis_url, namespace) as fleet:
+        limited, lifted = task(ship, max_concurrency=5), task(ship, name="lifted", max_concurrency=5)
+        await fleet.worker(limited, lifted)
+        await fleet.broker.run(owning.set_limits(fleet.keys, "ship", {"concurrency": 1}))
+        await fleet.broker.run(owning.set_limits(fleet.keys, "lifted", None))
+        for name in ("ship", "lifted"):
+            await fleet.command("HSET", fleet.keys.limits, name, '{"concurrency":5}')
+        await fleet.scheduler("d1", limited, lifted)
+
+        async def enforced() -> bool:
+            flat = await fleet.command("HGETALL", fleet.keys.limits)
+            return flat == [b"ship", b'{"concurrency":1}']
+
+        await fleet.until(enforced)
+
+
+async def test_a_paused_cron_makes_no_ticks_that_pile_up(
+    redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cron_rules, "MISSED_AFTER_S", 1.5)
+    async with Fleet(redis_url, namespace) as fleet:
+        tidy, other = cron("tidy", EVERY_SECOND), cron("other", EVERY_SECOND)
+        await fleet.worker(tidy, other)
+        await fleet.scheduler("d1", tidy, other)
+
+        async def ran(name: str) -> int:
+            return (await fleet.stats()).get(f"{name}:done", 0)
+
+        async def ticked(name: str, before: int, count: int) -> None:
+            async def more() -> bool:
+                return await ran(name) >= before + count
+
+            await fleet.until(more)
+
+        await ticked("tidy", 0, 1)
+        await fleet.broker.run(steering.pause_task(fleet.keys, "tidy"))
+        await ticked("other", await ran("other"), 1)  # a tick of the moment of the pause is in its lane by now
+        before, piled = await ran("tidy"), await fleet.lengths("tidy")
+        await ticked("other", await ran("other"), 3)
+        assert await fleet.lengths("tidy") == piled
+        await fleet.broker.run(steering.resume_task(fleet.keys, "tidy"))
+        begun = await ran("other")
+        await ticked("tidy", before, 2)
+        waiting = sum(int(part[1:]) for part in piled.split())
+        most = before + waiting + 2 + await ran("other") - begun
+        assert await ran("tidy") <= most, "what waited, the newest that was missed, and those since"

@@ -19,6 +19,8 @@ log = logging.getLogger("upnext.scheduler")
 
 BATCH = 100
 """Most removals of one turn; the rest is found again by the next."""
+MOST_LIMITS = 20_000
+"""Twice the most limits of operators that are looked after."""
 JOBS_AGAIN_MS = 600_000
 """How long a task that may go, but has jobs, is left alone: counting delayed jobs costs a scan."""
 CLOCK_STEP_MS = 5_000
@@ -123,6 +125,7 @@ class Announcements:
         await self._remove(registry, going[:BATCH])
         if leads:
             await self._remove_ended(registry)
+            await self._enforce_limits()
             self._log_skews(ownership.skews(living, registry.now_ms))
             self._log_unreadable(registry.unreadable)
 
@@ -183,6 +186,17 @@ class Announcements:
             if at_ms + CURSOR_LIFE_MS < registry.now_ms and name not in known:
                 for key in (self._keys.lapsed, self._keys.cursors, self._keys.fired):
                     await self._link.command("HDEL", key, name)
+
+    async def _enforce_limits(self) -> None:
+        """What operators set is in force, also after a version that doesn't know of it has put the declared limits back."""
+        flat = await self._link.command("HGETALL", self._keys.limits_set)
+        names, wanted = flat[:MOST_LIMITS:2], flat[1:MOST_LIMITS:2]
+        if not names:
+            return
+        in_force = await self._link.command("HMGET", self._keys.limits, *names)
+        for name, want, now in zip(names, wanted, in_force, strict=True):
+            if now != (None if want == b"null" else want):
+                await self._link.run(owning.set_limits(self._keys, name.decode(errors="replace"), want))
 
     # -- words
 

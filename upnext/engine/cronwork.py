@@ -79,12 +79,15 @@ class CronWork:
         """Fires what is due; -> seconds until the next."""
         wire = await self._link.wire()
         definitions, cursors = wire.send("HGETALL", self._keys.crons), wire.send("HGETALL", self._keys.cursors)
+        paused: set[bytes] = set(await self._link.command("SMEMBERS", self._keys.paused))
         known = _pairs(await definitions)
         at = _pairs(await cursors)
         if len(self._parsed) > 2 * len(known) + 100:
             self._parsed.clear()  # mostly of crons that have changed or gone
         wait_s = REREAD_S
         for name, raw in known.items():
+            if name in paused:  # its cursor stays: what it missed is one gap for its policy when it is resumed
+                continue
             said: dict[str, Any] = orjson.loads(raw)
             now_ms = self._server_ms()
             if said.get("last_seen_ms", 0) < now_ms - LAPSE_MS:

@@ -212,9 +212,14 @@ def remove(
     )
 
 
-def set_limits(keys: Keys, task: str, limits: Mapping[str, Any] | None, *, declared: bool = False) -> Call[bool]:
-    """Set a task's limits over the declared ones (None: none at all); `declared` takes those again. -> whether the task is known."""
-    wanted = b"" if declared else orjson.dumps(limits)
+def set_limits(
+    keys: Keys, task: str, limits: Mapping[str, Any] | bytes | None, *, declared: bool = False
+) -> Call[bool]:
+    """Set a task's limits over the declared ones (None: none at all; bytes: as they are stored); `declared` takes those again.
+
+    -> whether the task is known.
+    """
+    wanted = b"" if declared else limits if isinstance(limits, bytes) else orjson.dumps(limits)
     return Call(
         script("set_limits"), [keys.tasks, keys.limits_set, keys.limits], [task, wanted, keys.bell], lambda it: it == 1
     )
