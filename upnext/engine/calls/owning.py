@@ -13,8 +13,8 @@ from upnext.core.ownership import Announcer, Definition, owner_of
 from upnext.core.spec import TaskKind
 from upnext.engine.scripts import Arg, Call, script, text
 
-BATCH = 500
-"""Most names of one announcement's script."""
+BATCH = 200
+"""Most names of one announcement's script, which renews each."""
 
 
 @dataclass(frozen=True, slots=True)
