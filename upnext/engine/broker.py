@@ -90,8 +90,7 @@ class Broker:
         self.endpoint: Endpoint = parse_url(url)
         self.keys = Keys(namespace)
         self._nonce = secrets.token_hex(8)
-        self.lookout = Lookout(Places(self.endpoint), self.keys.slot)
-        self.link = Link(self.endpoint, name, lookout=self.lookout)
+        self.link = Link(self.endpoint, name, lookout=Lookout(Places(self.endpoint), self.keys.slot))
         self._listener: Listener | None = None
         self._queue: list[_Waiting] = []
         self._flushing = False

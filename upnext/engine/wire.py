@@ -242,11 +242,6 @@ class Wire(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    @property
-    def silent_s(self) -> float:
-        """Seconds since anything came."""
-        return self._loop.time() - self._heard_at
-
     def _flush(self) -> None:
         self._flushing = False
         self.flush()
