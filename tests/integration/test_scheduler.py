@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from tests.support.clocks import SteppedClock
 from tests.support.fleet import Fleet, Life, task
 from tests.support.proxy import Proxy
-from tests.support.servers import Server
+from tests.support.servers import NoServerError, Server
 from tests.support.waiting import PATIENCE
 from upnext.core.keys import GROUP
 from upnext.core.outcome import JobStatus
@@ -296,6 +298,63 @@ async def test_a_lease_found_missing_is_told(redis_url: str, namespace: str) -> 
         await fleet.until(lambda: gone in fleet.lost)
         assert (await fleet.run("echo")).status is JobStatus.DONE
         await fleet.until(lambda: life.consumer != gone)
+
+
+def _stepped(directory: Path) -> tuple[SteppedClock, Server]:
+    """A server whose clock can be stepped. Valkey's build reads the clock in a way that a preloaded library doesn't see."""
+    clock = SteppedClock(directory)
+    try:
+        return clock, Server("redis", environment=clock.environment)
+    except NoServerError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.usefixtures("short_leases")
+@pytest.mark.parametrize("step_s", [-3600, -15, 15, 3600])
+async def test_a_step_of_the_server_s_clock_takes_nothing_from_the_living(step_s: int, tmp_path: Path) -> None:
+    clock, server = _stepped(tmp_path)
+    with server:
+        async with Fleet(server.url, "default") as fleet:
+            schedulers = [await fleet.scheduler(daemon) for daemon in ("d1", "d2")]
+            lives = [await fleet.worker(task(sleeper), daemon=daemon) for daemon in ("d1", "d2")]
+            consumers = [life.consumer for life in lives]
+            jobs = [await fleet.submit("sleeper", wait_s=3 * LEASE_S) for _ in range(4)]
+            await fleet.until(lambda: sum(len(life.board.cells) for life in lives) == 4)
+            await passed(fleet, LEASE_S / 2)
+            term = max(scheduler.epoch for scheduler in schedulers)
+            before_s = (await fleet.command("TIME"))[0]
+            clock.step(step_s)
+            after_s = (await fleet.command("TIME"))[0]
+            assert abs(int(after_s) - int(before_s) - step_s) < 5, "the step is seen by the server"
+            assert [await fleet.value(job_id, 20) for job_id in jobs] == [1] * 4
+            assert [life.consumer for life in lives] == consumers
+            assert sum(len(life.board.starts) for life in lives) == 4
+            assert max(scheduler.epoch for scheduler in schedulers) == term, "the leadership stayed where it was"
+
+
+@pytest.mark.usefixtures("short_leases")
+async def test_a_leader_that_dies_beside_a_clock_that_was_set_back_is_missed(tmp_path: Path) -> None:
+    """Its leases and its leadership lie an hour ahead, and end like any other."""
+    clock, server = _stepped(tmp_path)
+    with server:
+        async with Fleet(server.url, "default") as fleet:
+            first = await fleet.scheduler("d1")
+            dead = await fleet.worker(task(sleeper), daemon="d1")
+            job_id = await fleet.submit("sleeper")
+            await running(fleet, dead, job_id)
+            await fleet.until(lambda: first.leader)
+            survivor = await fleet.worker(task(sleeper), daemon="d2")
+            second = await fleet.scheduler("d2")
+            await fleet.until(lambda: second.epoch == first.epoch)
+            await dead.die()
+            first._link.abort()
+            first._listener._link.abort()
+            _, _, life = fleet._schedulers.pop(0)
+            life.cancel()
+            await asyncio.gather(life, return_exceptions=True)
+            clock.step(-3600)
+            await running(fleet, survivor, job_id)
+            await fleet.until(lambda: second.leader)
 
 
 async def test_a_daemon_s_former_consumers_are_taken_back_at_its_start(redis_url: str, namespace: str) -> None:

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,11 +45,12 @@ class Server:
     """One broker process on a Unix socket in a 0700 directory and on a loopback TCP port.
 
     `options` are directives of its configuration: Server(appendonly="yes", requirepass="x").
-    The address stays the same over kill, stop and restart.
+    The address stays the same over kill, stop and restart. environment: what the process gets besides ours.
     """
 
-    def __init__(self, kind: str = "valkey", **options: str) -> None:
+    def __init__(self, kind: str = "valkey", *, environment: Mapping[str, str] | None = None, **options: str) -> None:
         self.kind = kind
+        self._environment = {**os.environ, **(environment or {})}
         self.options = {"appendonly": "no", "save": "", **options}
         self.directory = Path(tempfile.mkdtemp(prefix="upnext-broker-"))
         self.socket_path = self.directory / "broker.sock"
@@ -89,7 +91,9 @@ class Server:
         for name, value in self.options.items():
             command += [f"--{name}", value]
         with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(dies_with_us(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                dies_with_us(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment
+            )
         wait_until(self._answers, 15, f"{self.kind} server to answer")
         return self
 

@@ -7,11 +7,10 @@ from upnext.engine.link import Link
 from upnext.errors import BrokerRefusedError
 
 
-async def check_broker(link: Link, keys: Keys) -> None:
-    """Raises BrokerRefusedError for a server that is too old or may evict keys."""
+async def check_broker(link: Link, keys: Keys) -> str:
+    """-> the server's life: another one after each of its starts. Raises BrokerRefusedError for one that is too old or may evict keys."""
     await link.command("EXISTS", keys.epoch)  # in a cluster: go to the node that has our slot
-    raw: bytes = await link.command("INFO")
-    info = dict(line.split(":", 1) for line in raw.decode(errors="replace").splitlines() if ":" in line)
+    info = _parsed(await link.command("INFO"))
     valkey = info.get("valkey_version")
     version = valkey or info.get("redis_version", "0")
     major, minor = (int(part) for part in [*version.split("."), "0"][:2])
@@ -24,3 +23,13 @@ async def check_broker(link: Link, keys: Keys) -> None:
         raise BrokerRefusedError(
             f"the broker may evict jobs (maxmemory-policy {policy}): set it to noeviction (CONFIG SET maxmemory-policy noeviction)"
         )
+    return info.get("run_id", "")
+
+
+async def server_life(link: Link) -> str:
+    """As `check_broker` says."""
+    return _parsed(await link.command("INFO", "server")).get("run_id", "")
+
+
+def _parsed(info: bytes) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in info.decode(errors="replace").splitlines() if ":" in line)

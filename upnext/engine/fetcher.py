@@ -99,6 +99,7 @@ class Fetcher:
         self._entry_bytes = 200.0
         self._checked_at = time.monotonic()
         self._must_check = False
+        self._link_seen: Wire | None = None
         self._hand_back_timer: asyncio.TimerHandle | None = None
         self._handing: set[asyncio.Task[None]] = set()
         self._ready_told = False
@@ -144,6 +145,7 @@ class Fetcher:
 
     async def connect(self) -> None:
         self.client_id = (await self._link.wire()).client_id
+        self._link_seen = self._broker.link.live
 
     async def end_read(self) -> None:
         """After `run`: nothing is fed to this consumer any more. What its last read had got is the broker's to take back."""
@@ -303,6 +305,12 @@ class Fetcher:
         if self._plans_stale:
             await self._unblock()
             await self._read_plans()
+        if self._link_seen is not self._broker.link.live:
+            await self._unblock()
+            wire = await self._broker.link.wire()
+            await self._runtime.settled()
+            self._link_seen = wire
+            self._must_check = True
         if self._must_check or time.monotonic() - self._checked_at > OWN_PENDING_S:
             await self._unblock()
             await self._check_pending()

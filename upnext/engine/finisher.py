@@ -13,6 +13,7 @@ from typing import Any
 
 from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
+from upnext.core.recent import Recent
 from upnext.engine.backoff import Backoff
 from upnext.engine.calls import holding
 from upnext.engine.calls.holding import Finish, PutBack
@@ -27,6 +28,9 @@ BATCH_JOBS = 500
 MOST_OPEN = 2
 """With so many requests unconfirmed, further ends wait for a reply: many jobs that each wait a little would make a request each."""
 BATCH_BYTES = 4 * 1024 * 1024
+KEPT_S, KEPT_JOBS, KEPT_BYTES = 60.0, 10_000, 4 * 1024 * 1024
+"""Confirmed ends are kept for so long, and no more than this, in case the broker goes back in time."""
+AGAIN_JOBS, AGAIN_BYTES = 200, 1024 * 1024
 
 
 class Finisher:
@@ -52,6 +56,8 @@ class Finisher:
         self._open: dict[int, list[Finish] | list[PutBack]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
+        self._confirmed: Recent[tuple[Call[list[Finish]], list[Finish]]] = Recent(KEPT_S, KEPT_JOBS, KEPT_BYTES)
+        """Calls, and the jobs in them that were not ours."""
 
     def finish(self, job: Finish) -> None:
         self._ends.append(job)
@@ -131,14 +137,15 @@ class Finisher:
                     log.debug("finish: %s", reply.exception())
                 self._own(self._settle_ends(batch), batch)
                 return
-            self._told(call.parse(reply.result()))
+            self._told(call, batch, call.parse(reply.result()))
             self._confirm(batch)
 
         reply.add_done_callback(confirmed)
 
     async def _settle_ends(self, batch: list[Finish]) -> None:
         async def once() -> None:
-            self._told(await self._link.run(self._finish_call(batch)))
+            call = self._finish_call(batch)
+            self._told(call, batch, await self._link.run(call))
 
         await self._until_done(once, "the end", len(batch))
 
@@ -170,7 +177,30 @@ class Finisher:
                 return
             await backoff.sleep()
 
-    def _told(self, stale: list[Finish]) -> None:
+    async def finish_again(self) -> int:
+        """After the broker went back in time: what had ended here ends again. -> how many jobs were there again.
+
+        Raises what a call raises.
+        """
+        kept = self._confirmed.batches(time.monotonic())
+        ends = [end for call, stale in kept for end in holding.ended_in(call, {job.entry_id for job in stale})]
+        count = start = 0
+        while start < len(ends):
+            size, stop = 0, start
+            while stop < len(ends) and stop - start < AGAIN_JOBS and size <= AGAIN_BYTES:
+                size += len(ends[stop].outcome)
+                stop += 1
+            count += await self._link.run(
+                holding.finish_again(self._keys, self._epoch(), ends[start:stop], self._ttl_ms)
+            )
+            start = stop
+        return count
+
+    def _told(self, call: Call[list[Finish]], batch: list[Finish], stale: list[Finish]) -> None:
+        size = 0
+        for job in batch:
+            size += len(job.outcome)
+        self._confirmed.add((call, stale), len(batch), size, time.monotonic())
         for job in stale:
             if job.status is not JobStatus.CANCELLED:
                 log.debug(

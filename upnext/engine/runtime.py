@@ -28,7 +28,7 @@ from upnext.engine.backoff import Backoff
 from upnext.engine.broker import Broker
 from upnext.engine.calls import holding, keeping
 from upnext.engine.calls.holding import Finish
-from upnext.engine.checks import check_broker
+from upnext.engine.checks import check_broker, server_life
 from upnext.engine.ends import cancelled_end
 from upnext.engine.executor import Executor
 from upnext.engine.fetcher import Fetcher
@@ -39,11 +39,13 @@ from upnext.engine.listener import Listener
 from upnext.engine.mode import Mode
 from upnext.engine.pool import setup_of
 from upnext.engine.replies import ReplyError
-from upnext.errors import BrokerRefusedError, BrokerUnavailableError, ConflictError
+from upnext.errors import BrokerRefusedError, BrokerUnavailableError, ConflictError, QueueError
 
 log = logging.getLogger("upnext.worker")
 
 LEASE_MS = 10_000
+SETTLE_S = 1.5
+"""After a start of the server: within this every worker that lives is connected again, and has told what ended there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ class WorkerRuntime:
         self._stopped = asyncio.Event()
         self._registering: asyncio.Task[None] | None = None
         self._registered = asyncio.Event()
+        self._server_life = ""
+        self._settling = asyncio.Lock()
 
     # --- life
 
@@ -121,9 +125,13 @@ class WorkerRuntime:
         try:
             await self._boot()
             async with asyncio.TaskGroup() as group:
-                fetching = group.create_task(self._fetcher.run(), name="upnext-fetch")
+                loops = [
+                    group.create_task(self._fetcher.run(), name="upnext-fetch"),
+                    group.create_task(self._follow_the_server(), name="upnext-follow"),
+                ]
                 await self._stopped.wait()
-                fetching.cancel()
+                for loop in loops:
+                    loop.cancel()
         finally:
             await self._close()
 
@@ -212,7 +220,7 @@ class WorkerRuntime:
                 left = None if deadline is None else max(0.05, deadline - time.monotonic())
                 async with asyncio.timeout(left):
                     await self._broker.link.wire()
-                    await check_broker(self._broker.link, self.keys)
+                    self._server_life = await check_broker(self._broker.link, self.keys)
                     await self._listener.start()
                     await self._fetcher.connect()
                     await self._register()
@@ -295,6 +303,36 @@ class WorkerRuntime:
         else:
             log.warning("a stream or its consumer group was removed: made anew")
             await self._register_as(self.consumer)
+
+    async def settled(self) -> None:
+        """Returns when this server may be fetched from. Another server, or the same one started anew, may be of an earlier time.
+
+        Jobs that ended here since then end again, before another worker runs them again; for the same reason others are given time to
+        do that.
+        """
+        async with self._settling:
+            life = await server_life(self._broker.link)
+            if life == self._server_life:
+                return
+            count = await self._finisher.finish_again()
+            if count:
+                log.warning("the broker went back in time: %d job(s) that had ended here were ended again", count)
+            await asyncio.sleep(SETTLE_S)
+            self._server_life = life
+
+    async def _follow_the_server(self) -> None:
+        """A worker that is too busy to fetch settles with a new connection, too."""
+        backoff = Backoff()
+        while True:
+            try:
+                wire = await self._broker.link.wire()
+                await self.settled()
+            except QueueError as error:
+                log.debug("settling: %s", error)
+                await backoff.sleep()
+                continue
+            backoff.reset()
+            await asyncio.wait([wire.closed])
 
     async def record_connection(self, consumer: str, client_id: int) -> None:
         """Names the connection that a reaper of `consumer` has to cut. Raises ReapedError when it has been reaped."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,6 +159,73 @@ def finish(
             *words,
         ],
         lambda reply: [order[position - 1] for position in reply],
+    )
+
+
+_FINISH_KEYS, _FINISH_ARGS = 10, 7
+"""What a call of finish has before its streams."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One end that the broker had confirmed. `letter` as in LETTERS; `extra`: as finish takes it."""
+
+    task: str
+    lane: str
+    entry_id: bytes
+    letter: str
+    outcome: bytes
+    extra: bytes
+
+    @property
+    def job_id(self) -> str:
+        moved = orjson.loads(self.extra).get("i")
+        return moved if moved is not None else f"{self.task}:{self.lane}{self.entry_id.decode()}"
+
+
+def ended_in(call: Call[list[Finish]], stale: Collection[bytes]) -> list[Ended]:
+    """The ends that a call of `finish` held, less those of `stale` entries. From its arguments: nothing else of them is kept."""
+    args: Sequence[Any] = call.args
+    told = [args[at : at + 2] for at in range(_FINISH_ARGS, _FINISH_ARGS + 3 * (len(call.keys) - _FINISH_KEYS), 3)]
+    at = _FINISH_ARGS + 3 * len(told)
+    found: list[Ended] = []
+    while at < len(args):
+        kind, index, letter = args[at : at + 3]
+        task, lane = told[index - 1]
+        if kind == "p":
+            stop = at + 4 + 2 * args[at + 3]
+            rows = zip(args[at + 4 : stop : 2], args[at + 5 : stop : 2], strict=True)
+            found += [Ended(task, lane, entry_id, letter, outcome, b"{}") for entry_id, outcome in rows]
+        else:
+            stop = at + 6
+            found.append(Ended(task, lane, args[at + 3], letter, args[at + 4], args[at + 5]))
+        at = stop
+    return [end for end in found if end.entry_id not in stale]
+
+
+def finish_again(keys: Keys, epoch: str, ends: Sequence[Ended], result_ttl_ms: Mapping[str, int]) -> Call[int]:
+    """After the broker went back in time. -> how many of these jobs were there again, and are ended now."""
+    tasks: dict[str, int] = {}
+    words: list[Arg] = []
+    for end in ends:
+        index = tasks.setdefault(end.task, len(tasks) + 1)
+        where = f"{end.lane} {end.entry_id.decode()}"
+        words += (index, end.letter, where, end.job_id, end.outcome, end.extra)
+    told: list[Arg] = []
+    for task in tasks:
+        told += (task, result_ttl_ms[task])
+    return Call(
+        script("finish_again"),
+        [
+            keys.epoch,
+            *keys.of_an_end,
+            keys.delayed,
+            keys.delayed_jobs,
+            keys.ends,
+            *(stream for task in tasks for stream in keys.streams(task)),
+        ],
+        [epoch, keys.result_prefix, keys.idem_prefix, keys.reply_prefix, len(tasks), *told, *words],
+        int,
     )
 
 
