@@ -364,11 +364,22 @@ def _state_dirs(env: Mapping[str, str], name: str | None) -> list[tuple[str, Pat
 
 
 def _is_ours(folder: Path) -> bool:
-    """Anyone may have made a folder of our name in the temporary directory."""
+    """Anyone may have made a folder of our name in the temporary directory, or a link to one of ours."""
+    us = {os.geteuid(), 0}
     try:
-        return folder.stat().st_uid in {os.geteuid(), 0}
+        return folder.lstat().st_uid in us and folder.stat().st_uid in us
     except OSError:
         return False
+
+
+def unit_users(socket_path: Path) -> frozenset[int]:
+    """Who serves there, when it is the socket of a systemd unit: its folder was made by systemd for the unit's user."""
+    if socket_path.parent.parent != UNITS_RUNTIME_DIR or not _is_ours(UNITS_RUNTIME_DIR):
+        return frozenset()
+    try:
+        return frozenset({socket_path.parent.stat().st_uid})
+    except OSError:
+        return frozenset()
 
 
 def _unit_sockets(name: str) -> list[Path]:

@@ -355,6 +355,30 @@ def test_root_finds_the_daemons_of_the_units_too(
     assert config.find_control_sockets(env | {"XDG_RUNTIME_DIR": "/nowhere"}) == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what is another user's")
+def test_another_user_s_link_to_a_folder_is_not_followed(env: dict[str, str], home: Path, listen: Listen) -> None:
+    listen(home / "elsewhere/web.sock")
+    folder = home / "run/upnextd"
+    folder.parent.mkdir(exist_ok=True)
+    folder.symlink_to(home / "elsewhere")
+    assert config.find_control_sockets(env) == [("web", folder / "web.sock")], "root's own link will do"
+    os.chown(folder, 65534, 65534, follow_symlinks=False)
+    assert config.find_control_sockets(env) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="what the units make must be root's")
+def test_a_unit_s_socket_may_be_served_by_the_unit_s_user(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    units = home / "system"
+    (units / "web").mkdir(parents=True)
+    os.chown(units / "web", 4711, 4711)
+    monkeypatch.setattr(config, "UNITS_RUNTIME_DIR", units)
+    assert config.unit_users(units / "web/web.sock") == {4711}
+    assert config.unit_users(units / "gone/gone.sock") == frozenset()
+    assert config.unit_users(home / "web/web.sock") == frozenset()
+    os.chown(units, 4711, 4711)
+    assert config.unit_users(units / "web/web.sock") == frozenset(), "that folder could have been made by its user"
+
+
 def test_nothing_runs(env: dict[str, str]) -> None:
     assert config.find_control_sockets(env) == []
     assert not config.is_listening(Path("/" + "x" * 300))

@@ -22,7 +22,7 @@ def idle_workers() -> frozenset[tuple[str, int]]:
     idle: set[tuple[str, int]] = set()
     for _, path in config.find_control_sockets(os.environ):
         try:
-            with ControlClient(str(path), timeout_s=2.0) as client:
+            with ControlClient(str(path), timeout_s=2.0, servers=config.unit_users(path)) as client:
                 said = client.call("status")
         except (ControlError, DaemonNotRunningError, TimeoutError):
             continue

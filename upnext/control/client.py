@@ -9,7 +9,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -35,12 +35,16 @@ class ControlClient:
     """One connection to a daemon. Not thread-safe.
 
     `timeout_s` is how long the daemon may take to answer one request; operations that take longer are followed by `wait`.
-    Raises DaemonNotRunningError when nobody listens, ControlError when the daemon refuses us or speaks another protocol,
-    TimeoutError when it doesn't answer.
+    `servers` are uids whose processes may serve there besides this user's and root's; None: anybody's.
+    Raises DaemonNotRunningError when nobody listens, ControlError when the daemon refuses us, speaks another protocol, or is another
+    user's, TimeoutError when it doesn't answer.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, timeout_s: float = 10.0, servers: Collection[int] | None = ()
+    ) -> None:
         self.path = os.fspath(path)
+        self.servers = servers
         self._timeout_s = timeout_s
         self._ids = itertools.count(1)
         self._decoder = FrameDecoder()
@@ -48,6 +52,7 @@ class ControlClient:
         self._events: deque[Notification] = deque()
         self._socket = _connect(self.path, timeout_s)
         try:
+            _check_server(self._socket, self.path, servers)
             self.hello = self.call("hello")
         except BaseException:
             self._socket.close()
@@ -225,6 +230,18 @@ def _connect(path: str, timeout_s: float) -> socket.socket:
             raise DaemonNotRunningError(f"{path} is too long for a Unix socket") from None
         raise DaemonNotRunningError(f"can't connect to {path}: {error.strerror or error}") from None
     return connection
+
+
+def _check_server(connection: socket.socket, path: str, servers: Collection[int] | None) -> None:
+    """Before a word is said: a folder of our name in the temporary directory may have been made by anybody. Raises ControlError."""
+    if servers is None or not hasattr(socket, "SO_PEERCRED"):
+        return
+    _, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    if uid not in {os.geteuid(), 0, *servers}:
+        raise ControlError(
+            f"what listens on {path} is a process of uid {uid}, not of this user: give that path with --socket if it is meant",
+            ErrorCode.FORBIDDEN,
+        )
 
 
 class _ProcessEnd:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,41 @@ def test_another_users_daemon(path: Path) -> None:
         path.chmod(stat.S_IRUSR)
         with pytest.raises(ControlError, match="another user"):
             ControlClient(path)
+
+
+NOBODY = 65534
+
+
+def _serve_as_nobody(path: Path) -> subprocess.Popen[bytes]:
+    """A server of another user: what it is asked, it prints."""
+    program = (
+        "import os, socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); os.chmod(sys.argv[1], 0o666);"
+        f"os.chown(sys.argv[1], {NOBODY}, {NOBODY}); os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY});"
+        "s.listen(8); print('up', flush=True); c, _ = s.accept(); print(c.recv(99) or 'nothing', flush=True)"
+    )
+    server = subprocess.Popen([sys.executable, "-S", "-c", program, str(path)], stdout=subprocess.PIPE)
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"up\n"
+    return server
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a server of another user")
+def test_a_server_of_another_user_is_not_spoken_to(path: Path) -> None:
+    with _serve_as_nobody(path) as server:
+        with pytest.raises(ControlError, match=rf"{path} is a process of uid {NOBODY}"):
+            ControlClient(path)
+        assert server.stdout is not None
+        assert server.stdout.read() == b"nothing\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a server of another user")
+@pytest.mark.parametrize("servers", [None, {NOBODY}])
+def test_a_server_of_another_user_is_spoken_to_where_it_is_meant(path: Path, servers: set[int] | None) -> None:
+    with _serve_as_nobody(path) as server:
+        with pytest.raises(DaemonGoneError):
+            ControlClient(path, servers=servers)
+        assert server.stdout is not None
+        assert b"hello" in server.stdout.read()
 
 
 def test_another_protocol(path: Path) -> None:

@@ -23,7 +23,10 @@ def connect() -> ControlClient:
     if asked.socket or name or environment.get("UPNEXTD_SOCKET"):
         # A --name given by hand means that daemon, also where UPNEXTD_SOCKET points at another.
         socket = asked.socket or (None if asked.name else environment.get("UPNEXTD_SOCKET"))
-        return ControlClient(socket or str(_by_name(name or "", environment)))
+        if socket:
+            return ControlClient(socket, servers=None)
+        found = _by_name(name or "", environment)
+        return ControlClient(str(found), servers=config.unit_users(found))
     running = config.find_control_sockets(environment)
     if not running:
         raise DaemonNotRunningError(
@@ -32,7 +35,8 @@ def connect() -> ControlClient:
     if len(running) > 1:
         names = ", ".join(name for name, _ in running)
         raise UsageError(f"several daemons are running: {names}; say which with --name NAME")
-    return ControlClient(str(running[0][1]))
+    found = running[0][1]
+    return ControlClient(str(found), servers=config.unit_users(found))
 
 
 def _by_name(name: str, environment: Mapping[str, str]) -> Path:

@@ -66,7 +66,7 @@ def _again(client: ControlClient, tell: Callable[[str], None]) -> ControlClient:
     deadline = time.monotonic() + COME_BACK_S
     while True:
         try:
-            return ControlClient(client.path)
+            return ControlClient(client.path, servers=client.servers)
         except DaemonNotRunningError:
             if time.monotonic() > deadline:
                 raise
