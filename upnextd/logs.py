@@ -25,6 +25,10 @@ _CHUNK_BYTES = 1 << 16
 _LINE_CAP_BYTES = 16 << 10
 _BACKLOG_CAP_BYTES = 1 << 20
 _TELL_DROPPED_S = 1.0
+_PIPE_WRITE_BYTES, _TTY_WRITE_BYTES = select.PIPE_BUF, 256
+"""What a blocking pipe or terminal that is ready takes without blocking."""
+_POLL_S = 0.02
+"""How often one that was not ready is tried again."""
 
 
 class Sink:
@@ -32,11 +36,12 @@ class Sink:
 
     def __init__(self, fd: int) -> None:
         self._socket: socket.socket | None = None
-        self._fd = _own_description(fd)
+        self._fd, self._most_bytes = _own_description(fd)
         if stat.S_ISSOCK(os.fstat(fd).st_mode):
             self._socket = socket.socket(fileno=self._fd)
         self._backlog = bytearray()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._poll: asyncio.TimerHandle | None = None
         self.dropped = 0
         self.told: Callable[[int], bytes] = _told_plainly
         """How the number of dropped lines is said in the log itself."""
@@ -62,7 +67,7 @@ class Sink:
         self.finish(0.1)
         self._backlog.clear()
         self._socket = None
-        self._fd = fd
+        self._fd, self._most_bytes = fd, None
 
     def flush(self, within_s: float = 0.5) -> None:
         """Write out what is left, for so long."""
@@ -82,15 +87,17 @@ class Sink:
             os.close(self._fd)
 
     def _flush(self) -> None:
+        if self._poll is not None:
+            self._poll.cancel()
+            self._poll = None
         while self._backlog:
             try:
                 if self._socket is not None:
                     sent = self._socket.send(self._backlog, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
                 else:
-                    sent = os.write(self._fd, self._backlog)
+                    sent = self._write()
             except BlockingIOError:
-                if self._loop is not None:
-                    self._loop.add_writer(self._fd, self._flush)
+                self._flush_later()
                 return
             except OSError as error:
                 # A full disk or a reader that hung up: these lines are lost, the daemon goes on.
@@ -101,7 +108,26 @@ class Sink:
             del self._backlog[:sent]
         self._unwatch()
 
+    def _flush_later(self) -> None:
+        if self._loop is None or self._poll is not None:
+            return
+        if self._most_bytes is None:
+            self._loop.add_writer(self._fd, self._flush)
+        else:  # loops may make what they watch non-blocking, and this is not ours alone
+            self._poll = self._loop.call_later(_POLL_S, self._flush)
+
+    def _write(self) -> int:
+        """Raises BlockingIOError, as a non-blocking write does, also where the descriptor blocks."""
+        if self._most_bytes is None:
+            return os.write(self._fd, self._backlog)
+        if not select.select([], [self._fd], [], 0)[1]:
+            raise BlockingIOError
+        return os.write(self._fd, self._backlog[: self._most_bytes])
+
     def _unwatch(self) -> None:
+        if self._poll is not None:
+            self._poll.cancel()
+            self._poll = None
         if self._loop is not None and not self._loop.is_closed():
             try:
                 self._loop.remove_writer(self._fd)
@@ -277,13 +303,15 @@ def _told_plainly(dropped: int) -> bytes:
     return b"upnextd: %d lines were dropped\n" % dropped
 
 
-def _own_description(fd: int) -> int:
-    """A descriptor for the same file that can be non-blocking without changing our parent's."""
+def _own_description(fd: int) -> tuple[int, int | None]:
+    """A descriptor for the same file that can be non-blocking without changing our parent's.
+
+    Where there can't be one (another user's pipe or terminal) the second value is how much may be written at once when it is ready.
+    """
     mode = os.fstat(fd).st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
         try:
-            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY), None
         except OSError:
-            # Not ours to open anew (another user's terminal): blocking has to do.
-            pass
-    return os.dup(fd)
+            return os.dup(fd), _PIPE_WRITE_BYTES if stat.S_ISFIFO(mode) else _TTY_WRITE_BYTES
+    return os.dup(fd), None

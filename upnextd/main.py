@@ -107,6 +107,7 @@ def check(service: str, only: tuple[str, ...], service_name: str | None) -> None
 
 def main() -> None:
     """Entry point. Every failure that has a code in the contract ends here with one line."""
+    process.fill_standard_descriptors()
     if sys.platform != "linux":
         _die(ExitCode.USAGE, "upnextd needs Linux; elsewhere, `upnext run service.py` runs a service in one process")
     try:
@@ -141,6 +142,8 @@ def _start(settings: Settings, env: Mapping[str, str], inherited: Inherited | No
 
 def _take_place(settings: Settings) -> tuple[int, Identity]:
     """The lock of the state directory, and who we are there. What jobs of a former life left running is ended: they run again."""
+    if settings.metrics is not None and process.is_other_than_a_socket(settings.metrics):
+        _die(ExitCode.USAGE, f"--metrics {settings.metrics}: there is a file that is not a socket")
     try:
         config.private_dir(settings.state_dir)
         if not settings.socket.parent.exists() or settings.socket.parent == settings.runtime_dir:

@@ -6,13 +6,16 @@ asks the daemon anew; the queue at most every QUEUE_AGE_S, for counting delayed 
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import socketserver
+import stat
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, NoReturn, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -222,7 +225,9 @@ class _UnixServer(_Server):
     def server_bind(self) -> None:
         os.fchmod(self.socket.fileno(), 0o600)
         path = cast("str", self.server_address)
-        if os.path.exists(path):
+        with suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(os.lstat(path).st_mode):
+                raise OSError(errno.EEXIST, "a file that is not a socket is there", path)
             os.unlink(path)
         self.socket.bind(path)
         self.server_name, self.server_port = "localhost", 0

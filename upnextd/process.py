@@ -10,6 +10,7 @@ import fcntl
 import os
 import resource
 import signal
+import stat
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -142,6 +143,23 @@ def python_argv(entry: str, *args: str) -> list[str]:
     """Command line of a fresh interpreter running `entry` ("module:function") without a script folder on its path."""
     module, _, function = entry.partition(":")
     return [sys.executable, "-P", "-c", f"import {module}; {module}.{function}()", *args]
+
+
+def fill_standard_descriptors() -> None:
+    """Open /dev/null where stdin, stdout or stderr is closed: what is opened next would get its number, and what is printed."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+
+
+def is_other_than_a_socket(path: str) -> bool:
+    """Whether a file is there, and it isn't a socket: it must not be removed to make room for one."""
+    try:
+        return path.startswith("/") and not stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def send_signal(pidfd: int, number: signal.Signals) -> None:

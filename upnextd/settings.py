@@ -109,7 +109,7 @@ def build(flags: Flags, env: Mapping[str, str]) -> Settings:
         hang_timeout_s=flags.hang_timeout,
         reload_timeout_s=flags.reload_timeout,
         import_timeout_s=flags.import_timeout,
-        metrics=metrics_address(flags.metrics) if flags.metrics else None,
+        metrics=_metrics(flags.metrics, env) if flags.metrics else None,
         max_jobs=flags.max_jobs,
         max_rss_bytes=None if flags.max_rss is None else _max_rss(flags.max_rss),
         preload=not flags.no_preload,
@@ -150,12 +150,24 @@ def _is_text(value: str) -> bool:
 
 def metrics_address(text: str) -> str:
     """`HOST:PORT`, `:PORT` (this machine only) or a path -> what the metrics process listens on. Raises UsageError."""
-    if "/" in text:
+    host, slash, _ = text.partition("/")
+    if slash and _ADDRESS.match(host):
+        raise UsageError(f"--metrics {text}: write {host} alone; the metrics are at /metrics there")
+    if slash:
         return str(Path(text.removeprefix("unix://").removeprefix("unix:")).absolute())
     match = _ADDRESS.match(text)
     if match is None or not 0 < int(match[2]) < 65536:
         raise UsageError(f"--metrics {text}: write HOST:PORT, or the path of a Unix socket")
     return f"{match[1] or '127.0.0.1'}:{match[2]}"
+
+
+def _metrics(text: str, env: Mapping[str, str]) -> str:
+    where = metrics_address(text)
+    if where.endswith(".sock") and Path(where).parent == config.runtime_dir(env):
+        raise UsageError(
+            f"--metrics {text}: every .sock in {config.runtime_dir(env)} is taken for a daemon's; give it another ending"
+        )
+    return where
 
 
 def size_bytes(text: str) -> int:

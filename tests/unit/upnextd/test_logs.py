@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 
+import pytest
+
 from tests.support.waiting import wait_until_async
 from upnextd.logs import LineReader, Log, Sink
 
@@ -38,8 +40,15 @@ def test_text_and_json() -> None:
     assert (said["slot"], said["pid"], said["message"], said["level"]) == ("worker-1", 12, "hello", "info")
 
 
-async def test_a_reader_that_stopped_costs_lines_not_time() -> None:
+def _refused(*_: object) -> int:
+    raise PermissionError("another user's pipe can't be opened anew")
+
+
+@pytest.mark.parametrize("whose", ["ours", "another user's"])
+async def test_a_reader_that_stopped_costs_lines_not_time(whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
     out, into = os.pipe()
+    if whose != "ours":
+        monkeypatch.setattr(os, "open", _refused)
     sink = Sink(into)
     sink.attach(asyncio.get_running_loop())
     line = b"x" * 999 + b"\n"

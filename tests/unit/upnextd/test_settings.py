@@ -126,3 +126,15 @@ def test_where_metrics_are_served(given: str, listens_on: str) -> None:
 def test_where_metrics_can_not_be_served(given: str) -> None:
     with pytest.raises(UsageError, match="--metrics"):
         build(Flags("shop.py", metrics=given), ENV)
+
+
+def test_a_metrics_socket_is_not_taken_for_a_daemon_s() -> None:
+    env = {**ENV, "RUNTIME_DIRECTORY": "/run/shop"}
+    with pytest.raises(UsageError, match="give it another ending"):
+        build(Flags("shop.py", metrics="/run/shop/metrics.sock"), env)
+    assert build(Flags("shop.py", metrics="/run/shop/metrics"), env).metrics == "/run/shop/metrics"
+
+
+def test_a_path_behind_a_port_is_no_socket() -> None:
+    with pytest.raises(UsageError, match=r"write 127\.0\.0\.1:9100 alone"):
+        build(Flags("shop.py", metrics="127.0.0.1:9100/metrics"), ENV)
