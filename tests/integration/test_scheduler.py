@@ -304,9 +304,11 @@ def _stepped(directory: Path) -> tuple[SteppedClock, Server]:
     """A server whose clock can be stepped. Valkey's build reads the clock in a way that a preloaded library doesn't see."""
     clock = SteppedClock(directory)
     try:
-        return clock, Server("redis", environment=clock.environment)
+        server = Server("redis")
     except NoServerError as error:
         pytest.skip(str(error))
+    server.environment = clock.environment
+    return clock, server
 
 
 @pytest.mark.usefixtures("short_leases")

@@ -45,12 +45,13 @@ class Server:
     """One broker process on a Unix socket in a 0700 directory and on a loopback TCP port.
 
     `options` are directives of its configuration: Server(appendonly="yes", requirepass="x").
-    The address stays the same over kill, stop and restart. environment: what the process gets besides ours.
+    The address stays the same over kill, stop and restart.
     """
 
-    def __init__(self, kind: str = "valkey", *, environment: Mapping[str, str] | None = None, **options: str) -> None:
+    def __init__(self, kind: str = "valkey", **options: str) -> None:
         self.kind = kind
-        self._environment = {**os.environ, **(environment or {})}
+        self.environment: Mapping[str, str] = {}
+        """What the process gets besides ours."""
         self.options = {"appendonly": "no", "save": "", **options}
         self.directory = Path(tempfile.mkdtemp(prefix="upnext-broker-"))
         self.socket_path = self.directory / "broker.sock"
@@ -92,7 +93,11 @@ class Server:
             command += [f"--{name}", value]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                dies_with_us(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment
+                dies_with_us(command),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.environment},
             )
         wait_until(self._answers, 15, f"{self.kind} server to answer")
         return self
