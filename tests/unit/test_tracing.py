@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextvars
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -44,3 +47,11 @@ def test_what_is_no_traceparent_is_ignored(bad: str) -> None:
     context = contextvars.copy_context()
     context.run(tracing.attach, bad)
     assert context.run(tracing.current) is None
+
+
+def test_a_module_that_another_thread_is_importing_counts_as_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = ModuleType("opentelemetry.trace")
+    half.__spec__ = ModuleSpec("opentelemetry.trace", None)
+    half.__spec__._initializing = True  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "opentelemetry.trace", half)
+    assert tracing.current() is None

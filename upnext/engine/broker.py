@@ -22,6 +22,7 @@ from upnext.core.submission import Submission
 from upnext.engine.backoff import Backoff
 from upnext.engine.calls import producing
 from upnext.engine.calls.producing import Held
+from upnext.engine.contexts import none_of_a_job, shared_task
 from upnext.engine.endpoint import Endpoint, parse_url
 from upnext.engine.link import Link
 from upnext.engine.listener import Listener
@@ -184,7 +185,7 @@ class Broker:
         self._queue.append((job, reply_to, nonce, future))
         if not self._flushing:
             self._flushing = True
-            loop.call_soon(self._flush)
+            loop.call_soon(self._flush, context=none_of_a_job())
         try:
             return settle(job.idempotency_key, await future, nonce)
         finally:
@@ -332,7 +333,7 @@ class Broker:
             await self.run(producing.unwatch(self.keys, job_id, self._nonce, number))
 
     def _own(self, work: Any) -> None:
-        task = asyncio.create_task(work)
+        task = shared_task(work, "upnext-client")
         self._batches.add(task)
         task.add_done_callback(self._batches.discard)
 

@@ -181,7 +181,7 @@ class Executor:
             if not future.done():
                 future.set_result(None)
                 return
-        task = asyncio.create_task(self._runner(), name="upnext-runner")
+        task = asyncio.create_task(self._runner(), name="upnext-runner", context=self._base.copy())
         self._runners.add(task)
         task.add_done_callback(self._runner_gone)
 
@@ -250,7 +250,7 @@ class Executor:
         """Cancels its task, once; what doesn't heed that within the grace is given up."""
         if attempt.runner is not None and not (attempt.cancelled and attempt.timed_out):
             attempt.runner.cancel()
-            self._loop.call_later(GRACE_S, self._check_ended, attempt)
+            self._loop.call_later(GRACE_S, self._check_ended, attempt, context=self._base.copy())
 
     def abandon(self) -> None:
         """Cancels everything that runs and says nothing of its end: we were declared dead, others have these jobs."""
@@ -464,7 +464,7 @@ class Executor:
         if self._wheel is not None:
             self._wheel.cancel()
         self._wheel_at = at
-        self._wheel = self._loop.call_at(at, self._turn_wheel)
+        self._wheel = self._loop.call_at(at, self._turn_wheel, context=self._base.copy())
 
     def _turn_wheel(self) -> None:
         self._wheel = None

@@ -17,6 +17,7 @@ from upnext.core.recent import Recent
 from upnext.engine.backoff import Backoff
 from upnext.engine.calls import holding
 from upnext.engine.calls.holding import Finish, PutBack
+from upnext.engine.contexts import none_of_a_job, shared_task
 from upnext.engine.link import Link
 from upnext.engine.replies import EpochError, NoScriptError
 from upnext.engine.scripts import Call
@@ -87,7 +88,7 @@ class Finisher:
         self._idle.clear()
         if not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self._flush, context=none_of_a_job())
 
     def flush(self) -> None:
         """Sends what has ended so far now, not at the end of this turn."""
@@ -214,7 +215,7 @@ class Finisher:
             finally:
                 self._confirm(batch)
 
-        task = asyncio.create_task(do(), name="upnext-finish")
+        task = shared_task(do(), "upnext-finish")
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
 

@@ -15,6 +15,7 @@ from upnext.core.keys import Keys
 from upnext.engine.attempt import Attempt
 from upnext.engine.backoff import Backoff
 from upnext.engine.calls import keeping
+from upnext.engine.contexts import shared_task
 from upnext.engine.link import Link
 from upnext.errors import BrokerUnavailableError, QueueError
 
@@ -73,7 +74,7 @@ class Lingering:
             log.debug("lingering: %s", error)  # another data set, which knows nothing of us
 
     def _settle(self, name: str) -> None:
-        task = asyncio.create_task(self._until_told(name), name="upnext-lingering")
+        task = shared_task(self._until_told(name), "upnext-lingering")
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
 

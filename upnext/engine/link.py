@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from upnext.engine.backoff import Backoff
+from upnext.engine.contexts import shared_task
 from upnext.engine.endpoint import Endpoint
 from upnext.engine.lookout import Lookout
 from upnext.engine.places import Node, Places
@@ -105,7 +106,7 @@ class Link:
                 await asyncio.wait([self._wire.doubt])
                 continue
             if self._connecting is None:
-                self._connecting = asyncio.create_task(self._connect(), name="upnext-connect")
+                self._connecting = shared_task(self._connect(), "upnext-connect")
                 self._connecting.add_done_callback(self._connected)
             return await asyncio.shield(self._connecting)
 

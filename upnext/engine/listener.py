@@ -13,6 +13,7 @@ from typing import Any
 
 from upnext.core.keys import Keys
 from upnext.engine.backoff import Backoff
+from upnext.engine.contexts import shared_task
 from upnext.engine.link import Link
 from upnext.engine.wire import Wire
 from upnext.errors import BrokerUnavailableError, QueueError
@@ -53,7 +54,7 @@ class Listener:
         if self._task is None:
             await self._link.wire()
             if self._task is None:
-                self._task = asyncio.create_task(self._keep(), name="upnext-listener")
+                self._task = shared_task(self._keep(), "upnext-listener")
 
     @property
     def up(self) -> bool:

@@ -21,6 +21,7 @@ import orjson
 from upnext.core.spec import ServiceSpec
 from upnext.engine import frames
 from upnext.engine.attempt import Attempt
+from upnext.engine.contexts import shared_task
 from upnext.engine.ends import PoolCrash, RemoteError
 from upnext.engine.frames import Kind
 from upnext.errors import UsageError
@@ -171,7 +172,7 @@ class ProcessPool:
             member.send(Kind.GO, b"%d" % wait)
 
     def _own(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name="upnext-pool-wait")
+        task = shared_task(work, "upnext-pool-wait")
         self._waits.add(task)
         task.add_done_callback(self._waits.discard)
 
@@ -189,7 +190,7 @@ class ProcessPool:
                 # Not asyncio's own: its death must be seen by nobody else, and PDEATHSIG follows the thread that starts it.
                 process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, pass_fds=(fd,))  # noqa: ASYNC220 - exec, a few ms
             ours.setblocking(False)
-            reader, writer = await asyncio.open_connection(sock=ours)
+            reader, writer = await shared_task(asyncio.open_connection(sock=ours), "upnext-pool-connect")
         except BaseException:
             ours.close()
             raise
@@ -211,7 +212,7 @@ class ProcessPool:
 
     def _bury(self, member: _Member) -> asyncio.Task[str]:
         member.kill()
-        task = asyncio.create_task(member.gone(), name="upnext-pool")
+        task = shared_task(member.gone(), "upnext-pool")
         self._burials.add(task)
         task.add_done_callback(self._burials.discard)
         return task

@@ -19,9 +19,9 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{
 
 def current() -> str | None:
     """The traceparent of the caller's span, else of the job that it runs in; None: it isn't traced."""
-    # Who has a span has imported it.
+    # Who has a span has imported it, to the end: another thread may be in the middle of it.
     trace: Any = sys.modules.get("opentelemetry.trace")
-    if trace is not None:
+    if trace is not None and not getattr(trace.__spec__, "_initializing", False):
         span = trace.get_current_span().get_span_context()
         if span.is_valid:
             return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import hiredis
 
+from upnext.engine.contexts import none_of_a_job
 from upnext.engine.endpoint import Endpoint
 from upnext.engine.replies import (
     LostReplyError,
@@ -148,7 +149,7 @@ class Wire(asyncio.Protocol):
         self._waiting.append(future)
         if self._watchdog is None:
             self._heard_at = self._loop.time()
-            self._watchdog = self._loop.call_later(self._check_s(), self._check)
+            self._watchdog = self._loop.call_later(self._check_s(), self._check, context=none_of_a_job())
         return future
 
     def _check(self) -> None:
