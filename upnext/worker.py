@@ -107,7 +107,8 @@ class Worker:
         Limits:
         timeout=1800: seconds one attempt may take; None: no limit. It is enforced, for threads and processes too, if need be by
         replacing the worker process.
-        rate_limit: starts per time over all workers of the namespace: "100/s", "10/minute", "5/2h".
+        rate_limit: starts per time over all workers of the namespace, at most so many in any such time: "100/s", "10/minute", "5/2h";
+        upnext.RateLimit(100, 1, burst=20) lets 20 start at once after a lull, on top of that.
         max_concurrency: running jobs of this task over all workers of the namespace.
         priority="normal": or "high", taken first; `options(priority=)` decides for a single job.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+from bisect import bisect_left
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from upnext.core.limits import burst, gcra, interval_us, parse_rate
+from upnext.core.limits import burst, checked, gcra, interval_us, parse_rate, slack_us
 from upnext.core.spec import RateLimit
 from upnext.errors import UsageError
 
@@ -49,20 +52,44 @@ LIMITS = st.builds(RateLimit, st.integers(1, 5000), st.integers(1, 7200).map(flo
 ASKS = st.lists(st.tuples(st.floats(0, 3), st.integers(0, 200)), min_size=1, max_size=60)
 
 
+BURSTS = LIMITS.flatmap(
+    lambda limit: st.integers(1, limit.count).map(lambda many: RateLimit(limit.count, limit.period_s, many))
+)
+
+
 @settings(deadline=None)
-@given(LIMITS, ASKS)
-def test_no_window_of_a_period_sees_more_than_the_count_and_one_burst(
-    limit: RateLimit, asks: list[tuple[float, int]]
-) -> None:
+@given(st.one_of(LIMITS, BURSTS), ASKS)
+def test_no_window_of_a_period_sees_more_than_the_count(limit: RateLimit, asks: list[tuple[float, int]]) -> None:
+    """Wherever it begins, however the askers come; with a burst of its own, that on top."""
     now, tat, grants = NOW, 0, list[tuple[int, int]]()
     period = round(limit.period_s * 1e6)
+    most = limit.count + (0 if limit.burst is None else limit.burst)
     for gap_intervals, want in asks:
         now += round(gap_intervals * interval_us(limit))
         granted, tat, _ = gcra(tat, now, limit, want)
         assert 0 <= granted <= want
         grants.append((now, granted))
         window = sum(count for at, count in grants if at > now - period)
-        assert window <= limit.count + burst(limit)
+        assert window <= most
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 1500), st.integers(1, 3600), st.integers(0, 60_000), st.integers(0, 10**9))
+def test_the_count_holds_and_is_made_use_of_by_a_hungry_asker(
+    count: int, period_s: int, late_us: int, seed: int
+) -> None:
+    """Who asks again as soon as there is a permit, up to `late_us` late."""
+    limit, rng = RateLimit(count, float(period_s)), random.Random(seed)
+    period, now, tat, starts = period_s * 1_000_000, NOW, 0, list[int]()
+    while now < NOW + 3 * period:
+        granted, tat, wait_ms = gcra(tat, now, limit, 10**6)
+        starts += [now] * granted
+        now += max(1, wait_ms) * 1000 + rng.randint(0, late_us)
+    most = max(bisect_left(starts, at + period) - place for place, at in enumerate(starts))
+    assert most <= count
+    lost_us = 1000 + late_us  # of each bunch
+    even = period / (interval_us(limit) + lost_us / max(1, burst(limit)))
+    assert len(starts) >= 3 * min(count, even) * 0.95 - 1
 
 
 @settings(deadline=None)
@@ -91,13 +118,23 @@ def test_retry_after_is_true_and_not_late(limit: RateLimit, later: int) -> None:
 
 
 def test_ten_a_second_are_single_starts_100_ms_apart() -> None:
-    limit = parse_rate("10/s")
-    assert gcra(0, NOW, limit, 10) == (1, NOW + 100_000, 100)
-    assert gcra(NOW + 100_000, NOW + 99_999, limit, 10) == (0, NOW + 100_000, 1)
-    assert gcra(NOW + 100_000, NOW + 100_000, limit, 10) == (1, NOW + 200_000, 100)
-    assert gcra(0, NOW, parse_rate("100/s"), 50)[0] == 10
+    """And half a ms, for the slack: a start may be 5 ms late without delaying the next, and no second may see 11."""
+    limit, step = parse_rate("10/s"), 100_500
+    assert (interval_us(limit), slack_us(limit)) == (step, 5_000)
+    assert gcra(0, NOW, limit, 10) == (1, NOW + step, 101)
+    assert gcra(NOW + step, NOW + step - 1, limit, 10) == (0, NOW + step, 1)
+    assert gcra(NOW + step, NOW + step, limit, 10) == (1, NOW + 2 * step, 101)
+    assert gcra(NOW + step, NOW + step + 5_000, limit, 10)[1] == NOW + 2 * step
+    assert gcra(0, NOW, parse_rate("100/s"), 50)[0] == 2
+    assert gcra(0, NOW, RateLimit(100, 1, burst=10), 50)[0] == 10
 
 
 def test_a_time_from_a_slower_limit_or_a_broken_clock_is_brought_back() -> None:
     granted, tat, wait_ms = gcra(NOW + 10**12, NOW, parse_rate("10/s"), 1)
-    assert (granted, tat, wait_ms) == (0, NOW + 100_000, 100)
+    assert (granted, tat, wait_ms) == (0, NOW + 100_500, 101)
+
+
+@pytest.mark.parametrize("many", [0, -1, 11])
+def test_a_burst_that_can_t_be_meant(many: int) -> None:
+    with pytest.raises(UsageError, match="at least 1 and at most the count"):
+        checked(RateLimit(10, 1.0, many), "of ten")

@@ -1,8 +1,9 @@
 """Rate limits: how one is written, and the GCRA that grants permits. `engine/lua/include/gcra.lua` does the same sum, and a
 test compares the two.
 
-Starts are spread evenly over the period. Only fast limits may bunch, up to a tenth of their count at once, so that one fetch can
-take several jobs; 10 a second stay 10 single starts, 100 ms apart.
+Starts are spread evenly over the period. Only fast limits may bunch, up to a fiftieth of their count at once, so that one fetch can take
+several jobs, and what a bunch may take at once is taken off the even rate: no window of a period, wherever it begins, sees more than the
+count. A `burst` of one's own is on top of the rate instead.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _UNITS_S = {
 _MAX_PERIOD_S = 366 * 86400
 _MAX_PER_S = 100_000
 
-LATE_US = 50_000
+LATE_US = 10_000
 
 
 def parse_rate(text: str) -> RateLimit:
@@ -38,6 +39,8 @@ def checked(limit: RateLimit, shown: str) -> RateLimit:
     """The limit, `shown` in messages. Raises UsageError for one that can't be kept."""
     if limit.count < 1 or not limit.period_s > 0:
         raise UsageError(f"rate limit {shown}: the count and the period are at least 1 (to stop a task, pause it)")
+    if limit.burst is not None and not 1 <= limit.burst <= limit.count:
+        raise UsageError(f"rate limit {shown}: the burst is at least 1 and at most the count")
     if limit.period_s > _MAX_PERIOD_S:
         raise UsageError(f"rate limit {shown}: a period is at most 366 days")
     if limit.count > _MAX_PER_S * limit.period_s:
@@ -46,18 +49,29 @@ def checked(limit: RateLimit, shown: str) -> RateLimit:
 
 
 def interval_us(limit: RateLimit) -> int:
-    """Microseconds from one start to the next, rounded up: never more than `count` in a period."""
-    return max(1, -(-round(limit.period_s * 1_000_000) // limit.count))
+    """Microseconds from one start to the next, rounded up.
+
+    A window holds a bunch and one start for each interval that begins in it, the slack included: together at most the count.
+    """
+    period_us = round(limit.period_s * 1_000_000)
+    if limit.burst is not None:
+        return max(1, -(-period_us // limit.count))
+    return max(1, -(-(period_us + slack_us(limit)) // _steps(limit)))
 
 
 def burst(limit: RateLimit) -> int:
     """How many may start at once after a lull."""
-    return max(1, limit.count // 10)
+    return limit.burst if limit.burst is not None else max(1, limit.count // 50)
 
 
 def slack_us(limit: RateLimit) -> int:
     """So late may a start be without delaying the next: askers are woken some ms after a permit is free, and that must not add up."""
-    return min(LATE_US, interval_us(limit) // 2)
+    return min(LATE_US, round(limit.period_s * 1_000_000) // _steps(limit) // 20)
+
+
+def _steps(limit: RateLimit) -> int:
+    """Intervals of a period, after a bunch."""
+    return max(1, limit.count - burst(limit) + 1)
 
 
 def gcra(tat_us: int, now_us: int, limit: RateLimit, want: int) -> tuple[int, int, int]:

@@ -37,10 +37,14 @@ class MissedRunPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """At most `count` starts per `period_s`, evenly spread (GCRA)."""
+    """At most `count` starts in any `period_s`, evenly spread (GCRA).
+
+    burst: so many may start at once after a lull, on top of the even rate: a period may then see up to count + burst - 1 starts.
+    """
 
     count: int
     period_s: float
+    burst: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,9 +95,10 @@ def _gate(found: Job, said: Gates, idle_pids: frozenset[tuple[str, int]]) -> tup
     if most is not None and said.held >= most:
         return Gate.CONCURRENCY, f"{said.held} jobs of task {task} run, max_concurrency is {most}"
     if limits.get("rate"):
-        granted, _, _ = gcra(int(said.tat_us), said.server_us, RateLimit(limits["rate"], limits["period_s"]), 1)
+        rate = RateLimit(limits["rate"], limits["period_s"], limits.get("burst"))
+        granted, _, _ = gcra(int(said.tat_us), said.server_us, rate, 1)
         if not granted:
-            _, _, wait_ms = gcra(int(said.tat_us), said.server_us, RateLimit(limits["rate"], limits["period_s"]), 0)
+            _, _, wait_ms = gcra(int(said.tat_us), said.server_us, rate, 0)
             return (
                 Gate.RATE,
                 f"rate_limit {limits['rate']} per {limits['period_s']:g} s; the next start is in {wait_ms / 1000:.2f} s",

@@ -77,6 +77,8 @@ def limits(task: TaskSpec) -> dict[str, Any] | None:
     if options.rate_limit is not None:
         said["rate"] = options.rate_limit.count
         said["period_s"] = options.rate_limit.period_s
+        if options.rate_limit.burst is not None:
+            said["burst"] = options.rate_limit.burst
     if options.max_concurrency is not None:
         said["concurrency"] = options.max_concurrency
     return said

@@ -86,14 +86,14 @@ local function take_limited(position, limit, want, more)
   local tat
   if limit.rate and granted > 0 then
     tat = tonumber(redis.call('HGET', KEYS[5], ARGV[6 + position]) or '0')
-    granted = math.min(granted, (gcra(tat, now_us, limit.rate, limit.period_s, granted)))
+    granted = math.min(granted, (gcra(tat, now_us, limit, granted)))
   end
   if granted < want then
     reply[3] = 1
   end
   local took = take_in_order(position, granted)
   if tat then
-    local _, new_tat, wait = gcra(tat, now_us, limit.rate, limit.period_s, took)
+    local _, new_tat, wait = gcra(tat, now_us, limit, took)
     if took > 0 then
       redis.call('HSET', KEYS[5], ARGV[6 + position], string.format('%.0f', new_tat))
     end
