@@ -139,9 +139,12 @@ def test_every_option_is_carried(worker: upnext.Worker) -> None:
         ({"max_concurrency": 10**30}, "task 'charge': max_concurrency must be at most 1000000000"),
         (
             {"rate_limit": RateLimit(0, 1.0)},
-            "task 'charge': rate limit RateLimit(count=0, period_s=1.0): the count and",
+            "task 'charge': rate limit RateLimit(count=0, period_s=1.0, burst=None): the count and",
         ),
-        ({"rate_limit": RateLimit(1, float("nan"))}, "task 'charge': rate limit RateLimit(count=1, period_s=nan): the"),
+        (
+            {"rate_limit": RateLimit(1, float("nan"))},
+            "task 'charge': rate limit RateLimit(count=1, period_s=nan, burst=None): the",
+        ),
     ],
 )
 def test_a_wrong_option_is_refused_in_one_line(worker: upnext.Worker, settings: dict[str, Any], line: str) -> None:
