@@ -59,6 +59,26 @@ def test_a_job_that_waited_for_another_is_one_attempt() -> None:
     reader.close()
 
 
+def test_a_job_that_ends_without_its_cell_counts() -> None:
+    """It waited for another, went on when that wait ran out, and no cell came free."""
+    fd = create(SHAPES, "test")
+    writer, reader = Writer(fd, SHAPES), Reader(fd, SHAPES)
+    os.close(fd)
+    cells = writer.metered_host_of(0)
+    now_ms = time.time_ns() // 1_000_000
+    start(cells, 0, 0, now_ms, 7)
+    cells.parked(0)
+    start(cells, 0, 0, now_ms, 8)
+    cells.ended_parked(0, now_ms, 7, False)
+    meter = reader.meters()["ship"]
+    assert (meter.ok, meter.failed, sum(meter.durations.counts)) == (0, 1, 1)
+    assert (reader.done, reader.failed, reader.busy()) == (0, 1, 1)
+    start(cells, 1, 0, now_ms, 7)
+    cells.ended(1, True)
+    assert sum(reader.meters()["ship"].lateness.counts) == 3, "nothing is left of it: the same entry is another attempt"
+    reader.close()
+
+
 def test_totals_and_what_prometheus_wants() -> None:
     one = {"ship": TaskMeter(1, 2, Histogram(0.5, [1] * (len(BOUNDS_S) + 1)))}
     sums = total([one, one, {"mail": TaskMeter()}])
