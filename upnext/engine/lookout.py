@@ -15,6 +15,7 @@ from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol
 
 from upnext.engine.backoff import Backoff
+from upnext.engine.contexts import shared_task
 from upnext.engine.endpoint import Endpoint
 from upnext.engine.places import Answer, Node, Places, newest
 from upnext.engine.wire import Wire, connect
@@ -219,7 +220,7 @@ class Lookout:
             client.redirect(answer.node)
 
     def _own(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.create_task(work, name="upnext-lookout"))
+        self._tasks.append(shared_task(work, "upnext-lookout"))
 
 
 class LookoutThread:
