@@ -126,7 +126,7 @@ def test_a_rate_spreads_starts_and_says_when_to_ask_again(work: Workbench) -> No
     got = raw(work)
     assert count(got) == 1
     assert got.retry_after_ms is not None
-    assert 25_000 < got.retry_after_ms <= 30_001
+    assert 25_000 < got.retry_after_ms <= 30_006, "half a minute, and what the slack for late askers takes"
     again = raw(work)
     assert (count(again), again.held_back) == (0, True)
     assert again.retry_after_ms is not None
