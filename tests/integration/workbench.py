@@ -100,7 +100,7 @@ class Workbench(Bench):
 
     # moves
 
-    def submit_as(self, job: Submission, reply_to: str | None = None, nonce: str = "n1") -> str | producing.Held:
+    def submit_as(self, job: Submission, reply_to: str | None = None, nonce: str = "n1") -> producing.Answer:
         [answer] = self.broker.run(producing.submit(self.keys, [(job, reply_to)], nonce))
         return answer
 
@@ -126,7 +126,9 @@ class Workbench(Bench):
         )
 
     def promote(self, most: int = 100) -> tuple[int, int | None]:
-        return self.broker.run(keeping.promote(self.keys, self.epoch, most))
+        done = self.broker.run(keeping.promote(self.keys, self.epoch, most))
+        assert not done.put_off, done.put_off
+        return done.count, done.next_us
 
     def cancel(self, job_id: str) -> int:
         return self.broker.run(producing.cancel(self.keys, job_id))

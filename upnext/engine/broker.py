@@ -21,14 +21,14 @@ from upnext.core.outcome import Outcome, decode
 from upnext.core.submission import Submission
 from upnext.engine.backoff import Backoff
 from upnext.engine.calls import producing
-from upnext.engine.calls.producing import Held
+from upnext.engine.calls.producing import Answer, Held, Refused
 from upnext.engine.contexts import none_of_a_job, shared_task
 from upnext.engine.endpoint import Endpoint, parse_url
 from upnext.engine.link import Link
 from upnext.engine.listener import Listener
 from upnext.engine.lookout import Lookout
 from upnext.engine.places import Places
-from upnext.engine.replies import LostReplyError
+from upnext.engine.replies import LostReplyError, read_error
 from upnext.engine.scripts import Call, T
 from upnext.errors import (
     BrokerRefusedError,
@@ -58,10 +58,12 @@ def check_payload(name: str, payload: bytes) -> None:
         )
 
 
-def settle(key: str | None, answer: str | Held, nonce: str) -> str:
+def settle(key: str | None, answer: Answer, nonce: str) -> str:
     """The job id, or DuplicateJobError unless the key's holder is this very submit, sent twice."""
     if isinstance(answer, str):
         return answer
+    if isinstance(answer, Refused):
+        raise read_error(answer.text)
     if answer.nonce == nonce:
         return answer.job_id
     raise DuplicateJobError(key or "", answer.job_id)
@@ -79,7 +81,7 @@ def uncertain(error: BaseException) -> SubmitUncertain:
     )
 
 
-_Waiting = tuple[Submission, str | None, str, "asyncio.Future[str | Held]"]
+_Waiting = tuple[Submission, str | None, str, "asyncio.Future[Answer]"]
 """A submit on its way: the job, the channel of its waiter, the nonce of its key ('' without one), the future of its answer."""
 
 
@@ -181,7 +183,7 @@ class Broker:
         """By the script, in one call for those of this turn of the loop."""
         loop = asyncio.get_running_loop()
         nonce = secrets.token_hex(8) if job.idempotency_key is not None else ""
-        future: asyncio.Future[str | Held] = loop.create_future()
+        future: asyncio.Future[Answer] = loop.create_future()
         self._queue.append((job, reply_to, nonce, future))
         if not self._flushing:
             self._flushing = True
@@ -408,17 +410,24 @@ class Broker:
         await self.link.aclose()
 
 
-def settle_event(key: str | None, answers: Sequence[str | Held], nonce: str) -> list[str]:
+def settle_event(key: str | None, answers: Sequence[Answer], nonce: str) -> list[str]:
     """Ids of the jobs that were made; DuplicateJobError when every handler's key was held by others."""
     made: list[str] = []
     held: Held | None = None
+    refused: Refused | None = None
     for answer in answers:
         if isinstance(answer, str):
             made.append(answer)
+        elif isinstance(answer, Refused):
+            refused = answer
         elif answer.nonce == nonce:
             made.append(answer.job_id)
         else:
             held = answer
+    if refused is not None:
+        log.error("a handler of an event gets no job: %s", refused.text)
     if not made and held is not None:
         raise DuplicateJobError(key or "", held.job_id)
+    if not made and refused is not None:
+        raise read_error(refused.text)
     return made

@@ -178,14 +178,18 @@ class Fetcher:
                 await backoff.sleep()
             except ReplyError as error:
                 self._forget_block()
-                if "NOGROUP" in str(error):
-                    self._group_gone = True
-                else:
-                    log.error("fetching: %s", error)
+                self._trouble(str(error))
                 await backoff.sleep()
             except BrokerFullError as error:
                 log.error("fetching: %s", error)
                 await backoff.sleep()
+
+    def _trouble(self, what: str) -> None:
+        """The broker could not read a task."""
+        if "NOGROUP" in what:
+            self._group_gone = True
+        else:
+            log.error("fetching: %s", what)
 
     async def _turn(self) -> None:
         self._kicked = False
@@ -391,6 +395,8 @@ class Fetcher:
         for task, lane, entries in got.entries:
             found += len(entries)
             self._take(task, lane, entries)
+        if got.problem is not None:
+            self._trouble(got.problem)
         if found:
             self._plan.gave(dict.fromkeys(task for task, _, _ in got.entries))
             executor.go()

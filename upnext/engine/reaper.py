@@ -15,7 +15,7 @@ from upnext.engine.backoff import Backoff
 from upnext.engine.calls import keeping
 from upnext.engine.fetcher import BLOCK_MS
 from upnext.engine.link import Link
-from upnext.engine.replies import ReplyError
+from upnext.engine.replies import EpochError, ReplyError
 from upnext.errors import BrokerUnavailableError
 
 log = logging.getLogger("upnext.scheduler")
@@ -156,8 +156,11 @@ class Reaper:
                 backoff.reset()
             except (
                 BrokerUnavailableError,
-                ReplyError,
-            ) as error:  # an EpochError too: the scheduler is about to learn the epoch
+                EpochError,
+            ) as error:  # an outage; or the scheduler is about to learn the epoch
+                log.debug("reaping %s: %s", case.consumer, error)
+                await backoff.sleep()
+            except (ReplyError, ValueError, KeyError, TypeError) as error:  # a record that can't be read, too
                 log.warning("reaping %s: %s", case.consumer, error)
                 await backoff.sleep()
 
@@ -201,6 +204,7 @@ class Reaper:
 
     async def _sweep(self, case: _Case, tasks: Sequence[str], *, final: bool) -> bool:
         """-> False when it turns out to live."""
+        backoff = Backoff()
         while True:
             done = await self._link.run(
                 keeping.reap(
@@ -233,3 +237,6 @@ class Reaper:
                 )  # fmt: skip
             if not done.pending:
                 return True
+            if done.problem:
+                log.warning("%s is dead, and not all of its jobs can be taken back: %s", case.consumer, done.problem)
+                await backoff.sleep()

@@ -258,7 +258,8 @@ class Scheduler:
                 self._lead(False, self.epoch)
                 wait_s = backoff.next_s()
             except (BrokerUnavailableError, ReplyError) as error:
-                log.debug("beat: %s", error)
+                level = logging.WARNING if isinstance(error, ReplyError) else logging.DEBUG
+                log.log(level, "beat of %s: %s", self._settings.daemon_id, error)
                 self._served = isinstance(error, ReplyError | _NobodyYetError)
                 if self.leader:
                     log.warning("not leading any more: %s", error)
@@ -434,16 +435,21 @@ class Scheduler:
                 continue
             try:
                 asked_at = time.monotonic()
-                _, wait_us = await self._link.run(keeping.promote(self._keys, self._epoch, PROMOTE_JOBS))
+                done = await self._link.run(keeping.promote(self._keys, self._epoch, PROMOTE_JOBS))
+                for job_id, why in done.put_off:
+                    log.warning("job %s is due and was put off: %s", job_id, why)
                 # The answer is about half a round trip old, and as long as that is the way of the next question.
-                wait_s = None if wait_us is None else wait_us / 1e6 - (time.monotonic() - asked_at) / 2
+                wait_s = None if done.next_us is None else done.next_us / 1e6 - (time.monotonic() - asked_at) / 2
                 backoff.reset()
             except EpochError as error:
                 log.debug("promote: %s", error)
                 self._beat_now.set()
                 wait_s = backoff.next_s()
-            except (BrokerUnavailableError, ReplyError) as error:
+            except BrokerUnavailableError as error:
                 log.debug("promote: %s", error)
+                wait_s = backoff.next_s()
+            except ReplyError as error:
+                log.warning("promoting delayed jobs: %s", error)
                 wait_s = backoff.next_s()
 
     async def _sleep_until_due(self, wait_s: float | None) -> None:

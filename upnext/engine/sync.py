@@ -36,7 +36,7 @@ from upnext.engine.broker import (
     uncertain,
 )
 from upnext.engine.calls import producing
-from upnext.engine.calls.producing import Held
+from upnext.engine.calls.producing import Answer
 from upnext.engine.ear import Ear
 from upnext.engine.endpoint import Endpoint, is_no, parse_url
 from upnext.engine.link import REDIRECTS
@@ -327,7 +327,7 @@ class SyncBroker:
         )
         return settle_event(idempotency_key, self._run_submit(call, idempotency_key is not None), nonce)
 
-    def _run_submit(self, call: Call[list[str | Held]], repeatable: bool) -> list[str | Held]:
+    def _run_submit(self, call: Call[list[Answer]], repeatable: bool) -> list[Answer]:
         deadline = time.monotonic() + SUBMIT_PATIENCE_S
         backoff = Backoff()
         lost = False

@@ -11,19 +11,23 @@ import orjson
 from upnext.core import entry
 from upnext.core.keys import LANE_LETTERS, Keys
 from upnext.core.outcome import JobStatus
-from upnext.engine.scripts import Arg, Call, ident, script
+from upnext.engine.scripts import Arg, Call, ident, script, text
 
 RATE_BUCKET_S = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What one fetch gave. `entries` are (task, lane letter, [[entry id, [field, value, …]], …]) in the order of the reply."""
+    """What one fetch gave. `entries` are (task, lane letter, [[entry id, [field, value, …]], …]) in the order of the reply.
+
+    `problem` is what the broker said about a task that could not be read, while others could.
+    """
 
     server_ms: int
     retry_after_ms: int | None
     held_back: bool
     entries: list[tuple[str, str, list[Any]]]
+    problem: str | None = None
 
 
 def fetch(
@@ -40,8 +44,12 @@ def fetch(
     """Up to `budget` jobs of `tasks`, in this order, `lanes`: for each up to three letters; or one `suspect`, nothing else."""
 
     def parse(reply: list[Any]) -> Fetched:
+        problem = None
+        if len(reply) > 3 and reply[-3] == 0:
+            problem = text(reply[-1])
+            reply = reply[:-3]
         entries = [(tasks[int(reply[at]) - 1], reply[at + 1].decode(), reply[at + 2]) for at in range(3, len(reply), 3)]
-        return Fetched(reply[0], reply[1] if reply[1] >= 0 else None, reply[2] == 1, entries)
+        return Fetched(reply[0], reply[1] if reply[1] >= 0 else None, reply[2] == 1, entries, problem)
 
     streams = [stream for task in tasks for stream in keys.streams(task)]
     return Call(

@@ -229,13 +229,25 @@ def resign(keys: Keys, epoch: str, *, daemon: str, token: str) -> Call[bool]:
     return Call(script("resign"), [keys.epoch, keys.leader], [epoch, daemon, token], bool)
 
 
-def promote(keys: Keys, epoch: str, most: int) -> Call[tuple[int, int | None]]:
-    """-> (jobs promoted, us until the next is due or None)."""
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """`next_us` is how long until the next is due. `put_off` are jobs whose lane took nothing, each with what it said."""
+
+    count: int
+    next_us: int | None
+    put_off: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+
+
+def promote(keys: Keys, epoch: str, most: int) -> Call[Promoted]:
+    def parse(reply: list[Any]) -> Promoted:
+        put_off = list(zip(map(text, reply[2::2]), map(text, reply[3::2]), strict=True))
+        return Promoted(reply[0], reply[1] if reply[1] >= 0 else None, put_off)
+
     return Call(
         script("promote"),
         [keys.epoch, keys.delayed, keys.delayed_jobs, keys.where, keys.limits],
         [epoch, keys.stream_prefix, keys.bell, most],
-        lambda reply: (reply[0], reply[1] if reply[1] >= 0 else None),
+        parse,
     )
 
 
@@ -256,7 +268,10 @@ def tick(
 
 @dataclass(frozen=True, slots=True)
 class Reaped:
-    """`pending` -1: its lease has changed, nothing was done. `apart` of the moved are suspects, `shown` crashes whose culprit is known."""
+    """`pending` -1: its lease has changed, nothing was done. `apart` of the moved are suspects, `shown` crashes whose culprit is known.
+
+    `problem`: why some of its entries could not be moved.
+    """
 
     moved: int
     pending: int
@@ -264,6 +279,7 @@ class Reaped:
     buried: int
     apart: int
     shown: tuple[str, ...]
+    problem: str = ""
 
 
 def reap(
@@ -320,7 +336,13 @@ def reap(
             *(f"{task}:{lane} {entry_id}" for task, lane, entry_id in started),
         ],
         lambda reply: Reaped(
-            reply[0], reply[1], reply[2] == 1, reply[3], reply[4], tuple(text(name) for name in reply[5:])
+            reply[0],
+            reply[1],
+            reply[2] == 1,
+            reply[3],
+            reply[4],
+            tuple(text(name) for name in reply[6:]),
+            text(reply[5]),
         ),
     )
 

@@ -33,6 +33,17 @@ class Held:
     nonce: str
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Instead of an id: the lane takes nothing, as `text` says. The others of the same call are queued."""
+
+    text: str
+
+
+Answer = str | Held | Refused
+"""What a submit gives for one job: its id, who holds its key, or why it is not queued."""
+
+
 def scoped(task: str, key: str) -> str:
     """A key counts within its task: two tasks may use `order-1`."""
     return f"{task}:{key}"
@@ -87,14 +98,14 @@ def _xadd(stream: str) -> bytes:
     return form("XADD", stream, "*", PAYLOAD_FIELD)
 
 
-def _held(reply: str) -> Held:
+def _instead(reply: str) -> Held | Refused:
+    if reply[0] == "!":
+        return Refused(reply[1:])
     job_id, _, nonce = reply[1:].rpartition(" ")
     return Held(job_id, nonce)
 
 
-def submit(
-    keys: Keys, jobs: Sequence[tuple[Submission, str | None]], nonce: str | Sequence[str]
-) -> Call[list[str | Held]]:
+def submit(keys: Keys, jobs: Sequence[tuple[Submission, str | None]], nonce: str | Sequence[str]) -> Call[list[Answer]]:
     """Jobs with the channel of their waiter (or None). -> for each its job id, or who holds its key.
 
     `nonce` tells this submit from others of the same key: one for all, or one for each.
@@ -113,12 +124,12 @@ def submit(
         add(job.payload)
         add(_special(keys, job, own))
 
-    def parse(reply: list[bytes]) -> list[str | Held]:
-        done: list[str | Held] = []
+    def parse(reply: list[bytes]) -> list[Answer]:
+        done: list[Answer] = []
         for (job, _), raw in zip(jobs, reply, strict=True):
             word = raw.decode()
-            if word[0] == "=":
-                done.append(_held(word))
+            if word[0] in "=!":
+                done.append(_instead(word))
             elif word[0] == "d":
                 done.append(f"{job.task}:{word}")
             else:
@@ -143,7 +154,7 @@ def send(
     idempotency_key: str | None = None,
     idempotency_ttl_s: float | None = None,
     nonce: str = "",
-) -> Call[list[str | Held]]:
+) -> Call[list[Answer]]:
     """`meta` is every job's; `idempotency_ttl_s` None: a day."""
     args: list[Arg] = [
         entry.encode_meta(meta) if meta else b"",
@@ -162,11 +173,11 @@ def send(
     return Call(script("send"), [keys.event(event), keys.limits], args, sent)
 
 
-def sent(reply: list[bytes]) -> list[str | Held]:
-    done: list[str | Held] = []
+def sent(reply: list[bytes]) -> list[Answer]:
+    done: list[Answer] = []
     for task, raw in zip(reply[::2], reply[1::2], strict=True):
         word = raw.decode()
-        done.append(_held(word) if word[0] == "=" else f"{task.decode()}:n{word}")
+        done.append(_instead(word) if word[0] in "=!" else f"{task.decode()}:n{word}")
     return done
 
 

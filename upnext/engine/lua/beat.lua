@@ -9,6 +9,9 @@
 --           1,000 leases the 500 that end first and the 500 that end last}
 -- Errors: EPOCH
 -- include: epoch
+-- include: must_be
+must_be('zset', KEYS[2], KEYS[4], KEYS[5])
+must_be('hash', KEYS[3])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local lease = string.format('%.0f', now + tonumber(ARGV[4]))
@@ -22,7 +25,7 @@ for at = 7, #ARGV do
 end
 local held = redis.call('HMGET', KEYS[3], 'daemon', 'token', 'epoch', 'until_ms')
 local leads = 0
-local term = tonumber(held[3] or '0')
+local term = tonumber(held[3]) or 0
 if held[1] == ARGV[2] and held[2] == ARGV[3] then
   leads = 1
 elseif held[1] == ARGV[2] or not held[4] or held[4] == '0' or term .. ' ' .. held[4] == ARGV[6] then

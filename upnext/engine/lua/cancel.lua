@@ -4,6 +4,9 @@
 -- ARGV: 1 job id, 2 its task, 3 letter of its birth, 4 its first entry id, 5 result prefix, 6 idempotency prefix, 7 reply prefix, 8 bell channel
 -- Returns: 1 ended as cancelled; 2 running, asked to end; 0 it has ended, or nobody knows it
 -- Errors: none
+-- include: must_be
+-- include: task_options
+-- include: unpack_job
 -- include: end_job
 -- include: end_cancelled
 -- include: read_meta
@@ -15,14 +18,14 @@ local keys = {
   result = ARGV[5], idem = ARGV[6], reply = ARGV[7], have_waiters = true, have_cancels = true,
 }
 
+must_be('hash', KEYS[1], KEYS[2], KEYS[4], KEYS[5], KEYS[8], KEYS[9])
+must_be('zset', KEYS[3], KEYS[7])
 local packed = redis.call('HGET', KEYS[8], job)
 if packed then
+  local _, meta = unpack_job(packed)
   redis.call('ZREM', KEYS[7], job)
   redis.call('HDEL', KEYS[8], job)
-  local size, start = string.match(packed, '^%l(%d+):()')
-  size = tonumber(size)
-  local meta = size > 0 and cjson.decode(string.sub(packed, start, start + size - 1)) or {}
-  end_cancelled(keys, now, task, job, meta, false, nil, nil)
+  end_cancelled(keys, now, task, job, meta or {}, false, nil, nil)
   return 1
 end
 

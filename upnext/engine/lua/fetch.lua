@@ -5,8 +5,8 @@
 --       (n, h, b, - for none) in the order in which they are read,
 --       6 most of one limited task at once, 7... for each task: its name
 -- Returns: {server ms, retry-after ms of what a rate holds back (-1: nothing is), 1 when a limit holds something back, then triples: position of the
---           task from 1, lane letter, entries as XREADGROUP gives them}
--- Errors: EPOCH; REAPED when the consumer has no lease
+--           task from 1, lane letter, entries as XREADGROUP gives them; last, when a task could not be read: 0, '!', the error}
+-- Errors: EPOCH; REAPED when the consumer has no lease; NOGROUP and others when nothing could be taken because of them
 -- include: epoch
 -- include: gcra
 -- include: lingering
@@ -104,32 +104,53 @@ local function take_limited(position, limit, want, more)
   return took
 end
 
-local again = {}
+local again, problem = {}, nil
+
+local function take_from(position)
+  local limit = limits and limits[position]
+  if not limit then
+    budget = budget - take_in_order(position, budget)
+    return
+  end
+  limit = cjson.decode(limit)
+  -- What comes first must not take all slots that are free at once: half of what is left, the rest when nobody else has wanted it.
+  local most = math.min(budget, most_limited)
+  local share = tasks > 1 and math.ceil(most / 2) or most
+  local took = take_limited(position, limit, share, share < most)
+  budget = budget - took
+  if took == share and share < most then
+    again[#again + 1] = {position, limit, most - share}
+  end
+end
+
+-- One lane or limit that can't be read must not cost what was taken before it (an error has no jobs beside it), nor keep the other tasks waiting.
+local function attempt(...)
+  local took, why = pcall(...)
+  if not took then
+    problem = problem or (type(why) == 'table' and why.err or tostring(why))
+  end
+end
+
 for position = 1, tasks do
   if budget <= 0 then
     break
   end
   if not (paused and paused[position] == 1) then
-    local limit = limits and limits[position]
-    if not limit then
-      budget = budget - take_in_order(position, budget)
-    else
-      limit = cjson.decode(limit)
-      -- What comes first must not take all slots that are free at once: half of what is left, the rest when nobody else has wanted it.
-      local most = math.min(budget, most_limited)
-      local share = tasks > 1 and math.ceil(most / 2) or most
-      local took = take_limited(position, limit, share, share < most)
-      budget = budget - took
-      if took == share and share < most then
-        again[#again + 1] = {position, limit, most - share}
-      end
-    end
+    attempt(take_from, position)
   end
 end
 for _, rest in ipairs(again) do
   local want = math.min(budget, rest[3])
   if want > 0 then
-    budget = budget - take_limited(rest[1], rest[2], want, false)
+    attempt(function()
+      budget = budget - take_limited(rest[1], rest[2], want, false)
+    end)
   end
+end
+if problem and #reply == 3 then
+  return redis.error_reply(problem)
+elseif problem then
+  local size = #reply
+  reply[size + 1], reply[size + 2], reply[size + 3] = 0, '!', problem
 end
 return reply

@@ -9,6 +9,7 @@
 -- Returns: the positions (from 1, in the order of ARGV) of the jobs that were not ours any more
 -- Errors: EPOCH
 -- include: epoch
+-- include: must_be
 -- include: end_job
 local result, bell = ARGV[2], ARGV[5]
 local now = tonumber(ARGV[6])
@@ -20,6 +21,9 @@ local keys = {
 local watched = keys.have_waiters or keys.have_cancels
 local FIRST = 10
 local streams = #KEYS - FIRST
+must_be('hash', KEYS[2], KEYS[5], KEYS[10])
+must_be('zset', KEYS[4])
+must_be('stream', unpack(KEYS, FIRST + 1))
 local stale, counts, ends = {}, {}, {}
 local gone = {} -- per stream: ids to delete, the highest of them, whether each was found pending
 local position = 0
@@ -164,17 +168,17 @@ for task, count in pairs(counts) do
   local total = 0
   for letter, word in pairs(WORDS) do
     if count[letter] > 0 then
-      redis.call('HINCRBY', KEYS[7], task .. ':' .. word, count[letter])
+      redis.pcall('HINCRBY', KEYS[7], task .. ':' .. word, count[letter])
       total = total + count[letter]
     end
   end
-  redis.call('HINCRBY', KEYS[8], task, total)
+  redis.pcall('HINCRBY', KEYS[8], task, total)
   if redis.call('HEXISTS', KEYS[10], task) == 1 then
     redis.call('SPUBLISH', bell, 't' .. task)
   end
 end
 if #ends > 0 then
-  redis.call('EXPIRE', KEYS[8], 120)
-  redis.call('XADD', KEYS[9], 'MAXLEN', '~', 256, '*', 'j', table.concat(ends, '\n'))
+  redis.pcall('EXPIRE', KEYS[8], 120)
+  redis.pcall('XADD', KEYS[9], 'MAXLEN', '~', 256, '*', 'j', table.concat(ends, '\n'))
 end
 return stale

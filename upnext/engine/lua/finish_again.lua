@@ -7,8 +7,12 @@
 -- Returns: the number of jobs that were ended again
 -- Errors: EPOCH
 -- include: epoch
+-- include: must_be
 -- include: end_job
 local FIRST = 10
+must_be('hash', KEYS[2], KEYS[3], KEYS[5], KEYS[6], KEYS[9])
+must_be('zset', KEYS[4], KEYS[8])
+must_be('stream', unpack(KEYS, FIRST + 1))
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local keys = {
@@ -66,7 +70,7 @@ for at = 6 + 2 * tasks, #ARGV, 6 do
   if payload then
     local packed = meta.bury and ((meta.l or lane) .. #meta.dead .. ':' .. meta.dead .. payload) or nil
     end_job(keys, now, job, outcome, ttl, meta, packed, true)
-    redis.call('HINCRBY', KEYS[7], task .. ':' .. WORDS[letter], 1)
+    redis.pcall('HINCRBY', KEYS[7], task .. ':' .. WORDS[letter], 1)
     again = again + 1
     if #ends < 64 then
       ends[#ends + 1] = letter .. job
@@ -74,6 +78,6 @@ for at = 6 + 2 * tasks, #ARGV, 6 do
   end
 end
 if #ends > 0 then
-  redis.call('XADD', KEYS[10], 'MAXLEN', '~', 256, '*', 'j', table.concat(ends, '\n'))
+  redis.pcall('XADD', KEYS[10], 'MAXLEN', '~', 256, '*', 'j', table.concat(ends, '\n'))
 end
 return again

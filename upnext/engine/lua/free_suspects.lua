@@ -5,6 +5,9 @@
 -- Returns: {entries moved, entry id after which to go on ('' when all were looked at)}
 -- Errors: EPOCH
 -- include: epoch
+-- include: must_be
+must_be('hash', KEYS[2])
+must_be('stream', KEYS[3], KEYS[4])
 -- include: read_meta
 -- include: last_fetched
 local crash, after, most, most_bytes = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])

@@ -5,8 +5,11 @@
 -- ARGV: 1 epoch, 2 bell channel, 3 result prefix, 4 idempotency prefix, 5 reply prefix, then for each pair of KEYS: its task; then for each job two:
 --       index of its pair from 1, entry id
 -- Returns: the number of jobs that were ours (others have another owner)
--- Errors: EPOCH
+-- Errors: EPOCH; what the back lane says when it takes nothing more, and no job was given up
 -- include: epoch
+-- include: must_be
+-- include: task_options
+-- include: put_entry
 -- include: end_job
 -- include: end_cancelled
 -- include: read_meta
@@ -16,21 +19,32 @@ local keys = {
   where = KEYS[2], waiters = KEYS[3], dead = KEYS[4], dead_jobs = KEYS[5], cancel = KEYS[6], stats = KEYS[7], tasks = KEYS[8],
   result = ARGV[3], idem = ARGV[4], reply = ARGV[5], have_waiters = true, have_cancels = redis.call('HLEN', KEYS[6]) > 0,
 }
+must_be('hash', KEYS[2], KEYS[3], KEYS[5], KEYS[6], KEYS[8])
+must_be('zset', KEYS[4])
+must_be('stream', unpack(KEYS, 9))
 local FIRST = 8
 local pairs_count = (#KEYS - FIRST) / 2
-local count, moved = 0, 0
+local count, moved, problem = 0, 0, nil
+
+local function put(back, fields)
+  local new, why = put_entry(back, fields)
+  problem = problem or why
+  return new
+end
+
 for at = 6 + pairs_count, #ARGV, 2 do
   local index, entry = tonumber(ARGV[at]), ARGV[at + 1]
   local stream, back, task = KEYS[FIRST - 1 + 2 * index], KEYS[FIRST + 2 * index], ARGV[5 + index]
-  if redis.call('XACK', stream, 'w', entry) == 1 then
-    count = count + 1
+  local held = redis.pcall('XPENDING', stream, 'w', entry, entry, 1)
+  if not held.err and #held == 1 then
     local found = redis.call('XRANGE', stream, entry, entry)
+    local given_up = true
     if found[1] then
       local fields = found[1][2]
       local meta = read_meta(fields)
       if not meta then
-        redis.call('XADD', back, '*', unpack(fields))
-        moved = moved + 1
+        given_up = put(back, fields) ~= nil
+        moved = moved + (given_up and 1 or 0)
       else
         local lane = string.sub(stream, -1)
         local had_location = meta.i ~= nil
@@ -41,14 +55,24 @@ for at = 6 + pairs_count, #ARGV, 2 do
           end_cancelled(keys, now, task, meta.i, meta, had_location, nil, nil)
         else
           local suspect = lane == 'x'
-          local new = redis.call('XADD', suspect and stream or back, '*', fields[1], fields[2], 'm', cjson.encode(meta))
-          redis.call('HSET', KEYS[2], meta.i, (suspect and 'x ' or 'b ') .. new)
-          moved = moved + 1
+          local new = put(suspect and stream or back, {fields[1], fields[2], 'm', cjson.encode(meta)})
+          given_up = new ~= nil
+          if new then
+            redis.call('HSET', KEYS[2], meta.i, (suspect and 'x ' or 'b ') .. new)
+            moved = moved + 1
+          end
         end
       end
+    end
+    if given_up then
+      count = count + 1
+      redis.call('XACK', stream, 'w', entry)
       redis.call('XDEL', stream, entry)
     end
   end
+end
+if problem and count == 0 then
+  return redis.error_reply(problem)
 end
 if moved > 0 then
   redis.call('SPUBLISH', ARGV[2], 'b')

@@ -4,6 +4,9 @@
 -- ARGV: 1 result prefix, 2... job ids
 -- Returns: the ids that were no dead letters
 -- Errors: none
+-- include: must_be
+must_be('zset', KEYS[1])
+must_be('hash', KEYS[2])
 local unknown = {}
 for at = 2, #ARGV do
   local job = ARGV[at]

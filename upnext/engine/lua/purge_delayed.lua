@@ -4,7 +4,11 @@
 -- ARGV: 1 result prefix, 2 idempotency prefix, 3 reply prefix, 4 task, 5 outcome, 6 cursor, 7 about how many jobs to look at
 -- Returns: {next cursor, the number of jobs removed}
 -- Errors: none
+-- include: must_be
+-- include: unpack_job
 -- include: end_job
+must_be('zset', KEYS[1], KEYS[5])
+must_be('hash', KEYS[2], KEYS[3], KEYS[4], KEYS[6], KEYS[7])
 local keys = {
   where = KEYS[3], waiters = KEYS[4], dead = KEYS[5], dead_jobs = KEYS[6], cancel = KEYS[7],
   result = ARGV[1], idem = ARGV[2], reply = ARGV[3],
@@ -15,16 +19,13 @@ local removed = 0
 for at = 1, #found[2], 2 do
   local job = found[2][at]
   if string.match(job, '^(.*):[^:]*$') == ARGV[4] and redis.call('ZREM', KEYS[1], job) == 1 then
-    local packed = redis.call('HGET', KEYS[2], job)
-    local size, start = string.match(packed or '', '^%l(%d+):()')
-    size = tonumber(size or '0')
-    local meta = size > 0 and cjson.decode(string.sub(packed, start, start + size - 1)) or {}
+    local _, meta = unpack_job(redis.call('HGET', KEYS[2], job))
     redis.call('HDEL', KEYS[2], job)
-    end_job(keys, 0, job, ARGV[5], 0, meta, nil, false)
+    end_job(keys, 0, job, ARGV[5], 0, meta or {}, nil, false)
     removed = removed + 1
   end
 end
 if removed > 0 then
-  redis.call('HINCRBY', KEYS[8], ARGV[4] .. ':cancelled', removed)
+  redis.pcall('HINCRBY', KEYS[8], ARGV[4] .. ':cancelled', removed)
 end
 return {found[1], removed}

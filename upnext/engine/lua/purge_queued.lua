@@ -5,6 +5,8 @@
 -- Returns: the number of jobs removed
 -- Errors: none
 -- include: last_fetched
+-- include: must_be
+-- include: read_meta
 -- include: end_job
 local lane = string.sub(KEYS[1], -1)
 local keys = {
@@ -12,15 +14,16 @@ local keys = {
   result = ARGV[1], idem = ARGV[2], reply = ARGV[3],
   have_waiters = redis.call('HLEN', KEYS[3]) > 0, have_cancels = redis.call('HLEN', KEYS[6]) > 0,
 }
+must_be('hash', KEYS[2], KEYS[3], KEYS[5], KEYS[6])
+must_be('zset', KEYS[4])
 local entries = redis.call('XRANGE', KEYS[1], '(' .. last_fetched(KEYS[1]), '+', 'COUNT', ARGV[6])
 for _, entry in ipairs(entries) do
-  local said = entry[2][4]
-  local meta = said and said ~= '' and cjson.decode(said) or {}
+  local meta = read_meta(entry[2]) or {}
   local job = meta.i or (ARGV[4] .. ':' .. lane .. entry[1])
   redis.call('XDEL', KEYS[1], entry[1])
   end_job(keys, 0, job, ARGV[5], 0, meta, nil, meta.i ~= nil)
 end
 if #entries > 0 then
-  redis.call('HINCRBY', KEYS[7], ARGV[4] .. ':cancelled', #entries)
+  redis.pcall('HINCRBY', KEYS[7], ARGV[4] .. ':cancelled', #entries)
 end
 return #entries

@@ -8,9 +8,12 @@
 --       then the name of the crash, the number of jobs that had started in its process (this consumer's and others'), and the started entries,
 --       each `TASK:LANE ENTRY_ID`
 -- Returns: {entries moved, entries still pending, 1 when the consumer is gone, number buried, how many of the moved are suspects,
---           then the names of earlier crashes whose culprit this crash has shown}
+--           why entries could not be moved or '', then the names of earlier crashes whose culprit this crash has shown}
 -- Errors: EPOCH
 -- include: epoch
+-- include: must_be
+-- include: task_options
+-- include: put_entry
 -- include: end_job
 -- include: end_cancelled
 -- include: read_meta
@@ -19,8 +22,10 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local lease = redis.call('ZSCORE', KEYS[2], consumer)
 if seen ~= '' and lease and lease ~= seen then
-  return {0, -1, 0, 0, 0}
+  return {0, -1, 0, 0, 0, ''}
 end
+must_be('zset', KEYS[3], KEYS[7])
+must_be('hash', KEYS[4], KEYS[5], KEYS[6], KEYS[8], KEYS[9], KEYS[11], KEYS[12])
 redis.call('ZREM', KEYS[2], consumer)
 redis.call('ZADD', KEYS[3], 'NX', string.format('%.0f', now), consumer)
 
@@ -43,10 +48,22 @@ local function buried_outcome(meta, message)
 end
 
 local function count(task, word)
-  redis.call('HINCRBY', KEYS[10], task .. ':' .. word, 1)
+  redis.pcall('HINCRBY', KEYS[10], task .. ':' .. word, 1)
 end
 
-local moved, buried, budget = 0, 0, 500
+local moved, buried, budget, problem = 0, 0, 500, nil
+
+-- A lane that takes nothing leaves the entry where it is, pending: it is moved once the lane takes it.
+local function put(stream, entry, target, fields)
+  local new, why = put_entry(target, fields)
+  if not new then
+    problem = problem or (stream .. ' ' .. entry .. ' stays: ' .. why)
+    return nil
+  end
+  moved = moved + 1
+  return new
+end
+
 for position = 1, tasks do
   local task = ARGV[13 + position]
   local base = 12 + 4 * (position - 1)
@@ -62,12 +79,10 @@ for position = 1, tasks do
       local entry = row[1]
       budget = budget - 1
       local found = redis.call('XRANGE', stream, entry, entry)
-      redis.call('XACK', stream, 'w', entry)
       local meta = found[1] and read_meta(found[1][2])
+      local settled = true
       if found[1] and not meta then
-        redis.call('XADD', KEYS[base + 3], '*', unpack(found[1][2]))
-        redis.call('XDEL', stream, entry)
-        moved = moved + 1
+        settled = put(stream, entry, KEYS[base + 3], found[1][2]) ~= nil
       elseif meta then
         local fields = found[1][2]
         local home = meta.l or (lane ~= 'b' and lane ~= 'x' and lane) or 'n'
@@ -80,10 +95,7 @@ for position = 1, tasks do
         if had_started or charge == 'host' then
           meta.q = nil -- it bounds the wait for the first start; on a lost host it may have started
         end
-        if not definition then
-          definition = redis.call('HGET', KEYS[11], task)
-          definition = definition and cjson.decode(definition).options or {}
-        end
+        definition = definition or task_options(KEYS[11], task)
         local ttl = math.floor((tonumber(definition.result_ttl_s) or 600) * 1000)
         if guilty then
           meta.x = cause
@@ -126,13 +138,19 @@ for position = 1, tasks do
           buried = buried + 1
         else
           local at = target == 'x' and 4 or 3
-          local new = redis.call('XADD', KEYS[base + at], '*', fields[1], fields[2], 'm', cjson.encode(meta))
-          redis.call('HSET', KEYS[5], job, target .. ' ' .. new)
-          moved = moved + 1
-          apart = apart + (target == 'x' and 1 or 0)
+          local new = put(stream, entry, KEYS[base + at], {fields[1], fields[2], 'm', cjson.encode(meta)})
+          if new then
+            redis.call('HSET', KEYS[5], job, target .. ' ' .. new)
+          end
+          settled = new ~= nil
+          apart = apart + (settled and target == 'x' and 1 or 0)
         end
-        redis.call('XDEL', stream, entry)
       end
+      if not settled then
+        break -- the rest of this lane would go the same way
+      end
+      redis.call('XACK', stream, 'w', entry)
+      redis.call('XDEL', stream, entry)
     end
   end
 end
@@ -156,4 +174,4 @@ if left == 0 and final then
   redis.call('ZREM', KEYS[3], consumer)
   gone = 1
 end
-return {moved, left, gone, buried, apart, unpack(shown)}
+return {moved, left, gone, buried, apart, problem or '', unpack(shown)}

@@ -6,6 +6,14 @@
 -- Returns: for each job 1 (put back), 0 (not ours any more), 2 (a cancel was asked for: nothing was changed, finish it as cancelled)
 -- Errors: EPOCH
 -- include: epoch
+-- include: must_be
+must_be('hash', KEYS[2], KEYS[4], KEYS[5])
+must_be('zset', KEYS[3])
+must_be('stream', unpack(KEYS, 8))
+local limited = {}
+for _, task in ipairs(redis.call('HKEYS', KEYS[7])) do
+  limited[task] = true
+end
 local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]
 local streams = #KEYS - 7
@@ -29,7 +37,7 @@ for at = 3 + streams, #ARGV, 6 do
     redis.call('HSET', KEYS[4], job, lane .. #meta .. ':' .. meta .. payload)
     redis.call('ZADD', KEYS[3], string.format('%.0f', due), job)
     redis.call('HDEL', KEYS[2], job)
-    redis.call('HINCRBY', KEYS[6], ARGV[2 + index] .. ':retried', 1)
+    redis.pcall('HINCRBY', KEYS[6], ARGV[2 + index] .. ':retried', 1)
     freed[ARGV[2 + index]] = true
     if not head or due < head then
       head = due
@@ -42,7 +50,7 @@ if ring then
   redis.call('SPUBLISH', ARGV[2], 'd')
 end
 for task, _ in pairs(freed) do
-  if redis.call('HEXISTS', KEYS[7], task) == 1 then
+  if limited[task] then
     redis.call('SPUBLISH', ARGV[2], 't' .. task)
   end
 end

@@ -4,14 +4,17 @@
 -- ARGV: 1 meta ('' or JSON), 2 stream prefix, 3 bell channel, 4 handler life ms, 5 idempotency prefix, 6 key ('' none), 7 key ttl ms,
 --       8 nonce, 9 key that remembers this very send ('' none; a handler's task is added), 10 its ttl ms, 11... handlers that the sender knows,
 --       last: payload
--- Returns: for each handler two: its task, the first entry id, or `=JOB_ID NONCE` when its key is held
+-- Returns: for each handler two: its task, the first entry id, `=JOB_ID NONCE` when its key is held, or `!ERROR` when its lane takes nothing
 -- Errors: OOM
+-- include: must_be
+-- include: put_entry
+must_be('hash', KEYS[1], KEYS[2])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local handlers, seen = {}, {}
 local known = redis.call('HGETALL', KEYS[1])
 for at = 1, #known, 2 do
-  if tonumber(known[at + 1]) + tonumber(ARGV[4]) >= now then
+  if (tonumber(known[at + 1]) or 0) + tonumber(ARGV[4]) >= now then
     handlers[#handlers + 1] = known[at]
     seen[known[at]] = true
   else
@@ -33,9 +36,9 @@ local limits = redis.call('HMGET', KEYS[2], unpack(handlers))
 local reply = {}
 for index, task in ipairs(handlers) do
   local key = ARGV[6] ~= '' and ARGV[5] .. ARGV[6] .. '@' .. task
-  local held = key and (redis.call('GET', ARGV[9] .. task) or redis.call('GET', key))
-  local id
-  if held then
+  local held = key and (redis.call('GET', ARGV[9] .. task) or redis.pcall('GET', key))
+  local id, why
+  if type(held) == 'string' then
     id = '=' .. held
   else
     local meta = ARGV[1]
@@ -44,12 +47,9 @@ for index, task in ipairs(handlers) do
       said.k = ARGV[6] .. '@' .. task
       meta = cjson.encode(said)
     end
-    if meta == '' then
-      id = redis.call('XADD', ARGV[2] .. task .. ':n', '*', 'p1', payload)
-    else
-      id = redis.call('XADD', ARGV[2] .. task .. ':n', '*', 'p1', payload, 'm', meta)
-    end
-    if key then
+    id, why = put_entry(ARGV[2] .. task .. ':n', meta == '' and {'p1', payload} or {'p1', payload, 'm', meta})
+    id = id or '!' .. why
+    if key and not why then
       local holder = task .. ':n' .. id .. ' ' .. ARGV[8]
       redis.call('SET', key, holder, 'PX', ARGV[7])
       redis.call('SET', ARGV[9] .. task, holder, 'PX', ARGV[10])

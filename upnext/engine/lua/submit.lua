@@ -4,14 +4,26 @@
 -- ARGV: 1 bell channel, 2 idempotency key prefix, then for each stream of KEYS: its task; then for each job four:
 --       index of its stream from 1, meta (JSON or ''), payload, special ('' or JSON {at, delay: us; ttl, key, key_ttl: ms; nonce, sent: key
 --       that remembers this very submit, for a repeat whose first reply was lost while its job may have ended, sent_ttl: ms})
--- Returns: for each job its first entry id; `dID` when it is delayed; `=JOB_ID NONCE` when its key is held
+-- Returns: for each job its first entry id; `dID` when it is delayed; `=JOB_ID NONCE` when its key is held; `!ERROR` when its lane takes nothing
 -- Errors: OOM
+-- include: must_be
+-- include: put_entry
 local seq, delayed, delayed_jobs, limits = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local bell, idem = ARGV[1], ARGV[2]
+if not tonumber(redis.call('GET', seq) or '0') then
+  return redis.error_reply('ERR ' .. seq .. ' is not a number')
+end
+must_be('zset', delayed)
+must_be('hash', delayed_jobs, limits)
 local streams = #KEYS - 4
 local ids = {}
 local rung = {}
 local head
+
+local function put(stream, meta, payload)
+  local id, why = put_entry(stream, meta == '' and {'p1', payload} or {'p1', payload, 'm', meta})
+  return id or '!' .. why, id ~= nil
+end
 
 local function now_us()
   local time = redis.call('TIME')
@@ -24,15 +36,11 @@ for at = 3 + streams, #ARGV, 4 do
   local meta, payload, special = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local id
   if special == '' then
-    if meta == '' then
-      id = redis.call('XADD', stream, '*', 'p1', payload)
-    else
-      id = redis.call('XADD', stream, '*', 'p1', payload, 'm', meta)
-    end
+    id = put(stream, meta, payload)
   else
     local wish = cjson.decode(special)
-    local held = wish.key and (redis.call('GET', wish.sent) or redis.call('GET', idem .. wish.key))
-    if held then
+    local held = wish.key and (redis.call('GET', wish.sent) or redis.pcall('GET', idem .. wish.key))
+    if type(held) == 'string' then
       id = '=' .. held
     else
       local now = now_us()
@@ -44,6 +52,7 @@ for at = 3 + streams, #ARGV, 4 do
         meta = cjson.encode(said)
       end
       local job_id
+      local queued = true
       if due then
         id = 'd' .. string.format('%.0f', math.floor(now / 1000)) .. '-' .. redis.call('INCR', seq)
         job_id = task .. ':' .. id
@@ -57,14 +66,11 @@ for at = 3 + streams, #ARGV, 4 do
           head = due
           rung.d = 'd'
         end
-      elseif meta == '' then
-        id = redis.call('XADD', stream, '*', 'p1', payload)
-        job_id = task .. ':' .. lane .. id
       else
-        id = redis.call('XADD', stream, '*', 'p1', payload, 'm', meta)
+        id, queued = put(stream, meta, payload)
         job_id = task .. ':' .. lane .. id
       end
-      if wish.key then
+      if wish.key and queued then
         local holder = job_id .. ' ' .. wish.nonce
         redis.call('SET', idem .. wish.key, holder, 'PX', wish.key_ttl)
         redis.call('SET', wish.sent, holder, 'PX', wish.sent_ttl)

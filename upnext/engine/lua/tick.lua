@@ -7,6 +7,8 @@
 -- Returns: {1, entry id} fired; {2, cursor ms} somebody fired or skipped it; {3, ms until due} too early; {4, 0} the cron is gone
 -- Errors: EPOCH; TERM when another scheduler leads
 -- include: epoch
+-- include: must_be
+must_be('hash', KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[7])
 if redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[2] then
   return redis.error_reply('TERM another scheduler leads')
 end
@@ -14,7 +16,7 @@ if redis.call('HEXISTS', KEYS[3], ARGV[3]) == 0 then
   return {4, 0}
 end
 local tick = tonumber(ARGV[4])
-local cursor = tonumber(redis.call('HGET', KEYS[4], ARGV[3]) or '0')
+local cursor = tonumber(redis.call('HGET', KEYS[4], ARGV[3]) or '0') or 0
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
 if cursor >= tick and not (ARGV[8] == '0' and cursor > now + tonumber(ARGV[9])) then
@@ -24,12 +26,15 @@ local wait = tick - now
 if wait > 0 then
   return {3, math.ceil(wait)}
 end
+local id = ''
+if ARGV[8] ~= '0' then
+  id = redis.call('XADD', KEYS[6], '*', 'p1', ARGV[5], 'm', ARGV[6])
+  redis.call('HSET', KEYS[7], ARGV[3], ARGV[4])
+end
 redis.call('HSET', KEYS[4], ARGV[3], ARGV[4])
 if ARGV[8] == '0' then
   return {1, ''}
 end
-redis.call('HSET', KEYS[7], ARGV[3], ARGV[4])
-local id = redis.call('XADD', KEYS[6], '*', 'p1', ARGV[5], 'm', ARGV[6])
 if redis.call('HEXISTS', KEYS[5], ARGV[3]) == 1 then
   redis.call('SPUBLISH', ARGV[7], 't' .. ARGV[3])
 end

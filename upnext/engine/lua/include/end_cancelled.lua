@@ -1,12 +1,11 @@
--- end_cancelled: a job ends as cancelled instead of running (again). Expects end_job, and `keys` as there with {stats, tasks} besides.
+-- end_cancelled: a job ends as cancelled instead of running (again). Expects end_job, task_options, and `keys` as there with {stats, tasks} besides.
 -- `worker` and `cause`: of the crash in which it was found, else nil.
 local function end_cancelled(keys, now, task, job, meta, moved, worker, cause)
-  local definition = redis.call('HGET', keys.tasks, task)
-  local options = definition and cjson.decode(definition).options or {}
+  local options = task_options(keys.tasks, task)
   local outcome = cjson.encode({
     s = 'cancelled', a = meta.a, c = meta.c, f = now, w = worker, p = meta.p, r = meta.r, y = 'cancelled', x = cause,
     e = {type = 'Cancelled', message = worker and 'cancelled' or 'cancelled before it ran', traceback = ''},
   })
   end_job(keys, now, job, outcome, math.floor((tonumber(options.result_ttl_s) or 600) * 1000), meta, nil, moved)
-  redis.call('HINCRBY', keys.stats, task .. ':cancelled', 1)
+  redis.pcall('HINCRBY', keys.stats, task .. ':cancelled', 1)
 end

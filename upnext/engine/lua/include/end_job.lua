@@ -1,5 +1,6 @@
 -- end_job: what every terminal path does besides removing the entry: outcome, waiters, idempotency key, location, dead letter.
 -- Expects `keys` = {where, waiters, dead, dead_jobs, cancel, result, idem, reply} (the last three are prefixes) and `now`.
+-- The caller has made sure of the keys' types (must_be): nothing here fails.
 -- Of dead letters the newest MOST_DEAD are kept: a task that always fails must not fill the broker.
 local MOST_DEAD = 100000
 local function end_job(keys, now, job, outcome, ttl_ms, meta, dead_packed, moved)
@@ -33,8 +34,8 @@ local function end_job(keys, now, job, outcome, ttl_ms, meta, dead_packed, moved
     end
   end
   if meta.k then
-    local held = redis.call('GET', keys.idem .. meta.k)
-    if held and string.sub(held, 1, #job + 1) == job .. ' ' then
+    local held = redis.pcall('GET', keys.idem .. meta.k)
+    if type(held) == 'string' and string.sub(held, 1, #job + 1) == job .. ' ' then
       redis.call('DEL', keys.idem .. meta.k)
     end
   end

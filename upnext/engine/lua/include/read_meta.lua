@@ -8,5 +8,10 @@ local function read_meta(fields)
   if not known or type(meta) ~= 'table' or meta[1] ~= nil then
     return nil
   end
+  for _, letter in ipairs({'i', 'l', 'k', 'w'}) do
+    if meta[letter] ~= nil and type(meta[letter]) ~= 'string' then
+      return nil
+    end
+  end
   return meta
 end
