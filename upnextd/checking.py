@@ -43,6 +43,9 @@ def main() -> None:
         _end(_TOLD)
     for warning in warnings:
         _say(err, f"upnextd: warning: {warning}")
+    for line in template.nothing_to_do(loaded):
+        _say(err, f"upnextd: {line}")
+        _end(_TOLD)
     template.flush()
     for line in describe(loaded.spec):
         _say(out, line)

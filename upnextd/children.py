@@ -76,7 +76,10 @@ class Child:
         self.ends = ends
         self.page = Reader(ends.page, shapes)
         self.channel = Channel(
-            socket.socket(fileno=ends.channel), loop, lambda message: on_message(self, message), lambda: None
+            socket.socket(fileno=ends.channel),
+            loop,
+            lambda message: on_message(self, message),
+            lambda: on_message(self, {"op": "closed"}),
         )
         self._output = LineReader(ends.output, loop, lambda line: on_line(self, line))
 

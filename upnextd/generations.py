@@ -82,6 +82,9 @@ class Generation:
         self.redis_urls: tuple[str | None, ...] = ()
         self.failure: ImportFailure | None = None
         self.started_at = loop.time()
+        self._orders: dict[int, float] = {}
+        """Fork orders that are not answered yet: token -> when, by the loop's clock."""
+        self._answered_at = self.started_at
         self.due_at = float("inf")
         """When its import is to be done, by the loop's clock."""
         self.made_ms = time.time_ns() // 1_000_000
@@ -134,7 +137,21 @@ class Generation:
             socket.send_fds(self._control, [orjson.dumps(assignment)], fds)
         except OSError:
             return False
+        self._orders[assignment["token"]] = self._loop.time()
         return True
+
+    def stalled_s(self, now: float) -> float:
+        """How long it has owed the answer to a fork order; 0 when it owes none. It answers them one after the other."""
+        return now - max(min(self._orders.values()), self._answered_at) if self._orders else 0.0
+
+    def forgive(self, late_s: float) -> None:
+        """The supervisor itself was stopped for so long: that time doesn't count."""
+        self.due_at += late_s
+        self._answered_at += late_s
+
+    def _answer(self, token: int) -> None:
+        self._orders.pop(token, None)
+        self._answered_at = self._loop.time()
 
     def _exec(self, assignment: Mapping[str, Any], fds: Sequence[int]) -> bool:
         shapes = [[shape.name, shape.concurrency, list(shape.tasks)] for shape in self.shapes]
@@ -213,8 +230,10 @@ class Generation:
             case "failed":
                 self.failure = ImportFailure(message["line"], message["traceback"])
             case "forked":
+                self._answer(message["token"])
                 self._listener.forked(message["token"], message["pid"])
             case "fork_failed":
+                self._answer(message["token"])
                 blameless = message.get("blameless", True)
                 self._listener.fork_failed(message["token"], message["error"], blameless=blameless)
             case _:

@@ -393,6 +393,10 @@ class Supervisor:
                 child.channel.send("pause")
             case Action.TELL_RESUME:
                 child.channel.send("resume")
+            case Action.TELL_DRAIN if child.channel.closed:
+                # It can't be told, and is on its way out: a signal gets there.
+                child.asked = True
+                child.signal(signal.SIGTERM)
             case Action.TELL_DRAIN:
                 child.drain_number += 1
                 child.channel.send("drain", number=child.drain_number)
@@ -428,6 +432,8 @@ class Supervisor:
             grace_s = max(0.0, deadline - self.loop.time())
             # The child speaks first: it knows which jobs it had to give up.
             station.life = replace(station.life, deadline=deadline + _STOP_MARGIN_S)
+        if child.channel.closed:
+            child.signal(signal.SIGTERM)
         child.channel.send("stop", grace_s=grace_s)
 
     def set_timer(self, station: Station) -> None:
@@ -460,6 +466,7 @@ class Supervisor:
             self._pet(now)
             self.pulses.feel(now)
             self.recycling.look(now)
+            self.templates.look(now)
             self.burials.look_for_oom_kills(now)
             self._reap_strangers()
             self.talk.repeat_notices(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 from upnextd import hangs
@@ -9,12 +10,16 @@ from upnextd.channel import Message
 from upnextd.children import Child
 from upnextd.deaths import Ledger
 from upnextd.plan import Role
-from upnextd.slots import Event
+from upnextd.slots import SERVING, Event, State
 from upnextd.stations import SchedulerSaid
 
 if TYPE_CHECKING:
     from upnextd.supervisor import Supervisor
 
+CUT_OFF_S = 1.0
+"""A child whose channel is closed has so long to be gone: at an ordinary end, the channel goes first."""
+CUT_OFF_LEAVE_S = 2.0
+"""What an idle child without a channel gets to end by a signal."""
 NOTICES_AGAIN_S = 5.0
 """How often notices that are not acknowledged are repeated."""
 
@@ -34,7 +39,7 @@ class Talk:
         self._supervisor.reloads.overhear(child.generation, line)
 
     def hear(self, child: Child, message: Message) -> None:
-        """A child said this."""
+        """A child said this. The end of its channel comes as `closed`."""
         supervisor = self._supervisor
         station = supervisor.station_of(child.token)
         if station is None:
@@ -52,6 +57,8 @@ class Talk:
                     supervisor.post(station, Event.PAUSE)
             case "consumer":
                 self.tell_alive()
+            case "closed":
+                supervisor.loop.call_later(CUT_OFF_S, self._cut_off, child)
             case "drained" if message["number"] == child.drain_number:
                 supervisor.post(station, Event.DRAINED)
             case "stuck":
@@ -77,6 +84,21 @@ class Talk:
                 supervisor.wake()
             case _:
                 _note(child, message)
+
+    def _cut_off(self, child: Child) -> None:
+        """It lives, but nothing can be said to it any more: it is replaced."""
+        supervisor = self._supervisor
+        station = supervisor.station_of(child.token)
+        if station is None or child.asked:
+            return
+        if station.life.state is State.STARTING:
+            supervisor.log.fault(f"{station.slot}[{child.pid}] closed its channel before it was ready: killed")
+            child.signal(signal.SIGKILL)
+        elif station.life.state in SERVING:
+            supervisor.log.fault(f"{station.slot}[{child.pid}] closed its channel and can't be steered: it is replaced")
+            station.outdated = True
+            station.leave_s = CUT_OFF_LEAVE_S + (supervisor.settings.stop_timeout_s if child.page.busy() else 0.0)
+            supervisor.wake()
 
     def tell_alive(self) -> None:
         """Tell the scheduler who lives, when that changed."""

@@ -68,7 +68,7 @@ def main() -> None:
     faulthandler.register(signal.SIGUSR2, sys.stderr, all_threads=True, chain=False)
     try:
         service = load(order.service, order.only)
-        warnings = [*service.warnings, *(check_forkable() if order.preload else [])]
+        warnings = [*service.warnings, *nothing_to_do(service), *(check_forkable() if order.preload else [])]
     except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
         flush()
         _tell(control, op="failed", **failure(error))
@@ -118,6 +118,13 @@ def describe(loaded: Any) -> dict[str, Any]:
             for worker in spec.workers
         ],
     }
+
+
+def nothing_to_do(loaded: Any) -> list[str]:
+    """-> a warning for a service whose workers have nothing to run."""
+    if any(worker.tasks for worker in loaded.spec.workers):
+        return []
+    return [f"{loaded.spec.name} declares no task, cron or event handler: its workers have nothing to do"]
 
 
 def check_forkable() -> list[str]:

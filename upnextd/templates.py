@@ -1,4 +1,4 @@
-"""The lives of templates: how one is started, and how long its import may take."""
+"""The lives of templates: how one is started, how long its import may take, and when it counts as hung."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from upnextd.generations import Generation, ImportFailure, Phase
 if TYPE_CHECKING:
     from upnextd.supervisor import Supervisor
 
+STALLED_S = 15.0
+"""A template that owes the answer to a fork order for longer hangs: in a hook of the service around the fork, say."""
 _STACKS_S = 0.5
 """What an import that hangs gets to write its stacks."""
 
@@ -53,7 +55,16 @@ class Templates:
     def forgive(self, late_s: float) -> None:
         """The supervisor itself was stopped for so long: that time doesn't count."""
         for generation in self._supervisor.generations.values():
-            generation.due_at += late_s
+            generation.forgive(late_s)
+
+    def look(self, now: float) -> None:
+        """At every tick: a template that answers no order is of no use; its children live on without it."""
+        for generation in self._supervisor.generations.values():
+            if generation.living and generation.phase is Phase.READY and generation.stalled_s(now) > STALLED_S:
+                self._supervisor.log.fault(
+                    f"the template[{generation.pid}] has answered no order to fork for {STALLED_S:g} s: it is killed"
+                )
+                generation.kill()
 
     def _watch(self, generation: Generation) -> None:
         self._supervisor.loop.call_at(generation.due_at, self._import_is_due, generation)

@@ -109,10 +109,14 @@ def test_version_and_check(tmp_path: Path) -> None:
     done = subprocess.run([UPNEXTD, "check", str(service)], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert "hello()" in done.stdout
-    service.write_text("import nowhere")
-    done = subprocess.run([UPNEXTD, "check", str(service)], capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 78
-    assert len(done.stderr.strip().splitlines()) == 1
+    for bad, line in (("import nowhere", "nowhere"), ("import upnext\nworker = upnext.Worker()", "nothing to do")):
+        service.write_text(bad)
+        done = subprocess.run(
+            [UPNEXTD, "check", str(service)], capture_output=True, text=True, timeout=100, check=False
+        )
+        assert done.returncode == 78
+        assert line in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
