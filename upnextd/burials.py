@@ -165,7 +165,8 @@ class Burials:
 
     def _judge(self, station: Station, ended: Exit, how: str) -> None:
         supervisor = self._supervisor
-        wanted = (supervisor.desired.generation, supervisor.desired.scheduler_generation)
+        desired = supervisor.desired
+        wanted = (desired.generation, desired.scheduler_generation, desired.stand_in)
         if supervisor.reloads.child_ended(station, ended, how) or station.generation not in wanted:
             # It is not replaced by its like: the plan drops the place.
             supervisor.post(station, Event.AGAIN)

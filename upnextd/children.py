@@ -141,8 +141,8 @@ class Child:
 
     @property
     def settled(self) -> bool:
-        """Its pid is known, it is watched, and everything said to it is out."""
-        return self.pidfd >= 0 and not self.channel.unsent and not self.stack_waiters
+        """Its pid is known, it is watched, it can be talked to, and everything said to it is out."""
+        return self.pidfd >= 0 and not self.channel.closed and not self.channel.unsent and not self.stack_waiters
 
     def freeze(self, fds: list[int]) -> dict[str, Any]:
         """As JSON; `fds` gets its descriptors."""

@@ -78,6 +78,8 @@ class Generation:
         self.number = number
         self.phase = Phase.IMPORTING
         self.service_name = ""
+        self.content = ""
+        """Digest of what it loaded of the service's tree; "" before the import is done."""
         self.shapes: tuple[WorkerShape, ...] = ()
         self.redis_urls: tuple[str | None, ...] = ()
         self.failure: ImportFailure | None = None
@@ -220,6 +222,7 @@ class Generation:
                 process.send_signal(self.pidfd, process.signal.SIGKILL)
             case "imported":
                 self.service_name = message["name"]
+                self.content = message["content"]
                 self.shapes = tuple(
                     WorkerShape(w["name"], w["concurrency"], tuple(w["tasks"])) for w in message["workers"]
                 )
@@ -249,6 +252,7 @@ class Generation:
             "order": self._order,
             "number": self.number,
             "service_name": self.service_name,
+            "gone": self.phase is Phase.GONE,
             "ends": ends,
             "shapes": [[shape.name, shape.concurrency, list(shape.tasks)] for shape in self.shapes],
             "redis_urls": self.redis_urls,
@@ -293,7 +297,7 @@ class Generation:
         generation.started_at = said["started_at"]
         generation.made_ms = said["made_ms"]
         generation.warnings = list(said["warnings"])
-        generation.phase = Phase.READY
+        generation.phase = Phase.GONE if said["gone"] else Phase.READY
         return generation
 
     def _ended(self) -> None:
@@ -323,6 +327,7 @@ class Generation:
             self._output.drain()
         if was_importing:
             said = f"the process that imports the service ended with {status} before it was done"
-            self._listener.import_failed(self, self.failure or ImportFailure(said))
+            self.failure = self.failure or ImportFailure(said)
+            self._listener.import_failed(self, self.failure)
         if not told_and_done:
             self._listener.template_gone(self, status)

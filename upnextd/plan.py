@@ -73,6 +73,8 @@ class Desired:
     """Suspects of a crash wait or run."""
     canary: int | None = None
     """A generation that is being tried: one worker of it is wanted, beside all the others."""
+    stand_in: int | None = None
+    """A generation whose children count as good, and take empty places, because the wanted one can't have new ones."""
     renewed: tuple[tuple[str, int], ...] = ()
     """Slots that were asked to restart, each with the id of the newest place that is to be replaced."""
 
@@ -201,10 +203,11 @@ def _fill(
     steps: list[Step] = []
     staying = [place for place in places if place.leave_by is None]
     current: dict[str, Place] = {}
-    for place in staying:
-        if place.generation == generation and not is_outdated(desired, place):
+    newcomer = generation if desired.stand_in is None else desired.stand_in
+    outdated = [place for place in staying if not _is_good(place, generation, newcomer, desired)]
+    for place in sorted(staying, key=lambda place: place.generation != generation):
+        if place not in outdated:
             current.setdefault(place.slot, place)
-    outdated = [place for place in staying if place.generation != generation or is_outdated(desired, place)]
     # Who is vacant has nothing that a successor could be waited for.
     replaced = {place.slot for place in outdated if place.state not in VACANT}
     on_the_way = sum(slot in replaced and place.state not in SERVING for slot, place in current.items())
@@ -212,9 +215,9 @@ def _fill(
         place = current.get(slot)
         if place is None:
             if slot not in replaced:
-                steps.append(Add(slot, role, generation))
+                steps.append(Add(slot, role, newcomer))
             elif on_the_way < desired.surge:
-                steps.append(Add(slot, role, generation))
+                steps.append(Add(slot, role, newcomer))
                 on_the_way += 1
         elif place.state is State.EMPTY:
             steps.append(Post(place.id, Event.SPAWN))
@@ -231,6 +234,15 @@ def _fill(
             # It died before its successor was there: nothing is left to hold on to.
             steps.append(Drop(place.id))
     return steps
+
+
+def _is_good(place: Place, generation: int, newcomer: int, desired: Desired) -> bool:
+    """It may stay: it is of the wanted generation, or of its stand-in; of the wanted one, only with a child then."""
+    if is_outdated(desired, place):
+        return False
+    if newcomer == generation:
+        return place.generation == generation
+    return place.generation == newcomer or (place.generation == generation and place.state not in VACANT)
 
 
 def _see_off(place: Place, now: float) -> list[Step]:

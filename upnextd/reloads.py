@@ -187,7 +187,7 @@ class Reloads:
                 supervisor.edit(canary=now.generation)
                 self._step_said(f"generation {now.generation} is imported; its first worker starts")
             case Action.ROLL:
-                supervisor.edit(canary=None, generation=now.generation)
+                supervisor.edit(canary=None, generation=now.generation, stand_in=None)
                 self._step_said(f"generation {now.generation}: its first worker is stable; the others follow")
             case Action.SWITCH:
                 supervisor.edit(scheduler_generation=now.generation)
@@ -209,6 +209,8 @@ class Reloads:
         for generation in list(supervisor.generations.values()):
             if generation.number not in (now.generation, now.former):
                 generation.retire()
+            elif generation.phase is TemplatePhase.GONE:
+                supervisor.generations.pop(generation.number)
         self.former = now.former
         supervisor.tally.reloads["ok"] += 1
         self._step_said(f"generation {now.generation} serves")

@@ -108,7 +108,7 @@ class Supervisor:
         ticking = self.own(self._tick())
         try:
             if not self._open:
-                self._replace_template(1)
+                self.templates.start_first()
             await self.ended.wait()
             await self._tell_stopped()
         finally:
@@ -247,6 +247,7 @@ class Supervisor:
         if self.desired.quarantine:
             self._suspects_at = self.loop.time()
         self._start_exporter()
+        self.templates.replace_lost()
         self.log.note(f"upgraded to {upnext.__version__} in place: {self.one_line()}")
 
     def resume_ids(self, last: int) -> None:
@@ -269,6 +270,8 @@ class Supervisor:
     def imported(self, generation: Generation) -> None:
         for warning in generation.warnings:
             self.log.caution(warning)
+        if not self.templates.takes(generation):
+            return
         if not self._open:
             self.own(self._open_up(generation))
         else:
@@ -304,14 +307,10 @@ class Supervisor:
         if self.desired.stopping or not self._open or unwanted:
             self.wake()
             return
-        self.log.fault(f"the template ended ({status}); its children live on, a new one imports the service")
-        age_s = self.loop.time() - generation.started_at
-        self.loop.call_later(0.0 if age_s > plan.PROVEN_S else 1.0, self._replace_template, generation.number)
-
-    def _replace_template(self, number: int) -> None:
-        wanted = (self.desired.generation, self.desired.scheduler_generation)
-        if not self.desired.stopping and number in wanted and self.start_generation(number) is None:
-            self.loop.call_later(1.0, self._replace_template, number)
+        if generation.failure is None and not generation.retired:
+            self.log.fault(f"the template ended ({status}); its children live on, a new one imports the service")
+        self.templates.replace(generation)
+        self.wake()
 
     async def _open_up(self, generation: Generation) -> None:
         """The first import is done: a broker if one is needed, then children."""
@@ -321,6 +320,8 @@ class Supervisor:
             return
         self._open = True
         self._start_exporter()
+        # It may have ended while the broker started.
+        self.templates.replace_lost()
         self.wake()
 
     def _start_exporter(self) -> None:

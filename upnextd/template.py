@@ -29,7 +29,7 @@ import setproctitle
 
 from upnext.control.exits import ExitCode
 from upnext.errors import UsageError
-from upnextd import pieces, process, scoreboard
+from upnextd import content, pieces, process, scoreboard
 
 _ORDER_CAP_BYTES = 1 << 16
 _ORDER_FDS = 4
@@ -67,7 +67,8 @@ def main() -> None:
     faulthandler.enable(sys.stderr)
     faulthandler.register(signal.SIGUSR2, sys.stderr, all_threads=True, chain=False)
     try:
-        service = load(order.service, order.only)
+        with content.recording(order.service) as loaded:
+            service = load(order.service, order.only)
         warnings = [*service.warnings, *nothing_to_do(service), *(check_forkable() if order.preload else [])]
     except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
         flush()
@@ -76,7 +77,7 @@ def main() -> None:
     if not order.preload:
         # It was asked what the service is; children import it for themselves.
         flush()
-        _tell(control, op="imported", warnings=warnings, **describe(service))
+        _tell(control, op="imported", warnings=warnings, content=loaded.digest(), **describe(service))
         os._exit(ExitCode.OK)
     faulthandler.unregister(signal.SIGUSR2)
     faulthandler.disable()
@@ -85,7 +86,7 @@ def main() -> None:
     child = importlib.import_module("upnextd.child")
     gc.collect()
     gc.freeze()
-    _tell(control, op="imported", warnings=warnings, **describe(service))
+    _tell(control, op="imported", warnings=warnings, content=loaded.digest(), **describe(service))
     while (received := _next_order(control)) is not None:
         fork_child(control, order, received, child, service)
     os._exit(ExitCode.OK)

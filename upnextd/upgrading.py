@@ -218,7 +218,7 @@ def half_done(supervisor: Supervisor) -> str | None:
     if supervisor.operations.under_way:
         return "an operation that is under way"
     for generation in supervisor.generations.values():
-        if generation.phase is not Phase.READY:
+        if generation.phase is Phase.IMPORTING:
             return f"the template of generation {generation.number}"
     for station in supervisor.stations:
         if station.life.state in (State.SPAWNING, State.KILLED, State.EXITED):
@@ -259,6 +259,7 @@ def freeze(supervisor: Supervisor, fds: list[int]) -> Json:
         "operations": supervisor.operations.freeze(),
         "tally": supervisor.tally.freeze(),
         "record": dataclasses.asdict(supervisor.burials.record),
+        "contents": list(supervisor.templates.contents.items()),
         "former": supervisor.reloads.former,
         "last_number": supervisor.reloads.last_number,
     }
@@ -316,6 +317,7 @@ def thaw(supervisor: Supervisor, state: Mapping[str, Any]) -> None:
     )
     supervisor.operations = Operations.thaw(state["operations"])
     supervisor.tally = Tally.thaw(state["tally"])
+    supervisor.templates.contents = dict(state["contents"])
     supervisor.reloads.former = state["former"]
     supervisor.reloads.last_number = state["last_number"]
     for one in state["stations"]:

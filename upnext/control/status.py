@@ -67,6 +67,8 @@ class Status(TypedDict):
     namespace: str
     mode: Mode
     exit_when_drained: bool
+    problem: str | None
+    """Why children can't be replaced by their like, in a line; null when they can."""
     generation: int
     desired_workers: int
     ready_workers: int

@@ -92,6 +92,18 @@ def test_a_restart_of_a_slot_that_waits_is_a_fresh_try(state: State) -> None:
     assert reconcile(plan.renew(RUN, {"worker-1": 1}), places, NOW) == [Add("worker-1", Role.WORKER, 1), Drop(1)]
 
 
+def test_a_stand_in_fills_what_is_empty_and_replaces_nobody() -> None:
+    desired = replace(RUN, generation=2, scheduler_generation=2, stand_in=1)
+    wanted = replace(worker(2), generation=2)
+    chief = replace(scheduler(), generation=2)
+    assert reconcile(desired, [wanted, chief], NOW) == [Add("worker-1", Role.WORKER, 1)]
+    empty = replace(worker(1, State.EMPTY), generation=2)
+    assert reconcile(desired, [empty, wanted, chief], NOW) == [Add("worker-1", Role.WORKER, 1), Drop(1)]
+    assert reconcile(desired, [worker(1), wanted, chief], NOW) == []
+    back = replace(desired, stand_in=None)
+    assert reconcile(back, [worker(1), wanted, chief], NOW) == [Add("worker-1", Role.WORKER, 2)]
+
+
 def test_a_replacement_is_ready_before_the_old_one_leaves() -> None:
     old = worker(1, outdated=True)
     assert reconcile(RUN, [old, worker(2), scheduler()], NOW) == [Add("worker-1", Role.WORKER, 1)]

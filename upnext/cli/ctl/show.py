@@ -30,6 +30,8 @@ def status(ctx: click.Context) -> None:
     else:
         said = cast("Status", answer)
         output.print_line(headline(said))
+        if said.get("problem"):
+            output.print_line(f"PROBLEM: {said['problem']}")
         output.print_table(COLUMNS, [row(child) for child in said["children"]], none="no children", right=NUMBERS)
     ctx.exit(ExitCode.DEGRADED if degraded(cast("Status", answer)) else ExitCode.OK)
 
