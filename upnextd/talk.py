@@ -46,15 +46,7 @@ class Talk:
             return
         match message["op"]:
             case "ready":
-                child.ready_at = supervisor.loop.time()
-                child.heart = hangs.Heart(child.page.heartbeat, child.ready_at)
-                supervisor.on_event(
-                    "child_ready", {"slot": child.slot, "pid": child.pid, "generation": child.generation}
-                )
-                supervisor.post(station, Event.BECAME_READY)
-                if message["paused"]:
-                    # Born so. What is wanted may have changed meanwhile, which is seen by its state.
-                    supervisor.post(station, Event.PAUSE)
+                self._became_ready(station, child, paused=message["paused"])
             case "consumer":
                 self.tell_alive()
             case "closed":
@@ -84,6 +76,16 @@ class Talk:
                 supervisor.wake()
             case _:
                 _note(child, message)
+
+    def _became_ready(self, station: Station, child: Child, *, paused: bool) -> None:
+        supervisor = self._supervisor
+        child.ready_at = supervisor.loop.time()
+        child.heart = hangs.Heart(child.page.heartbeat, child.ready_at)
+        supervisor.on_event("child_ready", {"slot": child.slot, "pid": child.pid, "generation": child.generation})
+        supervisor.post(station, Event.BECAME_READY)
+        if paused:
+            # Born so. What is wanted may have changed meanwhile, which is seen by its state.
+            supervisor.post(station, Event.PAUSE)
 
     def _cut_off(self, child: Child) -> None:
         """It lives, but nothing can be said to it any more: it is replaced."""

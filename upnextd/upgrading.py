@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from upnextd.control import ControlServer
     from upnextd.supervisor import Supervisor
 
-STATE_VERSION = 4
+STATE_VERSION = 5
 _READS = f"{STATE_VERSION}.{scoreboard.LAYOUT:x}"
 VARIABLE = "UPNEXTD_UPGRADE_FD"
 OUR_SIGNALS = frozenset(
