@@ -11,7 +11,7 @@ from upnextd.children import Child
 from upnextd.deaths import Ledger
 from upnextd.plan import Role
 from upnextd.slots import SERVING, Event, State
-from upnextd.stations import SchedulerSaid
+from upnextd.stations import SchedulerSaid, Station
 
 if TYPE_CHECKING:
     from upnextd.supervisor import Supervisor
