@@ -24,8 +24,8 @@ from typing import Any
 import psutil
 
 from upnext.control.client import ControlClient
-from upnext.engine import tasks
-from upnext.engine.clients import sync_broker
+from upnext.engine.client.per_loop import sync_broker
+from upnext.engine.views import tasks
 from upnext.errors import UpNextError
 
 ROOT = Path(__file__).resolve().parents[1]

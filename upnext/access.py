@@ -13,8 +13,8 @@ from typing import Any, Protocol, TypeVar
 from upnext.core.outcome import Outcome
 from upnext.core.spec import TaskSpec
 from upnext.core.submission import Submission
-from upnext.engine import clients
 from upnext.engine.attempt import CURRENT
+from upnext.engine.client import per_loop
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class AsyncBroker(Protocol):
     async def progress(self, job_id: str, fields: dict[str, Any], ttl_s: float) -> None: ...
 
 
-class SyncBroker(Protocol):
+class SyncQueueClient(Protocol):
     """The same operations, blocking; of one process, from any of its threads."""
 
     def submit(self, s: Submission, /) -> str: ...
@@ -104,13 +104,13 @@ class RunningAttempt(Protocol):
         ...
 
 
-async_broker: Callable[[str | None], AsyncBroker] = clients.async_broker
+async_broker: Callable[[str | None], AsyncBroker] = per_loop.async_broker
 """-> the broker of the running loop. Raises NoBrokerError when no URL is set anywhere."""
 
 
-def sync_broker(redis_url: str | None) -> SyncBroker:
+def sync_broker(redis_url: str | None) -> SyncQueueClient:
     """The blocking broker of this process. Raises NoBrokerError when no URL is set anywhere."""
-    return clients.sync_broker(redis_url)
+    return per_loop.sync_broker(redis_url)
 
 
 async def aclose() -> None:
@@ -119,7 +119,7 @@ async def aclose() -> None:
     Optional: a program that ends without it loses nothing and is warned of nothing. The next call connects again. Only a loop of uvloop
     that is closed by hand, without `loop.shutdown_asyncgens()`, has a ResourceWarning for each connection that is open.
     """
-    await clients.aclose()
+    await per_loop.aclose()
 
 
 def current_attempt() -> RunningAttempt | None:

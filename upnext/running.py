@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from upnext import config
 from upnext.core.naming import ServiceName, service_name
 from upnext.core.spec import ServiceSpec
-from upnext.engine import poolproc
 from upnext.engine.local import run_service
+from upnext.engine.worker import pool_process
 from upnext.errors import UsageError
 from upnext.service import LOADER, check_task_names, named_apart, vague_name_warning
 from upnext.worker import Worker
@@ -39,7 +39,7 @@ def run(*components: Worker | Api, worker_timeout: float = 30.0, api_timeout: fl
     BrokerRefusedError when the broker can't be used at the start.
     """
     del api_timeout
-    if poolproc.serving:
+    if pool_process.serving:
         raise UsageError(
             'upnext.run: this is a pool process importing the script; guard the call with if __name__ == "__main__":'
         )

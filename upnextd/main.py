@@ -17,16 +17,20 @@ import upnext
 from upnext import config
 from upnext.control.exits import ExitCode
 from upnext.errors import UsageError
-from upnextd import checking, identity, kernel, leftovers, lock, plan, process, upgrading
-from upnextd.commands import ControlCommands
-from upnextd.control import ControlServer, SocketInUseError
-from upnextd.identity import Identity
-from upnextd.logs import Log, Sink
-from upnextd.modes import Request
-from upnextd.notify import Notifier
+from upnextd import check as service_check
+from upnextd import kernel_check
+from upnextd.control.commands import ControlCommands
+from upnextd.control.server import ControlServer, SocketInUseError
+from upnextd.rules import plan
+from upnextd.rules.modes import Request
 from upnextd.settings import Flags, Settings, build, child_env
-from upnextd.supervisor import Supervisor
-from upnextd.upgrading import OUR_SIGNALS, Inherited, Upgrades
+from upnextd.shared import identity, leftovers, lock, process
+from upnextd.shared.identity import Identity
+from upnextd.shared.logs import Log, Sink
+from upnextd.supervisor import upgrade
+from upnextd.supervisor.supervisor import Supervisor
+from upnextd.supervisor.systemd import Notifier
+from upnextd.supervisor.upgrade import OUR_SIGNALS, Inherited, Upgrades
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,7 +92,7 @@ def _option(name: str, *args: Any, **kwargs: Any) -> Any:
 @_option("--log-file", metavar="PATH", help="Log there instead of to stderr.")
 def start(service: str, **flags: Any) -> None:
     """Run SERVICE (a file, or a module as pkg.mod) until told to stop. Stays in the foreground."""
-    inherited = upgrading.take_over(os.environ)
+    inherited = upgrade.take_over(os.environ)
     sys.exit(_start(build(Flags(service, **flags), os.environ), os.environ, inherited))
 
 
@@ -99,7 +103,7 @@ def start(service: str, **flags: Any) -> None:
 def check(service: str, only: tuple[str, ...], service_name: str | None) -> None:
     """Import SERVICE in a throw-away process and print what it declares."""
     names = [name for part in only for name in part.split(",") if name]
-    code, line = checking.check(service, names, child_env(os.environ, service_name))
+    code, line = service_check.check(service, names, child_env(os.environ, service_name))
     if line is not None:
         _die(code, line)
     sys.exit(code)
@@ -127,7 +131,7 @@ def _start(settings: Settings, env: Mapping[str, str], inherited: Inherited | No
         process.default_signals()
     process.lift_descriptor_limit(None if inherited is None else inherited.descriptors)
     if inherited is None:
-        if (denied := kernel.denied()) is not None:
+        if (denied := kernel_check.denied()) is not None:
             _die(ExitCode.CONFIG, denied)
         held, known = _take_place(settings)
     else:

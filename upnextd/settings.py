@@ -10,7 +10,8 @@ from pathlib import Path
 
 from upnext import config
 from upnext.errors import UsageError
-from upnextd import plan, process
+from upnextd.rules import plan
+from upnextd.shared import process
 
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?\Z", re.IGNORECASE)
 _ADDRESS = re.compile(r"(\[[^][]+\]|[^][:]*):([0-9]{1,5})\Z")

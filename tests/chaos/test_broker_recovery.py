@@ -15,7 +15,7 @@ from tests.support.waiting import PATIENCE, wait_until
 from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
 from upnext.core.submission import Submission
-from upnext.engine.sync import SyncBroker
+from upnext.engine.client.sync_client import SyncQueueClient
 from upnext.errors import QueueError
 
 SOON_S = 2.0
@@ -90,9 +90,9 @@ FORGETTING = {data_is_flushed, restarts_without_its_data}
 
 
 @pytest.fixture
-def shop(own_server: Server, daemon: Callable[..., Daemon]) -> Iterator[tuple[Server, Daemon, SyncBroker]]:
+def shop(own_server: Server, daemon: Callable[..., Daemon]) -> Iterator[tuple[Server, Daemon, SyncQueueClient]]:
     started = daemon(SERVICE, redis_url=own_server.url, workers=2)
-    broker = SyncBroker(own_server.url)
+    broker = SyncQueueClient(own_server.url)
     yield own_server, started, broker
     broker.close()
 
@@ -108,7 +108,7 @@ def requests_per_s(server: Server, seconds: float) -> float:
     return (reads() - before - 1) / (time.monotonic() - begun)
 
 
-def next_job_s(broker: SyncBroker) -> float:
+def next_job_s(broker: SyncQueueClient) -> float:
     """How long from now until a job has run."""
     begun = time.monotonic()
 
@@ -125,7 +125,9 @@ def next_job_s(broker: SyncBroker) -> float:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_the_next_job_runs_soon_after(shop: tuple[Server, Daemon, SyncBroker], fault: Callable[[Server], None]) -> None:
+def test_the_next_job_runs_soon_after(
+    shop: tuple[Server, Daemon, SyncQueueClient], fault: Callable[[Server], None]
+) -> None:
     server, daemon, broker = shop
     keys = Keys()
     next_job_s(broker)
@@ -154,7 +156,7 @@ def test_the_next_job_runs_soon_after(shop: tuple[Server, Daemon, SyncBroker], f
         assert "registering anew" not in daemon.log()
 
 
-def test_nobody_spins_while_it_is_read_only(shop: tuple[Server, Daemon, SyncBroker]) -> None:
+def test_nobody_spins_while_it_is_read_only(shop: tuple[Server, Daemon, SyncQueueClient]) -> None:
     server, daemon, broker = shop
     next_job_s(broker)
     idle = requests_per_s(server, 3)

@@ -32,7 +32,7 @@ RELOADING = (
     " generations.py:_launch,_obey,retire,kill,_ended"
 )
 UPGRADING = (
-    "upgrading.py:ask,_upgrade,_probed,_exec,freeze,_freeze_station,take_over,thaw,_thaw_station supervisor.py:take_over"
+    "upgrading.py:ask,_upgrade,_probed,_exec,freeze,_instance_to_state,take_over,thaw,_instance_from_state supervisor.py:take_over"
     " main.py:start,_start,_supervise children.py:freeze,thaw,rewatch control.py:start"
 )
 

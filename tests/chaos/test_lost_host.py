@@ -16,7 +16,7 @@ from tests.support.waiting import PATIENCE, wait_until
 from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
 from upnext.core.submission import Submission
-from upnext.engine.sync import SyncBroker
+from upnext.engine.client.sync_client import SyncQueueClient
 
 SERVICE = """
     import asyncio, json, os, time
@@ -56,7 +56,7 @@ def test_its_jobs_start_again_on_another_within_15_s(
         return daemon(SERVICE, redis_url=url, workers=2, env=env)
 
     with Proxy(own_server) as proxy:
-        broker = SyncBroker(own_server.tcp_url)
+        broker = SyncQueueClient(own_server.tcp_url)
         lost = host("a", proxy.url)
         jobs = [
             broker.submit(Submission("work", json.dumps({"name": f"j{n}", "patient": True}).encode())) for n in range(4)

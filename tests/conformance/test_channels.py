@@ -12,8 +12,8 @@ from tests.support.topologies import Cluster
 from tests.support.waiting import given, wait_until_async
 from upnext import Worker
 from upnext.core.keys import Keys
-from upnext.engine import broker as broker_module
-from upnext.engine import sync as sync_module
+from upnext.engine.client import queue_client as broker_module
+from upnext.engine.client import sync_client as sync_module
 
 
 def service(go: asyncio.Event) -> tuple[Worker, Any]:

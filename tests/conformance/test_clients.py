@@ -13,8 +13,8 @@ from tests.support.serving import serving
 from tests.support.topologies import Topology
 from upnext import DuplicateJobError, Worker
 from upnext.core.submission import Submission
-from upnext.engine.broker import Broker
-from upnext.engine.sync import SyncBroker
+from upnext.engine.client.queue_client import QueueClient
+from upnext.engine.client.sync_client import SyncQueueClient
 from upnext.errors import JobNotFoundError
 
 
@@ -23,7 +23,7 @@ def job(n: int = 0, **more: object) -> Submission:
 
 
 async def test_async_client(topology: Topology, namespace: str) -> None:
-    broker = Broker(topology.url, namespace)
+    broker = QueueClient(topology.url, namespace)
     try:
         ids = await asyncio.gather(*(broker.submit(job(n)) for n in range(50)))
         ids += await broker.submit_many([job(n) for n in range(1500)])
@@ -48,7 +48,7 @@ async def test_async_client(topology: Topology, namespace: str) -> None:
 
 
 def test_blocking_client_from_threads(topology: Topology, namespace: str) -> None:
-    broker = SyncBroker(topology.url, namespace)
+    broker = SyncQueueClient(topology.url, namespace)
     barrier = threading.Barrier(8)
 
     def submit(start: int) -> list[str]:

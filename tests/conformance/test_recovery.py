@@ -15,7 +15,7 @@ from tests.support.topologies import Cluster, Sentinels, Topology
 from tests.support.waiting import PATIENCE, wait_until_async
 from upnext import Future, Worker
 from upnext.core.keys import Keys
-from upnext.engine.calls.holding import RATE_BUCKET_S
+from upnext.engine.calls.worker import RATE_BUCKET_S
 from upnext.errors import QueueError
 
 SOON_S = 2.0 * PATIENCE

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import upnext.engine.scripts
+import upnext.engine
 from tests.support.serving import serving
 from tests.support.topologies import Acl, Single, Topology, minimal_acl
 from tests.support.waiting import wait_until_async
@@ -18,7 +18,7 @@ from upnext.core.keys import Keys
 from upnext.errors import BrokerFullError, BrokerRefusedError
 
 SINGLE = pytest.mark.broker("redis7", "valkey", "unix", "tls", "acl")
-LUA = Path(upnext.engine.scripts.__file__).parent / "lua"
+LUA = Path(upnext.engine.__file__).parent / "lua"
 
 
 def worker_of_nothing() -> Worker:

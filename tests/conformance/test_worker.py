@@ -13,8 +13,8 @@ from tests.support.topologies import Topology
 from tests.support.waiting import wait_until_async
 from upnext import Future, Worker
 from upnext.core.keys import Keys
-from upnext.engine import crons, dead, explain, inspect, tasks
-from upnext.engine.sync import SyncBroker
+from upnext.engine.client.sync_client import SyncQueueClient
+from upnext.engine.views import crons, dead_letters, explain, jobs, tasks
 from upnext.errors import TaskExecutionError, TaskTimeoutError
 
 
@@ -98,7 +98,7 @@ async def test_what_people_do(topology: Topology, namespace: str) -> None:
     @worker.cron("0 0 1 1 *")
     async def yearly() -> None: ...
 
-    keys, broker = Keys(namespace), SyncBroker(topology.url, namespace)
+    keys, broker = Keys(namespace), SyncQueueClient(topology.url, namespace)
 
     def look() -> None:
         assert {task.name for task in tasks.tasks(broker, keys, 0)} == {"endless", "doomed", "yearly"}
@@ -116,8 +116,8 @@ async def test_what_people_do(topology: Topology, namespace: str) -> None:
             await doomed.wait()
         job_id = failed.value.task_result.job_id
         fail.clear()
-        assert [job.job_id for job in await asyncio.to_thread(inspect.dead_letters, broker, keys)] == [job_id]
-        await asyncio.to_thread(dead.retry, broker, keys, [job_id])
+        assert [job.job_id for job in await asyncio.to_thread(jobs.dead_letters, broker, keys)] == [job_id]
+        await asyncio.to_thread(dead_letters.retry, broker, keys, [job_id])
         assert await doomed.future(job_id).value(60) == "well"
 
         await asyncio.to_thread(look)
@@ -134,7 +134,7 @@ async def test_what_people_do(topology: Topology, namespace: str) -> None:
 
         waiting = await wait_until_async(held, 5, "a job of the paused task to wait")
         assert waiting is not None
-        assert (await asyncio.to_thread(inspect.job, broker, keys, waiting.job_id)).status == "queued"
+        assert (await asyncio.to_thread(jobs.job, broker, keys, waiting.job_id)).status == "queued"
         assert (await asyncio.to_thread(explain.explain, broker, keys, waiting.job_id)).gate == "paused"
         assert await asyncio.to_thread(tasks.resume, broker, keys, "doomed")
         assert await waiting.value(60) == "well"

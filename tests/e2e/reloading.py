@@ -10,7 +10,7 @@ from typing import Self
 from tests.support.daemon import Daemon
 from tests.support.waiting import wait_until
 from upnext.core.submission import Submission
-from upnext.engine.sync import SyncBroker
+from upnext.engine.client.sync_client import SyncQueueClient
 
 QUICK = {"UPNEXTD_CANARY_S": "0.3"}
 
@@ -122,7 +122,7 @@ class Load:
             thread.join()
 
     def _submit(self) -> None:
-        broker = SyncBroker(self._daemon.broker_url, self._daemon.namespace or "default")
+        broker = SyncQueueClient(self._daemon.broker_url, self._daemon.namespace or "default")
         try:
             while not self._stop.wait(self._pause_s):
                 payload = b'{"number":%d,"seconds":%f}' % (self.submitted, self._seconds)

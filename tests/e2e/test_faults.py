@@ -21,7 +21,7 @@ from tests.support.daemon import Daemon
 from tests.support.queue import Queue
 from tests.support.waiting import PATIENCE, wait_until
 from upnext.core.outcome import JobStatus
-from upnext.engine import tasks
+from upnext.engine.views import tasks
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

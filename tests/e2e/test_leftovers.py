@@ -15,7 +15,7 @@ from tests.support.queue import Queue
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
 from upnext.core.outcome import JobStatus
-from upnextd.leftovers import VARIABLE
+from upnextd.shared.leftovers import VARIABLE
 
 SERVICE = """
     import asyncio, json, os, subprocess, time

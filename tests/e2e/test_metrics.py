@@ -157,6 +157,6 @@ def test_a_taken_port_costs_the_metrics_only() -> None:
 
 
 def test_the_supervisor_does_not_import_it() -> None:
-    code = "import sys, upnextd.main; print('prometheus_client' in sys.modules, 'upnextd.metrics' in sys.modules)"
+    code = "import sys, upnextd.main; print('prometheus_client' in sys.modules, 'upnextd.metrics.exporter_process' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -104,7 +104,7 @@ for number in range(8000):
 
 def test_a_template_of_another_version_is_refused() -> None:
     """Its children would write their pages in another layout than this daemon reads."""
-    daemon = Daemon(_TASKS + "import upnextd.scoreboard\nupnextd.scoreboard.LAYOUT = 1\n", workers=1)
+    daemon = Daemon(_TASKS + "import upnextd.shared.scoreboard\nupnextd.scoreboard.LAYOUT = 1\n", workers=1)
     try:
         daemon.launch()
         assert daemon.wait() == 78

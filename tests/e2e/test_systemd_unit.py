@@ -278,7 +278,7 @@ def test_a_worker_killed_for_memory_does_not_end_the_unit(box: Box) -> None:
 @pytest.mark.timeout(900)
 def test_the_redis_url_comes_from_a_credential_that_others_do_not_see(box: Box) -> None:
     server = box.shell(
-        "/opt/upnext/bin/python -c 'from upnextd.broker import find_server; print(find_server())'"
+        "/opt/upnext/bin/python -c 'from upnextd.broker.embedded import find_server; print(find_server())'"
     ).strip()
     box.write("/srv/redis.conf", f"port 6399\nrequirepass {PASSWORD}\nsave ''\ndaemonize yes\npidfile /tmp/redis.pid\n")
     box.shell(f"{server} /srv/redis.conf >/dev/null")

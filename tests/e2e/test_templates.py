@@ -10,7 +10,7 @@ from typing import Any
 from tests.e2e.reloading import let_go, make, source, start_hold
 from tests.support.daemon import Daemon
 from tests.support.waiting import wait_until
-from upnextd.broker import find_server
+from upnextd.broker.embedded import find_server
 
 
 def template(daemon: Daemon, generation: int = 1) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def test_a_hung_template_is_replaced() -> None:
 def test_a_child_whose_channel_is_closed_is_replaced() -> None:
     cut = (
         "import socket\n"
-        "from upnextd import channel\n"
+        "from upnextd.shared import channel\n"
         "made = []\n"
         "init = channel.Channel.__init__\n"
         "def remember(self, connection, *rest):\n"

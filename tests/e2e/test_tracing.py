@@ -13,7 +13,7 @@ from tests.support.daemon import Daemon
 from tests.support.queue import Queue
 from tests.support.waiting import wait_until
 from upnext.core.outcome import JobStatus
-from upnext.engine import inspect
+from upnext.engine.views import jobs as jobs_module
 
 pytest.importorskip("opentelemetry.sdk")
 
@@ -64,7 +64,7 @@ SERVICE = """
 
 def handled(queue: Queue) -> list[str]:
     """What the listener's jobs returned."""
-    listed = inspect.jobs(queue.broker, queue.broker.keys, task="happened.listener")
+    listed = jobs_module.jobs(queue.broker, queue.broker.keys, task="happened.listener")
     found = [queue.job(one.job_id) for one in listed if one.status is JobStatus.DONE]
     return [orjson.loads(job.value or b"null") for job in found if job is not None]
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.workbench import Workbench
-from upnext.engine.sync import SyncBroker
+from tests.integration.lua_harness import Workbench
+from upnext.engine.client.sync_client import SyncQueueClient
 
 
 @pytest.fixture
 def work(redis_url: str, namespace: str) -> Iterator[Workbench]:
-    broker = SyncBroker(redis_url, namespace)
+    broker = SyncQueueClient(redis_url, namespace)
     yield Workbench(broker)
     broker.close()

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tests.integration.workbench import Workbench
+from tests.integration.lua_harness import Workbench
 from upnext.core.ownership import Source
 from upnext.core.spec import TaskSpec
-from upnext.engine.calls import keeping, owning
+from upnext.engine.calls import lease, ownership
 
 LEASE_MS = 30_000
 
@@ -18,10 +18,10 @@ def register(
     work: Workbench, *tasks: TaskSpec, daemon: str = "d1", service: str = "shop", generation_ms: int = 1, **source: Any
 ) -> None:
     """Definitions alone: no consumer serves them."""
-    registration = keeping.Registration(
+    registration = lease.Registration(
         "", {}, service, generation_ms, 0, tasks, source=Source(daemon, f"host-{daemon}", **source)
     )
-    work.epoch, _ = work.broker.run(keeping.register(work.keys, registration, "epoch-1"))
+    work.epoch, _ = work.broker.run(lease.register(work.keys, registration, "epoch-1"))
 
 
 def statement(
@@ -30,8 +30,8 @@ def statement(
     service: str = "shop",
     generation_ms: int = 1,
     serves: Sequence[str] | None = None,
-) -> owning.Statement:
-    return owning.Statement(
+) -> ownership.Statement:
+    return ownership.Statement(
         daemon,
         service,
         generation_ms,
@@ -44,14 +44,16 @@ def statement(
     )
 
 
-def announce(work: Workbench, stated: owning.Statement, lease_ms: int = LEASE_MS) -> list[str]:
+def announce(work: Workbench, stated: ownership.Statement, lease_ms: int = LEASE_MS) -> list[str]:
     """-> what isn't registered."""
-    return [name for call in owning.announce(work.keys, work.epoch, stated, lease_ms) for name in work.broker.run(call)]
+    return [
+        name for call in ownership.announce(work.keys, work.epoch, stated, lease_ms) for name in work.broker.run(call)
+    ]
 
 
 def rows(work: Workbench, key: str) -> Mapping[str, Any]:
     return {name: json.loads(value) for name, value in work.hash(key).items()}
 
 
-def registry(work: Workbench) -> owning.Registry:
-    return work.broker.run(owning.registry(work.keys))
+def registry(work: Workbench) -> ownership.Registry:
+    return work.broker.run(ownership.registry(work.keys))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
+from tests.integration.lua_harness import Workbench, task
 from tests.integration.owning import LEASE_MS, announce, register, rows, statement
-from tests.integration.workbench import Workbench, task
 from upnext.core.spec import CronSpec
-from upnext.engine.calls import owning
+from upnext.engine.calls import ownership
 
 SHIP = task("ship")
 TIDY = task("tidy", cron=CronSpec("* * * * *"))
@@ -71,7 +71,7 @@ def test_a_cron_that_cannot_be_read_is_told(work: Workbench) -> None:
 
 
 def test_more_than_one_batch(work: Workbench) -> None:
-    many = [task(f"t{number}") for number in range(owning.BATCH + 20)]
+    many = [task(f"t{number}") for number in range(ownership.BATCH + 20)]
     register(work, *many)
     work.broker.command("DEL", work.keys.seen)
     assert announce(work, statement(*many)) == []
@@ -81,4 +81,4 @@ def test_more_than_one_batch(work: Workbench) -> None:
 
 def test_another_epoch(work: Workbench) -> None:
     register(work, SHIP)
-    work.refuses_another_epoch(lambda epoch: owning.announce(work.keys, epoch, statement(SHIP), LEASE_MS)[0])
+    work.refuses_another_epoch(lambda epoch: ownership.announce(work.keys, epoch, statement(SHIP), LEASE_MS)[0])

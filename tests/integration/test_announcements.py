@@ -10,9 +10,11 @@ from tests.support.fleet import Fleet, task
 from upnext.core import cron as cron_rules
 from upnext.core import ownership
 from upnext.core.spec import CronSpec, TaskKind, TaskSpec
-from upnext.engine import announcements, cronwork, runtime, scheduler
 from upnext.engine.attempt import CURRENT
-from upnext.engine.calls import owning, steering
+from upnext.engine.calls import admin
+from upnext.engine.calls import ownership as ownership_module
+from upnext.engine.scheduler import announcements, cron_loop, scheduler
+from upnext.engine.worker import runtime
 
 EVERY_SECOND = CronSpec("* * * * * *")
 NEVER_SOON = CronSpec("0 0 1 1 *")
@@ -135,7 +137,7 @@ async def test_a_cron_that_lapsed_catches_up_when_it_comes_back(
     redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ownership.LAPSE_MS, TaskKind.CRON, -2_000)
-    monkeypatch.setattr(cronwork, "LAPSE_MS", 60_000)
+    monkeypatch.setattr(cron_loop, "LAPSE_MS", 60_000)
     tidy, mail = cron("tidy", EVERY_SECOND), handler("mail")
     async with Fleet(redis_url, namespace) as fleet:
         life = await fleet.worker(tidy, mail, daemon="d1")
@@ -301,8 +303,8 @@ async def test_limits_of_operators_are_put_in_force_again(redis_url: str, namesp
     async with Fleet(redis_url, namespace) as fleet:
         limited, lifted = task(ship, max_concurrency=5), task(ship, name="lifted", max_concurrency=5)
         await fleet.worker(limited, lifted)
-        await fleet.broker.run(owning.set_limits(fleet.keys, "ship", {"concurrency": 1}))
-        await fleet.broker.run(owning.set_limits(fleet.keys, "lifted", None))
+        await fleet.broker.run(ownership_module.set_limits(fleet.keys, "ship", {"concurrency": 1}))
+        await fleet.broker.run(ownership_module.set_limits(fleet.keys, "lifted", None))
         for name in ("ship", "lifted"):
             await fleet.command("HSET", fleet.keys.limits, name, '{"concurrency":5}')
         await fleet.scheduler("d1", limited, lifted)
@@ -333,12 +335,12 @@ async def test_a_paused_cron_makes_no_ticks_that_pile_up(
             await fleet.until(more)
 
         await ticked("tidy", 0, 1)
-        await fleet.broker.run(steering.pause_task(fleet.keys, "tidy"))
+        await fleet.broker.run(admin.pause_task(fleet.keys, "tidy"))
         await ticked("other", await ran("other"), 1)  # a tick of the moment of the pause is in its lane by now
         before, piled = await ran("tidy"), await fleet.lengths("tidy")
         await ticked("other", await ran("other"), 3)
         assert await fleet.lengths("tidy") == piled
-        await fleet.broker.run(steering.resume_task(fleet.keys, "tidy"))
+        await fleet.broker.run(admin.resume_task(fleet.keys, "tidy"))
         begun = await ran("other")
         await ticked("tidy", before, 2)
         waiting = sum(int(part[1:]) for part in piled.split())

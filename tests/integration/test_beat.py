@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.integration.workbench import CONSUMER, Workbench, task
-from upnext.engine.calls import keeping
-from upnext.engine.calls.keeping import Beat
+from tests.integration.lua_harness import CONSUMER, Workbench, task
+from upnext.engine.calls import lease as lease_calls
+from upnext.engine.calls.lease import Beat
 
 
 def beat(
@@ -19,7 +19,7 @@ def beat(
     ended: str = "",
 ) -> Beat:
     return work.broker.run(
-        keeping.beat(
+        lease_calls.beat(
             work.keys,
             work.epoch,
             daemon=daemon,
@@ -119,7 +119,7 @@ def test_it_tells_the_head_of_the_delayed_set(work: Workbench) -> None:
 def test_another_epoch(work: Workbench) -> None:
     work.register(task("ship"))
     work.refuses_another_epoch(
-        lambda epoch: keeping.beat(
+        lambda epoch: lease_calls.beat(
             work.keys, epoch, daemon="d1", token="t1", lease_ms=1, leadership_ms=1, consumers=[CONSUMER]
         )
     )

@@ -13,10 +13,10 @@ from tests.support.servers import Server
 from tests.support.waiting import PATIENCE, wait_until_async
 from upnext.core.outcome import JobStatus
 from upnext.core.submission import Submission
-from upnext.engine import broker as broker_module
-from upnext.engine import wire as wire_module
-from upnext.engine.broker import PAYLOAD_CAP_BYTES, Broker
-from upnext.engine.calls import producing
+from upnext.engine.calls import client
+from upnext.engine.client import queue_client as broker_module
+from upnext.engine.client.queue_client import PAYLOAD_CAP_BYTES, QueueClient
+from upnext.engine.redis import connection as wire_module
 from upnext.errors import (
     BrokerFullError,
     BrokerRefusedError,
@@ -43,7 +43,7 @@ async def slow(wait_s: float = 0.1) -> int:
 
 async def test_concurrent_submits_cost_a_command_each(server: Server, namespace: str) -> None:
     with Proxy(server) as path:
-        broker = Broker(path.url, namespace)
+        broker = QueueClient(path.url, namespace)
         await broker.submit(Submission("ship", b"{}"))
         before = int(server.client().info("stats")["total_commands_processed"])
         jobs = await asyncio.gather(*(broker.submit(Submission("ship", b"{}")) for _ in range(500)))
@@ -54,7 +54,7 @@ async def test_concurrent_submits_cost_a_command_each(server: Server, namespace:
 
 
 async def test_a_task_of_any_name(redis_url: str, namespace: str) -> None:
-    broker = Broker(redis_url, namespace)
+    broker = QueueClient(redis_url, namespace)
     names = ["100%d", "%", "größe:x", "a%%b%b"]
     for name in names * 2:  # the first by the script, which connects
         job_id = await broker.submit(Submission(name, b'{"share":"5%d"}'))
@@ -65,7 +65,7 @@ async def test_a_task_of_any_name(redis_url: str, namespace: str) -> None:
 
 
 async def test_concurrent_submits_to_a_full_broker(own_server: Server, namespace: str) -> None:
-    broker = Broker(own_server.url, namespace)
+    broker = QueueClient(own_server.url, namespace)
     await broker.submit(Submission("ship", b"{}"))
     await broker.link.command("CONFIG", "SET", "maxmemory", "1")
     told = await asyncio.gather(*(broker.submit(Submission("ship", b"{}")) for _ in range(3)), return_exceptions=True)
@@ -96,7 +96,7 @@ async def test_a_payload_over_the_cap_is_refused_before_it_is_sent(redis_url: st
 
 async def test_a_hundred_producers_with_one_key_make_one_job(redis_url: str, namespace: str) -> None:
     async with Fleet(redis_url, namespace) as fleet:
-        producers = [Broker(redis_url, namespace) for _ in range(100)]
+        producers = [QueueClient(redis_url, namespace) for _ in range(100)]
         job = Submission("echo", b"{}", idempotency_key="order-1")
         answers = await asyncio.gather(*(producer.submit(job) for producer in producers), return_exceptions=True)
         [made] = [answer for answer in answers if isinstance(answer, str)]
@@ -116,7 +116,7 @@ async def test_a_lost_reply_to_a_submit(server: Server, namespace: str, keyed: b
     """Without a key nobody can know: it says so. With one the repeat finds out. Never two jobs."""
     with Proxy(server) as path:
         async with Fleet(server.url, namespace) as fleet:
-            broker = Broker(path.url, namespace)
+            broker = QueueClient(path.url, namespace)
             await broker.link.wire()
             path.swallow_replies()
             job = Submission("echo", b"{}", idempotency_key="order-1" if keyed else None)
@@ -140,7 +140,7 @@ async def test_a_lost_reply_to_a_submit(server: Server, namespace: str, keyed: b
 async def test_a_lost_reply_to_many_and_to_a_send(server: Server, namespace: str) -> None:
     with Proxy(server) as path:
         async with Fleet(server.url, namespace) as fleet:
-            broker = Broker(path.url, namespace)
+            broker = QueueClient(path.url, namespace)
             # the scripts are known: their first run would wait for the reply that says they are not
             await broker.submit_many([Submission("other", b"{}")])
             await broker.send("nobody-listens", b"{}", [])
@@ -176,7 +176,7 @@ async def test_a_submit_waits_a_while_for_a_broker_that_is_away(own_server: Serv
 
 async def test_and_then_gives_up(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(broker_module, "SUBMIT_PATIENCE_S", 0.3)
-    broker = Broker("redis://127.0.0.1:1/0", namespace)
+    broker = QueueClient("redis://127.0.0.1:1/0", namespace)
     begun = time.monotonic()
     with pytest.raises(BrokerUnavailableError):
         await broker.submit(Submission("ship", b"{}"))
@@ -186,7 +186,7 @@ async def test_and_then_gives_up(namespace: str, monkeypatch: pytest.MonkeyPatch
 
 async def test_a_wrong_password_is_told_at_once(own_server: Server, namespace: str) -> None:
     own_server.cli("CONFIG", "SET", "requirepass", "secret")
-    broker = Broker(f"unix://:wrong@{own_server.socket_path}", namespace)
+    broker = QueueClient(f"unix://:wrong@{own_server.socket_path}", namespace)
     begun = time.monotonic()
     with pytest.raises(BrokerRefusedError) as raised:
         await broker.submit(Submission("ship", b"{}"))
@@ -211,7 +211,7 @@ async def test_the_reply_comes_to_who_submitted(redis_url: str, namespace: str) 
 async def test_a_result_later_from_somewhere_else(redis_url: str, namespace: str) -> None:
     async with Fleet(redis_url, namespace) as fleet:
         await fleet.worker(task(slow))
-        other = Broker(redis_url, namespace)
+        other = QueueClient(redis_url, namespace)
         job_id = await fleet.submit("slow")
         waits = [other.wait(job_id, 30), other.wait(job_id, 30), fleet.broker.wait(job_id, 30)]
         assert [outcome.value for outcome in await asyncio.gather(*waits)] == [b"7"] * 3
@@ -357,11 +357,11 @@ async def test_events_reach_handlers_of_other_services_and_of_workers_that_are_a
 
 
 async def test_a_closed_client_says_so(redis_url: str, namespace: str) -> None:
-    broker = Broker(redis_url, namespace)
+    broker = QueueClient(redis_url, namespace)
     await broker.submit(Submission("ship", b"{}"))
     await broker.aclose()
     with pytest.raises(BrokerUnavailableError, match="closed"):
-        await broker.run(producing.unwatch(broker.keys, "ship:n1-0", "x", 1))
+        await broker.run(client.unwatch(broker.keys, "ship:n1-0", "x", 1))
 
 
 async def test_a_wait_right_after_one_that_ran_out_is_told_at_once(
@@ -394,7 +394,7 @@ async def test_while_replies_are_owed_nothing_more_is_sent(
 ) -> None:
     monkeypatch.setattr(broker_module, "SUBMIT_PATIENCE_S", 1.0)
     monkeypatch.setattr(wire_module, "REPLY_TIMEOUT_S", 1000.0)
-    broker = Broker(own_server.url, namespace)
+    broker = QueueClient(own_server.url, namespace)
     job = Submission("ship", b"{}")
     first = await broker.submit(job)
     own_server.freeze()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.workbench import CONSUMER, Workbench, task
+from tests.integration.lua_harness import CONSUMER, Workbench, task
 from upnext.core.outcome import FailureReason, JobStatus
 from upnext.core.submission import Submission
-from upnext.engine.calls.holding import CANCELLED
-from upnext.engine.calls.producing import ASKED, ENDED
+from upnext.engine.calls.client import ASKED, ENDED
+from upnext.engine.calls.worker import CANCELLED
 from upnext.errors import UsageError
 
 

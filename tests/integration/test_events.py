@@ -15,9 +15,9 @@ from tests.support.waiting import wait_until_async
 from upnext import DuplicateJobError, Worker
 from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
-from upnext.engine import inspect
-from upnext.engine.clients import aclose
-from upnext.engine.sync import SyncBroker
+from upnext.engine.client.per_loop import aclose
+from upnext.engine.client.sync_client import SyncQueueClient
+from upnext.engine.views import jobs
 from upnext.errors import EncodingError, InvalidArgumentsError
 
 
@@ -90,7 +90,7 @@ async def test_one_send_reaches_handlers_of_other_services_and_of_workers_that_a
 
 async def test_fields_that_are_missing_or_wrong_are_refused_with_a_clear_record(redis_url: str, namespace: str) -> None:
     shop, keys = Shop(), Keys(namespace)
-    broker = SyncBroker(redis_url, namespace)
+    broker = SyncQueueClient(redis_url, namespace)
     with broker_is(redis_url, namespace):
         async with running(redis_url, namespace, shop.mail, shop.stock):
             assert await shop.placed.send(order_id="o-1", unknown=True) == 3
@@ -98,7 +98,7 @@ async def test_fields_that_are_missing_or_wrong_are_refused_with_a_clear_record(
                 lambda: shop.by("confirm") == [{"order_id": "o-1", "total": 0}], 5, "extra fields to be dropped"
             )
             letters = await wait_until_async(
-                lambda: asyncio.to_thread(inspect.dead_letters, broker, keys, "order.placed.reserve"),
+                lambda: asyncio.to_thread(jobs.dead_letters, broker, keys, "order.placed.reserve"),
                 5,
                 "the handler that wants skus",
             )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.workbench import CONSUMER, OTHER, Workbench, task
+from tests.integration.lua_harness import CONSUMER, OTHER, Workbench, task
 from upnext.core.spec import RateLimit
-from upnext.engine.calls import holding
-from upnext.engine.calls.holding import Fetched
-from upnext.engine.replies import ReapedError
+from upnext.engine.calls import worker
+from upnext.engine.calls.worker import Fetched
+from upnext.engine.redis.replies import ReapedError
 
 
 def raw(work: Workbench, budget: int = 10, *, most_limited: int = 10, suspect: bool = False) -> Fetched:
     return work.broker.run(
-        holding.fetch(
+        worker.fetch(
             work.keys,
             work.epoch,
             CONSUMER,
@@ -163,5 +163,5 @@ def test_another_epoch(work: Workbench) -> None:
     work.register(task("ship"))
     work.submit("ship")
     work.refuses_another_epoch(
-        lambda epoch: holding.fetch(work.keys, epoch, CONSUMER, work.names, budget=1, lanes=["n"], most_limited=1)
+        lambda epoch: worker.fetch(work.keys, epoch, CONSUMER, work.names, budget=1, lanes=["n"], most_limited=1)
     )

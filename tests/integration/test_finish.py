@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.workbench import OTHER, Taken, Workbench, task
+from tests.integration.lua_harness import OTHER, Taken, Workbench, task
 from upnext.core import entry
 from upnext.core.outcome import FailureReason, JobStatus, Outcome, encode
 from upnext.core.submission import Submission
-from upnext.engine.calls.holding import Finish
+from upnext.engine.calls.worker import Finish
 
 
 def end(one: Taken, *, status: JobStatus = JobStatus.DONE, value: bytes = b"1", bury: bool = False) -> Finish:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.workbench import Taken, Workbench, task
+from tests.integration.lua_harness import Taken, Workbench, task
 from upnext.core import entry
 from upnext.core.outcome import JobStatus, Outcome, encode
-from upnext.engine.calls import holding
-from upnext.engine.calls.holding import Ended, Finish
+from upnext.engine.calls import worker
+from upnext.engine.calls.worker import Ended, Finish
 
 OUTCOME = encode(Outcome(JobStatus.DONE, value=b"7"))
 
@@ -20,12 +20,12 @@ def end(one: Taken, *, bury: bool = False) -> Finish:
 
 
 def ends(work: Workbench, *jobs: Finish) -> list[Ended]:
-    return holding.ended_in(work.finish_call(*jobs), set())
+    return worker.ended_in(work.finish_call(*jobs), set())
 
 
 def again(work: Workbench, *jobs: Finish) -> int:
     return work.broker.run(
-        holding.finish_again(work.keys, work.epoch, ends(work, *jobs), {job.task: 60_000 for job in jobs})
+        worker.finish_again(work.keys, work.epoch, ends(work, *jobs), {job.task: 60_000 for job in jobs})
     )
 
 
@@ -122,7 +122,7 @@ def test_what_was_another_owner_s_is_not_kept(work: Workbench) -> None:
     work.submit("ship")
     first, second = work.take(), work.take()
     call = work.finish_call(end(first), end(second))
-    assert [one.entry_id for one in holding.ended_in(call, {first.entry_id})] == [second.entry_id]
+    assert [one.entry_id for one in worker.ended_in(call, {first.entry_id})] == [second.entry_id]
 
 
 @pytest.mark.parametrize("moved", [False, True])
@@ -145,4 +145,4 @@ def test_another_epoch(work: Workbench) -> None:
     work.register(task("ship"))
     work.submit("ship")
     told = ends(work, end(work.take()))
-    work.refuses_another_epoch(lambda epoch: holding.finish_again(work.keys, epoch, told, {"ship": 1}))
+    work.refuses_another_epoch(lambda epoch: worker.finish_again(work.keys, epoch, told, {"ship": 1}))

@@ -6,9 +6,9 @@ from itertools import count
 
 import pytest
 
-from tests.integration.workbench import CONSUMER, OTHER, Workbench, task
+from tests.integration.lua_harness import CONSUMER, OTHER, Workbench, task
 from upnext.core.submission import Submission
-from upnext.engine.calls import keeping
+from upnext.engine.calls import lease
 
 
 def free(work: Workbench, crash: str = CONSUMER, name: str = "ship") -> list[int]:
@@ -18,7 +18,7 @@ def free(work: Workbench, crash: str = CONSUMER, name: str = "ship") -> list[int
     for _ in count():
         if after is None:
             break
-        here, after = work.broker.run(keeping.free_suspects(work.keys, work.epoch, crash, name, after))
+        here, after = work.broker.run(lease.free_suspects(work.keys, work.epoch, crash, name, after))
         moved.append(here)
     return moved
 
@@ -81,13 +81,13 @@ def test_one_that_has_crashed_before_keeps_its_count_and_cause(work: Workbench) 
     assert sorted((meta.crashes, meta.cause) for meta in work.metas("ship", "b") if meta.crashes) == [(1, "oom")]
 
 
-@pytest.mark.parametrize(("jobs", "size"), [(3 * keeping.MOST_FREED, 2), (20, 1_000_000)])
+@pytest.mark.parametrize(("jobs", "size"), [(3 * lease.MOST_FREED, 2), (20, 1_000_000)])
 def test_a_call_is_bounded_in_count_and_in_bytes(work: Workbench, jobs: int, size: int) -> None:
     crashed(work, jobs, payload=b'"' + b"x" * size + b'"')
     moved = free(work)
     assert sum(moved) == jobs
-    assert max(moved) <= keeping.MOST_FREED
-    assert max(moved) * size <= keeping.MOST_FREED_BYTES + size
+    assert max(moved) <= lease.MOST_FREED
+    assert max(moved) * size <= lease.MOST_FREED_BYTES + size
 
 
 def test_what_is_no_job_is_passed_over(work: Workbench) -> None:
@@ -100,4 +100,4 @@ def test_what_is_no_job_is_passed_over(work: Workbench) -> None:
 
 def test_another_epoch(work: Workbench) -> None:
     crashed(work, 2)
-    work.refuses_another_epoch(lambda epoch: keeping.free_suspects(work.keys, epoch, CONSUMER, "ship", ""))
+    work.refuses_another_epoch(lambda epoch: lease.free_suspects(work.keys, epoch, CONSUMER, "ship", ""))

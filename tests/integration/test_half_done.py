@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from tests.integration.workbench import CONSUMER, Taken, Workbench, task
+from tests.integration.lua_harness import CONSUMER, Taken, Workbench, task
 from upnext.core.entry import Meta, encode_meta
 from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
 from upnext.core.spec import CronSpec
 from upnext.core.submission import Submission
-from upnext.engine.calls import holding, keeping, producing, steering
-from upnext.engine.calls.holding import Finish
-from upnext.engine.replies import ReplyError
-from upnext.engine.scripts import Call, script
+from upnext.engine.calls import admin, client, lease, worker
+from upnext.engine.calls.worker import Finish
+from upnext.engine.redis.replies import ReplyError
+from upnext.engine.redis.scripts import Call, script
 
 GARBAGE = "{no JSON"
 LAST_ID = "18446744073709551615-18446744073709551615"
@@ -34,7 +34,7 @@ def held(work: Workbench, **options: Any) -> Taken:
     work.fail(work.take())
     work.submit("ship", delay_s=0.0, parent_id="p:n1-0")
     work.broker.run(
-        keeping.beat(work.keys, work.epoch, daemon="d1", token="t", lease_ms=9, leadership_ms=99, consumers=[])
+        lease.beat(work.keys, work.epoch, daemon="d1", token="t", lease_ms=9, leadership_ms=99, consumers=[])
     )
     work.submit("ship", idempotency_key="k", **options)
     one = work.take()
@@ -71,12 +71,12 @@ def _submits(work: Workbench) -> Call[Any]:
         Submission("pack", b"{}", delay_s=5.0),
         Submission("pack", b"{}", idempotency_key="k2"),
     ]
-    return producing.submit(work.keys, [(job, None) for job in jobs], "nonce")
+    return client.submit(work.keys, [(job, None) for job in jobs], "nonce")
 
 
 def _sends(work: Workbench) -> Call[Any]:
     work.register(task("a.one", event="a"), task("a.two", event="a"))
-    return producing.send(work.keys, "a", b"{}", ["a.one", "a.two"], idempotency_key="k", nonce="n")
+    return client.send(work.keys, "a", b"{}", ["a.one", "a.two"], idempotency_key="k", nonce="n")
 
 
 def _tick(work: Workbench) -> Call[Any]:
@@ -84,7 +84,7 @@ def _tick(work: Workbench) -> Call[Any]:
     work.broker.command("HSET", work.keys.cursors, "tidy", 0)
     tick_ms = work.now_ms() // 60_000 * 60_000
     term = int(work.hash(work.keys.leader)["epoch"])
-    return keeping.tick(
+    return lease.tick(
         work.keys, work.epoch, term=term, cron="tidy", tick_ms=tick_ms, payload=b"{}",
         meta=encode_meta(Meta(tick_ms=tick_ms)), fire=True,
     )  # fmt: skip
@@ -99,43 +99,41 @@ def _reap(work: Workbench) -> Call[Any]:
 
 def _watched(work: Workbench) -> str:
     job_id = _queued(work)
-    work.broker.run(producing.watch(work.keys, job_id, "c1", 1))
+    work.broker.run(client.watch(work.keys, job_id, "c1", 1))
     return job_id
 
 
 SCENARIOS: dict[str, Callable[[Workbench], Call[Any]]] = {
-    "attach": lambda work: held(work) and keeping.attach(work.keys, work.epoch, CONSUMER, 7),
+    "attach": lambda work: held(work) and lease.attach(work.keys, work.epoch, CONSUMER, 7),
     "beat": lambda work: (
         held(work)
-        and keeping.beat(
-            work.keys, work.epoch, daemon="d2", token="t", lease_ms=9, leadership_ms=9, consumers=[CONSUMER]
-        )
+        and lease.beat(work.keys, work.epoch, daemon="d2", token="t", lease_ms=9, leadership_ms=9, consumers=[CONSUMER])
     ),
-    "cancel": lambda work: producing.cancel(work.keys, _delayed(work)),
-    "cancel queued": lambda work: producing.cancel(work.keys, _queued(work)),
-    "cancel running": lambda work: producing.cancel(work.keys, held(work).job_id),
+    "cancel": lambda work: client.cancel(work.keys, _delayed(work)),
+    "cancel queued": lambda work: client.cancel(work.keys, _queued(work)),
+    "cancel running": lambda work: client.cancel(work.keys, held(work).job_id),
     "finish": _finish,
-    "hand_back": lambda work: holding.hand_back(
+    "hand_back": lambda work: worker.hand_back(
         work.keys, work.epoch, [(one.task, one.lane, one.entry_id) for one in [held(work), *work.fetch(1)]]
     ),
-    "linger": lambda work: held(work) and keeping.linger(work.keys, work.epoch, CONSUMER, "ship", 1),
-    "pause_task": lambda work: held(work) and steering.pause_task(work.keys, "ship"),
-    "promote": lambda work: held(work) and keeping.promote(work.keys, work.epoch, 10),
-    "purge_dead": lambda work: held(work) and steering.purge_dead(work.keys, work.dead_ids()),
-    "purge_delayed": lambda work: held(work) and steering.purge_delayed(work.keys, "ship", "0"),
-    "purge_queued": lambda work: held(work) and steering.purge_queued(work.keys, "ship", "n"),
+    "linger": lambda work: held(work) and lease.linger(work.keys, work.epoch, CONSUMER, "ship", 1),
+    "pause_task": lambda work: held(work) and admin.pause_task(work.keys, "ship"),
+    "promote": lambda work: held(work) and lease.promote(work.keys, work.epoch, 10),
+    "purge_dead": lambda work: held(work) and admin.purge_dead(work.keys, work.dead_ids()),
+    "purge_delayed": lambda work: held(work) and admin.purge_delayed(work.keys, "ship", "0"),
+    "purge_queued": lambda work: held(work) and admin.purge_queued(work.keys, "ship", "n"),
     "reap": _reap,
-    "resign": lambda work: held(work) and keeping.resign(work.keys, work.epoch, daemon="d1", token="t"),
-    "resume_task": lambda work: held(work) and steering.resume_task(work.keys, "ship"),
-    "retry": lambda work: holding.retry(
+    "resign": lambda work: held(work) and lease.resign(work.keys, work.epoch, daemon="d1", token="t"),
+    "resume_task": lambda work: held(work) and admin.resume_task(work.keys, "ship"),
+    "retry": lambda work: worker.retry(
         work.keys, work.epoch, [work.put_back(held(work)), *map(work.put_back, work.fetch(1))]
     ),
-    "retry_dead": lambda work: held(work) and steering.retry_dead(work.keys, work.dead_ids()),
+    "retry_dead": lambda work: held(work) and admin.retry_dead(work.keys, work.dead_ids()),
     "send": _sends,
     "submit": _submits,
     "tick": _tick,
-    "unwatch": lambda work: producing.unwatch(work.keys, _watched(work), "c1", 1),
-    "watch": lambda work: producing.watch(work.keys, _watched(work), "c2", 2),
+    "unwatch": lambda work: client.unwatch(work.keys, _watched(work), "c1", 1),
+    "watch": lambda work: client.watch(work.keys, _watched(work), "c2", 2),
 }
 
 OWN_TESTS = {
@@ -274,7 +272,7 @@ def test_promote_puts_off_what_the_lane_does_not_take(work: Workbench) -> None:
     stuck = work.submit("ship", delay_s=0.0)
     work.submit("pack", delay_s=0.0)
     _exhaust(work, "ship", "n")
-    done = work.broker.run(keeping.promote(work.keys, work.epoch, 10))
+    done = work.broker.run(lease.promote(work.keys, work.epoch, 10))
     assert done.count == 1
     assert [job_id for job_id, _ in done.put_off] == [stuck]
     assert work.broker.command("ZSCORE", work.keys.delayed, stuck) is not None
@@ -297,7 +295,7 @@ def test_retry_dead_keeps_what_the_lane_does_not_take(work: Workbench) -> None:
     work.fail(work.take())
     _exhaust(work, "ship", "n")
     with pytest.raises(ReplyError, match="exhausted"):
-        work.broker.run(steering.retry_dead(work.keys, [job_id]))
+        work.broker.run(admin.retry_dead(work.keys, [job_id]))
     assert work.dead_ids() == [job_id]
 
 
@@ -313,8 +311,8 @@ def test_a_submit_that_the_lane_does_not_take_says_so_and_the_others_are_queued(
     work.register(task("ship"), task("pack"))
     _exhaust(work, "ship", "n")
     jobs = [Submission("ship", b"{}", idempotency_key="k"), Submission("pack", b"{}")]
-    refused, queued = work.broker.run(producing.submit(work.keys, [(job, None) for job in jobs], "n"))
-    assert isinstance(refused, producing.Refused)
+    refused, queued = work.broker.run(client.submit(work.keys, [(job, None) for job in jobs], "n"))
+    assert isinstance(refused, client.Refused)
     assert "exhausted" in refused.text
     assert work.lane("pack", "n")[0][0].decode() in str(queued)
     with pytest.raises(ReplyError, match="exhausted"):
@@ -325,7 +323,7 @@ def test_fetch_gives_what_it_took_beside_what_it_could_not_read(work: Workbench)
     work.register(task("pack"), task("ship", max_concurrency=1), task("tidy"))
     ids = {work.submit("pack"), work.submit("tidy")}
     work.broker.command("HSET", work.keys.limits, "ship", GARBAGE)
-    call = holding.fetch(work.keys, work.epoch, CONSUMER, work.names, budget=10, lanes=["hnb"] * 3, most_limited=1)
+    call = worker.fetch(work.keys, work.epoch, CONSUMER, work.names, budget=10, lanes=["hnb"] * 3, most_limited=1)
     got = work.broker.run(call)
     assert {f"{name}:{lane}{entries[0][0].decode()}" for name, lane, entries in got.entries} == ids
     assert got.problem is not None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.workbench import CONSUMER, Workbench, task
-from upnext.engine.calls import holding
+from tests.integration.lua_harness import CONSUMER, Workbench, task
+from upnext.engine.calls import worker
 
 
 def test_it_waits_in_the_back_lane_under_its_id(work: Workbench) -> None:
@@ -90,7 +90,7 @@ def test_an_entry_that_we_cannot_read_is_moved_as_it_is(work: Workbench, fields:
     entry_id = work.add("ship", "n", *fields)
     broker = work.broker
     broker.command("XREADGROUP", "GROUP", "w", CONSUMER, "STREAMS", work.keys.stream("ship", "n"), ">")
-    assert broker.run(holding.hand_back(work.keys, work.epoch, [("ship", "n", entry_id)])) == 1
+    assert broker.run(worker.hand_back(work.keys, work.epoch, [("ship", "n", entry_id)])) == 1
     assert work.lengths("ship") == "b1"
     [(_, moved)] = work.lane("ship", "b")
     raw = [word.encode() if isinstance(word, str) else word for word in fields]
@@ -102,7 +102,7 @@ def test_an_entry_of_a_newer_schema_stays_one(work: Workbench) -> None:
     work.register(task("ship"))
     entry_id = work.add("ship", "n", "p2", b"\x01newer", "m", b'{"new":"thing","r":"r:n1-0"}')
     work.broker.command("XREADGROUP", "GROUP", "w", CONSUMER, "STREAMS", work.keys.stream("ship", "n"), ">")
-    work.broker.run(holding.hand_back(work.keys, work.epoch, [("ship", "n", entry_id)]))
+    work.broker.run(worker.hand_back(work.keys, work.epoch, [("ship", "n", entry_id)]))
     [(_, fields)] = work.lane("ship", "b")
     assert fields[b"p2"] == b"\x01newer"
     assert b'"new":"thing"' in fields[b"m"]
@@ -113,4 +113,4 @@ def test_another_epoch(work: Workbench) -> None:
     work.register(task("ship"))
     work.submit("ship")
     one = work.take()
-    work.refuses_another_epoch(lambda epoch: holding.hand_back(work.keys, epoch, [("ship", "n", one.entry_id)]))
+    work.refuses_another_epoch(lambda epoch: worker.hand_back(work.keys, epoch, [("ship", "n", one.entry_id)]))

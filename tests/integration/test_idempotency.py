@@ -10,8 +10,8 @@ import pytest
 from tests.support.fleet import Fleet, task
 from upnext.core.outcome import JobStatus
 from upnext.core.submission import Submission
-from upnext.engine import dead, tasks
-from upnext.engine.sync import SyncBroker
+from upnext.engine.client.sync_client import SyncQueueClient
+from upnext.engine.views import dead_letters, tasks
 
 
 class Stage:
@@ -103,7 +103,7 @@ async def purged(stage: Stage, delay_s: float | None = None) -> str:
     job_id = await stage.submit(delay_s=delay_s)
 
     def purge() -> None:
-        broker = SyncBroker(stage.fleet.url, stage.fleet.namespace)
+        broker = SyncQueueClient(stage.fleet.url, stage.fleet.namespace)
         tasks.purge(broker, stage.fleet.keys, "ship")
         broker.close()
 
@@ -201,8 +201,8 @@ async def test_a_dead_letter_that_is_retried_holds_no_key(redis_url: str, namesp
         second = await stage.submit(delay_s=60)
 
         def retry() -> None:
-            broker = SyncBroker(redis_url, namespace)
-            dead.retry(broker, fleet.keys, [first])
+            broker = SyncQueueClient(redis_url, namespace)
+            dead_letters.retry(broker, fleet.keys, [first])
             broker.close()
 
         await asyncio.to_thread(retry)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tests.integration.workbench import CONSUMER, OTHER, Workbench, task
-from upnext.engine.calls import keeping
+from tests.integration.lua_harness import CONSUMER, OTHER, Workbench, task
+from upnext.engine.calls import lease
 
 
 def linger(work: Workbench, count: int, name: str = "ship", consumer: str = CONSUMER) -> bool:
-    return work.broker.run(keeping.linger(work.keys, work.epoch, consumer, name, count))
+    return work.broker.run(lease.linger(work.keys, work.epoch, consumer, name, count))
 
 
 def test_each_holds_a_permit_until_it_is_over(work: Workbench) -> None:
@@ -42,4 +42,4 @@ def test_a_reaped_consumer_holds_none(work: Workbench) -> None:
 
 def test_another_epoch(work: Workbench) -> None:
     work.register(task("ship"))
-    work.refuses_another_epoch(lambda epoch: keeping.linger(work.keys, epoch, CONSUMER, "ship", 1))
+    work.refuses_another_epoch(lambda epoch: lease.linger(work.keys, epoch, CONSUMER, "ship", 1))

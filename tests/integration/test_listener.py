@@ -10,10 +10,10 @@ from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import wait_until_async
 from upnext.core.keys import Keys
-from upnext.engine import listener as listener_module
-from upnext.engine.endpoint import parse_url
-from upnext.engine.link import Link
-from upnext.engine.listener import Listener
+from upnext.engine.redis import subscriber as listener_module
+from upnext.engine.redis.endpoint import parse_url
+from upnext.engine.redis.reconnecting import Link
+from upnext.engine.redis.subscriber import Listener
 from upnext.errors import BrokerUnavailableError
 
 KEYS = Keys("test")

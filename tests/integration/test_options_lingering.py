@@ -13,7 +13,7 @@ import upnext
 from tests.support.daemon import Daemon
 from tests.support.service import serving
 from tests.support.waiting import wait_until, wait_until_async
-from upnext.engine import around, executor
+from upnext.engine.worker import executor, middleware
 
 
 async def test_a_thread_past_its_timeout_keeps_its_permit(redis_url: str, namespace: str) -> None:
@@ -54,7 +54,7 @@ async def test_a_coroutine_that_does_not_heed_its_cancel_keeps_its_permit(
     redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(executor, "GRACE_S", 0.1)
-    monkeypatch.setattr(around, "GRACE_S", 0.1)
+    monkeypatch.setattr(middleware, "GRACE_S", 0.1)
     worker = upnext.Worker("w", concurrency=2)
     let_go = asyncio.Event()
     ended: list[str] = []

@@ -17,7 +17,7 @@ import pytest
 import upnext
 from tests.support.service import forget, serving, write_service
 from tests.support.waiting import wait_until_async
-from upnext.engine.ends import JobCancelled, JobTimeout, PoolCrash, RemoteError
+from upnext.engine.worker.failures import JobCancelled, JobTimeout, PoolCrash, RemoteError
 
 ENDS = ("ok", "raised", "child failed", "timed out", "cancelled")
 

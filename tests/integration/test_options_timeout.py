@@ -14,7 +14,8 @@ from tests.support.daemon import Daemon
 from tests.support.service import serving
 from tests.support.waiting import PATIENCE, wait_until, wait_until_async
 from upnext.core.outcome import FailureReason, JobStatus
-from upnext.engine import around, executor, local
+from upnext.engine import local
+from upnext.engine.worker import executor, middleware
 
 
 async def test_async_and_thread_tasks_are_recorded_as_timed_out(redis_url: str, namespace: str) -> None:
@@ -88,7 +89,7 @@ async def test_what_does_not_heed_its_cancel_is_recorded_and_reported(
     redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(executor, "GRACE_S", 0.2)
-    monkeypatch.setattr(around, "GRACE_S", 0.2)
+    monkeypatch.setattr(middleware, "GRACE_S", 0.2)
     stuck: list[tuple[str, str]] = []
     monkeypatch.setattr(local._LocalHost, "stuck", lambda _, job_id, reason: stuck.append((job_id, reason)))
     worker = upnext.Worker("w", concurrency=2)
@@ -186,7 +187,7 @@ async def test_a_process_that_nobody_replaces_says_so_once_and_goes_on(
     redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(executor, "GRACE_S", 0.1)
-    monkeypatch.setattr(around, "GRACE_S", 0.1)
+    monkeypatch.setattr(middleware, "GRACE_S", 0.1)
     worker = upnext.Worker("w", concurrency=2)
     stop = threading.Event()
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tests.integration.workbench import CONSUMER, OTHER, Workbench, task
-from upnext.engine.calls import holding
+from tests.integration.lua_harness import CONSUMER, OTHER, Workbench, task
+from upnext.engine.calls import worker
 
 
 def pending(work: Workbench, consumer: str = CONSUMER, most: int = 100) -> list[tuple[str, str, bytes]]:
-    return work.broker.run(holding.own_pending(work.keys, work.epoch, consumer, work.names, most))
+    return work.broker.run(worker.own_pending(work.keys, work.epoch, consumer, work.names, most))
 
 
 def test_of_this_consumer_over_all_tasks_and_lanes(work: Workbench) -> None:
@@ -42,4 +42,4 @@ def test_nothing_held_and_nobody_known(work: Workbench) -> None:
 
 def test_another_epoch(work: Workbench) -> None:
     work.register(task("a"))
-    work.refuses_another_epoch(lambda epoch: holding.own_pending(work.keys, epoch, CONSUMER, work.names))
+    work.refuses_another_epoch(lambda epoch: worker.own_pending(work.keys, epoch, CONSUMER, work.names))

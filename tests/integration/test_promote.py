@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 
-from tests.integration.workbench import Workbench, task
+from tests.integration.lua_harness import Workbench, task
 from tests.support.waiting import wait_until
 from upnext.core.outcome import JobStatus
 from upnext.core.submission import Submission
-from upnext.engine.calls import keeping
+from upnext.engine.calls import lease
 
 
 def test_what_is_due_moves_and_the_rest_waits(work: Workbench) -> None:
@@ -127,4 +127,4 @@ def test_the_bell_rings_for_a_limited_task(work: Workbench) -> None:
 def test_another_epoch(work: Workbench) -> None:
     work.register(task("ship"))
     work.submit("ship", delay_s=0.0)
-    work.refuses_another_epoch(lambda epoch: keeping.promote(work.keys, epoch, 10))
+    work.refuses_another_epoch(lambda epoch: lease.promote(work.keys, epoch, 10))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.workbench import CONSUMER, OTHER, Taken, Workbench, task
+from tests.integration.lua_harness import CONSUMER, OTHER, Taken, Workbench, task
 from upnext.core import entry
 from upnext.core.outcome import FailureReason, JobStatus
 from upnext.core.submission import Submission

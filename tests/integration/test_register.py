@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.integration.workbench import CONSUMER, OTHER, Workbench, task
+from tests.integration.lua_harness import CONSUMER, OTHER, Workbench, task
 from upnext.core.binding import Signature
 from upnext.core.keys import SCHEMA
 from upnext.core.ownership import Source
 from upnext.core.spec import CronSpec, MissedRunPolicy, RateLimit, TaskOptions, TaskSpec
-from upnext.engine.calls import keeping, owning
-from upnext.engine.replies import ReplyError
+from upnext.engine.calls import lease, ownership
+from upnext.engine.redis.replies import ReplyError
 
 D1 = Source("d1")
 
@@ -32,8 +32,8 @@ def register(
 ) -> tuple[str, int]:
     work.names = [one.name for one in tasks]
     record = {"daemon": source.daemon, "service": service, "tasks": work.names, "since_ms": 1}
-    registration = keeping.Registration(consumer, record, service, generation_ms, lease_ms, tasks, source=source)
-    work.epoch, server_ms = work.broker.run(keeping.register(work.keys, registration, f"epoch-of-{consumer}"))
+    registration = lease.Registration(consumer, record, service, generation_ms, lease_ms, tasks, source=source)
+    work.epoch, server_ms = work.broker.run(lease.register(work.keys, registration, f"epoch-of-{consumer}"))
     return work.epoch, server_ms
 
 
@@ -113,8 +113,8 @@ def test_the_same_code_elsewhere_is_let_in(work: Workbench) -> None:
 
 def test_a_daemon_whose_workers_are_away_still_owns_its_tasks(work: Workbench) -> None:
     register(work, [task("ship")], service="shop/worker", source=SHOP, lease_ms=-1)
-    statement = owning.Statement("d1", "shop/worker", 1, "host-1", SHOP.file, {"ship": "ship()"}, ["ship"])
-    for call in owning.announce(work.keys, work.epoch, statement, 60_000):
+    statement = ownership.Statement("d1", "shop/worker", 1, "host-1", SHOP.file, {"ship": "ship()"}, ["ship"])
+    for call in ownership.announce(work.keys, work.epoch, statement, 60_000):
         work.broker.run(call)
     assert conflict(work, other_signature("ship"))["host"] == "host-1"
 
@@ -173,8 +173,8 @@ def test_older_versions_find_no_service_of_theirs_in_our_rows(work: Workbench) -
 
 def test_a_limit_that_was_set_outlives_every_registration(work: Workbench) -> None:
     register(work, [task("ship", max_concurrency=5), task("pack")])
-    assert work.broker.run(owning.set_limits(work.keys, "ship", {"concurrency": 1}))
-    assert work.broker.run(owning.set_limits(work.keys, "pack", {"concurrency": 2}))
+    assert work.broker.run(ownership.set_limits(work.keys, "ship", {"concurrency": 1}))
+    assert work.broker.run(ownership.set_limits(work.keys, "pack", {"concurrency": 2}))
     register(work, [task("ship", max_concurrency=7), task("pack")], consumer=OTHER, generation_ms=9)
     assert told(work, work.keys.limits, "ship") == {"concurrency": 1}
     assert told(work, work.keys.limits, "pack") == {"concurrency": 2}
@@ -183,7 +183,7 @@ def test_a_limit_that_was_set_outlives_every_registration(work: Workbench) -> No
 
 def test_so_does_the_lifting_of_a_limit(work: Workbench) -> None:
     register(work, [task("ship", max_concurrency=5)])
-    assert work.broker.run(owning.set_limits(work.keys, "ship", None))
+    assert work.broker.run(ownership.set_limits(work.keys, "ship", None))
     register(work, [task("ship", max_concurrency=5)], consumer=OTHER, generation_ms=9)
     assert work.hash(work.keys.limits) == {}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
+from tests.integration.lua_harness import Workbench, task
 from tests.integration.owning import announce, register, registry, statement
-from tests.integration.workbench import Workbench, task
 from upnext.core.spec import CronSpec, TaskKind
 
 SHIP = task("ship")

@@ -12,14 +12,21 @@ import pytest
 
 from tests.support.waiting import wait_until_async
 from upnext.core.keys import Keys
-from upnext.engine import sync as sync_module
-from upnext.engine import wire as wire_module
-from upnext.engine.endpoint import parse_url
-from upnext.engine.link import Link
-from upnext.engine.lookout import Lookout
-from upnext.engine.places import Places
-from upnext.engine.replies import REMEDIES, REMEDIES_WITHOUT_REPLY, LostReplyError, NoReply, Remedy, WrongServerError
-from upnext.engine.sync import SyncBroker
+from upnext.engine.client import sync_client as sync_module
+from upnext.engine.client.sync_client import SyncQueueClient
+from upnext.engine.redis import connection as wire_module
+from upnext.engine.redis.endpoint import parse_url
+from upnext.engine.redis.lookout import Lookout
+from upnext.engine.redis.places import Places
+from upnext.engine.redis.reconnecting import Link
+from upnext.engine.redis.replies import (
+    REMEDIES,
+    REMEDIES_WITHOUT_REPLY,
+    LostReplyError,
+    NoReply,
+    Remedy,
+    WrongServerError,
+)
 from upnext.errors import BrokerUnavailableError, QueueError
 
 GOOD = b"+fine\r\n"
@@ -111,7 +118,7 @@ async def client_of(kind: str, url: str) -> AsyncGenerator[Command]:
         yield lambda: link.command("GET", "k")
         await link.aclose()
     else:
-        broker = SyncBroker(url, "test")
+        broker = SyncQueueClient(url, "test")
         yield lambda: asyncio.to_thread(broker.command, "GET", "k")
         await asyncio.to_thread(broker.close)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tests.integration.workbench import Workbench, task
-from upnext.engine.calls import keeping
+from tests.integration.lua_harness import Workbench, task
+from upnext.engine.calls import lease
 
 
 def leads(work: Workbench, daemon: str, token: str) -> tuple[bool, int]:
     beat = work.broker.run(
-        keeping.beat(
+        lease.beat(
             work.keys, work.epoch, daemon=daemon, token=token, lease_ms=10_000, leadership_ms=6_000, consumers=[]
         )
     )
@@ -16,7 +16,7 @@ def leads(work: Workbench, daemon: str, token: str) -> tuple[bool, int]:
 
 
 def resign(work: Workbench, daemon: str, token: str) -> bool:
-    return work.broker.run(keeping.resign(work.keys, work.epoch, daemon=daemon, token=token))
+    return work.broker.run(lease.resign(work.keys, work.epoch, daemon=daemon, token=token))
 
 
 def test_the_next_one_leads_at_once(work: Workbench) -> None:

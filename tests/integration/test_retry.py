@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.integration.workbench import OTHER, Workbench, task
-from upnext.engine.calls import holding
-from upnext.engine.calls.holding import CANCELLED, RETRIED, STALE
+from tests.integration.lua_harness import OTHER, Workbench, task
+from upnext.engine.calls import worker
+from upnext.engine.calls.worker import CANCELLED, RETRIED, STALE
 
 
 def test_it_waits_and_comes_again_as_the_next_attempt(work: Workbench) -> None:
@@ -98,4 +98,4 @@ def test_another_epoch(work: Workbench) -> None:
     work.register(task("ship"))
     work.submit("ship")
     one = work.take()
-    work.refuses_another_epoch(lambda epoch: holding.retry(work.keys, epoch, [work.put_back(one)]))
+    work.refuses_another_epoch(lambda epoch: worker.retry(work.keys, epoch, [work.put_back(one)]))

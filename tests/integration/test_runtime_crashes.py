@@ -8,7 +8,7 @@ from tests.support.fleet import Fleet, Life, task
 from tests.support.waiting import PATIENCE, given
 from upnext.core.outcome import FailureReason, JobStatus
 from upnext.core.submission import Submission
-from upnext.engine.reaper import DeathNotice
+from upnext.engine.scheduler.reaper import DeathNotice
 
 
 async def busy(fleet: Fleet, life: Life, count: int) -> None:

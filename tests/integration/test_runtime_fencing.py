@@ -11,12 +11,12 @@ from upnext.core import outcome
 from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
 from upnext.core.submission import Submission
-from upnext.engine.calls import keeping
+from upnext.engine.calls import lease
 
 
-async def reap(fleet: Fleet, consumer: str, name: str) -> keeping.Reaped:
+async def reap(fleet: Fleet, consumer: str, name: str) -> lease.Reaped:
     epoch = (await fleet.command("GET", fleet.keys.epoch)).decode()
-    return await fleet.broker.run(keeping.reap(fleet.keys, epoch, consumer=consumer, tasks=[name], final=True))
+    return await fleet.broker.run(lease.reap(fleet.keys, epoch, consumer=consumer, tasks=[name], final=True))
 
 
 async def test_the_first_owner_ends_late_and_writes_nothing(redis_url: str, namespace: str) -> None:

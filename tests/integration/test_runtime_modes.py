@@ -8,7 +8,7 @@ import time
 from tests.support.fleet import Fleet, Life, task
 from tests.support.waiting import PATIENCE
 from upnext.core.submission import Submission
-from upnext.engine.calls import steering
+from upnext.engine.calls import admin
 from upnext.engine.mode import Mode
 
 
@@ -218,14 +218,14 @@ async def test_a_task_that_is_paused_everywhere(redis_url: str, namespace: str) 
     async with Fleet(redis_url, namespace) as fleet:
         await fleet.worker(task(ship), task(pack))
         await fleet.worker(task(ship), daemon="d2")
-        assert await fleet.broker.run(steering.pause_task(fleet.keys, "ship")) == steering.CHANGED
+        assert await fleet.broker.run(admin.pause_task(fleet.keys, "ship")) == admin.CHANGED
         await fleet.until(
             lambda: all(not any(":s:ship:" in s for s in w.runtime._fetcher._streams) for w in fleet.workers)
         )
         job_id = await fleet.submit("ship")
         assert (await fleet.run("pack")).value == b"2"
         assert await fleet.pending("ship") == 0
-        await fleet.broker.run(steering.resume_task(fleet.keys, "ship"))
+        await fleet.broker.run(admin.resume_task(fleet.keys, "ship"))
         assert await fleet.value(job_id, 3) == 1
 
 

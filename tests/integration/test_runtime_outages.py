@@ -14,7 +14,7 @@ from tests.support.servers import Server
 from tests.support.waiting import PATIENCE
 from upnext.core.outcome import JobStatus
 from upnext.core.spec import CronSpec
-from upnext.engine import listener, wire
+from upnext.engine.redis import connection, subscriber
 from upnext.errors import BrokerFullError, BrokerUnavailableError
 
 SOON_S = 2.0 * PATIENCE
@@ -165,9 +165,9 @@ async def test_running_work_goes_on_without_the_broker_and_its_end_is_told_later
 
 async def test_a_frozen_broker(own_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGSTOP: connections stay open and nothing answers; after a while they are given up."""
-    monkeypatch.setattr(wire, "REPLY_TIMEOUT_S", 1.5)
-    monkeypatch.setattr(listener, "PROVE_S", 0.2)
-    monkeypatch.setattr(listener, "DEAF_S", 1.5)
+    monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", 1.5)
+    monkeypatch.setattr(subscriber, "PROVE_S", 0.2)
+    monkeypatch.setattr(subscriber, "DEAF_S", 1.5)
     async with Fleet(own_server.url, namespace) as fleet:
         await ready(fleet)
         own_server.freeze()
@@ -181,9 +181,9 @@ async def test_a_frozen_broker(own_server: Server, namespace: str, monkeypatch: 
 
 async def test_a_path_that_is_silent(server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No FIN, no RST: the worker notices by itself, and takes up its work when the path is there again."""
-    monkeypatch.setattr(wire, "REPLY_TIMEOUT_S", 1.5)
-    monkeypatch.setattr(listener, "PROVE_S", 0.2)
-    monkeypatch.setattr(listener, "DEAF_S", 1.5)
+    monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", 1.5)
+    monkeypatch.setattr(subscriber, "PROVE_S", 0.2)
+    monkeypatch.setattr(subscriber, "DEAF_S", 1.5)
     with Proxy(server) as path:
         async with Fleet(server.url, namespace) as fleet:
             await fleet.scheduler()

@@ -13,8 +13,8 @@ from tests.support.fleet import Fleet, task
 from tests.support.waiting import PATIENCE
 from upnext.core.outcome import FailureReason, JobStatus
 from upnext.core.submission import Submission
-from upnext.engine import inspect
-from upnext.engine.sync import SyncBroker
+from upnext.engine.client.sync_client import SyncQueueClient
+from upnext.engine.views import jobs
 from upnext.errors import JobNotFoundError, Retry
 
 
@@ -210,10 +210,10 @@ async def test_what_expired_can_be_found_and_is_no_dead_letter(redis_url: str, n
         await fleet.worker(task(ship))
         await fleet.broker.wait(stale, 30)
 
-        def look() -> tuple[inspect.Job, list[inspect.Job], list[inspect.Job]]:
-            with closing(SyncBroker(redis_url, namespace)) as broker:
-                failed = inspect.jobs(broker, broker.keys, JobStatus.FAILED)
-                return inspect.job(broker, broker.keys, stale), failed, inspect.dead_letters(broker, broker.keys)
+        def look() -> tuple[jobs.Job, list[jobs.Job], list[jobs.Job]]:
+            with closing(SyncQueueClient(redis_url, namespace)) as broker:
+                failed = jobs.jobs(broker, broker.keys, JobStatus.FAILED)
+                return jobs.job(broker, broker.keys, stale), failed, jobs.dead_letters(broker, broker.keys)
 
         one, failed, dead = await asyncio.to_thread(look)
         assert (one.status, one.reason, one.started_ms) == (JobStatus.FAILED, FailureReason.EXPIRED, None)

@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.fleet import Fleet, Life, task
 from upnext.core.outcome import FailureReason, JobStatus
-from upnext.engine import executor
 from upnext.engine.attempt import CURRENT
+from upnext.engine.worker import executor
 
 
 async def running(fleet: Fleet, life: Life, *job_ids: str) -> None:
@@ -182,10 +182,10 @@ async def test_a_timeout_of_the_job_s_own_is_the_job_s_own(redis_url: str, names
 async def test_a_thread_past_its_timeout_ends_its_job_and_is_reported(
     redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from upnext.engine import around
+    from upnext.engine.worker import middleware
 
     monkeypatch.setattr(executor, "GRACE_S", 0.1)
-    monkeypatch.setattr(around, "GRACE_S", 0.1)
+    monkeypatch.setattr(middleware, "GRACE_S", 0.1)
     release = threading.Event()
 
     def ship() -> None:

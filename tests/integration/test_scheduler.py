@@ -17,8 +17,9 @@ from tests.support.waiting import PATIENCE
 from upnext.core.keys import GROUP
 from upnext.core.outcome import JobStatus
 from upnext.core.spec import CronSpec, MissedRunPolicy, TaskSpec
-from upnext.engine import consumer_sweep, cronwork, reaper, runtime, scheduler
 from upnext.engine.attempt import CURRENT
+from upnext.engine.scheduler import consumer_sweep, cron_loop, reaper, scheduler
+from upnext.engine.worker import runtime
 
 LEASE_S = 2.0
 EVERY_SECOND = CronSpec("* * * * * *")
@@ -511,7 +512,7 @@ async def test_a_cron_that_left_the_code_stops(redis_url: str, namespace: str) -
 async def test_a_cron_that_nobody_has_any_more_lapses(
     redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cronwork, "LAPSE_MS", 300)
+    monkeypatch.setattr(cron_loop, "LAPSE_MS", 300)
     async with Fleet(redis_url, namespace) as fleet:
         life = await fleet.worker(cron([]))
         await life.stop()

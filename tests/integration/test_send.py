@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration.workbench import Workbench, task
+from tests.integration.lua_harness import Workbench, task
 from upnext.core import entry
-from upnext.engine.calls import producing
+from upnext.engine.calls import client
 from upnext.errors import DuplicateJobError
 
 
@@ -53,7 +53,7 @@ def test_a_handler_of_workers_that_are_away_gets_its_job(work: Workbench) -> Non
 
 def test_a_handler_not_seen_for_a_week_gets_no_more(work: Workbench) -> None:
     work.register(task("paid.mail", event="paid"), task("paid.ship", event="paid"))
-    long_ago = work.now_ms() - producing.HANDLER_LIFE_MS - 1
+    long_ago = work.now_ms() - client.HANDLER_LIFE_MS - 1
     work.broker.command("HSET", work.keys.event("paid"), "paid.ship", long_ago)
     assert tasks_of(send(work)) == ["paid.mail"]
     assert list(work.hash(work.keys.event("paid"))) == ["paid.mail"]
@@ -84,9 +84,9 @@ def test_with_a_key_each_handler_gets_it_once(work: Workbench) -> None:
 def test_the_same_send_twice_is_one(work: Workbench) -> None:
     """A lost reply: the repeat finds its own nonce and the jobs that it made."""
     work.register(task("paid.mail", event="paid"))
-    call = producing.send(work.keys, "paid", b"{}", [], meta=entry.Meta(), idempotency_key="A1", nonce="mine")
+    call = client.send(work.keys, "paid", b"{}", [], meta=entry.Meta(), idempotency_key="A1", nonce="mine")
     [first] = work.broker.run(call)
-    assert work.broker.run(call) == [producing.Held(str(first), "mine")]
+    assert work.broker.run(call) == [client.Held(str(first), "mine")]
     assert work.lengths("paid.mail") == "n1"
 
 

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.integration.workbench import CONSUMER, PAYLOAD, Workbench, task
+from tests.integration.lua_harness import CONSUMER, PAYLOAD, Workbench, task
 from tests.support.servers import Server
 from upnext.core import entry, ids
 from upnext.core.submission import Submission
-from upnext.engine.calls.producing import Held
+from upnext.engine.calls.client import Held
 from upnext.errors import BrokerFullError, DuplicateJobError
 
 
@@ -131,9 +131,9 @@ def full(server: Server) -> Iterator[None]:
 
 
 def test_a_full_broker_takes_nothing_and_running_work_ends(own_server: Server, namespace: str) -> None:
-    from upnext.engine.sync import SyncBroker
+    from upnext.engine.client.sync_client import SyncQueueClient
 
-    work = Workbench(SyncBroker(own_server.url, namespace))
+    work = Workbench(SyncQueueClient(own_server.url, namespace))
     work.register(task("ship", retries=1), task("paid.mail", event="paid"))
     for _ in range(4):
         work.submit("ship")

@@ -21,9 +21,9 @@ from tests.support.waiting import wait_until
 from upnext import DuplicateJobError, Worker
 from upnext.core.keys import Keys
 from upnext.core.submission import Submission
-from upnext.engine import broker as engine_broker
-from upnext.engine.broker import Broker
-from upnext.engine.sync import SyncBroker
+from upnext.engine.client import queue_client as engine_broker
+from upnext.engine.client.queue_client import QueueClient
+from upnext.engine.client.sync_client import SyncQueueClient
 from upnext.errors import BrokerUnavailableError, QueueError, SubmitUncertain
 
 TASK = "ship"
@@ -56,7 +56,7 @@ def requests(server: Server) -> Iterator[Callable[[], int]]:
 
 
 async def test_ten_thousand_jobs_take_ten_requests(own_server: Server, namespace: str) -> None:
-    broker, blocking = Broker(own_server.url, namespace), SyncBroker(own_server.url, namespace)
+    broker, blocking = QueueClient(own_server.url, namespace), SyncQueueClient(own_server.url, namespace)
     await broker.submit_many([job()] * 2)  # the script is known from here on
     with requests(own_server) as asked:
         assert len(await broker.submit_many([job(n) for n in range(10_000)])) == 10_000
@@ -68,7 +68,7 @@ async def test_ten_thousand_jobs_take_ten_requests(own_server: Server, namespace
 
 
 async def test_concurrent_submits_share_writes(own_server: Server, namespace: str) -> None:
-    broker = Broker(own_server.url, namespace)
+    broker = QueueClient(own_server.url, namespace)
     await broker.submit_many([job(idempotency_key="first")])
 
     def reads() -> int:
@@ -86,8 +86,8 @@ async def test_concurrent_submits_share_writes(own_server: Server, namespace: st
 
 
 async def test_of_a_hundred_producers_with_one_key_one_gets_in(redis_url: str, namespace: str, server: Server) -> None:
-    brokers = [Broker(redis_url, namespace) for _ in range(20)]
-    blocking = SyncBroker(redis_url, namespace)
+    brokers = [QueueClient(redis_url, namespace) for _ in range(20)]
+    blocking = SyncQueueClient(redis_url, namespace)
 
     def one() -> str:
         return blocking.submit(job(idempotency_key="k"))
@@ -114,7 +114,7 @@ async def test_of_a_hundred_producers_with_one_key_one_gets_in(redis_url: str, n
 
 async def test_a_lost_reply_is_told(server: Server, namespace: str) -> None:
     with Proxy(server) as proxy:
-        broker = Broker(proxy.url, namespace)
+        broker = QueueClient(proxy.url, namespace)
         await broker.submit_many([job()])  # the server knows the script: its first reply is no NOSCRIPT
         proxy.swallow_replies()
         lost = asyncio.create_task(broker.submit(job()))
@@ -131,7 +131,7 @@ async def test_a_lost_reply_is_told(server: Server, namespace: str) -> None:
 
 async def test_a_lost_reply_is_settled_by_the_key(server: Server, namespace: str) -> None:
     with Proxy(server) as proxy:
-        broker = Broker(proxy.url, namespace)
+        broker = QueueClient(proxy.url, namespace)
         await broker.submit_many([job()])
         proxy.swallow_replies()
         lost = asyncio.create_task(broker.submit(job(idempotency_key="k")))
@@ -164,7 +164,7 @@ async def test_a_lost_reply_is_settled_by_the_key_also_when_the_job_has_ended_si
 
     async with serving(server.url, namespace, worker):
         with Proxy(server) as proxy:
-            broker, blocking = Broker(proxy.url, namespace), SyncBroker(proxy.url, namespace)
+            broker, blocking = QueueClient(proxy.url, namespace), SyncQueueClient(proxy.url, namespace)
             await broker.submit_many([job(1)])
             await asyncio.to_thread(blocking.submit, job(2))
             await broker.send("unheard", b"{}", [])
@@ -199,7 +199,7 @@ def wait_until_released(server: Server, keys: Keys) -> asyncio.Future[object]:
 
 def test_a_lost_reply_of_the_blocking_form(server: Server, namespace: str) -> None:
     with Proxy(server) as proxy, ThreadPoolExecutor(1) as pool:
-        broker = SyncBroker(proxy.url, namespace)
+        broker = SyncQueueClient(proxy.url, namespace)
         broker.submit(job())
         proxy.swallow_replies()
         lost = pool.submit(broker.submit, job())
@@ -224,8 +224,8 @@ async def test_a_broker_that_is_away_is_no_riddle(
 ) -> None:
     """Nothing was sent, so nothing is uncertain; and after a restart old connections cost no submit."""
     monkeypatch.setattr(engine_broker, "SUBMIT_PATIENCE_S", 0.3)
-    monkeypatch.setattr("upnext.engine.sync.SUBMIT_PATIENCE_S", 0.3)
-    broker, blocking = Broker(own_server.url, namespace), SyncBroker(own_server.url, namespace)
+    monkeypatch.setattr("upnext.engine.client.sync_client.SUBMIT_PATIENCE_S", 0.3)
+    broker, blocking = QueueClient(own_server.url, namespace), SyncQueueClient(own_server.url, namespace)
     await broker.submit(job())
     blocking.submit(job())
     own_server.stop()
@@ -294,7 +294,7 @@ def test_blocking_forms_many_times_from_many_threads(server: Server, namespace: 
 FORKING = """
     import os, sys, threading, warnings
     import upnext
-    from upnext.engine.sync import SyncBroker
+    from upnext.engine.sync import SyncQueueClient
 
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork.*")

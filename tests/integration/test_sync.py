@@ -11,14 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.integration.workbench import Workbench, task
+from tests.integration.lua_harness import Workbench, task
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import PATIENCE, wait_until
 from upnext.core.outcome import JobStatus
 from upnext.core.submission import Submission
-from upnext.engine import sync as sync_module
-from upnext.engine.sync import SyncBroker
+from upnext.engine.client import sync_client as sync_module
+from upnext.engine.client.sync_client import SyncQueueClient
 from upnext.errors import (
     BrokerRefusedError,
     BrokerUnavailableError,
@@ -30,8 +30,8 @@ from upnext.errors import (
 
 
 @pytest.fixture
-def broker(redis_url: str, namespace: str) -> Iterator[SyncBroker]:
-    broker = SyncBroker(redis_url, namespace)
+def broker(redis_url: str, namespace: str) -> Iterator[SyncQueueClient]:
+    broker = SyncQueueClient(redis_url, namespace)
     yield broker
     broker.close()
 
@@ -54,7 +54,7 @@ def in_background(work: Workbench) -> threading.Thread:
     return thread
 
 
-def test_it_may_be_used_any_number_of_times(broker: SyncBroker, work: Workbench) -> None:
+def test_it_may_be_used_any_number_of_times(broker: SyncQueueClient, work: Workbench) -> None:
     work.register(task("ship"))
     for _ in range(3):
         job_id = broker.submit(Submission("ship", b"{}"))
@@ -62,7 +62,7 @@ def test_it_may_be_used_any_number_of_times(broker: SyncBroker, work: Workbench)
         assert broker.wait(job_id, 30).value == b"7"
 
 
-def test_submit_and_wait(broker: SyncBroker, work: Workbench) -> None:
+def test_submit_and_wait(broker: SyncQueueClient, work: Workbench) -> None:
     work.register(task("ship"))
     for _ in range(2):
         worker = in_background(work)
@@ -73,7 +73,7 @@ def test_submit_and_wait(broker: SyncBroker, work: Workbench) -> None:
     assert work.leaks() == []
 
 
-def test_a_result_later(broker: SyncBroker, work: Workbench) -> None:
+def test_a_result_later(broker: SyncQueueClient, work: Workbench) -> None:
     work.register(task("ship"))
     job_id = broker.submit(Submission("ship", b"{}", delay_s=0.0))
     work.promote()
@@ -84,7 +84,7 @@ def test_a_result_later(broker: SyncBroker, work: Workbench) -> None:
     assert work.leaks() == []
 
 
-def test_an_id_that_nobody_knows_and_a_wait_that_runs_out(broker: SyncBroker, work: Workbench) -> None:
+def test_an_id_that_nobody_knows_and_a_wait_that_runs_out(broker: SyncQueueClient, work: Workbench) -> None:
     work.register(task("ship"))
     with pytest.raises(JobNotFoundError):
         broker.wait("ship:n1-0", 30)
@@ -97,7 +97,7 @@ def test_an_id_that_nobody_knows_and_a_wait_that_runs_out(broker: SyncBroker, wo
     assert work.hash(work.keys.waiters) == {}
 
 
-def test_keys_caps_and_many(broker: SyncBroker, work: Workbench) -> None:
+def test_keys_caps_and_many(broker: SyncQueueClient, work: Workbench) -> None:
     jobs = broker.submit_many([Submission("ship", b"{}")] * 1500)
     assert len(set(jobs)) == 1500
     first = broker.submit(Submission("ship", b"{}", idempotency_key="k"))
@@ -108,7 +108,7 @@ def test_keys_caps_and_many(broker: SyncBroker, work: Workbench) -> None:
         broker.submit(Submission("ship", b"x" * 2_000_000))
 
 
-def test_many_threads_at_once(broker: SyncBroker, work: Workbench) -> None:
+def test_many_threads_at_once(broker: SyncQueueClient, work: Workbench) -> None:
     def submit(number: int) -> str | None:
         try:
             return broker.submit(Submission("ship", b"{}", idempotency_key="k" if number % 2 else None))
@@ -121,7 +121,7 @@ def test_many_threads_at_once(broker: SyncBroker, work: Workbench) -> None:
     assert len(work.lane("ship", "n")) == 151
 
 
-def test_before_and_after_a_fork(broker: SyncBroker, work: Workbench) -> None:
+def test_before_and_after_a_fork(broker: SyncQueueClient, work: Workbench) -> None:
     broker.submit(Submission("ship", b"{}"))
     reader, writer = os.pipe()
     with warnings.catch_warnings():
@@ -143,7 +143,7 @@ def test_before_and_after_a_fork(broker: SyncBroker, work: Workbench) -> None:
 @pytest.mark.parametrize("keyed", [False, True])
 def test_a_lost_reply_to_a_submit(server: Server, namespace: str, work: Workbench, keyed: bool) -> None:
     with Proxy(server) as path:
-        broker = SyncBroker(path.url, namespace)
+        broker = SyncQueueClient(path.url, namespace)
         broker.command("PING")
         path.swallow_replies()
         job = Submission("ship", b"{}", idempotency_key="k" if keyed else None)
@@ -162,7 +162,7 @@ def test_a_lost_reply_to_a_submit(server: Server, namespace: str, work: Workbenc
 
 
 def test_an_idle_connection_that_the_broker_closed_costs_nothing(own_server: Server, namespace: str) -> None:
-    broker = SyncBroker(own_server.url, namespace)
+    broker = SyncQueueClient(own_server.url, namespace)
     for fault in (
         lambda: own_server.cli("CLIENT", "KILL", "TYPE", "normal"),
         own_server.restart,
@@ -178,9 +178,9 @@ def test_a_wait_survives_that_its_connections_are_cut(
     own_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sync_module, "REREAD_S", 0.3)
-    work = Workbench(SyncBroker(own_server.url, namespace))
+    work = Workbench(SyncQueueClient(own_server.url, namespace))
     work.register(task("ship"))
-    broker = SyncBroker(own_server.url, namespace)
+    broker = SyncQueueClient(own_server.url, namespace)
     job_id = broker.submit(Submission("ship", b"{}"))
     with ThreadPoolExecutor(1) as pool:
         wait = pool.submit(broker.wait, job_id, 8)
@@ -196,7 +196,7 @@ def test_a_wait_survives_that_its_connections_are_cut(
 
 def test_a_broker_that_is_not_there(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sync_module, "SUBMIT_PATIENCE_S", 0.3)
-    broker = SyncBroker("redis://127.0.0.1:1/0", namespace)
+    broker = SyncQueueClient("redis://127.0.0.1:1/0", namespace)
     with pytest.raises(BrokerUnavailableError):
         broker.submit(Submission("ship", b"{}"))
     with pytest.raises(BrokerUnavailableError):
@@ -205,14 +205,14 @@ def test_a_broker_that_is_not_there(namespace: str, monkeypatch: pytest.MonkeyPa
 
 def test_a_wrong_password(own_server: Server, namespace: str) -> None:
     own_server.cli("CONFIG", "SET", "requirepass", "secret")
-    broker = SyncBroker(f"unix://:wrong@{own_server.socket_path}", namespace)
+    broker = SyncQueueClient(f"unix://:wrong@{own_server.socket_path}", namespace)
     with pytest.raises(BrokerRefusedError) as raised:
         broker.submit(Submission("ship", b"{}"))
     assert ":wrong" not in str(raised.value)
     broker.close()
 
 
-def test_cancel_and_progress(broker: SyncBroker, work: Workbench) -> None:
+def test_cancel_and_progress(broker: SyncQueueClient, work: Workbench) -> None:
     work.register(task("ship"))
     job_id = broker.submit(Submission("ship", b"{}"))
     assert broker.cancel(job_id) is True
@@ -222,6 +222,6 @@ def test_cancel_and_progress(broker: SyncBroker, work: Workbench) -> None:
     assert broker.read_progress(job_id) == {"message": "half"}
 
 
-def test_an_event(broker: SyncBroker, work: Workbench) -> None:
+def test_an_event(broker: SyncQueueClient, work: Workbench) -> None:
     work.register(task("paid.mail", event="paid"))
     assert broker.send("paid", b"{}", [])[0].startswith("paid.mail:n")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.workbench import Workbench, task
+from tests.integration.lua_harness import Workbench, task
 from upnext.core.entry import Meta, encode_meta
 from upnext.core.spec import STEPPED_BACK_MS, CronSpec
-from upnext.engine.calls import keeping
-from upnext.engine.calls.keeping import EARLY, FIRED, GONE, PASSED
-from upnext.engine.replies import ReplyError
-from upnext.engine.scripts import Call
+from upnext.engine.calls import lease
+from upnext.engine.calls.lease import EARLY, FIRED, GONE, PASSED
+from upnext.engine.redis.replies import ReplyError
+from upnext.engine.redis.scripts import Call
 
 CRON = CronSpec("* * * * *")
 
@@ -25,7 +25,7 @@ def ready(work: Workbench, max_concurrency: int | None = None) -> int:
 
 def lead(work: Workbench, daemon: str = "d1") -> None:
     work.broker.run(
-        keeping.beat(work.keys, work.epoch, daemon=daemon, token="t", lease_ms=1, leadership_ms=-1, consumers=[])
+        lease.beat(work.keys, work.epoch, daemon=daemon, token="t", lease_ms=1, leadership_ms=-1, consumers=[])
     )
 
 
@@ -33,7 +33,7 @@ def call(
     work: Workbench, tick_ms: int, *, term: int = 1, fire: bool = True, epoch: str | None = None
 ) -> Call[tuple[int, int | str]]:
     meta = encode_meta(Meta(tick_ms=tick_ms))
-    return keeping.tick(
+    return lease.tick(
         work.keys, epoch or work.epoch, term=term, cron="tidy", tick_ms=tick_ms, payload=b"{}", meta=meta, fire=fire
     )
 

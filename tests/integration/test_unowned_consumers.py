@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.integration.workbench import CONSUMER, Workbench, task
+from tests.integration.lua_harness import CONSUMER, Workbench, task
 from upnext.core.keys import GROUP
-from upnext.engine.calls import keeping
-from upnext.engine.calls.keeping import Unowned
+from upnext.engine.calls import lease
+from upnext.engine.calls.lease import Unowned
 
 
 def read_as(work: Workbench, consumer: str, name: str = "ship", lane: str = "n") -> None:
@@ -17,7 +17,7 @@ def read_as(work: Workbench, consumer: str, name: str = "ship", lane: str = "n")
 
 def look(work: Workbench, *names: str, most: int = 1000) -> Unowned:
     streams = [stream for name in names for stream in work.keys.streams(name)]
-    return work.broker.run(keeping.unowned_consumers(work.keys, work.epoch, streams, most))
+    return work.broker.run(lease.unowned_consumers(work.keys, work.epoch, streams, most))
 
 
 def test_what_holds_a_lease_or_a_grave_is_not_listed(work: Workbench) -> None:
@@ -62,4 +62,4 @@ def test_streams_that_are_not_there_have_no_consumers(work: Workbench) -> None:
 
 def test_another_epoch(work: Workbench) -> None:
     work.register(task("ship"))
-    work.refuses_another_epoch(lambda epoch: keeping.unowned_consumers(work.keys, epoch, work.keys.streams("ship"), 1))
+    work.refuses_another_epoch(lambda epoch: lease.unowned_consumers(work.keys, epoch, work.keys.streams("ship"), 1))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tests.integration.workbench import Workbench, task
-from upnext.engine.calls import keeping
+from tests.integration.lua_harness import Workbench, task
+from upnext.engine.calls import lease
 
 
 def waiting(work: Workbench) -> int:
-    return work.broker.run(keeping.waiting_suspects(work.keys, work.names))
+    return work.broker.run(lease.waiting_suspects(work.keys, work.names))
 
 
 def add(work: Workbench, name: str, count: int) -> None:
@@ -43,5 +43,5 @@ def test_without_a_group_and_without_tasks(work: Workbench) -> None:
     assert waiting(work) == 1
     work.broker.command("SET", work.keys.stream("b", "x"), "no stream")
     work.register(task("a"))
-    assert work.broker.run(keeping.waiting_suspects(work.keys, ["a", "b"])) == 1
-    assert work.broker.run(keeping.waiting_suspects(work.keys, [])) == 0
+    assert work.broker.run(lease.waiting_suspects(work.keys, ["a", "b"])) == 1
+    assert work.broker.run(lease.waiting_suspects(work.keys, [])) == 0

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.workbench import Workbench, task
+from tests.integration.lua_harness import Workbench, task
 from upnext.core.outcome import JobStatus
-from upnext.engine.calls import producing
-from upnext.engine.calls.producing import Standing
+from upnext.engine.calls import client
+from upnext.engine.calls.client import Standing
 from upnext.errors import UsageError
 
 
 def watch(work: Workbench, job_id: str, channel: str = "ear") -> Standing:
-    return work.broker.run(producing.watch(work.keys, job_id, channel))
+    return work.broker.run(client.watch(work.keys, job_id, channel))
 
 
 def waiters(work: Workbench) -> dict[str, str]:

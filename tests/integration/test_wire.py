@@ -11,13 +11,13 @@ from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import PATIENCE, wait_until_async
 from upnext.core.keys import Keys
-from upnext.engine import wire as wire_module
-from upnext.engine.calls import producing
-from upnext.engine.endpoint import parse_url
-from upnext.engine.link import Link
-from upnext.engine.replies import LostReplyError, ReplyError
-from upnext.engine.sync import SyncBroker
-from upnext.engine.wire import connect
+from upnext.engine.calls import client
+from upnext.engine.client.sync_client import SyncQueueClient
+from upnext.engine.redis import connection as wire_module
+from upnext.engine.redis.connection import connect
+from upnext.engine.redis.endpoint import parse_url
+from upnext.engine.redis.reconnecting import Link
+from upnext.engine.redis.replies import LostReplyError, ReplyError
 from upnext.errors import BrokerRefusedError, BrokerUnavailableError
 
 
@@ -102,7 +102,7 @@ async def test_an_idle_connection_is_not_given_up(server: Server, monkeypatch: p
 
 async def test_a_script_that_the_server_forgot_is_sent_again(redis_url: str, namespace: str) -> None:
     link = Link(parse_url(redis_url), "test")
-    call = producing.unwatch(Keys(namespace), "ship:n1-0", "x", 1)
+    call = client.unwatch(Keys(namespace), "ship:n1-0", "x", 1)
     await link.command("SCRIPT", "FLUSH")
     assert await link.run(call) is False
     assert await link.run(call) is False
@@ -167,7 +167,7 @@ async def test_something_that_is_no_redis() -> None:
     with pytest.raises(BrokerRefusedError, match=f"what answers at 127.0.0.1:{port} is no Redis"):
         await asyncio.wait_for(link.wire(), 30)
     await link.aclose()
-    broker = SyncBroker(f"redis://127.0.0.1:{port}/0", "test")
+    broker = SyncQueueClient(f"redis://127.0.0.1:{port}/0", "test")
     with pytest.raises(BrokerRefusedError, match=f"what answers at 127.0.0.1:{port} is no Redis"):
         await asyncio.to_thread(broker.command, "PING")
     broker.close()
@@ -176,7 +176,7 @@ async def test_something_that_is_no_redis() -> None:
 
 async def test_a_database_that_the_server_does_not_have(server: Server) -> None:
     url = f"{server.url}?db=9999"
-    link, broker = Link(parse_url(url), "test"), SyncBroker(url, "test")
+    link, broker = Link(parse_url(url), "test"), SyncQueueClient(url, "test")
     with pytest.raises(BrokerRefusedError, match="the broker refuses: .*DB index is out of range"):
         await link.wire()
     await link.aclose()

@@ -19,12 +19,12 @@ from upnext.core.outcome import JobStatus, Outcome
 from upnext.core.spec import CronSpec, Hooks, ServiceSpec, TaskKind, TaskOptions, TaskSpec, WorkerSpec
 from upnext.core.submission import Submission
 from upnext.core.suspects import OneAtATime, Suspects
-from upnext.engine.broker import Broker
-from upnext.engine.calls import producing
-from upnext.engine.host import NoHost
-from upnext.engine.reaper import DeathNotice, Started
-from upnext.engine.runtime import RuntimeSettings, WorkerRuntime
-from upnext.engine.scheduler import Scheduler, SchedulerSettings
+from upnext.engine.calls import client as client_calls
+from upnext.engine.client.queue_client import QueueClient
+from upnext.engine.scheduler.reaper import DeathNotice, Started
+from upnext.engine.scheduler.scheduler import Scheduler, SchedulerSettings
+from upnext.engine.worker.host import NoHost
+from upnext.engine.worker.runtime import RuntimeSettings, WorkerRuntime
 from upnext.errors import BrokerUnavailableError
 
 T = TypeVar("T")
@@ -140,10 +140,10 @@ class Fleet:
         self.lost: list[str] = []
         self._schedulers: list[tuple[str, Scheduler, asyncio.Task[None]]] = []
         self._alive: dict[str, set[str]] = {}
-        self.broker: Broker
+        self.broker: QueueClient
 
     async def __aenter__(self) -> Self:
-        self.broker = Broker(self.url, self.namespace)
+        self.broker = QueueClient(self.url, self.namespace)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -293,8 +293,8 @@ class Fleet:
             total += (await self.command("XPENDING", stream, "w"))[0]
         return total
 
-    async def standing(self, job_id: str) -> producing.Standing:
-        return await self.broker.run(producing.watch(self.keys, job_id, ""))
+    async def standing(self, job_id: str) -> client_calls.Standing:
+        return await self.broker.run(client_calls.watch(self.keys, job_id, ""))
 
     async def until(
         self, condition: Callable[[], T] | Callable[[], Awaitable[T]], timeout_s: float = 8.0, what: str = ""

@@ -10,8 +10,8 @@ from tests.support.daemon import Daemon
 from tests.support.waiting import wait_until
 from upnext.core.outcome import JobStatus
 from upnext.core.submission import Submission
-from upnext.engine import inspect
-from upnext.engine.sync import SyncBroker
+from upnext.engine.client.sync_client import SyncQueueClient
+from upnext.engine.views import jobs
 from upnext.errors import JobNotFoundError
 
 
@@ -19,7 +19,7 @@ class Queue:
     """Submits to, and looks into, the queue that `daemon` works on."""
 
     def __init__(self, daemon: Daemon) -> None:
-        self.broker = SyncBroker(daemon.broker_url, daemon.namespace or "default", name="upnext-test")
+        self.broker = SyncQueueClient(daemon.broker_url, daemon.namespace or "default", name="upnext-test")
 
     def __enter__(self) -> Self:
         return self
@@ -33,19 +33,19 @@ class Queue:
     def submit_many(self, task: str, many: list[dict[str, Any]]) -> list[str]:
         return self.broker.submit_many([Submission(task, orjson.dumps(arguments)) for arguments in many])
 
-    def job(self, job_id: str) -> inspect.Job | None:
+    def job(self, job_id: str) -> jobs.Job | None:
         """None: not known."""
         try:
-            return inspect.job(self.broker, self.broker.keys, job_id)
+            return jobs.job(self.broker, self.broker.keys, job_id)
         except JobNotFoundError:
             return None
 
-    def ended(self, job_id: str, timeout_s: float = 30.0) -> inspect.Job:
+    def ended(self, job_id: str, timeout_s: float = 30.0) -> jobs.Job:
         """The job, once it has ended."""
 
-        def look() -> inspect.Job | None:
+        def look() -> jobs.Job | None:
             found = self.job(job_id)
-            return found if found is not None and found.status in inspect.ENDED else None
+            return found if found is not None and found.status in jobs.ENDED else None
 
         return wait_until(look, timeout_s, f"{job_id} to end") or self._never()
 
@@ -53,5 +53,5 @@ class Queue:
         return [None if (found := self.job(job_id)) is None else found.status for job_id in job_ids]
 
     @staticmethod
-    def _never() -> inspect.Job:
+    def _never() -> jobs.Job:
         raise AssertionError("unreachable")

@@ -14,8 +14,8 @@ import upnext
 from tests.support.waiting import given
 from upnext.core.keys import Keys
 from upnext.core.spec import ServiceSpec
-from upnext.engine import clients
-from upnext.engine.broker import Broker
+from upnext.engine.client import per_loop
+from upnext.engine.client.queue_client import QueueClient
 from upnext.engine.local import run_service
 from upnext.service import LOADER, load, named_apart
 
@@ -25,7 +25,7 @@ _numbers = itertools.count(1)
 class Running:
     """A service that runs; `broker` asks what the SDK has no word for."""
 
-    def __init__(self, broker: Broker, stopping: asyncio.Event) -> None:
+    def __init__(self, broker: QueueClient, stopping: asyncio.Event) -> None:
         self.broker = broker
         self.keys = Keys(broker.keys.namespace)
         self.stopping = stopping
@@ -68,7 +68,7 @@ async def serving(
         )
         for spec in specs
     ]
-    broker = Broker(redis_url, namespace)
+    broker = QueueClient(redis_url, namespace)
     try:
         for _ in specs:
             up = asyncio.create_task(ready.acquire())
@@ -86,7 +86,7 @@ async def serving(
             life.cancel()
         await asyncio.gather(*lives, return_exceptions=True)
         await broker.aclose()
-        await clients.aclose()
+        await per_loop.aclose()
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

@@ -27,9 +27,9 @@ from upnext.core.keys import Keys
 from upnext.core.outcome import Outcome
 from upnext.core.spec import Hooks, WorkerSpec
 from upnext.engine.attempt import CURRENT, Attempt
-from upnext.engine.calls.holding import Finish
-from upnext.engine.executor import Executor
-from upnext.engine.host import NoHost
+from upnext.engine.calls.worker import Finish
+from upnext.engine.worker.executor import Executor
+from upnext.engine.worker.host import NoHost
 from upnext.errors import TaskExecutionError
 
 LATE_S = 0.001

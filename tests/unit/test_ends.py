@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from upnext.core.outcome import ErrorInfo
-from upnext.engine.ends import HEADLINE_CAP_BYTES, headline, told
+from upnext.engine.worker.failures import HEADLINE_CAP_BYTES, headline, told
 from upnext.errors import InvalidArgumentsError
 
 

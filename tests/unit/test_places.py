@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from upnext.engine.endpoint import parse_url
-from upnext.engine.places import Answer, Places, newest
+from upnext.engine.redis.endpoint import parse_url
+from upnext.engine.redis.places import Answer, Places, newest
 
 A, B, C, D = ("a", 1), ("b", 1), ("c", 1), ("d", 1)
 

@@ -7,8 +7,8 @@ from importlib import resources
 import pytest
 
 from upnext.core.keys import Keys
-from upnext.engine.calls import keeping
-from upnext.engine.scripts import script
+from upnext.engine.calls import lease
+from upnext.engine.redis.scripts import script
 
 NAMES = sorted(
     file.name.removesuffix(".lua")
@@ -18,7 +18,7 @@ NAMES = sorted(
 
 
 def test_the_last_key_of_a_call_is_never_set() -> None:
-    call = keeping.resign(Keys("a"), "e", daemon="d", token="t")
+    call = lease.resign(Keys("a"), "e", daemon="d", token="t")
     for command in (call.evalsha(), call.eval()):
         assert command[2] == 3
         assert command[3:6] == ("upnext:{a}:epoch", "upnext:{a}:leader", "upnext:{a}:absent")

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.slot_model import play
-from upnext.engine import slots
-from upnext.engine.slots import Event, Slot
+from upnext.engine.worker import slots
+from upnext.engine.worker.slots import Event, Slot
 
 SEEDS = 200
 A_PART = 50

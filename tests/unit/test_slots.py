@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from upnext.engine.slots import TABLE, Event, Slot, Slots
+from upnext.engine.worker.slots import TABLE, Event, Slot, Slots
 
 COUNT = 2
 CAN_NOT_HAPPEN = {(slot, Event.GRANT) for slot in (Slot.HELD, Slot.WAITING, Slot.ENDED)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from upnext.engine import stacks
+from upnext.engine.worker import stacks
 
 
 async def outer(gate: asyncio.Event) -> None:

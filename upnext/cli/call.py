@@ -37,7 +37,7 @@ def call(
 ) -> None:
     """Submit a job of TASK; print its id."""
     from upnext.declare import seconds
-    from upnext.engine import tasks
+    from upnext.engine.views import tasks
 
     kwargs = _object(kwargs_text)
     delay = None if delay is None else seconds("call", "--delay", delay, zero=True)

@@ -19,11 +19,11 @@ from upnext.control.exits import ExitCode
 def cancel(ctx: click.Context, job_id: str) -> None:
     """Cancel a job that is queued, delayed or running. Exit 1 when it had ended otherwise."""
     from upnext.core.outcome import JobStatus
-    from upnext.engine import inspect
+    from upnext.engine.views import jobs
 
     with queue() as broker:
         # Asking twice is the same as once; a job that nobody knows raises.
-        cancelled = broker.cancel(job_id) or inspect.job(broker, broker.keys, job_id).status is JobStatus.CANCELLED
+        cancelled = broker.cancel(job_id) or jobs.job(broker, broker.keys, job_id).status is JobStatus.CANCELLED
     if flags().json:
         output.print_json({"job_id": job_id, "cancelled": cancelled})
     else:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import click
 
-from upnext.cli import output, shapes
+from upnext.cli import json_views, output
 from upnext.cli.options import flags, queue_options
 from upnext.cli.queue import queue
 
@@ -21,10 +21,10 @@ def cron() -> None:
 @queue_options
 def list_() -> None:
     """List crons with their last and next runs (UTC)."""
-    from upnext.engine import crons
+    from upnext.engine.views import crons
 
     with queue() as broker:
-        listed = [shapes.cron(one) for one in crons.crons(broker, broker.keys)]
+        listed = [json_views.cron(one) for one in crons.crons(broker, broker.keys)]
     if flags().json:
         output.print_json(listed)
         return
@@ -37,7 +37,7 @@ def list_() -> None:
 @queue_options
 def run(cron_name: str) -> None:
     """Run a cron now, besides its schedule; print the job's id."""
-    from upnext.engine import crons
+    from upnext.engine.views import crons
 
     with queue() as broker:
         job_id = broker.submit(crons.submission(broker, broker.keys, cron_name))

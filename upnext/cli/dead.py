@@ -7,7 +7,7 @@ from __future__ import annotations
 import click
 import orjson
 
-from upnext.cli import output, shapes
+from upnext.cli import json_views, output
 from upnext.cli.jobs import fields, print_jobs
 from upnext.cli.options import flags, queue_options
 from upnext.cli.queue import queue
@@ -34,10 +34,10 @@ def dead() -> None:
 @queue_options
 def list_(task: str | None, limit: int) -> None:
     """List dead letters, newest first."""
-    from upnext.engine import inspect
+    from upnext.engine.views import jobs
 
     with queue() as broker:
-        print_jobs(inspect.dead_letters(broker, broker.keys, task, limit))
+        print_jobs(jobs.dead_letters(broker, broker.keys, task, limit))
 
 
 @dead.command()
@@ -45,15 +45,15 @@ def list_(task: str | None, limit: int) -> None:
 @queue_options
 def show(job_id: str) -> None:
     """Show one dead letter: arguments, attempts, error, traceback, cause."""
-    from upnext.engine import inspect
+    from upnext.engine.views import jobs
 
     with queue() as broker:
-        found = inspect.dead_letter(broker, broker.keys, job_id)
+        found = jobs.dead_letter(broker, broker.keys, job_id)
     if flags().json:
-        output.print_json(shapes.dead_letter(found))
+        output.print_json(json_views.dead_letter(found))
     else:
         shown = fields(found)
-        shown.insert(2, ("arguments", orjson.dumps(shapes.arguments(found)).decode()))
+        shown.insert(2, ("arguments", orjson.dumps(json_views.arguments(found)).decode()))
         output.print_fields(shown)
 
 
@@ -65,7 +65,7 @@ def show(job_id: str) -> None:
 @click.pass_context
 def retry(ctx: click.Context, job_ids: tuple[str, ...], task: str | None, all_: bool) -> None:
     """Queue dead letters again, under their own ids."""
-    from upnext.engine import dead as letters
+    from upnext.engine.views import dead_letters as letters
 
     with queue() as broker:
         chosen = list(job_ids) if _given(job_ids, task, all_) else letters.ids_of(broker, broker.keys, task)
@@ -82,7 +82,7 @@ def retry(ctx: click.Context, job_ids: tuple[str, ...], task: str | None, all_: 
 @click.pass_context
 def purge(ctx: click.Context, job_ids: tuple[str, ...], task: str | None, all_: bool, yes: bool) -> None:
     """Forget dead letters for good."""
-    from upnext.engine import dead as letters
+    from upnext.engine.views import dead_letters as letters
 
     with queue() as broker:
         given = _given(job_ids, task, all_)

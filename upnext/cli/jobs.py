@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 
-from upnext.cli import output, shapes, texts
+from upnext.cli import formatting, json_views, output
 from upnext.cli.options import flags, queue_options
 from upnext.cli.queue import queue
 from upnext.control.exits import ExitCode
 
 if TYPE_CHECKING:
-    from upnext.engine.inspect import Job
-    from upnext.engine.sync import SyncBroker
+    from upnext.engine.client.sync_client import SyncQueueClient
+    from upnext.engine.views.jobs import Job
 
 STATES = ("queued", "running", "delayed", "done", "failed", "cancelled", "dead")
 _ENDED = ("done", "failed", "cancelled", "dead")
@@ -38,13 +38,13 @@ def job(ctx: click.Context, job_id: str, tree: bool, follow: bool) -> None:
     with queue() as broker:
         if follow:
             ctx.exit(_follow(broker, job_id))
-        from upnext.engine import inspect
+        from upnext.engine.views import jobs as jobs_module
 
-        found = inspect.job(broker, broker.keys, job_id)
+        found = jobs_module.job(broker, broker.keys, job_id)
         family = _family(broker, found) if tree else []
     if flags().json:
-        said = shapes.job(found)
-        output.print_json({**said, "tree": [shapes.job(one) for one in family]} if tree else said)
+        said = json_views.job(found)
+        output.print_json({**said, "tree": [json_views.job(one) for one in family]} if tree else said)
         return
     if tree:
         for depth, one in _ordered(family):
@@ -64,10 +64,10 @@ def job(ctx: click.Context, job_id: str, tree: bool, follow: bool) -> None:
 def jobs(state: str | None, task: str | None, limit: int) -> None:
     """List jobs: running, queued, delayed, and the recent ends."""
     from upnext.core.outcome import JobStatus
-    from upnext.engine import inspect
+    from upnext.engine.views import jobs as jobs_module
 
     with queue() as broker:
-        found = inspect.jobs(broker, broker.keys, JobStatus(state) if state else None, task, limit)
+        found = jobs_module.jobs(broker, broker.keys, JobStatus(state) if state else None, task, limit)
     print_jobs(found)
 
 
@@ -76,13 +76,13 @@ def jobs(state: str | None, task: str | None, limit: int) -> None:
 @queue_options
 def explain(job_id: str) -> None:
     """Say why a job doesn't run: paused, limited, delayed, no worker, or its turn hasn't come."""
-    from upnext.cli.idle import idle_workers
-    from upnext.engine.explain import explain as find_gate
+    from upnext.cli.paused_workers import idle_workers
+    from upnext.engine.views.explain import explain as find_gate
 
     with queue() as broker:
         found = find_gate(broker, broker.keys, job_id, idle_workers())
     if flags().json:
-        output.print_json(shapes.explanation(found))
+        output.print_json(json_views.explanation(found))
     else:
         output.print_line(f"{found.gate.value}: {found.detail}")
 
@@ -90,11 +90,11 @@ def explain(job_id: str) -> None:
 def print_jobs(found: Sequence[Job]) -> None:
     """A table, or JSON, of many jobs."""
     if flags().json:
-        output.print_json([shapes.job(one) for one in found])
+        output.print_json([json_views.job(one) for one in found])
         return
     columns = ("job", "status", "attempt", "since", "worker", "error")
     rows = [
-        [one.job_id, one.status.value, one.attempt, texts.iso(one.since_ms or one.due_ms), one.worker, _error(one)]
+        [one.job_id, one.status.value, one.attempt, formatting.iso(one.since_ms or one.due_ms), one.worker, _error(one)]
         for one in found
     ]
     output.print_table(columns, rows, none="no jobs", right=("attempt",))
@@ -109,16 +109,16 @@ def fields(found: Job) -> list[tuple[str, Any]]:
         ("job", found.job_id),
         ("task", found.task),
         ("status", f"{found.status.value} (dead letter)" if found.dead_letter else found.status.value),
-        ("since", texts.iso(found.since_ms)),
-        ("due", texts.iso(found.due_ms)),
+        ("since", formatting.iso(found.since_ms)),
+        ("due", formatting.iso(found.due_ms)),
         ("attempt", attempt),
         ("crashes", found.crashes or None),
-        ("submitted", texts.iso(found.submitted_ms)),
-        ("started", texts.iso(found.started_ms)),
-        ("finished", texts.iso(found.finished_ms)),
+        ("submitted", formatting.iso(found.submitted_ms)),
+        ("started", formatting.iso(found.started_ms)),
+        ("finished", formatting.iso(found.finished_ms)),
         ("took", _took(found)),
-        ("expires", texts.iso(found.expires_ms)),
-        ("cancel asked", texts.iso(found.cancel_ms)),
+        ("expires", formatting.iso(found.expires_ms)),
+        ("cancel asked", formatting.iso(found.cancel_ms)),
         ("worker", f"{found.worker}{place}" if found.worker else None),
         ("parent", found.parent_id),
         ("root", found.root_id),
@@ -134,7 +134,7 @@ def fields(found: Job) -> list[tuple[str, Any]]:
 def _took(found: Job) -> str | None:
     if found.started_ms is None or found.finished_ms is None:
         return None
-    return texts.duration((found.finished_ms - found.started_ms) / 1000)
+    return formatting.duration((found.finished_ms - found.started_ms) / 1000)
 
 
 def _error(found: Job) -> str | None:
@@ -146,17 +146,17 @@ def _error(found: Job) -> str | None:
 # -- --tree -------------------------------------------------------------------------------------------------------------------------------
 
 
-def _family(broker: SyncBroker, found: Job) -> list[Job]:
+def _family(broker: SyncQueueClient, found: Job) -> list[Job]:
     """The root and all its known descendants; just the job where it stands alone."""
-    from upnext.engine import inspect
+    from upnext.engine.views import jobs as jobs_module
     from upnext.errors import JobNotFoundError
 
     root_id = found.root_id or found.job_id
-    known = {one.job_id: one for one in inspect.lineage(broker, broker.keys, root_id)}
+    known = {one.job_id: one for one in jobs_module.lineage(broker, broker.keys, root_id)}
     known[found.job_id] = found
     if root_id not in known:
         with suppress(JobNotFoundError):  # its result has expired; the descendants still show
-            known[root_id] = inspect.job(broker, broker.keys, root_id)
+            known[root_id] = jobs_module.job(broker, broker.keys, root_id)
     return list(known.values())
 
 
@@ -178,12 +178,12 @@ def _ordered(family: Sequence[Job]) -> list[tuple[int, Job]]:
 # -- --follow -----------------------------------------------------------------------------------------------------------------------------
 
 
-def _follow(broker: SyncBroker, job_id: str) -> ExitCode:
-    from upnext.engine import inspect
+def _follow(broker: SyncQueueClient, job_id: str) -> ExitCode:
+    from upnext.engine.views import jobs as jobs_module
 
     told: tuple[Any, ...] | None = None
     while True:
-        found = inspect.job(broker, broker.keys, job_id)
+        found = jobs_module.job(broker, broker.keys, job_id)
         state = (found.status.value, found.attempt, found.crashes, found.worker, orjson.dumps(found.progress))
         if state != told:
             told = state
@@ -195,9 +195,9 @@ def _follow(broker: SyncBroker, job_id: str) -> ExitCode:
 
 def _tell_change(found: Job) -> None:
     if flags().json:
-        output.print_json(shapes.job(found))
+        output.print_json(json_views.job(found))
         return
-    parts = [texts.iso(found.since_ms or found.due_ms) or "-", found.status.value, f"attempt {found.attempt}"]
+    parts = [formatting.iso(found.since_ms or found.due_ms) or "-", found.status.value, f"attempt {found.attempt}"]
     if found.crashes:
         parts.append(f"crashes {found.crashes}")
     if found.worker:

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 from upnext.cli.options import flags
 
 if TYPE_CHECKING:
-    from upnext.engine.sync import SyncBroker
+    from upnext.engine.client.sync_client import SyncQueueClient
 
 
 @contextmanager
-def queue() -> Generator[SyncBroker]:
+def queue() -> Generator[SyncQueueClient]:
     """By the flags and the environment. Raises NoBrokerError, UsageError; what is run on it raises QueueError."""
     # redis-py takes most of the start-up time of a command that needs it: the others shall not pay for it.
     from upnext import config
-    from upnext.engine.sync import SyncBroker
+    from upnext.engine.client.sync_client import SyncQueueClient
 
     asked = flags()
     where = config.redis_url(asked.redis_url, os.environ, name=asked.name)
-    broker = SyncBroker(where.url, config.namespace(asked.namespace, os.environ), name="upnext-cli")
+    broker = SyncQueueClient(where.url, config.namespace(asked.namespace, os.environ), name="upnext-cli")
     try:
         yield broker
     finally:

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from upnext.cli import output, shapes
+from upnext.cli import json_views, output
 from upnext.cli.options import flags, queue_options
 from upnext.cli.queue import queue
 from upnext.errors import UsageError
@@ -49,7 +49,7 @@ def list_(services: tuple[str, ...]) -> None:
 
 def _registered() -> list[dict[str, Any]]:
     from upnext.core.ownership import owner_of
-    from upnext.engine import tasks
+    from upnext.engine.views import tasks
 
     with queue() as broker:
         known = tasks.known(broker, broker.keys)
@@ -88,11 +88,11 @@ def _declared(services: Sequence[str]) -> list[dict[str, Any]]:
 @queue_options
 def tasks_() -> None:
     """Show depth, running, rate, failures and limits of every task."""
-    from upnext.engine import tasks
+    from upnext.engine.views import tasks
 
     with queue() as broker:
         found = tasks.tasks(broker, broker.keys, time.time_ns() // 1_000_000)
-    listed = [shapes.task(one) for one in found]
+    listed = [json_views.task(one) for one in found]
     if flags().json:
         output.print_json(listed)
         return
@@ -121,7 +121,7 @@ def _row(task: dict[str, Any]) -> list[Any]:
 @queue_options
 def pause_task(task: str) -> None:
     """Stop the fetching of TASK everywhere; its jobs wait."""
-    from upnext.engine import tasks
+    from upnext.engine.views import tasks
 
     with queue() as broker:
         changed = tasks.pause(broker, broker.keys, task)
@@ -133,7 +133,7 @@ def pause_task(task: str) -> None:
 @queue_options
 def resume_task(task: str) -> None:
     """Let TASK be fetched again."""
-    from upnext.engine import tasks
+    from upnext.engine.views import tasks
 
     with queue() as broker:
         changed = tasks.resume(broker, broker.keys, task)
@@ -153,7 +153,7 @@ def _switched(task: str, paused: bool, text: str) -> None:
 @queue_options
 def purge(task: str, yes: bool) -> None:
     """Remove the queued and delayed jobs of TASK. What runs goes on."""
-    from upnext.engine import tasks
+    from upnext.engine.views import tasks
 
     with queue() as broker:
         facts = tasks.one(broker, broker.keys, task)
@@ -175,7 +175,7 @@ def purge(task: str, yes: bool) -> None:
 def limits(task: str, rate: str | None, concurrency: int | None, lift: bool, declared: bool) -> None:
     """Set the limits of TASK over those that its code declares, until `--declared`. All of them: what isn't named is not limited."""
     from upnext.core.limits import parse_rate
-    from upnext.engine import tasks
+    from upnext.engine.views import tasks
 
     given = rate is not None or concurrency is not None
     if given + lift + declared != 1:
@@ -194,7 +194,7 @@ def limits(task: str, rate: str | None, concurrency: int | None, lift: bool, dec
 @queue_options
 def forget(registered: str) -> None:
     """Remove a task, cron or handler that no running service declares any more, and has no jobs."""
-    from upnext.engine import tasks
+    from upnext.engine.views import tasks
 
     with queue() as broker:
         tasks.forget(broker, broker.keys, registered)

@@ -42,7 +42,7 @@ All keys of a namespace share one hash tag, so a script is atomic over them on R
 | P:p:JOB_ID | string | result_ttl | progress and checkpoint, JSON | progress |
 | P:cache:TASK:KEY | string | cache_ttl | cached outcome, JSON | finish |
 
-Channels (sharded: SPUBLISH, SSUBSCRIBE): P:bell (see `upnext.engine.bell`), P:reply:NONCE (one per waiting
+Channels (sharded: SPUBLISH, SSUBSCRIBE): P:bell (see `upnext.engine.redis.wakeups`), P:reply:NONCE (one per waiting
 client), P:ear:NONCE (one per subscriber: its words to itself).
 """
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from upnext.core.entry import Meta
 from upnext.core.retry import GiveUp, RetryIn
 from upnext.core.spec import TaskSpec
-from upnext.engine.slots import Slot
+from upnext.engine.worker.slots import Slot
 
 if TYPE_CHECKING:
-    from upnext.engine.broker import Broker
+    from upnext.engine.client.queue_client import QueueClient
 
 CURRENT: ContextVar[Attempt] = ContextVar("upnext_attempt")
 """Set around user code, in its threads too."""
@@ -55,7 +55,7 @@ class Attempt:
     verdict: RetryIn | GiveUp | None
     """What was decided about its failure, once there is one."""
 
-    def __init__(self, spec: TaskSpec, lane: str, entry_id: bytes, meta: Meta | None, broker: Broker) -> None:
+    def __init__(self, spec: TaskSpec, lane: str, entry_id: bytes, meta: Meta | None, broker: QueueClient) -> None:
         self.spec, self.lane, self.entry_id, self.meta = spec, lane, entry_id, meta
         self.broker = broker
         self.loop: asyncio.AbstractEventLoop | None = None

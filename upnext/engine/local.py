@@ -13,9 +13,9 @@ from functools import partial
 
 from upnext.core.spec import ServiceSpec
 from upnext.engine import signals
-from upnext.engine.host import NoHost
-from upnext.engine.runtime import RuntimeSettings, WorkerRuntime
-from upnext.engine.scheduler import DeathNotice, Scheduler, SchedulerSettings
+from upnext.engine.scheduler.scheduler import DeathNotice, Scheduler, SchedulerSettings
+from upnext.engine.worker.host import NoHost
+from upnext.engine.worker.runtime import RuntimeSettings, WorkerRuntime
 from upnext.errors import BrokerRefusedError
 
 log = logging.getLogger("upnext")

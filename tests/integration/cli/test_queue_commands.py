@@ -15,7 +15,7 @@ from tests.support.servers import Server
 from tests.support.waiting import wait_until
 from upnext.cli import main
 from upnext.core.spec import CronSpec, RateLimit
-from upnext.engine.calls import owning
+from upnext.engine.calls import ownership
 
 JOB_FIELDS = {
     "job_id", "task", "status", "attempt", "max_attempts", "crashes", "submitted_at", "started_at", "finished_at", "worker",
@@ -265,12 +265,12 @@ class TestTasks:
         assert cli("forget", "ship") == 64
         assert "served by a running worker" in cli.err
         bench.register(task("ship"), lease_ms=-1)
-        stated = owning.Statement("d1", "orders", 1, "host-1", "/srv/orders.py", {"ship": "ship()"}, [])
-        for call in owning.announce(bench.keys, bench.epoch, stated, 60_000):
+        stated = ownership.Statement("d1", "orders", 1, "host-1", "/srv/orders.py", {"ship": "ship()"}, [])
+        for call in ownership.announce(bench.keys, bench.epoch, stated, 60_000):
             bench.broker.run(call)
         assert cli("forget", "ship") == 64
         assert "orders on host-1" in cli.err
-        bench.broker.run(owning.withdraw(bench.keys, bench.epoch, ["d1"]))
+        bench.broker.run(ownership.withdraw(bench.keys, bench.epoch, ["d1"]))
         job_id = bench.submit("ship")
         assert cli("forget", "ship") == 64
         assert "has queued jobs" in cli.err
@@ -284,8 +284,8 @@ class TestTasks:
     def test_different_code_for_long_is_a_skew(self, bench: Bench, cli: Cli) -> None:
         bench.register(task("ship"))
         for daemon, file in (("d1", "/srv/1/orders.py"), ("d2", "/srv/2/orders.py")):
-            stated = owning.Statement(daemon, "orders", 1, f"host-{daemon}", file, {"ship": "ship()"}, ["ship"])
-            for call in owning.announce(bench.keys, bench.epoch, stated, 60_000):
+            stated = ownership.Statement(daemon, "orders", 1, f"host-{daemon}", file, {"ship": "ship()"}, ["ship"])
+            for call in ownership.announce(bench.keys, bench.epoch, stated, 60_000):
                 bench.broker.run(call)
         [ship] = cli.json("tasks")
         assert ship["skew"] == {

@@ -16,8 +16,8 @@ from upnext.core.binding import Signature
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome, encode
 from upnext.core.spec import CronSpec, TaskKind, TaskOptions, TaskSpec
 from upnext.core.submission import Submission
-from upnext.engine.calls import holding, keeping
-from upnext.engine.sync import SyncBroker
+from upnext.engine.calls import lease, worker
+from upnext.engine.client.sync_client import SyncQueueClient
 
 CONSUMER = "consumer-1"
 TTL_MS = 600_000
@@ -46,7 +46,7 @@ class Taken:
 class Bench:
     """One registered consumer with the moves of a worker."""
 
-    def __init__(self, broker: SyncBroker) -> None:
+    def __init__(self, broker: SyncQueueClient) -> None:
         self.broker = broker
         self.keys = broker.keys
         self.epoch = ""
@@ -65,8 +65,8 @@ class Bench:
             "tasks": self.names,
             "since_ms": 1,
         }
-        registration = keeping.Registration(consumer, record, service, 1, lease_ms, tasks)
-        self.epoch, _ = self.broker.run(keeping.register(self.keys, registration, "epoch-1"))
+        registration = lease.Registration(consumer, record, service, 1, lease_ms, tasks)
+        self.epoch, _ = self.broker.run(lease.register(self.keys, registration, "epoch-1"))
 
     def submit(self, name: str, **options: Any) -> str:
         return self.broker.submit(Submission(name, b'{"order_id":"A1"}', **options))
@@ -74,7 +74,7 @@ class Bench:
     def fetch(
         self, budget: int = 10, *, consumer: str = CONSUMER, lanes: str = "hnb", suspect: bool = False
     ) -> list[Taken]:
-        call = holding.fetch(
+        call = worker.fetch(
             self.keys,
             self.epoch,
             consumer,
@@ -116,7 +116,7 @@ class Bench:
         self._end(one, outcome, True, ttl_ms)
 
     def _end(self, one: Taken, outcome: Outcome, bury: bool, ttl_ms: int) -> None:
-        ending = holding.Finish(
+        ending = worker.Finish(
             one.task,
             one.lane,
             one.entry_id,
@@ -127,19 +127,19 @@ class Bench:
             bury=bury,
         )
         stale = self.broker.run(
-            holding.finish(self.keys, self.epoch, [ending], {one.task: ttl_ms}, time.time_ns() // 1_000_000)
+            worker.finish(self.keys, self.epoch, [ending], {one.task: ttl_ms}, time.time_ns() // 1_000_000)
         )
         assert stale == []
 
     def retry_later(self, one: Taken, delay_ms: int) -> None:
         meta = entry.Meta(attempt=one.meta.attempt + 1, parent_id=one.meta.parent_id, root_id=one.meta.root_id)
-        back = holding.PutBack(one.task, one.lane, one.entry_id, one.job_id, one.meta.lane or one.lane, meta, delay_ms)
-        assert self.broker.run(holding.retry(self.keys, self.epoch, [back])) == [holding.RETRIED]
+        back = worker.PutBack(one.task, one.lane, one.entry_id, one.job_id, one.meta.lane or one.lane, meta, delay_ms)
+        assert self.broker.run(worker.retry(self.keys, self.epoch, [back])) == [worker.RETRIED]
 
     def crash(self, *started: Taken, consumer: str = CONSUMER, cause: str = "signal:SIGSEGV") -> None:
         """The consumer dies while it runs `started`, and is reaped."""
         self.broker.run(
-            keeping.reap(
+            lease.reap(
                 self.keys,
                 self.epoch,
                 consumer=consumer,

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.inspect.bench import Bench
-from upnext.engine.sync import SyncBroker
+from upnext.engine.client.sync_client import SyncQueueClient
 
 
 @pytest.fixture
 def bench(redis_url: str, namespace: str) -> Iterator[Bench]:
-    broker = SyncBroker(redis_url, namespace)
+    broker = SyncQueueClient(redis_url, namespace)
     yield Bench(broker)
     broker.close()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tests.integration.inspect.bench import Bench, task
-from upnext.engine import tasks
-from upnext.engine.calls import looking
+from upnext.engine.calls import inspect
+from upnext.engine.views import tasks
 
 
 def test_parts_add_up(bench: Bench) -> None:
@@ -14,7 +14,7 @@ def test_parts_add_up(bench: Bench) -> None:
     totals: dict[str, int] = {}
     cursor, runs = "0", 0
     while runs == 0 or cursor != "0":
-        cursor, counts = bench.broker.run(looking.count_by_task(bench.keys, dead=False, cursor=cursor, look=20))
+        cursor, counts = bench.broker.run(inspect.count_by_task(bench.keys, dead=False, cursor=cursor, look=20))
         runs += 1
         for name, count in counts.items():
             totals[name] = totals.get(name, 0) + count

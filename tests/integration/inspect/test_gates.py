@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tests.integration.inspect.bench import Bench, task
 from upnext.core.spec import RateLimit
-from upnext.engine import tasks
-from upnext.engine.explain import Explanation, Gate, explain
+from upnext.engine.views import tasks
+from upnext.engine.views.explain import Explanation, Gate, explain
 
 
 def why(bench: Bench, job_id: str, idle: frozenset[tuple[str, int]] = frozenset()) -> Explanation:

@@ -7,8 +7,8 @@ import pytest
 from tests.integration.inspect.bench import Bench, task
 from upnext.core.entry import Meta, encode_meta
 from upnext.core.spec import CronSpec
-from upnext.engine import crons
-from upnext.engine.calls import keeping
+from upnext.engine.calls import lease
+from upnext.engine.views import crons
 from upnext.errors import UsageError
 
 
@@ -34,14 +34,14 @@ def test_last_is_the_newest_tick_that_fired(bench: Bench) -> None:
     keys, tick_ms = bench.keys, int(server_s) // 60 * 60_000
     bench.broker.command("HSET", keys.cursors, "tidy", 0)
     bench.broker.run(
-        keeping.beat(keys, bench.epoch, daemon="d", token="t", lease_ms=1, leadership_ms=60_000, consumers=[])
+        lease.beat(keys, bench.epoch, daemon="d", token="t", lease_ms=1, leadership_ms=60_000, consumers=[])
     )
     for back, fire, expected in ((3, False, None), (2, True, 2), (1, False, 2)):
         at_ms = tick_ms - back * 60_000
-        call = keeping.tick(
+        call = lease.tick(
             keys, bench.epoch, term=1, cron="tidy", tick_ms=at_ms, payload=b"{}", meta=encode_meta(Meta()), fire=fire
         )
-        assert bench.broker.run(call)[0] == keeping.FIRED
+        assert bench.broker.run(call)[0] == lease.FIRED
         assert last(bench) == (expected and tick_ms - expected * 60_000)
 
 

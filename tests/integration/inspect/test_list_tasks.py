@@ -8,7 +8,7 @@ import pytest
 
 from tests.integration.inspect.bench import Bench, task
 from upnext.core.spec import CronSpec, RateLimit
-from upnext.engine import tasks
+from upnext.engine.views import tasks
 from upnext.errors import UsageError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.integration.inspect.bench import Bench, task
-from upnext.engine import tasks
+from upnext.engine.views import tasks
 from upnext.errors import UsageError
 
 

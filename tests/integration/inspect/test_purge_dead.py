@@ -5,16 +5,18 @@ from __future__ import annotations
 import pytest
 
 from tests.integration.inspect.bench import Bench, task
-from upnext.engine import dead, inspect
+from upnext.engine.views import dead_letters, jobs
 from upnext.errors import JobNotFoundError
 
 
 def test_nothing_is_left(bench: Bench) -> None:
     bench.register(task("ship"))
     [job_id] = bench.dead("ship")
-    assert dead.purge(bench.broker, bench.keys, [job_id, "ship:n1-0"]) == dead.Handled([job_id], ["ship:n1-0"])
+    assert dead_letters.purge(bench.broker, bench.keys, [job_id, "ship:n1-0"]) == dead_letters.Handled(
+        [job_id], ["ship:n1-0"]
+    )
     with pytest.raises(JobNotFoundError):
-        inspect.job(bench.broker, bench.keys, job_id)
+        jobs.job(bench.broker, bench.keys, job_id)
     assert bench.left(["dead", "r:"]) == []
 
 
@@ -22,5 +24,5 @@ def test_those_of_one_task(bench: Bench) -> None:
     bench.register(task("pack"), task("ship"))
     bench.dead("ship", 3)
     kept = bench.dead("pack", 2)
-    dead.purge(bench.broker, bench.keys, dead.ids_of(bench.broker, bench.keys, "ship"))
-    assert sorted(dead.ids_of(bench.broker, bench.keys)) == sorted(kept)
+    dead_letters.purge(bench.broker, bench.keys, dead_letters.ids_of(bench.broker, bench.keys, "ship"))
+    assert sorted(dead_letters.ids_of(bench.broker, bench.keys)) == sorted(kept)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.integration.inspect.bench import Bench, task
 from upnext.core.outcome import JobStatus
-from upnext.engine import inspect, tasks
+from upnext.engine.views import jobs, tasks
 from upnext.errors import JobNotFoundError
 
 
@@ -17,7 +17,7 @@ def test_only_those_of_the_task(bench: Bench) -> None:
     kept = bench.submit("pack", delay_s=60.0)
     purged = tasks.purge(bench.broker, bench.keys, "ship")
     assert (purged.queued, purged.delayed) == (0, 700)
-    assert [job.job_id for job in inspect.jobs(bench.broker, bench.keys, JobStatus.DELAYED)] == [kept]
+    assert [job.job_id for job in jobs.jobs(bench.broker, bench.keys, JobStatus.DELAYED)] == [kept]
     assert bench.broker.command("HLEN", bench.keys.delayed_jobs) == 1
 
 
@@ -27,7 +27,7 @@ def test_between_two_attempts_too(bench: Bench) -> None:
     bench.retry_later(bench.take(), 60_000)
     assert tasks.purge(bench.broker, bench.keys, "ship").delayed == 1
     with pytest.raises(JobNotFoundError):
-        inspect.job(bench.broker, bench.keys, job_id)
+        jobs.job(bench.broker, bench.keys, job_id)
 
 
 def test_keys_are_free_again_and_nothing_is_left(bench: Bench) -> None:

@@ -9,8 +9,8 @@ import pytest
 from tests.integration.inspect.bench import Bench, task
 from tests.support.waiting import wait_until
 from upnext.core.outcome import JobStatus, Outcome
-from upnext.engine import inspect, tasks
-from upnext.engine.sync import SyncBroker
+from upnext.engine.client.sync_client import SyncQueueClient
+from upnext.engine.views import jobs, tasks
 from upnext.errors import DuplicateJobError, JobNotFoundError
 
 
@@ -28,9 +28,9 @@ def test_all_lanes_but_not_what_runs(bench: Bench) -> None:
     assert (purged.queued, purged.delayed) == (len(waiting) + 1, 0)
     for job_id in (back, waiting[0], waiting[-1]):
         with pytest.raises(JobNotFoundError):
-            inspect.job(bench.broker, bench.keys, job_id)
-    assert inspect.job(bench.broker, bench.keys, running).status is JobStatus.RUNNING
-    assert inspect.job(bench.broker, bench.keys, other).status is JobStatus.QUEUED
+            jobs.job(bench.broker, bench.keys, job_id)
+    assert jobs.job(bench.broker, bench.keys, running).status is JobStatus.RUNNING
+    assert jobs.job(bench.broker, bench.keys, other).status is JobStatus.QUEUED
     bench.finish(taken)
     assert bench.broker.command("HLEN", bench.keys.where) == 0
 
@@ -56,7 +56,7 @@ def test_idempotency_keys_are_free_again(bench: Bench) -> None:
 def test_who_waits_is_told(bench: Bench, redis_url: str, namespace: str) -> None:
     bench.register(task("ship"))
     job_id = bench.submit("ship")
-    waiter = SyncBroker(redis_url, namespace)
+    waiter = SyncQueueClient(redis_url, namespace)
     got: list[Outcome] = []
     thread = threading.Thread(target=lambda: got.append(waiter.wait(job_id, 20)))
     thread.start()

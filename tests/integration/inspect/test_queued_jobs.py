@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from tests.integration.inspect.bench import Bench, task
 from upnext.core.outcome import JobStatus
-from upnext.engine import inspect
+from upnext.engine.views import jobs
 
 
 def listed(bench: Bench, **options: object) -> list[str]:
-    return [job.job_id for job in inspect.jobs(bench.broker, bench.keys, JobStatus.QUEUED, **options)]  # type: ignore[arg-type]
+    return [job.job_id for job in jobs.jobs(bench.broker, bench.keys, JobStatus.QUEUED, **options)]  # type: ignore[arg-type]
 
 
 def test_oldest_first_of_every_lane_without_the_fetched_ones(bench: Bench) -> None:

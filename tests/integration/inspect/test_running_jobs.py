@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.integration.inspect.bench import Bench, task
 from upnext.core.outcome import JobStatus
-from upnext.engine import inspect
+from upnext.engine.views import jobs
 
 
 def test_who_has_which(bench: Bench) -> None:
@@ -14,7 +14,7 @@ def test_who_has_which(bench: Bench) -> None:
     bench.submit("ship")
     bench.take()
     bench.take(consumer="consumer-2")
-    running = inspect.jobs(bench.broker, bench.keys, JobStatus.RUNNING)
+    running = jobs.jobs(bench.broker, bench.keys, JobStatus.RUNNING)
     assert [(job.job_id, job.worker) for job in running] == [(first, "consumer-1"), (second, "consumer-2")]
     assert all(job.started_ms is not None for job in running)
 
@@ -25,13 +25,13 @@ def test_the_limit_and_the_task(bench: Bench) -> None:
         bench.submit("ship", priority="high")
         bench.submit("ship")
     bench.fetch()
-    assert len(inspect.jobs(bench.broker, bench.keys, JobStatus.RUNNING, limit=4)) == 4
-    assert len(inspect.jobs(bench.broker, bench.keys, JobStatus.RUNNING, "ship")) == 6
-    assert inspect.jobs(bench.broker, bench.keys, JobStatus.RUNNING, "pack") == []
+    assert len(jobs.jobs(bench.broker, bench.keys, JobStatus.RUNNING, limit=4)) == 4
+    assert len(jobs.jobs(bench.broker, bench.keys, JobStatus.RUNNING, "ship")) == 6
+    assert jobs.jobs(bench.broker, bench.keys, JobStatus.RUNNING, "pack") == []
 
 
 def test_none_after_the_end(bench: Bench) -> None:
     bench.register(task("ship"))
     bench.submit("ship")
     bench.finish(bench.take())
-    assert inspect.jobs(bench.broker, bench.keys, JobStatus.RUNNING) == []
+    assert jobs.jobs(bench.broker, bench.keys, JobStatus.RUNNING) == []

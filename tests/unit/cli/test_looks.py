@@ -6,7 +6,7 @@ import copy
 from typing import Any, cast
 
 from tests.unit.cli.test_ctl import STATUS
-from upnext.cli.ctl.looks import SLOT_COLUMNS, TASK_COLUMNS, Look, TaskLook, jobs_per_s, slot_rows, task_rows
+from upnext.cli.ctl.samples import SLOT_COLUMNS, TASK_COLUMNS, Look, TaskLook, jobs_per_s, slot_rows, task_rows
 from upnext.control.status import Status
 
 

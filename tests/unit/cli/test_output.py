@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from upnext.cli import output, texts
+from upnext.cli import formatting, output
 
 
 def test_columns_are_as_wide_as_their_widest_cell() -> None:
@@ -58,7 +58,7 @@ def test_json_in_a_pipe_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_durations(seconds: float | None, text: str | None) -> None:
-    assert texts.duration(seconds) == text
+    assert formatting.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,9 @@ def test_durations(seconds: float | None, text: str | None) -> None:
     [(None, None), (0, "0B"), (1023, "1023B"), (1536, "1.5K"), (300 << 20, "300M"), (5 << 40, "5.0T")],
 )
 def test_sizes(count: int | None, text: str | None) -> None:
-    assert texts.size(count) == text
+    assert formatting.size(count) == text
 
 
 def test_times_are_utc_with_milliseconds() -> None:
-    assert texts.iso(1_767_225_600_007) == "2026-01-01T00:00:00.007Z"
-    assert texts.iso(None) is None
+    assert formatting.iso(1_767_225_600_007) == "2026-01-01T00:00:00.007Z"
+    assert formatting.iso(None) is None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.sdk.standin import StandIn
+from tests.unit.sdk.fake_broker import StandIn
 from upnext import access
-from upnext.access import AsyncBroker, SyncBroker
+from upnext.access import AsyncBroker, SyncQueueClient
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def standin(monkeypatch: pytest.MonkeyPatch) -> StandIn:
         standin.urls.append(redis_url)
         return standin.asynchronous
 
-    def sync_broker(redis_url: str | None) -> SyncBroker:
+    def sync_broker(redis_url: str | None) -> SyncQueueClient:
         standin.urls.append(redis_url)
         return standin
 

@@ -12,7 +12,7 @@ import pytest
 
 import upnext
 from tests.support.waiting import wait_until_async
-from tests.unit.sdk.standin import StandIn, StandInAttempt
+from tests.unit.sdk.fake_broker import StandIn, StandInAttempt
 from upnext import progress
 from upnext.context import Context
 from upnext.engine.attempt import CURRENT

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 import upnext
-from tests.unit.sdk.standin import StandIn
+from tests.unit.sdk.fake_broker import StandIn
 from upnext.core.outcome import JobStatus, Outcome
 from upnext.core.submission import Submission
 

@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 import upnext
-from tests.unit.sdk.standin import StandIn, StandInAttempt
+from tests.unit.sdk.fake_broker import StandIn, StandInAttempt
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
 from upnext.core.submission import Submission
 from upnext.engine.attempt import CURRENT

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.waiting import wait_until_async
-from upnextd.channel import Channel
+from upnextd.shared.channel import Channel
 
 
 class End:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from upnextd.content import recording
+from upnextd.shared.content import recording
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import uvloop
 from tests.support.waiting import wait_until_async
 from upnext.control import protocol
 from upnext.control.protocol import ErrorCode, Request
-from upnextd.control import Client, CommandError, ControlServer, SocketInUseError, bind
+from upnextd.control.server import Client, CommandError, ControlServer, SocketInUseError, bind
 
 
 class Commands:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from upnextd import identity
-from upnextd.identity import Place, identify, known_id, stored_form
+from upnextd.shared import identity
+from upnextd.shared.identity import InstanceView, identify, known_id, stored_form
 
-HERE = Place("machine", "boot", "host", 12)
+HERE = InstanceView("machine", "boot", "host", 12)
 ID = "0123456789abcdef"
 
 
@@ -24,7 +24,7 @@ def test_it_is_known_where_it_was_made() -> None:
     [replace(HERE, machine="m2"), replace(HERE, boot="b2"), replace(HERE, host="h2"), replace(HERE, inode=13)],
     ids=["machine", "boot", "host", "copy"],
 )
-def test_it_is_not_known_elsewhere(elsewhere: Place) -> None:
+def test_it_is_not_known_elsewhere(elsewhere: InstanceView) -> None:
     assert known_id(stored_form(ID, HERE), elsewhere) is None
 
 
@@ -67,7 +67,7 @@ def test_another_machine_of_the_same_image_has_a_name_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = identify(tmp_path)
-    monkeypatch.setattr("upnextd.identity.socket.gethostname", lambda: "clone")
+    monkeypatch.setattr("upnextd.shared.identity.socket.gethostname", lambda: "clone")
     assert identify(tmp_path).daemon_id != first.daemon_id
 
 

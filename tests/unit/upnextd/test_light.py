@@ -25,7 +25,7 @@ FORBIDDEN = (
 def test_the_supervisor_imports_neither_the_engine_nor_its_libraries() -> None:
     code = "import sys, upnextd.main; print(*sorted(sys.modules), sep='\\n')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
-    heavy = [name for name in done.stdout.split() if name.startswith(FORBIDDEN) or name == "upnextd.child"]
+    heavy = [name for name in done.stdout.split() if name.startswith(FORBIDDEN) or name == "upnextd.forked.child"]
     assert heavy == []
 
 
@@ -34,7 +34,7 @@ def test_a_template_holds_every_script_before_it_forks(tmp_path: Path) -> None:
     service = tmp_path / "held.py"
     service.write_text("import upnext\nworker = upnext.Worker()\n@worker.task\ndef work(): ...\n")
     code = (
-        "import sys; from upnextd import template; template.load(sys.argv[1], ()); from upnext.engine import scripts\n"
+        "import sys; from upnextd.forked import template; template.load(sys.argv[1], ()); from upnext.engine.redis import scripts\n"
         "held = scripts.script.cache_info(); scripts.script('fetch')\n"
         "print(held.currsize, scripts.script.cache_info().misses - held.misses)"
     )

@@ -9,7 +9,7 @@ import os
 import pytest
 
 from tests.support.waiting import wait_until_async
-from upnextd.logs import LineReader, Log, Sink
+from upnextd.shared.logs import LineReader, Log, Sink
 
 
 def read_all(fd: int) -> bytes:

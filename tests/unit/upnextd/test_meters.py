@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 
-from upnextd.meters import BOUNDS_S, Histogram, TaskMeter, total
-from upnextd.metrics import cumulative
-from upnextd.scoreboard import Reader, WorkerShape, Writer, create
-from upnextd.tally import Tally
+from upnextd.metrics.counters import Counters
+from upnextd.metrics.exporter_process import cumulative
+from upnextd.shared.meters import BOUNDS_S, Histogram, TaskMeter, total
+from upnextd.shared.scoreboard import Reader, WorkerShape, Writer, create
 
 SHAPES = (WorkerShape("a", 2, ("ship", "mail")), WorkerShape("b", 1, ("count",)))
 
@@ -90,7 +90,7 @@ def test_totals_and_what_prometheus_wants() -> None:
 
 
 def test_a_tally_outlives_the_children() -> None:
-    tally = Tally()
+    tally = Counters()
     tally.child_ended("worker", "oom", {"ship": TaskMeter(ok=3)}, replaced=True)
     tally.child_ended("worker", "exit", {"ship": TaskMeter(ok=1)}, replaced=False)
     said = tally.as_json([{"ship": TaskMeter(ok=2)}])

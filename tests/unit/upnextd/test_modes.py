@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from upnextd.modes import OVERTAKEN, TABLE, Request, decide
-from upnextd.plan import WORKERS_CAP, Mode, signalled_workers
+from upnextd.rules.modes import OVERTAKEN, TABLE, Request, decide
+from upnextd.rules.plan import WORKERS_CAP, Mode, signalled_workers
 
 RANK = {mode: rank for rank, mode in enumerate((Mode.RUN, Mode.PAUSE, Mode.DRAIN, Mode.DRAIN_EXIT))} | {
     Mode.STOP: 4,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upnextd import pieces
-from upnextd.pieces import PIECE_BYTES, Joiner, split
+from upnextd.shared import pieces
+from upnextd.shared.pieces import PIECE_BYTES, Joiner, split
 
 
 @given(st.lists(st.integers(0, 3 * PIECE_BYTES), max_size=4), st.sampled_from([b"+", b".", b"x"]))

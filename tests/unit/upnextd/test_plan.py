@@ -9,21 +9,35 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from upnextd import plan, slots
-from upnextd.plan import Add, Desired, Drop, Exit, Leave, Mode, Place, Post, Record, Role, Step, judge, reconcile
-from upnextd.slots import Event, Life, Limits, State
+from upnextd.rules import plan, slots
+from upnextd.rules.plan import (
+    Add,
+    Desired,
+    Drop,
+    Exit,
+    InstanceView,
+    Leave,
+    Mode,
+    Post,
+    Record,
+    Role,
+    Step,
+    judge,
+    reconcile,
+)
+from upnextd.rules.slots import Event, Life, Limits, State
 
 NOW = 1000.0
 RUN = Desired(workers=2, generation=1, scheduler_generation=1)
 
 
-def worker(number: int, state: State = State.READY, **fields: object) -> Place:
-    base = Place(id=number, slot=f"worker-{number}", role=Role.WORKER, generation=1, state=state)
+def worker(number: int, state: State = State.READY, **fields: object) -> InstanceView:
+    base = InstanceView(id=number, slot=f"worker-{number}", role=Role.WORKER, generation=1, state=state)
     return replace(base, **fields)
 
 
-def scheduler(state: State = State.READY, **fields: object) -> Place:
-    base = Place(id=99, slot="scheduler", role=Role.SCHEDULER, generation=1, state=state)
+def scheduler(state: State = State.READY, **fields: object) -> InstanceView:
+    base = InstanceView(id=99, slot="scheduler", role=Role.SCHEDULER, generation=1, state=state)
     return replace(base, **fields)
 
 
@@ -159,7 +173,7 @@ def test_nobody_waits_for_an_old_child_that_is_not_there(state: State) -> None:
     assert steps == [Add("worker-1", Role.WORKER, 0), Add("worker-2", Role.WORKER, 0), Drop(1), Drop(2)]
 
 
-def quarantine(state: State = State.READY, **fields: object) -> Place:
+def quarantine(state: State = State.READY, **fields: object) -> InstanceView:
     return worker(50, state, slot=plan.QUARANTINE, **fields)
 
 
@@ -254,7 +268,7 @@ STATES = st.sampled_from([state for state in State if state is not State.FAILED]
 def test_it_always_settles(raw: list[tuple[int, State, int, bool]], workers: int, mode: Mode) -> None:
     """Whatever there is: with children that do as they are told, reconciling reaches what is desired, and then is quiet."""
     desired = Desired(workers, 2, 2, mode=mode, stop_by=NOW + 1, scheduler=mode not in (Mode.STOP, Mode.STOP_NOW))
-    world = World([Place(i, f"worker-{n}", Role.WORKER, g, s, outdated=o) for i, (n, s, g, o) in enumerate(raw)])
+    world = World([InstanceView(i, f"worker-{n}", Role.WORKER, g, s, outdated=o) for i, (n, s, g, o) in enumerate(raw)])
     for _ in range(200):
         steps = reconcile(desired, world.places, world.now)
         if not steps and not world.obey():
@@ -271,14 +285,14 @@ def test_it_always_settles(raw: list[tuple[int, State, int, bool]], workers: int
 class World:
     """Obedient children: every place gets the events that follow from its state."""
 
-    def __init__(self, places: list[Place]) -> None:
+    def __init__(self, places: list[InstanceView]) -> None:
         self.now = NOW
         self.lives = {place.id: Life(place.state) for place in places}
         self._places = places
         self._ids = len(places)
 
     @property
-    def places(self) -> list[Place]:
+    def places(self) -> list[InstanceView]:
         return [
             replace(place, state=self.lives[place.id].state, drained=self.lives[place.id].drained)
             for place in self._places
@@ -289,7 +303,7 @@ class World:
             match step:
                 case Add(slot, role, generation):
                     self._ids += 1
-                    self._places.append(Place(self._ids, slot, role, generation, State.EMPTY))
+                    self._places.append(InstanceView(self._ids, slot, role, generation, State.EMPTY))
                     self.lives[self._ids] = Life()
                 case Drop(place):
                     self._places = [one for one in self._places if one.id != place]

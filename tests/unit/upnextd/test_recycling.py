@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from upnextd.recycling import Allowance, allowance
+from upnextd.supervisor.recycling import RecycleLimits, allowance
 
 
 def test_without_limits_everybody_stays() -> None:
@@ -24,7 +24,7 @@ def test_one_job_is_one_job() -> None:
 
 
 def test_used_up() -> None:
-    limits = Allowance(jobs=10, rss_bytes=100 << 20)
+    limits = RecycleLimits(jobs=10, rss_bytes=100 << 20)
     assert limits.used_up(9, 100 << 20) is None
     assert limits.used_up(10, 0) == "10 jobs"
     assert limits.used_up(0, 101 << 20) == "101 MiB"

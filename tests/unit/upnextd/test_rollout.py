@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from upnextd.rollout import OVER, TABLE, Action, Event, Phase, step
+from upnextd.rules.rollout import OVER, TABLE, Action, Event, Phase, step
 
 
 def test_every_cell_is_there() -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from upnextd import scoreboard
-from upnextd.scoreboard import Reader, WorkerShape, Writer
+from upnextd.shared import scoreboard
+from upnextd.shared.scoreboard import Reader, WorkerShape, Writer
 
 SHAPES = [WorkerShape("a", 3, ("first", "second")), WorkerShape("b", 2, ("third",))]
 

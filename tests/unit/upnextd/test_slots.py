@@ -6,7 +6,20 @@ from collections.abc import Iterable
 
 import pytest
 
-from upnextd.slots import ENDING, LIVING, RESTING, SERVING, TABLE, VACANT, Action, Event, Life, Limits, State, step
+from upnextd.rules.slots import (
+    ENDING,
+    LIVING,
+    RESTING,
+    SERVING,
+    TABLE,
+    VACANT,
+    Action,
+    Event,
+    Life,
+    Limits,
+    State,
+    step,
+)
 
 LIMITS = Limits(spawn_s=5.0, start_s=60.0, kill_s=1.0)
 
@@ -55,9 +68,9 @@ def test_time_alone_leads_every_state_to_a_slot_without_a_child(state: State) ->
             life, actions = step(life, Event.DEADLINE, 100.0, LIMITS)
             done += actions
     assert life.state in VACANT
-    assert Action.COMPLAIN not in done
+    assert Action.LOG_UNEXPECTED not in done
     if state in LIVING - {State.KILLED}:
-        assert done[-4:] == [Action.KILL, Action.ABANDON, Action.JUDGE, Action.FORSAKE]
+        assert done[-4:] == [Action.KILL, Action.ABANDON, Action.CLASSIFY_EXIT, Action.FORSAKE]
 
 
 def test_every_state_can_be_reached_and_left() -> None:
@@ -81,14 +94,14 @@ def test_a_kill_always_leads_to_the_end(state: State) -> None:
     life, _ = step(life, Event.KILL, 0.0, LIMITS)
     assert life.state is State.KILLED
     life, actions = step(life, Event.GONE, 1.0, LIMITS)
-    assert (life.state, actions) == (State.EXITED, (Action.JUDGE,))
+    assert (life.state, actions) == (State.EXITED, (Action.CLASSIFY_EXIT,))
 
 
 @pytest.mark.parametrize("state", sorted(LIVING, key=str))
 def test_a_death_is_always_judged(state: State) -> None:
     life, actions = step(Life(state, drained=True), Event.GONE, 0.0, LIMITS)
     assert life.state is State.EXITED
-    assert actions == (Action.JUDGE,)
+    assert actions == (Action.CLASSIFY_EXIT,)
     assert not life.drained
 
 
@@ -108,7 +121,7 @@ def test_a_whole_life() -> None:
     life, actions = walk([Event.STOP], life)
     assert (life.state, life.deadline, actions) == (State.STOPPING, 130.0, [Action.TELL_STOP])
     life, actions = walk([Event.DEADLINE, Event.GONE, Event.AGAIN], life)
-    assert (life.state, actions) == (State.EMPTY, [Action.KILL, Action.JUDGE])
+    assert (life.state, actions) == (State.EMPTY, [Action.KILL, Action.CLASSIFY_EXIT])
 
 
 def test_resume_forgets_that_it_was_drained() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from upnextd.process import is_other_than_a_socket
+from upnextd.shared.process import is_other_than_a_socket
 
 PROGRAM = """
 import os
-from upnextd import process
+from upnextd.shared import process
 process.fill_standard_descriptors()
 lock = os.open(os.environ["LOCK"], os.O_RDWR | os.O_CREAT)
 os.write(2, b"a line of the log\\n")

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import click
 
-from upnext.cli import output, texts
+from upnext.cli import formatting, output
 from upnext.cli.ctl.connect import connect
-from upnext.cli.ctl.looks import last_exit
+from upnext.cli.ctl.samples import last_exit
 from upnext.cli.options import control_options, flags
 from upnext.control.exits import ExitCode
 from upnext.control.status import ChildStatus, Status, degraded
@@ -71,12 +71,12 @@ def row(child: ChildStatus) -> list[Any]:
         child["state"],
         child["pid"],
         child["generation"],
-        texts.duration(child["uptime_s"]),
-        texts.duration(child["heartbeat_age_s"]),
+        formatting.duration(child["uptime_s"]),
+        formatting.duration(child["heartbeat_age_s"]),
         _running(child["in_flight"]),
         child["jobs_done"],
         child["jobs_failed"],
-        texts.size(child["pss_bytes"] or child["rss_bytes"]),
+        formatting.size(child["pss_bytes"] or child["rss_bytes"]),
         child["restarts"],
         last_exit(child),
     ]
@@ -88,4 +88,4 @@ def _running(jobs: Sequence[Any]) -> str | None:
         return None
     oldest = max(jobs, key=lambda job: job["age_s"])
     more = f" +{len(jobs) - 1}" if len(jobs) > 1 else ""
-    return f"{oldest['task']} {texts.duration(oldest['age_s'])}{more}"
+    return f"{oldest['task']} {formatting.duration(oldest['age_s'])}{more}"

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from upnext.cli import output
-from upnext.cli.ctl import looks
+from upnext.cli.ctl import samples
 from upnext.cli.ctl.connect import connect
-from upnext.cli.ctl.looks import Look, TaskLook
+from upnext.cli.ctl.samples import Look, TaskLook
 from upnext.cli.ctl.show import headline
 from upnext.cli.options import control_options, flags
 from upnext.control.client import ControlClient
@@ -23,7 +23,7 @@ from upnext.control.status import Status
 from upnext.errors import DaemonGoneError, DaemonNotRunningError, UpNextError
 
 if TYPE_CHECKING:
-    from upnext.engine.sync import SyncBroker
+    from upnext.engine.client.sync_client import SyncQueueClient
 
 COME_BACK_S = 30.0
 """How long a daemon that hung up may take to be there again."""
@@ -88,14 +88,14 @@ class _Queue:
     """The tasks of the daemon's queue, where its broker can be reached from here: by the URL it tells, or by our own settings."""
 
     def __init__(self) -> None:
-        self._broker: SyncBroker | None = None
+        self._broker: SyncQueueClient | None = None
         self._known: list[TaskLook] | None = None
         self._asked_at_s = 0.0
         self._not_before_s = 0.0
 
     def look(self, said: dict[str, Any]) -> tuple[list[TaskLook] | None, float]:
         """-> the tasks (None: not known) and when they were asked for, in monotonic seconds."""
-        from upnext.engine import tasks
+        from upnext.engine.views import tasks
 
         begun_s = time.monotonic()
         if begun_s < self._not_before_s:
@@ -124,14 +124,14 @@ class _Queue:
         self._not_before_s = begun_s + (time.monotonic() - begun_s) / _QUEUE_SHARE
         return self._known, begun_s
 
-    def _connect(self, said: dict[str, Any]) -> SyncBroker:
+    def _connect(self, said: dict[str, Any]) -> SyncQueueClient:
         from upnext import config
-        from upnext.engine.sync import SyncBroker
+        from upnext.engine.client.sync_client import SyncQueueClient
 
         url = str(said["broker"]["url"])
         if not url or config.redact(url) != url or "***" in url:
             url = config.redis_url(None, os.environ, name=said["name"]).url
-        self._broker = SyncBroker(url, said.get("namespace") or "default", name="upnext-cli")
+        self._broker = SyncQueueClient(url, said.get("namespace") or "default", name="upnext-cli")
         return self._broker
 
     def close(self) -> None:
@@ -187,12 +187,12 @@ def _in_a_pipe(interval_s: float, count: int | None) -> None:
             output.print_json(now.status)
             continue
         output.print_line(_title(now, before))
-        rows = looks.slot_rows(now, before)
-        output.print_table(looks.SLOT_COLUMNS, rows, none="no children", right=looks.SLOT_NUMBERS)
+        rows = samples.slot_rows(now, before)
+        output.print_table(samples.SLOT_COLUMNS, rows, none="no children", right=samples.SLOT_NUMBERS)
         if now.tasks is not None:
             output.print_line()
-            rows = looks.task_rows(now, before)
-            output.print_table(looks.TASK_COLUMNS, rows, none="no tasks", right=looks.TASK_NUMBERS)
+            rows = samples.task_rows(now, before)
+            output.print_table(samples.TASK_COLUMNS, rows, none="no tasks", right=samples.TASK_NUMBERS)
 
 
 def _full_screen(interval_s: float, count: int | None) -> None:
@@ -210,15 +210,15 @@ def _full_screen(interval_s: float, count: int | None) -> None:
         for now, before in itertools.chain((first,), looking):
             shown = [
                 Text(_title(now, before), style="bold"),
-                table(looks.SLOT_COLUMNS, looks.slot_rows(now, before), looks.SLOT_NUMBERS),
+                table(samples.SLOT_COLUMNS, samples.slot_rows(now, before), samples.SLOT_NUMBERS),
             ]
             if now.tasks is None:
                 shown.append(Text("the queue can't be asked from here"))
             else:
-                shown.append(table(looks.TASK_COLUMNS, looks.task_rows(now, before), looks.TASK_NUMBERS))
+                shown.append(table(samples.TASK_COLUMNS, samples.task_rows(now, before), samples.TASK_NUMBERS))
             live.update(Group(*shown), refresh=True)
 
 
 def _title(now: Look, before: Look | None) -> str:
-    rate = looks.jobs_per_s(now, before)
+    rate = samples.jobs_per_s(now, before)
     return headline(now.status) + ("" if rate is None else f" · {rate:.0f} jobs/s")

@@ -1,0 +1,106 @@
+"""The JSON shapes of the contract, made from what the engine says. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from upnext.cli.formatting import iso
+
+if TYPE_CHECKING:
+    from upnext.core.ownership import Skew
+    from upnext.engine.views.crons import Cron
+    from upnext.engine.views.explain import Explanation
+    from upnext.engine.views.jobs import Job
+    from upnext.engine.views.tasks import Task
+
+
+def job(one: Job) -> dict[str, Any]:
+    """The contract's fields first; `where` tells the lane and entry of a job in a stream."""
+    return {
+        "job_id": one.job_id,
+        "task": one.task,
+        "status": one.status.value,
+        "attempt": one.attempt,
+        "max_attempts": one.max_attempts,
+        "crashes": one.crashes,
+        "submitted_at": iso(one.submitted_ms),
+        "started_at": iso(one.started_ms),
+        "finished_at": iso(one.finished_ms),
+        "worker": one.worker,
+        "parent_id": one.parent_id,
+        "root_id": one.root_id,
+        "result": orjson.loads(one.value) if one.value is not None else None,
+        "error": {"type": one.error.type, "message": one.error.message, "traceback": one.error.traceback}
+        if one.error
+        else None,
+        "cause": one.cause,
+        "reason": one.reason.value if one.reason else None,
+        "since": iso(one.since_ms),
+        "due_at": iso(one.due_ms),
+        "expires_at": iso(one.expires_ms),
+        "cancel_requested_at": iso(one.cancel_ms),
+        "dead_letter": one.dead_letter,
+        "where": {"lane": one.lane, "entry_id": one.entry_id} if one.entry_id else None,
+        "host": (one.worker_record or {}).get("host"),
+        "pid": (one.worker_record or {}).get("pid"),
+        "progress": one.progress,
+    }
+
+
+def dead_letter(one: Job) -> dict[str, Any]:
+    """A job's shape and the arguments that it was submitted with."""
+    return {**job(one), "arguments": arguments(one)}
+
+
+def arguments(one: Job) -> Any:
+    """What the payload says; None where it isn't known."""
+    return orjson.loads(one.payload) if one.payload else None
+
+
+def task(one: Task) -> dict[str, Any]:
+    limits = one.limits or {}
+    rate = {"count": limits["rate"], "period_s": limits["period_s"]} if limits.get("rate") else None
+    return {
+        "task": one.name,
+        "kind": one.kind,
+        "service": one.service,
+        "queued": one.queued,
+        "running": one.running,
+        "delayed": one.delayed,
+        "dead": one.dead,
+        "done": one.done,
+        "failed": one.failed,
+        "rate_per_s": round(one.rate_per_s, 3),
+        "paused": one.paused,
+        "limits": {"rate": rate, "concurrency": limits.get("concurrency")},
+        "skew": _skew(one.skew),
+    }
+
+
+def _skew(skew: Skew | None) -> dict[str, Any] | None:
+    """Different code of one service side by side for over 10 minutes."""
+    if skew is None:
+        return None
+    return {
+        "since": iso(skew.since_ms),
+        "files": list(skew.files),
+        "signatures": list(skew.signatures),
+        "hosts": list(skew.hosts),
+    }
+
+
+def cron(one: Cron) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "schedule": one.schedule,
+        "timezone": one.timezone,
+        "last": iso(one.last_ms),
+        "next": iso(one.next_ms),
+        "service": one.service,
+    }
+
+
+def explanation(one: Explanation) -> dict[str, Any]:
+    return {"job_id": one.job_id, "gate": one.gate.value, "position": one.position, "detail": one.detail}

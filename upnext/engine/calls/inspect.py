@@ -1,0 +1,324 @@
+"""Calls that only look, at jobs: find_job, queued_jobs, running_jobs, read_dead, page_jobs, recent_ends;
+at tasks: list_tasks, count_by_task, gates; at crons: list_crons."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import orjson
+
+from upnext.core import entry, ids, outcome
+from upnext.core.entry import Meta
+from upnext.core.keys import LANE_LETTERS, Keys
+from upnext.core.outcome import JobStatus, Outcome
+from upnext.engine.calls.worker import LETTERS, RATE_BUCKET_S
+from upnext.engine.redis.scripts import Call, script
+
+STATUSES = {letter: status for status, letter in LETTERS.items()}
+RATE_BUCKETS = 6
+"""Complete buckets that a rate is taken over, besides the current one."""
+
+
+def _json(raw: bytes | None) -> dict[str, Any] | None:
+    if raw is None:
+        return None
+    said = orjson.loads(raw)
+    return cast("dict[str, Any]", said) if isinstance(said, dict) else None
+
+
+def _pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Who has fetched an entry and how long ago. `record` is the consumer's: daemon, host, pid, ..."""
+
+    consumer: str
+    fetched_ms_ago: int
+    record: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InLane:
+    """A job in a stream; `held` is None while it waits."""
+
+    lane: str
+    entry_id: str
+    meta: Meta
+    payload: bytes | None = None
+    held: Held | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A job in the delayed set (`at_ms` is when it is due) or a dead letter (when it died). No payload where it was not asked for."""
+
+    dead: bool
+    at_ms: int
+    lane: str
+    meta: Meta
+    payload: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What find_job says. `place` is None for a job that nobody knows."""
+
+    server_ms: int
+    cancel_ms: int | None
+    progress: dict[str, Any] | None
+    definition: dict[str, Any] | None
+    place: InLane | Packed | Outcome | None
+
+
+def find_job(keys: Keys, job_id: str) -> Call[Found]:
+    """Raises UsageError for text that is no job id."""
+    job = ids.parse(job_id)
+
+    def place(kind: bytes, said: Sequence[Any]) -> InLane | Packed | Outcome | None:
+        match kind:
+            case b"s":
+                lane, entry_id, payload, meta, *holder = said
+                held = (
+                    Held(holder[0].decode(), holder[1], _json(holder[2]))
+                    if len(holder) == 3 and holder[0] is not None
+                    else None
+                )
+                return InLane(lane.decode(), entry_id.decode(), entry.decode_meta(meta), payload, held)
+            case b"d" | b"z":
+                return _packed(kind == b"z", said[0], said[1])
+            case b"r":
+                return outcome.decode(said[0])
+            case _:
+                return None
+
+    def parse(reply: list[Any]) -> Found:
+        server_ms, cancel_ms, progress, definition, kind, *said = reply
+        return Found(
+            server_ms, int(cancel_ms) if cancel_ms else None, _json(progress), _json(definition), place(kind, said)
+        )
+
+    return Call(
+        script("find_job"),
+        [
+            keys.where,
+            keys.delayed,
+            keys.delayed_jobs,
+            keys.result(job_id),
+            keys.dead,
+            keys.dead_jobs,
+            keys.cancel,
+            keys.progress(job_id),
+            keys.tasks,
+            keys.consumers,
+            *keys.streams(job.task),
+        ],
+        [job_id, job.task, job.born, job.entry_id],
+        parse,
+    )
+
+
+def _packed(dead: bool, score: bytes, raw: bytes | None) -> Packed:
+    at_ms = int(float(score)) // (1 if dead else 1000)
+    if raw is None:
+        return Packed(dead, at_ms, "n", Meta())
+    lane, meta, payload = entry.unpack(raw)
+    return Packed(dead, at_ms, lane, meta, payload or None)
+
+
+def _job_id(task: str, lane: str, entry_id: str, meta: Meta) -> str:
+    return meta.job_id or ids.make(task, lane, entry_id)
+
+
+def queued_jobs(keys: Keys, task: str, limit: int) -> Call[list[tuple[str, InLane]]]:
+    """-> (job id, where it waits), oldest first in each lane."""
+
+    def parse(reply: list[Any]) -> list[tuple[str, InLane]]:
+        found: list[tuple[str, InLane]] = []
+        for at in range(0, len(reply), 3):
+            lane, entry_id, meta = reply[at].decode(), reply[at + 1].decode(), entry.decode_meta(reply[at + 2])
+            found.append((_job_id(task, lane, entry_id, meta), InLane(lane, entry_id, meta)))
+        return found
+
+    return Call(script("queued_jobs"), keys.streams(task), [limit], parse)
+
+
+def running_jobs(keys: Keys, task: str, limit: int) -> Call[tuple[int, list[tuple[str, InLane]]]]:
+    """-> (server ms, (job id, who holds it) ...)."""
+
+    def parse(reply: list[Any]) -> tuple[int, list[tuple[str, InLane]]]:
+        found: list[tuple[str, InLane]] = []
+        for at in range(1, len(reply), 5):
+            lane, entry_id, meta = reply[at].decode(), reply[at + 1].decode(), entry.decode_meta(reply[at + 2])
+            held = Held(reply[at + 3].decode(), reply[at + 4])
+            found.append((_job_id(task, lane, entry_id, meta), InLane(lane, entry_id, meta, None, held)))
+        return reply[0], found
+
+    return Call(script("running_jobs"), keys.streams(task), [limit], parse)
+
+
+def read_dead(keys: Keys, job_id: str) -> Call[Packed | None]:
+    """One dead letter with its payload."""
+
+    def parse(reply: list[Any]) -> Packed | None:
+        return _packed(True, reply[0], reply[1]) if reply else None
+
+    return Call(script("read_dead"), [keys.dead, keys.dead_jobs], [job_id], parse)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """`next_rank` is where to go on; None: that was the last page."""
+
+    next_rank: int | None
+    jobs: list[tuple[str, Packed]]
+
+
+def page_jobs(keys: Keys, *, dead: bool, task: str | None, rank: int, look: int, limit: int) -> Call[Page]:
+    """Delayed jobs soonest first, or dead letters newest first: of `look` from `rank` on, at most `limit` of this task."""
+
+    def parse(reply: list[Any]) -> Page:
+        jobs = [(reply[at].decode(), _packed(dead, reply[at + 1], reply[at + 2])) for at in range(1, len(reply), 3)]
+        return Page(reply[0] if reply[0] >= 0 else None, jobs)
+
+    names = [keys.dead, keys.dead_jobs] if dead else [keys.delayed, keys.delayed_jobs]
+    return Call(script("page_jobs"), names, [task or "", rank, look, limit, int(dead)], parse)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One recent end; `outcome` is None when the result has expired or was not kept."""
+
+    job_id: str
+    status: JobStatus
+    at_ms: int
+    outcome: Outcome | None
+
+
+def recent_ends(keys: Keys, task: str | None, statuses: Sequence[JobStatus], limit: int) -> Call[list[End]]:
+    """Newest first, of the few thousand that are remembered."""
+
+    def parse(reply: list[Any]) -> list[End]:
+        ends: list[End] = []
+        for at in range(0, len(reply), 4):
+            raw = reply[at + 3]
+            status = STATUSES[reply[at + 1].decode()]
+            ends.append(End(reply[at].decode(), status, int(reply[at + 2]), outcome.decode(raw) if raw else None))
+        return ends
+
+    letters = "".join(LETTERS[status] for status in statuses)
+    return Call(script("recent_ends"), [keys.ends], [keys.result_prefix, task or "", letters, limit], parse)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFacts:
+    """One registered task. `stored` counts jobs in its lanes, `held` those of them that a consumer has."""
+
+    name: str
+    definition: dict[str, Any]
+    limits: dict[str, Any] | None
+    paused: bool
+    stored: int
+    held: int
+    recent_ends: int
+    stats: dict[str, int] = field(default_factory=dict[str, int])
+
+
+def list_tasks(keys: Keys, now_ms: int) -> Call[list[TaskFacts]]:
+    """By name. `recent_ends` counts those of the current rate bucket and RATE_BUCKETS before it, by the caller's clock."""
+    current = now_ms // 1000 // RATE_BUCKET_S * RATE_BUCKET_S
+    buckets = [f"{keys.rate_prefix}{current - RATE_BUCKET_S * back}" for back in range(RATE_BUCKETS + 1)]
+
+    def parse(reply: list[Any]) -> list[TaskFacts]:
+        _, tasks, counted, limits, paused, rates, depths = reply
+        stats: dict[str, dict[str, int]] = {}
+        for name, count in _pairs(counted):
+            task, _, word = name.decode().rpartition(":")
+            stats.setdefault(task, {})[word] = int(count)
+        limited = {name.decode(): _json(raw) for name, raw in _pairs(limits)}
+        ended = {name.decode(): int(count) for name, count in _pairs(rates)}
+        depth = {depths[at].decode(): (depths[at + 1], depths[at + 2]) for at in range(0, len(depths), 3)}
+        facts: list[TaskFacts] = []
+        for raw_name, raw in sorted(_pairs(tasks)):
+            name = raw_name.decode()
+            stored, held = depth[name]
+            facts.append(
+                TaskFacts(
+                    name=name,
+                    definition=_json(raw) or {},
+                    limits=limited.get(name),
+                    paused=raw_name in paused,
+                    stored=stored,
+                    held=held,
+                    recent_ends=ended.get(name, 0),
+                    stats=stats.get(name, {}),
+                )
+            )
+        return facts
+
+    return Call(
+        script("list_tasks"), [keys.tasks, keys.stats, keys.limits, keys.paused, *buckets], [keys.stream_prefix], parse
+    )
+
+
+def count_by_task(keys: Keys, *, dead: bool, cursor: str, look: int) -> Call[tuple[str, dict[str, int]]]:
+    """-> (next cursor, "0" at the end; counts by task of the part that was looked at)."""
+
+    def parse(reply: list[Any]) -> tuple[str, dict[str, int]]:
+        return reply[0].decode(), {task.decode(): count for task, count in _pairs(reply[1:])}
+
+    return Call(script("count_by_task"), [keys.dead if dead else keys.delayed], [cursor, look], parse)
+
+
+@dataclass(frozen=True, slots=True)
+class Gates:
+    """What may hold a queued job back. `ahead` counts the entries before it in its lane, at most as many as asked for."""
+
+    server_us: int
+    paused: bool
+    limits: dict[str, Any] | None
+    tat_us: float
+    held: int
+    ahead: int
+    consumers: list[dict[str, Any]]
+
+
+def gates(keys: Keys, task: str, lane: str, entry_id: str, most_counted: int) -> Call[Gates]:
+    def parse(reply: list[Any]) -> Gates:
+        server_us, paused, limits, tat_us, held, ahead, *records = reply
+        consumers = [record for raw in records if (record := _json(raw)) is not None]
+        return Gates(int(server_us), paused == 1, _json(limits), float(tat_us or 0), held, ahead, consumers)
+
+    assert lane in LANE_LETTERS
+    return Call(
+        script("gates"),
+        [keys.paused, keys.limits, keys.gcra, keys.leases, keys.consumers, keys.lingering, *keys.streams(task)],
+        [task, lane, entry_id, most_counted],
+        parse,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CronFacts:
+    """One known cron. `last_ms` is its newest tick that fired; None: it never did."""
+
+    name: str
+    definition: dict[str, Any]
+    last_ms: int | None
+
+
+def list_crons(keys: Keys) -> Call[tuple[int, list[CronFacts]]]:
+    """-> (server ms, crons by name)."""
+
+    def parse(reply: list[Any]) -> tuple[int, list[CronFacts]]:
+        facts = [
+            CronFacts(reply[at].decode(), _json(reply[at + 1]) or {}, int(reply[at + 2]) if reply[at + 2] else None)
+            for at in range(1, len(reply), 3)
+        ]
+        return reply[0], sorted(facts, key=operator.attrgetter("name"))
+
+    return Call(script("list_crons"), [keys.crons, keys.fired], [], parse)

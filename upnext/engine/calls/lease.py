@@ -1,0 +1,397 @@
+"""Calls that keep consumers and the delayed set in order: register, beat, promote, tick, reap, linger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from upnext.core.keys import SCHEMA, Keys
+from upnext.core.naming import stem_of
+from upnext.core.ownership import Source
+from upnext.core.spec import STEPPED_BACK_MS, TaskKind, TaskSpec
+from upnext.engine.redis.scripts import Arg, Call, script, text
+
+MOST_LOST_HOSTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What register needs. `record` is the consumer's, as in `upnext.core.keys`.
+
+    provisional: this code is being tried: what it declares anew is made known, what others declared is left as it is, and its crons and
+    handlers wait until it is committed. `source`: where the code is from.
+    """
+
+    consumer: str
+    record: Mapping[str, Any]
+    service: str
+    generation_ms: int
+    lease_ms: int
+    tasks: Sequence[TaskSpec]
+    provisional: bool = False
+    source: Source = field(default_factory=Source)
+
+
+def definition(task: TaskSpec, service: str, generation_ms: int, source: Source) -> dict[str, Any]:
+    """What Redis keeps about a task.
+
+    Its service is its `owner`: versions that named services otherwise read and compare `service`, and would take what isn't theirs.
+    """
+    options = task.options
+    return {
+        **_origin(service, generation_ms, source),
+        "kind": task.kind.value,
+        "event": task.event,
+        "signature": task.arguments.describe(),
+        "shared": options.shared,
+        "options": {
+            "retries": options.retries,
+            "timeout_s": options.timeout_s,
+            "max_crashes": options.max_crashes,
+            "result_ttl_s": options.result_ttl_s,
+            "priority": options.priority,
+        },
+        "limits": limits(task),
+    }
+
+
+def _origin(service: str, generation_ms: int, source: Source) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "owner": service,
+        "generation_ms": generation_ms,
+        "daemon": source.daemon if source.returns else None,
+        "host": source.host,
+        "file": source.file,
+    }
+    return {**said, "passing": True} if source.passing else said
+
+
+def limits(task: TaskSpec) -> dict[str, Any] | None:
+    options = task.options
+    if not options.limited:
+        return None
+    said: dict[str, Any] = {}
+    if options.rate_limit is not None:
+        said["rate"] = options.rate_limit.count
+        said["period_s"] = options.rate_limit.period_s
+        if options.rate_limit.burst is not None:
+            said["burst"] = options.rate_limit.burst
+    if options.max_concurrency is not None:
+        said["concurrency"] = options.max_concurrency
+    return said
+
+
+def register(keys: Keys, registration: Registration, new_epoch: str) -> Call[tuple[str, int]]:
+    """-> (epoch, server ms). Error codes SCHEMA and CONFLICT come as ReplyError."""
+    told: list[Arg] = []
+    streams: list[str] = []
+    crons: list[Arg] = []
+    handlers: list[str] = []
+    events: list[str] = []
+    generation_ms = 0 if registration.provisional else registration.generation_ms
+    for task in registration.tasks:
+        limit = limits(task)
+        told += (
+            task.name,
+            orjson.dumps(definition(task, registration.service, generation_ms, registration.source)),
+            orjson.dumps(limit) if limit else b"",
+        )
+        streams += keys.streams(task.name)
+        if registration.provisional:
+            continue
+        if task.kind is TaskKind.CRON and task.cron is not None:
+            cron = {
+                "task": task.name,
+                "schedule": task.cron.schedule,
+                "timezone": task.cron.timezone,
+                "missed": task.cron.missed.value,
+                "max_catch_up_s": task.cron.max_catch_up_s,
+                **_origin(registration.service, registration.generation_ms, registration.source),
+            }
+            crons += (task.name, orjson.dumps(cron))
+        if task.event is not None:
+            handlers.append(task.name)
+            events.append(keys.event(task.event))
+    return Call(
+        script("register"),
+        [
+            keys.epoch,
+            keys.schema,
+            keys.tasks,
+            keys.limits,
+            keys.consumers,
+            keys.leases,
+            keys.crons,
+            keys.cursors,
+            keys.seen,
+            keys.lapsed,
+            keys.limits_set,
+            keys.announcers,
+            keys.announced,
+            *streams,
+            *events,
+        ],
+        [
+            new_epoch,
+            SCHEMA,
+            registration.consumer,
+            orjson.dumps(dict(registration.record)),
+            registration.lease_ms,
+            registration.service,
+            generation_ms,
+            registration.source.daemon,
+            _stem(registration),
+            int(registration.source.passing),
+            len(registration.tasks),
+            len(crons) // 2,
+            len(handlers),
+            keys.bell,
+            *told,
+            *crons,
+            *handlers,
+        ],
+        lambda reply: (text(reply[0]), reply[1]),
+    )
+
+
+def _stem(registration: Registration) -> str:
+    file = registration.source.file
+    return stem_of(registration.service) if file is None else file.rpartition("/")[2].removesuffix(".py")
+
+
+def define(
+    keys: Keys, epoch: str, *, service: str, generation_ms: int, tasks: Sequence[TaskSpec], source: Source
+) -> Call[tuple[str, int]]:
+    """Registers definitions without a consumer: those of code that was just committed."""
+    return register(keys, Registration("", {}, service, generation_ms, 0, tasks, source=source), epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """`missing` consumers were reaped; `graves` are dead and should be gone by now.
+
+    leases: of all consumers, with their ends as Redis writes them. leadership: its term and end. Both are for comparing only.
+    """
+
+    server_ms: int
+    leads: bool
+    term: int
+    next_due_ms: int | None
+    leadership: str
+    missing: list[str]
+    graves: list[str]
+    leases: dict[str, str]
+
+
+def beat(
+    keys: Keys,
+    epoch: str,
+    *,
+    daemon: str,
+    token: str,
+    lease_ms: int,
+    leadership_ms: int,
+    consumers: Sequence[str],
+    ended_leadership: str = "",
+) -> Call[Beat]:
+    """ended_leadership: `leadership` of earlier beats, unchanged for so long that it has ended; taken if it is unchanged still."""
+
+    def parse(reply: list[Any]) -> Beat:
+        due = reply[3] if reply[3] >= 0 else None
+        missing_end = 6 + reply[5]
+        graves_at = missing_end + 1
+        graves_end = graves_at + reply[missing_end]
+        missing, graves, leases = reply[6:missing_end], reply[graves_at:graves_end], reply[graves_end:]
+        return Beat(
+            reply[0],
+            reply[1] == 1,
+            reply[2],
+            due,
+            text(reply[4]),
+            [text(name) for name in missing],
+            [text(name) for name in graves],
+            {text(name): text(end) for name, end in zip(leases[::2], leases[1::2], strict=True)},
+        )
+
+    return Call(
+        script("beat"),
+        [keys.epoch, keys.leases, keys.leader, keys.delayed, keys.graves],
+        [epoch, daemon, token, lease_ms, leadership_ms, ended_leadership, *consumers],
+        parse,
+    )
+
+
+def resign(keys: Keys, epoch: str, *, daemon: str, token: str) -> Call[bool]:
+    """-> whether this scheduler led until now."""
+    return Call(script("resign"), [keys.epoch, keys.leader], [epoch, daemon, token], bool)
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """`next_us` is how long until the next is due. `put_off` are jobs whose lane took nothing, each with what it said."""
+
+    count: int
+    next_us: int | None
+    put_off: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+
+
+def promote(keys: Keys, epoch: str, most: int) -> Call[Promoted]:
+    def parse(reply: list[Any]) -> Promoted:
+        put_off = list(zip(map(text, reply[2::2]), map(text, reply[3::2]), strict=True))
+        return Promoted(reply[0], reply[1] if reply[1] >= 0 else None, put_off)
+
+    return Call(
+        script("promote"),
+        [keys.epoch, keys.delayed, keys.delayed_jobs, keys.where, keys.limits],
+        [epoch, keys.stream_prefix, keys.bell, most],
+        parse,
+    )
+
+
+FIRED, PASSED, EARLY, GONE = 1, 2, 3, 4
+
+
+def tick(
+    keys: Keys, epoch: str, *, term: int, cron: str, tick_ms: int, payload: bytes, meta: bytes, fire: bool
+) -> Call[tuple[int, int | str]]:
+    """-> (FIRED, entry id) · (PASSED, cursor ms) · (EARLY, ms to wait) · (GONE, 0)."""
+    return Call(
+        script("tick"),
+        [keys.epoch, keys.leader, keys.crons, keys.cursors, keys.limits, keys.stream(cron, "n"), keys.fired],
+        [epoch, term, cron, tick_ms, payload, meta, keys.bell, int(fire), STEPPED_BACK_MS],
+        lambda reply: (reply[0], text(reply[1]) if reply[0] == FIRED else reply[1]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """`pending` -1: its lease has changed, nothing was done. `apart` of the moved are suspects, `shown` crashes whose culprit is known.
+
+    `problem`: why some of its entries could not be moved.
+    """
+
+    moved: int
+    pending: int
+    gone: bool
+    buried: int
+    apart: int
+    shown: tuple[str, ...]
+    problem: str = ""
+
+
+def reap(
+    keys: Keys,
+    epoch: str,
+    *,
+    consumer: str,
+    tasks: Sequence[str],
+    seen: str = "",
+    final: bool,
+    charge: str = "none",
+    cause: str = "",
+    detail: str = "",
+    started: Sequence[tuple[str, str, str]] = (),
+    crash: str = "",
+    suspects: int | None = None,
+) -> Call[Reaped]:
+    """`started` are (task, lane letter, entry id); `charge` is none, crash or host.
+
+    seen: only while its lease is still that (as in `Beat.leases`), or gone. "": whatever its lease is.
+    One process may have held several consumers: `crash` names its end, `suspects` counts what had started in all of them. Without, this
+    consumer was the only one.
+    """
+    streams = [stream for task in tasks for stream in keys.streams(task)]
+    return Call(
+        script("reap"),
+        [
+            keys.epoch,
+            keys.leases,
+            keys.graves,
+            keys.consumers,
+            *keys.of_an_end,
+            keys.tasks,
+            keys.lingering,
+            *streams,
+        ],
+        [
+            epoch,
+            consumer,
+            seen,
+            int(final),
+            charge,
+            cause,
+            detail,
+            keys.result_prefix,
+            keys.idem_prefix,
+            keys.reply_prefix,
+            keys.bell,
+            MOST_LOST_HOSTS,
+            len(tasks),
+            *tasks,
+            crash or consumer,
+            len(started) if suspects is None else suspects,
+            *(f"{task}:{lane} {entry_id}" for task, lane, entry_id in started),
+        ],
+        lambda reply: Reaped(
+            reply[0],
+            reply[1],
+            reply[2] == 1,
+            reply[3],
+            reply[4],
+            tuple(text(name) for name in reply[6:]),
+            text(reply[5]),
+        ),
+    )
+
+
+def waiting_suspects(keys: Keys, tasks: Sequence[str]) -> Call[int]:
+    """-> how many suspects of these tasks wait to be run alone; those of paused tasks are not counted."""
+    return Call(
+        script("waiting_suspects"), [keys.paused, *(keys.stream(task, "x") for task in tasks)], list(tasks), int
+    )
+
+
+MOST_FREED = 100
+MOST_FREED_BYTES = 4 << 20
+
+
+def free_suspects(keys: Keys, epoch: str, crash: str, task: str, after: str) -> Call[tuple[int, str | None]]:
+    """Sends suspects of that crash back to be run as any other job. -> (how many, where to go on, None at the end)."""
+    return Call(
+        script("free_suspects"),
+        [keys.epoch, keys.where, keys.stream(task, "x"), keys.stream(task, "b")],
+        [epoch, crash, after, MOST_FREED, MOST_FREED_BYTES, keys.bell],
+        lambda reply: (reply[0], text(reply[1]) or None),
+    )
+
+
+def attach(keys: Keys, epoch: str, consumer: str, client_id: int) -> Call[int]:
+    """Raises ReapedError for a consumer without record or lease."""
+    return Call(script("attach"), [keys.epoch, keys.consumers, keys.leases], [epoch, consumer, client_id], int)
+
+
+@dataclass(frozen=True, slots=True)
+class Unowned:
+    """What a part of a sweep over the groups found. `looked_at` is how many of the streams it came through, in their order."""
+
+    looked_at: int
+    consumers: list[tuple[int, str]]
+
+
+def unowned_consumers(keys: Keys, epoch: str, streams: Sequence[str], most: int) -> Call[Unowned]:
+    """-> consumers of the streams' groups with neither lease nor grave, as (index of the stream, consumer)."""
+
+    def parse(reply: list[Any]) -> Unowned:
+        return Unowned(reply[0], [(reply[at] - 1, text(reply[at + 1])) for at in range(1, len(reply), 2)])
+
+    return Call(script("unowned_consumers"), [keys.epoch, keys.leases, keys.graves, *streams], [epoch, most], parse)
+
+
+def linger(keys: Keys, epoch: str, consumer: str, task: str, count: int) -> Call[bool]:
+    """-> whether the consumer still has a lease."""
+    return Call(
+        script("linger"), [keys.epoch, keys.leases, keys.lingering], [epoch, consumer, task, count, keys.bell], bool
+    )

@@ -1,0 +1,292 @@
+"""Calls about who declares what: announce, withdraw, registry, remove, set_limits. The decisions are in `upnext.core.ownership`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import orjson
+
+from upnext.core.keys import Keys
+from upnext.core.ownership import Announcer, Definition, owner_of
+from upnext.core.spec import TaskKind
+from upnext.engine.redis.scripts import Arg, Call, script, text
+
+BATCH = 200
+"""Most names of one announcement's script, which renews each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What an announcer states. `handlers` maps names of `declares` to their events; `crons` are names of `declares`, too.
+
+    `token` is of the scheduler that states it.
+    """
+
+    announcer: str
+    service: str
+    generation_ms: int
+    host: str
+    file: str | None
+    declares: Mapping[str, str]
+    serves: Sequence[str]
+    crons: Sequence[str] = ()
+    handlers: Mapping[str, str] = field(default_factory=dict[str, str])
+    token: str = ""
+
+
+def announce(keys: Keys, epoch: str, statement: Statement, lease_ms: int) -> list[Call[list[str]]]:
+    """To be run in their order. Each -> names and crons that are not registered."""
+    record: bytes = orjson.dumps(
+        {
+            "service": statement.service,
+            "generation_ms": statement.generation_ms,
+            "host": statement.host,
+            "file": statement.file,
+            "token": statement.token,
+            "declares": dict(statement.declares),
+            "serves": list(statement.serves),
+        }
+    )
+    calls: list[Call[list[str]]] = []
+    crons, serves = set(statement.crons), set(statement.serves)
+    declared = list(statement.declares)
+    for start in range(0, max(1, len(declared)), BATCH):
+        names = declared[start : start + BATCH]
+        timed = [name for name in names if name in crons]
+        handlers = [name for name in names if name in statement.handlers]
+        words: list[Arg] = [*names, *timed]
+        for name in handlers:
+            words += (name, int(name in serves))
+        calls.append(
+            Call(
+                script("announce"),
+                [
+                    keys.epoch,
+                    keys.announcers,
+                    keys.announced,
+                    keys.seen,
+                    keys.tasks,
+                    keys.crons,
+                    *(keys.event(statement.handlers[name]) for name in handlers),
+                ],
+                [epoch, statement.announcer, record, lease_ms, len(names), len(timed), *words],
+                lambda reply: [text(name) for name in reply],
+            )
+        )
+        record = b""
+    return calls
+
+
+def withdraw(keys: Keys, epoch: str, announcers: Sequence[str], *, token: str = "", ended: bool = False) -> Call[int]:
+    """`ended`: only those of them whose lease has ended; `token`: only what this scheduler stated. -> how many were there."""
+    words = [epoch, int(ended), token, *announcers]
+    return Call(script("withdraw"), [keys.epoch, keys.announcers, keys.announced], words, int)
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A registered name as it is stored ("" where a row is missing): what `remove` compares. `event` is a handler's."""
+
+    definition: bytes
+    cron: bytes
+    seen: bytes
+    subscribed: bytes
+    event: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """All that is registered. `announcers` also holds those whose lease has ended; `served` is what living consumers fetch.
+
+    `epoch` is "" where nothing has ever registered. `unreadable` names rows that can't be read: `KEY FIELD`. `lapsed` are crons that
+    lapsed, and when.
+    """
+
+    now_ms: int
+    definitions: list[Definition]
+    raw: dict[str, Raw]
+    announcers: list[Announcer]
+    served: set[str]
+    lapsed: dict[str, int]
+    unreadable: list[str]
+    epoch: str = ""
+
+
+def registry(keys: Keys) -> Call[Registry]:
+    """Rows that can't be read are left out."""
+
+    def parse(reply: list[Any]) -> Registry:
+        now_ms, tasks, crons, seen, records, leases, consumers, subscribed, lapsed, epoch = reply
+        unreadable: list[str] = []
+
+        def rows(key: str, flat: list[bytes]) -> dict[str, dict[str, Any]]:
+            found: dict[str, dict[str, Any]] = {}
+            for raw_name, raw in _pairs(flat):
+                row = _row(raw)
+                if row is None or (name := _name(raw_name)) is None:
+                    unreadable.append(f"{key} {raw_name!r}")
+                else:
+                    found[name] = row
+            return found
+
+        raw_tasks, raw_crons, seen_at, by_event = (dict(_pairs(flat)) for flat in (tasks, crons, seen, subscribed))
+        task_rows, cron_rows = rows(keys.tasks, tasks), rows(keys.crons, crons)
+        definitions: list[Definition] = []
+        raw: dict[str, Raw] = {}
+        for name in {**task_rows, **cron_rows}:
+            key = name.encode()
+            row = task_rows.get(name) or cron_rows[name]
+            cron = cron_rows.get(name)
+            event = row.get("event")
+            raw[name] = Raw(
+                raw_tasks.get(key, b""), raw_crons.get(key, b""), seen_at.get(key, b""), by_event.get(key, b""), event
+            )
+            definitions.append(_definition(name, row, cron, seen_at.get(key), by_event.get(key)))
+        until = {_name(name): _number(score) for name, score in _pairs(leases)}
+        announcers = [_announcer(name, row, until.get(name, 0)) for name, row in rows(keys.announcers, records).items()]
+        served = {str(name) for record in consumers for name in (_row(record) or {}).get("tasks") or ()}
+        gone = {name: _number(row.get("at_ms")) for name, row in rows(keys.lapsed, lapsed).items()}
+        return Registry(now_ms, definitions, raw, announcers, served, gone, unreadable, text(epoch or b""))
+
+    return Call(
+        script("registry"),
+        [
+            keys.tasks,
+            keys.crons,
+            keys.seen,
+            keys.announcers,
+            keys.announced,
+            keys.consumers,
+            keys.leases,
+            keys.lapsed,
+            keys.epoch,
+        ],
+        [keys.event_prefix],
+        parse,
+    )
+
+
+CHANGED, INACTIVE, GONE = 0, 1, 2
+
+
+def remove(
+    keys: Keys, epoch: str, name: str, raw: Raw, *, keep_cursor: bool, whole: bool, overrides: bool = False
+) -> Call[int]:
+    """Remove what `raw` shows, unless it has CHANGED since it was read.
+
+    whole: its own row, too, if its lanes are empty (GONE); else it is only made INACTIVE. overrides: what operators set goes with it.
+    """
+    return Call(
+        script("remove"),
+        [
+            keys.epoch,
+            keys.tasks,
+            keys.crons,
+            keys.cursors,
+            keys.fired,
+            keys.seen,
+            keys.lapsed,
+            keys.limits,
+            keys.gcra,
+            keys.stats,
+            keys.limits_set,
+            keys.paused,
+            keys.event(raw.event or ""),
+            *keys.streams(name),
+        ],
+        [
+            epoch,
+            name,
+            raw.definition,
+            raw.cron,
+            raw.seen,
+            raw.subscribed,
+            int(keep_cursor),
+            int(whole),
+            int(overrides),
+            keys.bell,
+        ],
+        int,
+    )
+
+
+def set_limits(
+    keys: Keys, task: str, limits: Mapping[str, Any] | bytes | None, *, declared: bool = False
+) -> Call[bool]:
+    """Set a task's limits over the declared ones (None: none at all; bytes: as they are stored); `declared` takes those again.
+
+    -> whether the task is known.
+    """
+    wanted = b"" if declared else limits if isinstance(limits, bytes) else orjson.dumps(limits)
+    return Call(
+        script("set_limits"), [keys.tasks, keys.limits_set, keys.limits], [task, wanted, keys.bell], lambda it: it == 1
+    )
+
+
+# -- rows, each by itself
+
+
+def _pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _row(raw: bytes) -> dict[str, Any] | None:
+    try:
+        row = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    return cast("dict[str, Any]", row) if isinstance(row, dict) else None
+
+
+def _name(raw: bytes) -> str | None:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _number(raw: Any) -> int:
+    try:
+        return int(float(raw))
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
+def _definition(
+    name: str, row: dict[str, Any], cron: dict[str, Any] | None, seen: bytes | None, by_event: bytes | None
+) -> Definition:
+    try:
+        kind = TaskKind.CRON if cron is not None else TaskKind(row.get("kind"))
+    except ValueError:
+        kind = TaskKind.TASK
+    daemon = row.get("daemon", "")
+    return Definition(
+        name=name,
+        kind=kind,
+        service=owner_of(row),
+        generation_ms=max(_number(row.get("generation_ms")), _number(cron.get("generation_ms")) if cron else 0),
+        seen_ms=max(_number(seen), _number(by_event), _number(cron.get("last_seen_ms")) if cron else 0),
+        daemon=daemon if isinstance(daemon, str) else None,
+        passing=row.get("passing") is True,
+        active=cron is not None or by_event is not None,
+    )
+
+
+def _announcer(name: str, row: dict[str, Any], until_ms: int) -> Announcer:
+    declares = cast("object", row.get("declares"))
+    serves = cast("object", row.get("serves"))
+    file = row.get("file")
+    return Announcer(
+        id=name,
+        service=str(row.get("service", "")),
+        generation_ms=_number(row.get("generation_ms")),
+        until_ms=until_ms,
+        declares={str(k): str(v) for k, v in cast("dict[object, object]", declares).items()}
+        if isinstance(declares, dict)
+        else {},
+        serves=frozenset(str(one) for one in cast("list[object]", serves)) if isinstance(serves, list) else frozenset(),
+        host=str(row.get("host", "")),
+        file=file if isinstance(file, str) else None,
+    )

@@ -1,0 +1,1 @@
+"""Producers and waiters, on asyncio and blocking."""

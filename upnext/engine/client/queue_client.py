@@ -1,0 +1,433 @@
+"""What a producer or a waiter asks of the broker, on asyncio. One QueueClient belongs to one loop; `sync_client` is its blocking twin.
+
+Concurrent submits of one turn of the loop leave in one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import orjson
+
+from upnext.core import entry
+from upnext.core.keys import Keys
+from upnext.core.outcome import Outcome, decode
+from upnext.core.submission import Submission
+from upnext.engine.calls import client
+from upnext.engine.calls.client import Answer, Held, Refused
+from upnext.engine.contexts import none_of_a_job, shared_task
+from upnext.engine.redis.backoff import Backoff
+from upnext.engine.redis.endpoint import Endpoint, parse_url
+from upnext.engine.redis.lookout import Lookout
+from upnext.engine.redis.places import Places
+from upnext.engine.redis.reconnecting import Link
+from upnext.engine.redis.replies import LostReplyError, read_error
+from upnext.engine.redis.scripts import Call, T
+from upnext.engine.redis.subscriber import Listener
+from upnext.errors import (
+    BrokerRefusedError,
+    BrokerUnavailableError,
+    DuplicateJobError,
+    JobNotFoundError,
+    PayloadTooLargeError,
+    QueueError,
+    SubmitUncertain,
+)
+
+log = logging.getLogger("upnext.engine")
+
+PAYLOAD_CAP_BYTES = 1024 * 1024
+BATCH_JOBS = 1000
+SUBMIT_PATIENCE_S = 5.0
+"""How long a submit goes on trying to reach a broker that is away."""
+REREAD_S = 5.0
+"""A waiter rereads the truth so often, whatever it heard."""
+
+
+def check_payload(name: str, payload: bytes) -> None:
+    if len(payload) > PAYLOAD_CAP_BYTES:
+        raise PayloadTooLargeError(
+            f"the arguments of {name} are {len(payload):,} bytes as JSON, over the cap of {PAYLOAD_CAP_BYTES:,}: "
+            "store the data elsewhere and pass a reference"
+        )
+
+
+def settle(key: str | None, answer: Answer, nonce: str) -> str:
+    """The job id, or DuplicateJobError unless the key's holder is this very submit, sent twice."""
+    if isinstance(answer, str):
+        return answer
+    if isinstance(answer, Refused):
+        raise read_error(answer.text)
+    if answer.nonce == nonce:
+        return answer.job_id
+    raise DuplicateJobError(key or "", answer.job_id)
+
+
+def _wake(waiter: asyncio.Future[Outcome | None]) -> None:
+    """Nothing was heard: reread the truth."""
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def uncertain(error: BaseException) -> SubmitUncertain:
+    return SubmitUncertain(
+        f"{error}; the job may or may not be queued. Submit with an idempotency key to make a repeat safe"
+    )
+
+
+_Waiting = tuple[Submission, str | None, str, "asyncio.Future[Answer]"]
+"""A submit on its way: the job, the channel of its waiter, the nonce of its key ('' without one), the future of its answer."""
+
+
+class QueueClient:
+    """Made per loop by `upnext.engine.client.per_loop`, or by a runtime for its own jobs."""
+
+    def __init__(self, url: str, namespace: str = "default", *, name: str = "upnext-client") -> None:
+        self.url = url
+        self.endpoint: Endpoint = parse_url(url)
+        self.keys = Keys(namespace)
+        self._nonce = secrets.token_hex(8)
+        self.link = Link(self.endpoint, name, lookout=Lookout(Places(self.endpoint), self.keys.slot))
+        self._listener: Listener | None = None
+        self._queue: list[_Waiting] = []
+        self._flushing = False
+        self._batches: set[asyncio.Task[None]] = set()
+        self._waits: dict[str, list[asyncio.Future[Outcome | None]]] = {}
+        self._registrations = 0
+        self._early: dict[str, Outcome] = {}
+        self._expecting = 0
+        self.pid = os.getpid()
+        self.closed = False
+
+    async def run(self, call: Call[T]) -> T:
+        return await self.link.run(call)
+
+    # --- submitting
+
+    def submit(self, job: Submission) -> Coroutine[Any, Any, str]:
+        """-> job id. Raises SubmitUncertain, DuplicateJobError, BrokerFullError, BrokerUnavailableError, PayloadTooLargeError."""
+        return self._submit(job, None)
+
+    async def submit_many(self, jobs: Sequence[Submission]) -> list[str]:
+        """Up to 1,000 jobs a request. On an error the earlier thousands are queued; SubmitUncertain says that the last one may be."""
+        for job in jobs:
+            check_payload(job.task, job.payload)
+        done: list[str] = []
+        for start in range(0, len(jobs), BATCH_JOBS):
+            nonce = secrets.token_hex(8)
+            part = [(job, None) for job in jobs[start : start + BATCH_JOBS]]
+            answers = await self._run_submit(
+                client.submit(self.keys, part, nonce), all(job.idempotency_key for job, _ in part)
+            )
+            done += [settle(job.idempotency_key, answer, nonce) for (job, _), answer in zip(part, answers, strict=True)]
+        return done
+
+    async def send(
+        self,
+        event: str,
+        payload: bytes,
+        known_handlers: Sequence[str],
+        parent_id: str | None = None,
+        root_id: str | None = None,
+        idempotency_key: str | None = None,
+        idempotency_ttl_s: float | None = None,
+        trace: str | None = None,
+    ) -> list[str]:
+        """One job for each handler. -> their ids. Raises DuplicateJobError when the key is held for every handler."""
+        check_payload(event, payload)
+        wire = self.link.live
+        plain = parent_id is None and idempotency_key is None and trace is None
+        if wire is not None and plain:  # the quick way, as for a submit
+            try:
+                reply = await wire.send_packed(client.plain_send(self.keys, event, payload, known_handlers))
+                return settle_event(None, client.sent(reply), "")
+            except LostReplyError as error:
+                raise uncertain(error) from None
+            except QueueError:
+                pass
+        nonce = secrets.token_hex(8)
+        meta = entry.Meta(parent_id=parent_id, root_id=root_id, trace=trace)
+        call = client.send(
+            self.keys,
+            event,
+            payload,
+            known_handlers,
+            meta=meta,
+            idempotency_key=idempotency_key,
+            idempotency_ttl_s=idempotency_ttl_s,
+            nonce=nonce,
+        )
+        return settle_event(idempotency_key, await self._run_submit(call, idempotency_key is not None), nonce)
+
+    async def _submit(self, job: Submission, reply_to: str | None) -> str:
+        """The quick way: an XADD on the live connection. What needs the script, and whatever goes wrong, takes the slow way."""
+        check_payload(job.task, job.payload)
+        wire = self.link.live
+        if wire is not None and (command := client.plain(self.keys, job, reply_to)) is not None:
+            try:
+                entry_id: bytes = await wire.send_packed(command)
+                return f"{job.task}:{job.lane}{entry_id.decode()}"
+            except LostReplyError as error:
+                raise uncertain(error) from None
+            except QueueError:  # it was refused (READONLY, MOVED, OOM …): it is not queued
+                pass
+        return await self._submit_with_others(job, reply_to)
+
+    async def _submit_with_others(self, job: Submission, reply_to: str | None) -> str:
+        """By the script, in one call for those of this turn of the loop."""
+        loop = asyncio.get_running_loop()
+        nonce = secrets.token_hex(8) if job.idempotency_key is not None else ""
+        future: asyncio.Future[Answer] = loop.create_future()
+        self._queue.append((job, reply_to, nonce, future))
+        if not self._flushing:
+            self._flushing = True
+            loop.call_soon(self._flush, context=none_of_a_job())
+        try:
+            return settle(job.idempotency_key, await future, nonce)
+        finally:
+            del future  # it may hold an error, and the error this frame
+
+    def _flush(self) -> None:
+        """Jobs with a key go apart from those without: only they may be sent again."""
+        self._flushing = False
+        queue, self._queue = self._queue, []
+        keyed, others = [item for item in queue if item[2]], [item for item in queue if not item[2]]
+        for batch in (keyed, others):
+            for start in range(0, len(batch), BATCH_JOBS):
+                self._own(self._submit_batch(batch[start : start + BATCH_JOBS], repeatable=batch is keyed))
+
+    @staticmethod
+    def _give_up(batch: list[_Waiting], error: BaseException) -> None:
+        for *_, future in batch:
+            if not future.done():
+                if isinstance(error, asyncio.CancelledError):
+                    future.cancel()
+                else:
+                    future.set_exception(error)
+
+    async def _submit_batch(self, batch: list[_Waiting], *, repeatable: bool) -> None:
+        jobs, nonces = [(job, reply_to) for job, reply_to, _, _ in batch], [nonce for _, _, nonce, _ in batch]
+        try:
+            answers = await self._run_submit(client.submit(self.keys, jobs, nonces), repeatable)
+        except BaseException as error:  # every submitter gets it; a cancel goes on
+            self._give_up(batch, error)
+            del batch  # its futures hold the error, and the error this frame
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for (*_, future), answer in zip(batch, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)
+
+    async def _run_submit(self, call: Call[T], repeatable: bool) -> T:
+        """Retries while nothing was sent; a lost reply is sent again only where the key settles it, and gets as long again."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SUBMIT_PATIENCE_S
+        backoff = Backoff()
+        lost = False
+        last: BrokerUnavailableError | None = None
+        while True:
+            try:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        await self.link.wire()
+                except TimeoutError:
+                    raise last or BrokerUnavailableError("the broker gives no reply") from None
+                return await self.link.run(call)
+            except BrokerRefusedError:
+                raise
+            except BrokerUnavailableError as error:
+                last = error
+                if not lost and isinstance(error, LostReplyError):
+                    lost = True
+                    deadline = loop.time() + SUBMIT_PATIENCE_S
+                if lost and (not repeatable or loop.time() > deadline):
+                    raise uncertain(error) from None
+                if loop.time() > deadline:
+                    raise
+            await backoff.sleep()
+
+    # --- waiting
+
+    async def submit_and_wait(self, job: Submission, timeout_s: float | None) -> tuple[str, Outcome]:
+        """Raises TimeoutError (its `job_id` says which job) and what submit and wait raise."""
+        await self._listen(SUBMIT_PATIENCE_S if timeout_s is None else min(SUBMIT_PATIENCE_S, timeout_s))
+        self._expecting += 1
+        try:
+            job_id = await self._submit(job, self._nonce)
+        finally:
+            self._expecting -= 1
+        early = self._early.pop(job_id, None)
+        if not self._expecting:
+            self._early.clear()
+        if early is not None:
+            return job_id, early
+        return job_id, await self._wait(job_id, timeout_s, registered=True, begun=asyncio.get_running_loop().time())
+
+    async def wait(self, job_id: str, timeout_s: float | None = None) -> Outcome:
+        """How the job ended.
+
+        Raises TimeoutError, JobNotFoundError, BrokerUnavailableError (only when the broker stays away beyond the timeout).
+        """
+        begun = asyncio.get_running_loop().time()
+        await self._listen(timeout_s)
+        return await self._wait(job_id, timeout_s, registered=False, begun=begun)
+
+    async def _wait(self, job_id: str, timeout_s: float | None, *, registered: bool, begun: float) -> Outcome:
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout_s is None else begun + timeout_s
+        backoff = Backoff()
+        woken: asyncio.Future[Outcome | None] = loop.create_future()
+        self._waits.setdefault(job_id, []).append(woken)
+        watched = False
+        try:
+            while True:
+                if not registered:
+                    try:
+                        watched = True
+                        self._registrations += 1
+                        number = self._registrations
+                        standing = await self.run(client.watch(self.keys, job_id, self._nonce, number))
+                        backoff.reset()
+                    except BrokerRefusedError:
+                        raise
+                    except BrokerUnavailableError:
+                        if deadline is not None and loop.time() >= deadline:
+                            raise
+                        await backoff.sleep()
+                        continue
+                    if standing.outcome is not None:
+                        watched = False
+                        return standing.outcome
+                    if not standing.known:
+                        raise JobNotFoundError(job_id)
+                registered = False
+                left = REREAD_S if deadline is None else min(REREAD_S, deadline - loop.time())
+                timer = loop.call_later(max(0.0, left), _wake, woken)
+                try:
+                    outcome = await woken
+                finally:
+                    timer.cancel()
+                if outcome is not None:
+                    watched = False
+                    return outcome
+                self._forget(job_id, woken)
+                woken = loop.create_future()
+                self._waits.setdefault(job_id, []).append(woken)
+                if deadline is not None and loop.time() >= deadline:
+                    error = TimeoutError(f"job {job_id} did not end within {timeout_s:g} s")
+                    error.job_id = job_id  # type: ignore[attr-defined]
+                    raise error
+        finally:
+            self._forget(job_id, woken)
+            if watched and not self._waits.get(job_id) and self.link.live is not None:
+                self._own(self._unwatch(job_id, self._registrations))
+
+    async def _unwatch(self, job_id: str, number: int) -> None:
+        """Of the registrations so far: a wait that begins meanwhile keeps its own."""
+        with contextlib.suppress(BrokerUnavailableError):  # the registration goes with the job's end
+            await self.run(client.unwatch(self.keys, job_id, self._nonce, number))
+
+    def _own(self, work: Any) -> None:
+        task = shared_task(work, "upnext-client")
+        self._batches.add(task)
+        task.add_done_callback(self._batches.discard)
+
+    def _forget(self, job_id: str, future: asyncio.Future[Outcome | None]) -> None:
+        waits = self._waits.get(job_id)
+        if waits and future in waits:
+            waits.remove(future)
+            if not waits:
+                del self._waits[job_id]
+
+    async def _listen(self, patience_s: float | None) -> None:
+        """Goes on trying while the broker is away, for so long (None: for ever)."""
+        if self._listener is None:
+            self._listener = Listener(
+                self.link, "upnext-ear", self.keys, [self.keys.reply(self._nonce)], self._heard, self._reread
+            )
+        loop = asyncio.get_running_loop()
+        deadline = None if patience_s is None else loop.time() + patience_s
+        backoff = Backoff()
+        while True:
+            try:
+                return await self._listener.start()
+            except BrokerRefusedError:
+                raise
+            except BrokerUnavailableError:
+                if self.closed or (deadline is not None and loop.time() >= deadline):
+                    raise
+            await backoff.sleep()
+
+    def _heard(self, _channel: str, data: bytes) -> None:
+        raw_id, _, raw = data.partition(b"\n")
+        job_id = raw_id.decode()
+        waits = self._waits.get(job_id)
+        if waits is None and not self._expecting:
+            return
+        outcome = decode(raw)
+        if waits is None:
+            self._early[job_id] = outcome
+            return
+        for future in waits:
+            if not future.done():
+                future.set_result(outcome)
+
+    def _reread(self) -> None:
+        for waits in self._waits.values():
+            for future in waits:
+                _wake(future)
+
+    async def cancel(self, job_id: str) -> bool:
+        """Ends a delayed or queued job as cancelled, asks a running one to end. -> False when it has ended, or is unknown."""
+        return await self.run(client.cancel(self.keys, job_id)) != 0
+
+    # --- a running job's own notes
+
+    async def progress(self, job_id: str, fields: dict[str, Any], ttl_s: float) -> None:
+        """Keeps `fields` (small, JSON) with the job; the newest replaces what was there."""
+        await self.link.command(
+            "SET", self.keys.progress(job_id), orjson.dumps(fields), "PX", max(1000, round(ttl_s * 1000))
+        )
+
+    async def read_progress(self, job_id: str) -> dict[str, Any]:
+        raw = await self.link.command("GET", self.keys.progress(job_id))
+        return orjson.loads(raw) if raw else {}
+
+    async def aclose(self) -> None:
+        self.closed = True
+        for task in list(self._batches):
+            task.cancel()
+        await asyncio.gather(*self._batches, return_exceptions=True)
+        if self._listener is not None:
+            await self._listener.aclose()
+        await self.link.aclose()
+
+
+def settle_event(key: str | None, answers: Sequence[Answer], nonce: str) -> list[str]:
+    """Ids of the jobs that were made; DuplicateJobError when every handler's key was held by others."""
+    made: list[str] = []
+    held: Held | None = None
+    refused: Refused | None = None
+    for answer in answers:
+        if isinstance(answer, str):
+            made.append(answer)
+        elif isinstance(answer, Refused):
+            refused = answer
+        elif answer.nonce == nonce:
+            made.append(answer.job_id)
+        else:
+            held = answer
+    if refused is not None:
+        log.error("a handler of an event gets no job: %s", refused.text)
+    if not made and held is not None:
+        raise DuplicateJobError(key or "", held.job_id)
+    if not made and refused is not None:
+        raise read_error(refused.text)
+    return made

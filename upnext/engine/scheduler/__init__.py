@@ -1,0 +1,1 @@
+"""Leases, crons, promotion of delayed jobs, reaping of dead consumers."""

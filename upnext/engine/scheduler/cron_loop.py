@@ -1,0 +1,156 @@
+"""Fires crons while this scheduler leads. Crons are data in Redis: a leader runs those of services that it has never seen."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from upnext.core import ownership
+from upnext.core.entry import Meta, encode_meta
+from upnext.core.keys import Keys
+from upnext.core.spec import CronSpec, MissedRunPolicy, TaskKind
+from upnext.engine.calls import lease
+from upnext.engine.redis.backoff import Backoff
+from upnext.engine.redis.reconnecting import Link
+from upnext.engine.redis.replies import ReplyError
+from upnext.errors import BrokerUnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from upnext.core.cron import Schedule
+
+log = logging.getLogger("upnext.scheduler")
+
+REREAD_S = 20.0
+LAPSE_MS = ownership.LAPSE_MS[TaskKind.CRON] + ownership.ANNOUNCER_LEASE_MS
+"""A cron that was not announced for so long doesn't fire, also before it is removed."""
+
+
+class CronWork:
+    """`run()` works while `term()` is not None (this scheduler leads); `wake()` after a change of crons or leadership.
+
+    `settle()` is called when the broker says that this is not so.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        keys: Keys,
+        epoch: Callable[[], str],
+        term: Callable[[], int | None],
+        server_ms: Callable[[], int],
+        settle: Callable[[], None],
+    ) -> None:
+        self._link, self._keys = link, keys
+        self._epoch, self._term, self._server_ms, self._settle = epoch, term, server_ms, settle
+        self._kick = asyncio.Event()
+        self._parsed: dict[bytes, tuple[CronSpec, Schedule] | None] = {}
+
+    def wake(self) -> None:
+        self._kick.set()
+
+    async def run(self) -> None:
+        backoff = Backoff()
+        while True:
+            wait_s = REREAD_S
+            self._kick.clear()
+            if self._term() is not None:
+                try:
+                    wait_s = await self._turn()
+                    backoff.reset()
+                except BrokerUnavailableError as error:
+                    log.debug("crons: %s", error)
+                    wait_s = backoff.next_s()
+                except ReplyError as error:  # TERM, EPOCH: a beat settles who leads
+                    log.debug("crons: %s", error)
+                    self._settle()
+                    wait_s = backoff.next_s()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._kick.wait()
+            except TimeoutError:
+                pass
+
+    async def _turn(self) -> float:
+        """Fires what is due; -> seconds until the next."""
+        wire = await self._link.wire()
+        definitions, cursors = wire.send("HGETALL", self._keys.crons), wire.send("HGETALL", self._keys.cursors)
+        paused: set[bytes] = set(await self._link.command("SMEMBERS", self._keys.paused))
+        known = _pairs(await definitions)
+        at = _pairs(await cursors)
+        if len(self._parsed) > 2 * len(known) + 100:
+            self._parsed.clear()  # mostly of crons that have changed or gone
+        wait_s = REREAD_S
+        for name, raw in known.items():
+            if name in paused:  # its cursor stays: what it missed is one gap for its policy when it is resumed
+                continue
+            said: dict[str, Any] = orjson.loads(raw)
+            now_ms = self._server_ms()
+            if said.get("last_seen_ms", 0) < now_ms - LAPSE_MS:
+                continue
+            parsed = self._parse(name.decode(), said)
+            if parsed is None:
+                continue
+            wait_ms = await self._fire(name.decode(), *parsed, int(at.get(name) or 0), now_ms)
+            if wait_ms is not None:
+                wait_s = min(wait_s, wait_ms / 1000)
+        return max(0.001, wait_s)
+
+    def _parse(self, name: str, said: dict[str, Any]) -> tuple[CronSpec, Schedule] | None:
+        from upnext.core import cron as crons  # noqa: PLC0415 - croniter is slow to import, and most schedulers have no cron
+
+        key = orjson.dumps([name, said["schedule"], said["timezone"], said["missed"], said.get("max_catch_up_s")])
+        if key not in self._parsed:
+            try:
+                spec = CronSpec(
+                    said["schedule"], said["timezone"], MissedRunPolicy(said["missed"]), said.get("max_catch_up_s")
+                )
+                self._parsed[key] = (spec, crons.parse(spec))
+            except (UsageError, ValueError, KeyError) as error:
+                log.error("cron %s can't be run: %s", name, error)
+                self._parsed[key] = None
+        return self._parsed[key]
+
+    async def _fire(self, name: str, spec: CronSpec, schedule: Schedule, cursor_ms: int, now_ms: int) -> int | None:
+        """-> ms until its next tick, None when it has none."""
+        from upnext.core import cron as crons  # noqa: PLC0415 - as above
+
+        due = crons.due(schedule, spec, cursor_ms, now_ms)
+        for tick_ms in due.fire:
+            await self._tick(name, tick_ms, fire=True)
+        if not due.fire and due.cursor != cursor_ms:
+            await self._tick(name, due.cursor, fire=False)
+        if due.next_ms is None:
+            return None
+        return max(0, due.next_ms - self._server_ms())
+
+    async def _tick(self, name: str, tick_ms: int, *, fire: bool) -> None:
+        term = self._term()
+        if term is None:
+            return
+        while True:
+            call = lease.tick(
+                self._keys,
+                self._epoch(),
+                term=term,
+                cron=name,
+                tick_ms=tick_ms,
+                payload=b"{}",
+                meta=encode_meta(Meta(tick_ms=tick_ms)),
+                fire=fire,
+            )
+            kind, value = await self._link.run(call)
+            if kind != lease.EARLY:
+                break
+            await asyncio.sleep(int(value) / 1000)
+        if kind == lease.FIRED and fire:
+            due = time.strftime("%FT%TZ", time.gmtime(tick_ms / 1000))
+            log.debug("cron %s fired for %s (%+d ms)", name, due, self._server_ms() - tick_ms)
+
+
+def _pairs(reply: Any) -> dict[bytes, bytes]:
+    return dict(zip(reply[::2], reply[1::2], strict=True))

@@ -1,0 +1,1 @@
+"""What people ask of the queue: jobs, tasks, crons, dead letters."""

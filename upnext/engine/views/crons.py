@@ -1,0 +1,63 @@
+"""Crons as a person sees them: when each ran and runs next, and running one now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from upnext.core import cron
+from upnext.core.keys import Keys
+from upnext.core.ownership import owner_of
+from upnext.core.spec import CronSpec
+from upnext.core.submission import Submission
+from upnext.engine.calls import inspect
+from upnext.engine.views.jobs import Transport
+from upnext.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Cron:
+    """`last_ms` is its newest tick that fired (None: it never did), `next_ms` the one to come."""
+
+    name: str
+    task: str
+    schedule: str
+    timezone: str
+    service: str
+    last_ms: int | None
+    next_ms: int | None
+
+
+def crons(transport: Transport, keys: Keys) -> list[Cron]:
+    """By name."""
+    server_ms, found = transport.run(inspect.list_crons(keys))
+    listed: list[Cron] = []
+    for facts in found:
+        said = facts.definition
+        spec = CronSpec(said.get("schedule", ""), said.get("timezone", "UTC"))
+        try:
+            next_ms = cron.parse(spec).next_after(server_ms)
+        except UsageError:
+            # Written by a version, or for a time zone database, that knows more than ours.
+            next_ms = None
+        listed.append(
+            Cron(
+                facts.name,
+                said.get("task", facts.name),
+                spec.schedule,
+                spec.timezone,
+                owner_of(said),
+                facts.last_ms,
+                next_ms,
+            )
+        )
+    return listed
+
+
+def submission(transport: Transport, keys: Keys, name: str) -> Submission:
+    """What to submit to run a cron now, besides its schedule. Raises UsageError for an unknown one."""
+    _, found = transport.run(inspect.list_crons(keys))
+    for facts in found:
+        if facts.name == name:
+            return Submission(facts.definition.get("task", name), b"{}")
+    names = ", ".join(facts.name for facts in found) or "none"
+    raise UsageError(f"no cron {name!r} is known here (known: {names})")

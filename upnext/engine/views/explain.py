@@ -1,0 +1,111 @@
+"""Why a job doesn't run (yet): the gate that it stands at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from upnext.core.keys import Keys
+from upnext.core.limits import gcra
+from upnext.core.outcome import JobStatus
+from upnext.core.spec import RateLimit
+from upnext.engine.calls import inspect
+from upnext.engine.calls.inspect import Gates
+from upnext.engine.views.jobs import Job, Transport, job
+
+MOST_COUNTED = 10_000
+"""A job further back in its lane than this is told so, not its exact position."""
+
+_LANES = {
+    "n": "lane normal",
+    "h": "lane high",
+    "b": "the lane of jobs that came back",
+    "x": "the lane of suspects of a crash",
+}
+
+
+class Gate(StrEnum):
+    """What holds a job. The first that applies, in this order."""
+
+    ENDED = "ended"
+    RUNNING = "running"
+    DELAYED = "delayed"
+    PAUSED = "paused"
+    NO_WORKER = "no_worker"
+    DRAINING = "draining"
+    """Every living worker that has the task is paused or draining."""
+    CONCURRENCY = "concurrency"
+    RATE = "rate"
+    SUSPECT = "suspect"
+    """One of several suspects of a crash: they run one at a time, in the quarantine child of a daemon."""
+    TURN = "turn"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """`position` counts from 1 in the job's lane; None where it stands in none, or beyond MOST_COUNTED."""
+
+    job_id: str
+    gate: Gate
+    position: int | None
+    detail: str
+
+
+def explain(
+    transport: Transport, keys: Keys, job_id: str, idle_pids: frozenset[tuple[str, int]] = frozenset()
+) -> Explanation:
+    """`idle_pids` are (host, pid) of workers known to be paused or draining: Redis doesn't know, their daemon does.
+
+    Raises JobNotFoundError and what the transport raises.
+    """
+    found = job(transport, keys, job_id)
+    if found.status is not JobStatus.QUEUED or found.lane is None or found.entry_id is None:
+        return Explanation(job_id, *_elsewhere(found))
+    said = transport.run(inspect.gates(keys, found.task, found.lane, found.entry_id, MOST_COUNTED))
+    position = said.ahead + 1 if said.ahead < MOST_COUNTED else None
+    gate, detail = _gate(found, said, idle_pids)
+    return Explanation(job_id, gate, position, detail)
+
+
+def _elsewhere(found: Job) -> tuple[Gate, None, str]:
+    match found.status:
+        case JobStatus.DELAYED:
+            return (
+                Gate.DELAYED,
+                None,
+                "it is not due yet" if found.attempt == 1 else f"it waits for its attempt {found.attempt}",
+            )
+        case JobStatus.RUNNING:
+            return Gate.RUNNING, None, f"worker {found.worker} has it"
+        case _:
+            return Gate.ENDED, None, f"it has ended: {found.status.value}"
+
+
+def _gate(found: Job, said: Gates, idle_pids: frozenset[tuple[str, int]]) -> tuple[Gate, str]:
+    task = found.task
+    if said.paused:
+        return Gate.PAUSED, f"task {task} is paused (`upnext resume-task {task}`)"
+    workers = [record for record in said.consumers if task in record.get("tasks", ())]
+    if not workers:
+        return Gate.NO_WORKER, f"no living worker has task {task}"
+    if all((record.get("host"), record.get("pid")) in idle_pids for record in workers):
+        return Gate.DRAINING, f"all {len(workers)} workers that have task {task} are paused or draining"
+    limits = said.limits or {}
+    most = limits.get("concurrency")
+    if most is not None and said.held >= most:
+        return Gate.CONCURRENCY, f"{said.held} jobs of task {task} run, max_concurrency is {most}"
+    if limits.get("rate"):
+        rate = RateLimit(limits["rate"], limits["period_s"], limits.get("burst"))
+        granted, _, _ = gcra(int(said.tat_us), said.server_us, rate, 1)
+        if not granted:
+            _, _, wait_ms = gcra(int(said.tat_us), said.server_us, rate, 0)
+            return (
+                Gate.RATE,
+                f"rate_limit {limits['rate']} per {limits['period_s']:g} s; the next start is in {wait_ms / 1000:.2f} s",
+            )
+    if found.lane == "x":
+        return Gate.SUSPECT, f"one of several suspects of a crash: they run one at a time, {said.ahead} before it"
+    lane = _LANES[found.lane or "n"]
+    if said.ahead >= MOST_COUNTED:
+        return Gate.TURN, f"over {MOST_COUNTED} jobs are before it in {lane}; {len(workers)} workers have the task"
+    return Gate.TURN, f"it is number {said.ahead + 1} in {lane}; {len(workers)} workers have the task"

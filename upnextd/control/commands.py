@@ -1,0 +1,235 @@
+"""What the methods of the control socket do: they edit the desired state, and say by an operation how far it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import upnext
+from upnext.control import protocol
+from upnext.control.protocol import ErrorCode
+from upnextd.control.server import Client, CommandError
+from upnextd.control.status import status
+from upnextd.rules import plan, slots
+from upnextd.rules.modes import Request
+from upnextd.rules.plan import Mode, Role
+from upnextd.rules.slots import State
+from upnextd.shared.logs import now_iso
+from upnextd.supervisor.instances import Instance, oldest_jobs
+from upnextd.supervisor.operations import Operation, Progress
+from upnextd.supervisor.supervisor import Supervisor
+
+_Answer = dict[str, Any]
+
+
+class ControlCommands:
+    """Answers requests. What a mutation does to the mode, and when it is refused, is `upnextd.rules.modes`' table."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._subscribers: set[Client] = set()
+        supervisor.on_event = self._publish
+        self._methods: dict[str, Callable[[dict[str, Any], Client], _Answer | Awaitable[_Answer]]] = {
+            "hello": self._hello,
+            "status": self._status,
+            "metrics": self._metrics,
+            "subscribe": self._subscribe,
+            "wait": self._wait,
+            "drain": self._drain,
+            "pause": self._pause,
+            "resume": self._resume,
+            "stop": self._stop,
+            "restart": self._restart,
+            "reload": self._reload,
+            "scale": self._scale,
+            "dump": self._dump,
+        }
+
+    def answer(self, request: protocol.Request, params: dict[str, Any], client: Client) -> _Answer | Awaitable[_Answer]:
+        return self._methods[request.method](params, client)
+
+    def client_left(self, client: Client) -> None:
+        self._subscribers.discard(client)
+
+    def subscribe(self, client: Client) -> None:
+        """Send it every event from now on."""
+        self._subscribers.add(client)
+
+    def subscribed(self, client: Client) -> bool:
+        return client in self._subscribers
+
+    def _publish(self, kind: str, fields: dict[str, Any]) -> None:
+        for client in tuple(self._subscribers):
+            client.send(protocol.event(kind, now_iso(), **fields))
+
+    # -- reading --
+
+    def _hello(self, _params: dict[str, Any], _client: Client) -> _Answer:
+        return {
+            "protocol": protocol.PROTOCOL,
+            "version": upnext.__version__,
+            "name": self._supervisor.settings.name,
+            "pid": os.getpid(),
+        }
+
+    def _status(self, _params: dict[str, Any], _client: Client) -> _Answer:
+        self._supervisor.hang_watch.check_now()
+        return status(self._supervisor)
+
+    def _metrics(self, _params: dict[str, Any], _client: Client) -> _Answer:
+        supervisor = self._supervisor
+        return supervisor.counters.as_json(child.page.meters() for child in supervisor.children(Role.WORKER))
+
+    def _subscribe(self, _params: dict[str, Any], client: Client) -> _Answer:
+        self.subscribe(client)
+        return {}
+
+    async def _wait(self, params: dict[str, Any], client: Client) -> _Answer:
+        operation = self._supervisor.operations.find(params["op_id"])
+        if operation is None:
+            raise CommandError(ErrorCode.NO_SUCH_OPERATION, f"no operation {params['op_id']!r}")
+
+        def tell(changed: Operation) -> None:
+            now = changed.progress
+            client.send(protocol.progress(changed.op_id, now.text, done=now.done, ok=now.ok))
+
+        operation.look()
+        if operation.progress.text:
+            tell(operation)
+        operation.watchers.add(tell)
+        try:
+            await operation.ended.wait()
+        finally:
+            operation.watchers.discard(tell)
+        end = operation.progress
+        return {"op_id": operation.op_id, "ok": end.ok, "text": end.text, "data": end.data}
+
+    async def _dump(self, params: dict[str, Any], _client: Client) -> _Answer:
+        instance = self._slot(params["slot"])
+        if instance.child is None or instance.child.pidfd < 0:
+            raise CommandError(ErrorCode.FAILED, f"{instance.slot} has no process now ({instance.life.state.name})")
+        pid = instance.child.pid
+        return {"slot": instance.slot, "pid": pid, "stacks": await self._supervisor.hang_watch.stacks(instance.child)}
+
+    # -- modes --
+
+    def _drain(self, params: dict[str, Any], _client: Client) -> _Answer:
+        supervisor = self._supervisor
+        if supervisor.reloads.under_way:
+            raise CommandError(
+                ErrorCode.CONFLICT, "a reload is under way: wait for its end, or end it by `reload --abort`; then drain"
+            )
+        self._ask(Request.DRAIN_EXIT if params["exit"] else Request.DRAIN)
+
+        def check() -> Progress:
+            if not supervisor.drained():
+                return Progress(self._running_text())
+            ends = supervisor.desired.mode is Mode.DRAIN_EXIT
+            return Progress("drained; the daemon ends" if ends else "drained", done=True)
+
+        return self._begin(f"drain {params['exit']}", check)
+
+    def _pause(self, _params: dict[str, Any], _client: Client) -> _Answer:
+        self._ask(Request.PAUSE)
+        return self._begin("pause", lambda: self._all_workers("paused", State.PAUSED, State.DRAINING, *slots.VACANT))
+
+    def _resume(self, _params: dict[str, Any], _client: Client) -> _Answer:
+        self._ask(Request.RESUME)
+        return self._begin("resume", lambda: self._all_workers("running", State.READY))
+
+    def _ask(self, request: Request) -> None:
+        """Raises CommandError CONFLICT when the table refuses it."""
+        refusal = self._supervisor.ask(request)
+        if refusal is not None:
+            raise CommandError(ErrorCode.CONFLICT, refusal)
+
+    def _all_workers(self, text: str, *states: State) -> Progress:
+        workers = self._workers()
+        there = sum(instance.life.state in states for instance in workers)
+        done = there == len(workers)
+        return Progress(text if done else f"{there} of {len(workers)} workers {text}", done=done)
+
+    def _stop(self, params: dict[str, Any], _client: Client) -> _Answer:
+        self._ask(Request.STOP_NOW if params["now"] else Request.STOP)
+        return self._begin("stop", lambda: Progress(f"stopping; {self._running_text()}"))
+
+    # -- numbers --
+
+    def _scale(self, params: dict[str, Any], _client: Client) -> _Answer:
+        workers = params["workers"]
+        supervisor = self._supervisor
+        self._ask(Request.SCALE)
+        supervisor.scale(workers, "scale")
+
+        def check() -> Progress:
+            ready, there = supervisor.ready_workers(), len(self._workers())
+            done = ready == workers == there
+            return Progress(
+                f"{ready} of {workers} workers ready" + (f", {there - workers} leaving" if there > workers else ""),
+                done=done,
+            )
+
+        return self._begin(f"scale {workers}", check)
+
+    def _restart(self, params: dict[str, Any], _client: Client) -> _Answer:
+        slot = params["slot"]
+        supervisor = self._supervisor
+        instances = [self._slot(slot)] if slot is not None else [s for s in self._workers() if s.leave_by is None]
+        self._ask(Request.RESTART)
+        supervisor.log.note(f"asked to restart {slot or 'every worker'}")
+        supervisor.restart({instance.slot: instance.id for instance in instances})
+        ids = {instance.id for instance in instances}
+
+        def check() -> Progress:
+            left = [instance for instance in supervisor.instances if instance.id in ids]
+            serving = [s for s in supervisor.instances if s.life.state in slots.SERVING]
+            fine = {instance.slot for instance in serving if not supervisor.is_outdated(instance)}
+            # A slot that is scaled away meanwhile has nobody to wait for.
+            wanted = ("scheduler", *plan.worker_slots(supervisor.desired.workers))
+            done = not left and all(instance.slot in fine or instance.slot not in wanted for instance in instances)
+            return Progress("restarted" if done else f"{len(ids) - len(left)} of {len(instances)} restarted", done=done)
+
+        return self._begin(f"restart {slot}", check)
+
+    def _reload(self, params: dict[str, Any], _client: Client) -> _Answer:
+        supervisor = self._supervisor
+        if params["abort"]:
+            return self._abort_reload()
+        self._ask(Request.RELOAD)
+        rollout = supervisor.reloads.begin()
+        return self._begin(f"reload {rollout.generation}", lambda: supervisor.reloads.progress(rollout))
+
+    def _abort_reload(self) -> _Answer:
+        self._ask(Request.ABORT_RELOAD)
+        if not self._supervisor.reloads.under_way:
+            raise CommandError(ErrorCode.CONFLICT, "no reload is under way")
+        self._supervisor.reloads.abort("aborted by an operator")
+        serving = self._supervisor.desired.generation
+        return self._begin("reload abort", lambda: Progress(f"aborted: generation {serving} goes on", done=True))
+
+    # -- shared --
+
+    def _begin(self, key: str, check: Callable[[], Progress]) -> _Answer:
+        operation = self._supervisor.operations.begin(key, check)
+        self._supervisor.wake()
+        return {"op_id": operation.op_id}
+
+    def _workers(self) -> list[Instance]:
+        """Those that count: not the quarantine child, which comes and goes by itself."""
+        return [instance for instance in self._supervisor.instances if instance.counts]
+
+    def _slot(self, slot: str) -> Instance:
+        """The instance of a slot that stays. Raises CommandError NO_SUCH_SLOT."""
+        instances = [instance for instance in self._supervisor.instances if instance.leave_by is None]
+        for instance in instances:
+            if instance.slot == slot and not self._supervisor.is_outdated(instance):
+                return instance
+        for instance in instances:
+            if instance.slot == slot:
+                return instance
+        known = ", ".join(sorted({instance.slot for instance in instances}))
+        raise CommandError(ErrorCode.NO_SUCH_SLOT, f"no slot {slot!r}; there are: {known}")
+
+    def _running_text(self) -> str:
+        return oldest_jobs(self._supervisor.instances, self._supervisor.loop.time())

@@ -1,0 +1,318 @@
+"""The control socket's server: born 0600, same user or root only, 16 clients, 1 MiB a frame; who doesn't read is dropped.
+
+The protocol itself is `upnext.control.protocol`; what the methods do is `upnextd.control.commands`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+import struct
+from collections.abc import Awaitable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from upnext.control import protocol
+from upnext.control.protocol import ErrorCode, ErrorResponse, Message, Notification, ProtocolError, Request, Response
+
+_UCRED = struct.Struct("3i")
+_UNREAD_CAP_BYTES = 4 << 20
+_UNFINISHED_S = 5.0
+_LOOK_S = 2.0
+_NO_DESCRIPTOR_S = 1.0
+
+
+class SocketInUseError(Exception):
+    """Somebody listens on the path already."""
+
+
+class CommandError(Exception):
+    """A request that can't be done: what to answer."""
+
+    def __init__(self, code: ErrorCode, message: str, data: Any = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.data = data
+
+
+class Commands(Protocol):
+    """Does what requests ask. Raises CommandError."""
+
+    def answer(
+        self, request: Request, params: dict[str, Any], client: Client
+    ) -> dict[str, Any] | Awaitable[dict[str, Any]]: ...
+    def client_left(self, client: Client) -> None: ...
+    def subscribe(self, client: Client) -> None: ...
+    def subscribed(self, client: Client) -> bool: ...
+
+
+class ControlServer:
+    """Listens on one path for the life of the daemon."""
+
+    def __init__(self, path: Path, commands: Commands) -> None:
+        self._path = path
+        self._commands = commands
+        self._loop = asyncio.get_running_loop()
+        self._listener: socket.socket | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._inode = 0
+        self._arriving: set[asyncio.Task[Any]] = set()
+        self.clients: set[Client] = set()
+
+    async def start(self, inherited: Mapping[str, Any] | None = None) -> None:
+        """Listens on the path, or goes on with what `to_state` wrote. Raises SocketInUseError, OSError."""
+        listener = bind(self._path) if inherited is None else socket.socket(fileno=inherited["listener"])
+        for said in () if inherited is None else inherited["clients"]:
+            client = await self._welcome(socket.socket(fileno=said["fd"]))
+            client.from_state(said)
+        self._take_up(listener)
+        self._keeper = self._loop.create_task(self._keep())
+
+    def _take_up(self, listener: socket.socket) -> None:
+        listener.setblocking(False)
+        self._listener = listener
+        try:
+            self._inode = os.stat(self._path).st_ino
+        except FileNotFoundError:
+            self._inode = 0
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._listener is not None:
+            self._loop.add_reader(self._listener, self._accept, self._listener)
+
+    def _give_up(self) -> None:
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            # No descriptor is free for it; until one is, it would be tried in every turn of the loop.
+            self._loop.call_exception_handler({"message": "can't accept a control connection", "exception": error})
+            self._loop.remove_reader(listener)
+            self._loop.call_later(_NO_DESCRIPTOR_S, self._listen)
+            return
+        arriving = self._loop.create_task(self._welcome(connection))
+        self._arriving.add(arriving)
+        arriving.add_done_callback(self._arriving.discard)
+
+    async def _welcome(self, connection: socket.socket) -> Client:
+        _, client = await self._loop.connect_accepted_socket(lambda: Client(self, self._commands), connection)
+        return client
+
+    @property
+    def settled(self) -> bool:
+        """Nobody is on the way in, and no client waits for an answer."""
+        return not self._arriving and not any(client.waits for client in self.clients)
+
+    def to_state(self, fds: list[int]) -> dict[str, Any]:
+        """As JSON; `fds` gets the descriptors. Clients that have not read what was said to them are not kept."""
+        clients = [said for client in self.clients if (said := client.to_state()) is not None]
+        assert self._listener is not None
+        listener = self._listener.fileno()
+        fds += [listener, *(said["fd"] for said in clients)]
+        return {"listener": listener, "clients": clients}
+
+    async def _keep(self) -> None:
+        """Somebody who tidied up may have removed the path: without it nobody could reach the daemon any more."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if _is_there(self._path):
+                continue
+            try:
+                listener = bind(self._path)
+            except (OSError, SocketInUseError):
+                # Its folder is gone as well, or no descriptor is free: later, maybe.
+                continue
+            self._give_up()
+            self._take_up(listener)
+
+    async def close(self) -> None:
+        """Stop listening, hang up; the path is removed when it is still ours."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        self._give_up()
+        for arriving in tuple(self._arriving):
+            arriving.cancel()
+        for client in tuple(self.clients):
+            client.hang_up()
+        try:
+            if os.stat(self._path).st_ino == self._inode:
+                self._path.unlink()
+        except OSError:
+            return
+
+
+class Client(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, server: ControlServer, commands: Commands) -> None:
+        self._server = server
+        self._commands = commands
+        self._decoder = protocol.FrameDecoder()
+        self._transport: asyncio.Transport | None = None
+        self._impatience: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def waits(self) -> bool:
+        """A request of it is still to be answered."""
+        return bool(self._tasks)
+
+    def to_state(self) -> dict[str, Any] | None:
+        """As JSON; None when something said to it is still unsent."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or transport.get_write_buffer_size():
+            return None
+        return {
+            "fd": transport.get_extra_info("socket").fileno(),
+            "unfinished": self._decoder.unfinished.decode("latin-1"),
+            "subscribed": self._commands.subscribed(self),
+        }
+
+    def from_state(self, said: Mapping[str, Any]) -> None:
+        """Go on as `to_state` said."""
+        if said["subscribed"]:
+            self._commands.subscribe(self)
+        if said["unfinished"]:
+            self.data_received(said["unfinished"].encode("latin-1"))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Not every loop's transports are of asyncio's class.
+        self._transport = connected = cast("asyncio.Transport", transport)
+        refusal = self._refusal(connected)
+        if refusal is not None:
+            self.send(refusal)
+            connected.close()
+            self._transport = None
+            return
+        self._server.clients.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio calls it by this name
+        self._transport = None
+        self._server.clients.discard(self)
+        if self._impatience is not None:
+            self._impatience.cancel()
+        for task in self._tasks:
+            task.cancel()
+        self._commands.client_left(self)
+
+    def data_received(self, data: bytes) -> None:
+        for frame in self._decoder.feed(data):
+            self._take(frame)
+        if self._decoder.overflowed:
+            self.send(ErrorResponse(None, ErrorCode.FRAME_TOO_LARGE, f"a line over {protocol.FRAME_CAP_BYTES} bytes"))
+            self.hang_up()
+        self._watch_unfinished()
+
+    def send(self, message: Message) -> None:
+        """Queue a message; a client with 4 MiB unread is dropped."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        try:
+            self._transport.write(protocol.encode(message))
+        except ProtocolError as error:
+            self._transport.write(protocol.encode(error.response()))
+        if self._transport.get_write_buffer_size() > _UNREAD_CAP_BYTES:
+            self._transport.abort()
+
+    def hang_up(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def _take(self, frame: bytes) -> None:
+        try:
+            message = protocol.decode(frame)
+            if isinstance(message, Notification):
+                return
+            if not isinstance(message, Request):
+                raise ProtocolError(ErrorCode.INVALID_REQUEST, "an answer nobody asked for")
+            params = protocol.bind(message)
+        except ProtocolError as error:
+            self.send(error.response())
+            return
+        try:
+            result = self._commands.answer(message, params, self)
+        except CommandError as error:
+            self.send(ErrorResponse(message.id, error.code, str(error), error.data))
+            return
+        if isinstance(result, dict):
+            self.send(Response(message.id, result))
+        else:
+            task = asyncio.get_running_loop().create_task(self._answer_later(message, result))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _answer_later(self, request: Request, result: Awaitable[dict[str, Any]]) -> None:
+        try:
+            self.send(Response(request.id, await result))
+        except CommandError as error:
+            self.send(ErrorResponse(request.id, error.code, str(error), error.data))
+
+    def _refusal(self, transport: asyncio.Transport) -> ErrorResponse | None:
+        connection = transport.get_extra_info("socket")
+        _, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        if uid not in (0, os.geteuid()):
+            return ErrorResponse(None, ErrorCode.FORBIDDEN, "this daemon belongs to another user")
+        if len(self._server.clients) >= protocol.CLIENT_CAP:
+            return ErrorResponse(
+                None, ErrorCode.TOO_MANY_CLIENTS, f"{protocol.CLIENT_CAP} clients are connected already"
+            )
+        return None
+
+    def _watch_unfinished(self) -> None:
+        """Who starts a line must end it within 5 s."""
+        if self._decoder.pending_bytes and self._impatience is None:
+            self._impatience = asyncio.get_running_loop().call_later(_UNFINISHED_S, self.hang_up)
+        elif not self._decoder.pending_bytes and self._impatience is not None:
+            self._impatience.cancel()
+            self._impatience = None
+
+
+def bind(path: Path) -> socket.socket:
+    """A listening socket whose inode is 0600 from birth. A dead one in the way is removed: call this under the daemon's lock only.
+
+    Raises SocketInUseError, OSError.
+    """
+    _clear(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        os.fchmod(listener.fileno(), 0o600)
+        listener.bind(str(path))
+        listener.listen(protocol.CLIENT_CAP)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _is_there(path: Path) -> bool:
+    return os.path.lexists(path)
+
+
+def _clear(path: Path) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise SocketInUseError(f"{path} exists and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            raise SocketInUseError(f"something listens on {path} ({error.strerror or error})") from None
+    raise SocketInUseError(f"another daemon listens on {path}")

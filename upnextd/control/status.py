@@ -1,0 +1,141 @@
+"""The status of a daemon, in the shape of `upnext.control.status`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import upnext
+from upnext import config
+from upnext.control import protocol
+from upnextd.metrics.exporter import Exporter
+from upnextd.rules.plan import Mode
+from upnextd.shared import process
+from upnextd.supervisor.generations import Generation, Phase
+from upnextd.supervisor.instances import Instance, SlotHistory
+from upnextd.supervisor.supervisor import Supervisor
+
+
+def status(supervisor: Supervisor) -> dict[str, Any]:
+    """Reads /proc and shared pages only: it answers whatever the children do."""
+    now = supervisor.loop.time()
+    desired = supervisor.desired
+    children = [_child(supervisor, instance, now) for instance in sorted(supervisor.instances, key=_order)]
+    # The one in use first. Without preload, there is a process only while one imports.
+    generations = sorted(
+        supervisor.generations.values(), key=lambda one: (one.number != desired.generation, -one.number)
+    )
+    children += [_template(one, now) for one in generations if one.living or one.preload]
+    if supervisor.broker is not None:
+        children.append(_broker(supervisor, now))
+    if supervisor.exporter is not None:
+        children.append(_exporter(supervisor.exporter, now))
+    said = supervisor.scheduler_status
+    return {
+        "protocol": protocol.PROTOCOL,
+        "version": upnext.__version__,
+        "pid": os.getpid(),
+        "name": supervisor.settings.name,
+        "service": supervisor.settings.service,
+        "service_name": _service_name(supervisor),
+        "namespace": supervisor.settings.namespace,
+        "mode": supervisor.mode(),
+        "generation": desired.generation,
+        "desired_workers": desired.workers,
+        "ready_workers": supervisor.ready_workers(),
+        "exit_when_drained": desired.mode is Mode.DRAIN_EXIT,
+        "problem": supervisor.templates.problem(),
+        "children": children,
+        "scheduler": {"leader": said.leader, "epoch": said.epoch},
+        "broker": {
+            "url": config.redact(supervisor.broker_url()),
+            "embedded": supervisor.broker is not None,
+            "connected": said.connected,
+        },
+    }
+
+
+def _service_name(supervisor: Supervisor) -> str | None:
+    """The name that the service has in Redis; None until it was imported."""
+    generation = supervisor.generations.get(supervisor.desired.generation)
+    return (generation.service_name or None) if generation is not None else None
+
+
+def _order(instance: Instance) -> tuple[str, int, int]:
+    name, _, number = instance.slot.partition("-")
+    return ("0" if name == "worker" else name, int(number) if number.isdigit() else 0, instance.id)
+
+
+def _child(supervisor: Supervisor, instance: Instance, now: float) -> dict[str, Any]:
+    child = instance.child
+    history = supervisor.history.get(instance.slot, SlotHistory())
+    said = _blank(instance.slot, str(instance.role), instance.life.state.name, instance.generation)
+    said |= {
+        "incarnation": history.incarnations if child is None else child.incarnation,
+        "restarts": history.restarts,
+        "last_exit": None if history.last_exit is None else history.last_exit.as_json(),
+    }
+    if child is None or child.pid is None:
+        return said
+    running = [job for jobs in child.page.running(now) for job in jobs]
+    return said | {
+        "pid": child.pid,
+        "uptime_s": round(now - child.born_at, 3),
+        "heartbeat_age_s": None if child.ready_at is None else round(child.heart.age_s(now), 3),
+        "in_flight": [{"job_id": job.job_id, "task": job.task, "age_s": round(job.age_s, 3)} for job in running],
+        "jobs_done": child.page.done,
+        "jobs_failed": child.page.failed,
+        **_memory(child.pid),
+    }
+
+
+def _template(generation: Generation, now: float) -> dict[str, Any]:
+    gone = not generation.living
+    state = {Phase.IMPORTING: "STARTING", Phase.READY: "READY", Phase.GONE: "EXITED"}[generation.phase]
+    said = _blank("template", "template", state, generation.number) | {"incarnation": 1}
+    if gone:
+        return said
+    return said | {"pid": generation.pid, "uptime_s": round(now - generation.started_at, 3), **_memory(generation.pid)}
+
+
+def _broker(supervisor: Supervisor, now: float) -> dict[str, Any]:
+    broker = supervisor.broker
+    assert broker is not None
+    state = "READY" if broker.up else "STARTING" if broker.pid is not None else "BACKOFF"
+    said = _blank("broker", "broker", state, None)
+    said |= {"incarnation": broker.restarts + 1, "restarts": broker.restarts}
+    if broker.pid is None:
+        return said
+    return said | {"pid": broker.pid, "uptime_s": round(now - broker.started_at, 3), **_memory(broker.pid)}
+
+
+def _exporter(exporter: Exporter, now: float) -> dict[str, Any]:
+    said = _blank("metrics", "metrics", "BACKOFF" if exporter.pid is None else "READY", None)
+    said |= {"incarnation": exporter.restarts + 1, "restarts": exporter.restarts}
+    if exporter.pid is None:
+        return said
+    return said | {"pid": exporter.pid, "uptime_s": round(now - exporter.started_at, 3), **_memory(exporter.pid)}
+
+
+def _blank(slot: str, role: str, state: str, generation: int | None) -> dict[str, Any]:
+    return {
+        "slot": slot,
+        "role": role,
+        "pid": None,
+        "state": state,
+        "generation": generation,
+        "incarnation": 0,
+        "uptime_s": None,
+        "heartbeat_age_s": None,
+        "in_flight": [],
+        "jobs_done": 0,
+        "jobs_failed": 0,
+        "rss_bytes": None,
+        "pss_bytes": None,
+        "restarts": 0,
+        "last_exit": None,
+    }
+
+
+def _memory(pid: int) -> dict[str, int | None]:
+    return {"rss_bytes": process.rss_bytes(pid) or None, "pss_bytes": process.pss_bytes(pid) or None}

@@ -1,0 +1,463 @@
+"""A child: what runs in a process that the template forked. Its own session, its own event loop, one line to the supervisor.
+
+The only module of this package that runs the engine and the user's code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import gc
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import uvloop
+
+from upnext.control.exits import ExitCode
+from upnext.core.suspects import OneAtATime, Suspects
+from upnext.engine import signals
+from upnext.engine.attempt import current_job_id
+from upnext.engine.scheduler.scheduler import DeathNotice, Scheduler, SchedulerSettings, Started
+from upnext.engine.worker import stacks
+from upnext.engine.worker.runtime import RuntimeSettings, WorkerRuntime
+from upnext.errors import BrokerUnavailableError, UsageError
+from upnextd.forked.template import title
+from upnextd.shared import log_records
+from upnextd.shared.channel import Channel, Message
+from upnextd.shared.scoreboard import WorkerShape, Writer
+
+BEAT_S = 0.5
+_FAILURES_PER_S = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """What a child is given: the line to the supervisor, its scoreboard page, where stacks go, where output goes."""
+
+    channel: int
+    page: int
+    dump: int
+    output: int
+
+
+class Runtime(Protocol):
+    """What a worker child needs of the engine: one of these per Worker of the service (`upnext.engine.worker.runtime.WorkerRuntime`)."""
+
+    consumer: str
+
+    async def run(self) -> None: ...
+    def lost_registration(self, reason: str) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    async def drain(self) -> None: ...
+    async def stop(self, grace_s: float | None) -> list[str]: ...
+
+
+def run(loaded: Any, assignment: dict[str, Any], fds: Descriptors) -> int:
+    """Be the child that `assignment` says; returns its exit code."""
+    _move_in(assignment, fds)
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop.run_until_complete(_live(loaded, assignment, fds))
+
+
+async def _live(loaded: Any, assignment: dict[str, Any], fds: Descriptors) -> int:
+    loop = asyncio.get_running_loop()
+    shapes = [WorkerShape(worker.name, worker.concurrency, tuple(worker.tasks)) for worker in loaded.spec.workers]
+    page = Writer(fds.page, shapes)
+    line = socket.socket(fileno=fds.channel)
+    if assignment["role"] == "scheduler":
+        return await SchedulerChild(assignment, page, line, loop, scheduler_factory(loaded, assignment)).main()
+    return await WorkerChild(assignment, page, line, loop, runtime_factories(loaded, assignment)).main()
+
+
+def runtime_factories(loaded: Any, assignment: dict[str, Any]) -> list[Callable[[WorkerHost], Runtime]]:
+    """One maker of a runtime per Worker of the service. A quarantine child runs suspects of crashes and nothing else, one at a time."""
+    quarantine = assignment["quarantine"]
+    one_at_a_time = OneAtATime()
+
+    def factory(worker: Any) -> Callable[[WorkerHost], Runtime]:
+        settings = RuntimeSettings(
+            redis_url=assignment["redis_url"] or worker.redis_url or assignment["embedded_url"],
+            namespace=assignment["namespace"],
+            daemon_id=assignment["daemon_id"],
+            host_name=socket.gethostname(),
+            generation_ms=assignment["generation_ms"],
+            boot_timeout_s=assignment["boot_timeout_s"],
+            provisional=assignment["provisional"],
+            suspects=Suspects.ONLY if quarantine else Suspects.LEAVE,
+            one_at_a_time=one_at_a_time,
+            log_setup="upnextd.shared.log_records:install",
+        )
+        served = replace(worker, concurrency=1) if quarantine else worker
+        return lambda host: WorkerRuntime(served, loaded.spec, settings, host)
+
+    return [factory(worker) for worker in loaded.spec.workers]
+
+
+def scheduler_factory(loaded: Any, assignment: dict[str, Any]) -> Callable[[Callable[[str], None]], Any]:
+    """A maker of the scheduler."""
+    own = next((worker.redis_url for worker in loaded.spec.workers if worker.redis_url), None)
+    settings = SchedulerSettings(
+        redis_url=assignment["redis_url"] or own or assignment["embedded_url"],
+        namespace=assignment["namespace"],
+        daemon_id=assignment["daemon_id"],
+        service=loaded.spec,
+        generation_ms=assignment["generation_ms"],
+        since_ms=assignment["since_ms"],
+        since_s=assignment["since_s"],
+    )
+    return lambda on_reaped: Scheduler(settings, on_reaped)
+
+
+class WorkerHost:
+    """What the runtime tells the process around it (`upnext.engine.worker.host.Host`), written where the supervisor reads it."""
+
+    def __init__(self, index: int, page: Writer, body: WorkerChild) -> None:
+        cells = page.metered_host_of(index) if body.assignment["metered"] else page.host_of(index)
+        # Bound here, so that a job's start costs one call.
+        self.started = cells.started
+        self.parked = cells.parked
+        self.ended = cells.ended
+        self.ended_parked = cells.ended_parked
+        self._index = index
+        self._page = page
+        self._body = body
+
+    def consumer(self, consumer: str) -> None:
+        self._page.consumer(self._index, consumer)
+        self._body.named(self._index, consumer)
+
+    def ready(self) -> None:
+        self._body.one_ready(self._index)
+
+    def failed(self, job_id: str, task: str, error: str) -> None:
+        self._body.one_failed({"job_id": job_id, "task": task, "error": error})
+
+    def stuck(self, job_id: str, reason: str) -> None:
+        self._body.channel.send("stuck", job_id=job_id, reason=reason)
+
+
+class Body:
+    """What both kinds of children share: the channel, the heartbeat, signals, the way out."""
+
+    def __init__(
+        self, assignment: dict[str, Any], page: Writer, connection: socket.socket, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.assignment = assignment
+        self.page = page
+        self.loop = loop
+        self.stopping = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.channel = Channel(connection, loop, self._hear, self._orphaned)
+
+    def _hear(self, message: Message) -> None:
+        if message["op"] == "stacks":
+            self.channel.send("stacks", number=message["number"], text=stacks.describe(asyncio.all_tasks(self.loop)))
+        else:
+            self.hear(message)
+
+    def hear(self, message: Message) -> None:
+        raise NotImplementedError
+
+    def ask_stop(self, grace_s: float) -> None:
+        raise NotImplementedError
+
+    def own(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run in the background, kept until it is done."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def must(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """As `own`; its failure ends the process, for what was asked of it will never be answered."""
+        task = self.own(work)
+        task.add_done_callback(self._check)
+        return task
+
+    def _check(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logging.getLogger("upnextd").critical("the child can't go on", exc_info=error)
+            sys.stderr.flush()
+            os._exit(ExitCode.FAILED)
+
+    def watch_signals(self) -> None:
+        signals.answer(self.loop, signal.SIGTERM, lambda: self.ask_stop(self.assignment["stop_timeout_s"]))
+        signals.answer(self.loop, signal.SIGQUIT, lambda: os._exit(ExitCode.OK))
+
+    async def beat(self) -> None:
+        """The loop's only steady timer: what else is looked at now and then goes with it."""
+        while True:
+            self.page.beat()
+            self.look_around()
+            await asyncio.sleep(BEAT_S)
+
+    def look_around(self) -> None:
+        """Called at each beat."""
+
+    def boot_failed(self, error: BaseException) -> int:
+        """Say in one line why this child can't start; -> its exit code."""
+        code = ExitCode.FAILED
+        if isinstance(error, BrokerUnavailableError):
+            code = ExitCode.UNAVAILABLE
+        elif isinstance(error, UsageError):
+            code = ExitCode.CONFIG
+        line = " ".join(str(error).split()) or type(error).__name__
+        self.channel.send(
+            "boot_failed",
+            code=int(code),
+            line=line if code is not ExitCode.FAILED else f"{type(error).__name__}: {line}",
+        )
+        if code is ExitCode.FAILED:
+            logging.getLogger("upnextd").error("can't start", exc_info=error)
+        return int(code)
+
+    def _orphaned(self) -> None:
+        # The supervisor is gone; PDEATHSIG is faster where it works.
+        os._exit(ExitCode.FAILED)
+
+
+class WorkerChild(Body):
+    """Runs one runtime per Worker and obeys the supervisor."""
+
+    def __init__(
+        self,
+        assignment: dict[str, Any],
+        page: Writer,
+        connection: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        factories: Sequence[Callable[[WorkerHost], Runtime]],
+    ) -> None:
+        super().__init__(assignment, page, connection, loop)
+        self._not_ready = set(range(len(factories)))
+        self._failures = (0, 0)
+        """The second and how many jobs failed in it."""
+        self._runtimes = [factory(WorkerHost(index, page, self)) for index, factory in enumerate(factories)]
+        self._runs: list[asyncio.Task[None]] = []
+        self._draining: asyncio.Task[Any] | None = None
+
+    async def main(self) -> int:
+        """Until it was told to end, or can't go on. -> exit code."""
+        self.watch_signals()
+        beating = self.must(self.beat())
+        if self.assignment["paused"]:
+            for runtime in self._runtimes:
+                runtime.pause()
+        self._runs = [self.own(runtime.run()) for runtime in self._runtimes]
+        await asyncio.wait(self._runs, return_when=asyncio.FIRST_EXCEPTION)
+        beating.cancel()
+        failed = next((run for run in self._runs if run.done() and not run.cancelled() and run.exception()), None)
+        if failed is None or (self.stopping and self._not_ready):
+            await self._settled()
+            return ExitCode.OK
+        error = failed.exception()
+        assert error is not None
+        if self._not_ready:
+            return self.boot_failed(error)
+        logging.getLogger("upnextd").critical("the worker failed", exc_info=error)
+        return ExitCode.FAILED
+
+    def one_failed(self, job: dict[str, str]) -> None:
+        """Told to whoever follows the events, at most _FAILURES_PER_S; the counters have them all."""
+        second = int(self.loop.time())
+        if second != self._failures[0]:
+            self._failures = (second, 0)
+        self._failures = (second, self._failures[1] + 1)
+        if self._failures[1] <= _FAILURES_PER_S:
+            self.channel.send("job_failed", job=job)
+
+    def named(self, worker: int, consumer: str) -> None:
+        self.channel.send("consumer", worker=worker, consumer=consumer)
+
+    def one_ready(self, worker: int) -> None:
+        self._not_ready.discard(worker)
+        if self.assignment["paused"]:
+            self._runtimes[worker].pause()
+        if not self._not_ready:
+            self.channel.send("ready", paused=self.assignment["paused"])
+
+    def hear(self, message: Message) -> None:
+        match message["op"]:
+            case "pause":
+                self._forget_drain()
+                for runtime in self._runtimes:
+                    runtime.pause()
+            case "resume":
+                self._forget_drain()
+                for runtime in self._runtimes:
+                    runtime.resume()
+            case "drain":
+                self._forget_drain()
+                self._draining = self.must(self._drain(message["number"]))
+            case "stop":
+                self.ask_stop(message["grace_s"])
+            case "lost":
+                self._lost(message["consumer"])
+            case _:
+                return
+
+    def ask_stop(self, grace_s: float) -> None:
+        if self._not_ready:
+            # Nothing runs here yet that could be finished.
+            self.stopping = True
+            for run in self._runs:
+                run.cancel()
+            return
+        self.stopping = True
+        self.must(self._stop(grace_s))
+
+    async def _drain(self, number: int) -> None:
+        await asyncio.gather(*(runtime.drain() for runtime in self._runtimes))
+        self.channel.send("drained", number=number)
+
+    def _forget_drain(self) -> None:
+        if self._draining is not None:
+            self._draining.cancel()
+            self._draining = None
+
+    async def _stop(self, grace_s: float) -> None:
+        self._forget_drain()
+        given_up = await asyncio.gather(*(runtime.stop(grace_s) for runtime in self._runtimes))
+        self.channel.send("stopped", abandoned=[job_id for ids in given_up for job_id in ids])
+
+    async def _settled(self) -> None:
+        """Let what the end of the runs left behind be said."""
+        rest = [task for task in self._tasks if not task.done() and task is not asyncio.current_task()]
+        if rest:
+            await asyncio.wait(rest, timeout=BEAT_S)
+
+    def _lost(self, consumer: str) -> None:
+        """The scheduler found this child's lease missing: its runtime must take a new name."""
+        for runtime in self._runtimes:
+            if runtime.consumer == consumer:
+                runtime.lost_registration("REAPED: its lease is missing")
+
+
+class SchedulerChild(Body):
+    """Runs the scheduler and carries death notices and acknowledgements between it and the supervisor."""
+
+    def __init__(
+        self,
+        assignment: dict[str, Any],
+        page: Writer,
+        connection: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        factory: Callable[[Callable[[str], None]], Any],
+    ) -> None:
+        super().__init__(assignment, page, connection, loop)
+        self._ready = False
+        self._said: tuple[Any, ...] = ()
+        self._alive_known = asyncio.Event()
+        self._scheduler = factory(self._reaped)
+        self._scheduler.on_lost = self._lost
+        self._scheduler.on_leading = self._leading
+        self._scheduler.on_renamed = self._renamed
+        self._scheduler.on_suspects = self.look_around
+        self._run: asyncio.Task[None] | None = None
+
+    async def main(self) -> int:
+        self.watch_signals()
+        beating = self.must(self.beat())
+        # Without the list of the living, a fresh scheduler would take them for the dead of an earlier life.
+        await self._alive_known.wait()
+        self._run = self.own(self._scheduler.run())
+        booting = self.must(self._boot())
+        await asyncio.wait([self._run])
+        beating.cancel()
+        booting.cancel()
+        if self._run.cancelled() or (error := self._run.exception()) is None:
+            return ExitCode.OK
+        if not self._ready:
+            return self.boot_failed(error)
+        logging.getLogger("upnextd").critical("the scheduler failed", exc_info=error)
+        return ExitCode.FAILED
+
+    def hear(self, message: Message) -> None:
+        match message["op"]:
+            case "alive":
+                self._scheduler.alive(message["consumers"])
+                self._alive_known.set()
+            case "died":
+                self._scheduler.died(_notice(message["notice"]))
+            case "stop":
+                self.ask_stop(message["grace_s"])
+            case _:
+                return
+
+    def ask_stop(self, grace_s: float) -> None:  # noqa: ARG002 - it has nothing to finish
+        self.stopping = True
+        if not self._ready or self._run is None:
+            os._exit(ExitCode.OK)
+        self.must(self._scheduler.stop())
+
+    def _lost(self, consumer: str) -> None:
+        self.channel.send("lost", consumer=consumer)
+
+    def _reaped(self, consumer: str) -> None:
+        self.channel.send("reaped", consumer=consumer)
+
+    def _renamed(self, daemon_id: str) -> None:
+        self.channel.send("renamed", daemon_id=daemon_id)
+
+    def _leading(self) -> None:
+        if self._ready:
+            self.look_around()
+
+    async def _boot(self) -> None:
+        """Ready once connected."""
+        while not self._scheduler.connected:  # noqa: ASYNC110 - some milliseconds, once in its life
+            await asyncio.sleep(0.01)
+        self._ready = True
+        self.channel.send("ready", paused=False)
+        self.look_around()
+
+    def look_around(self) -> None:
+        """Say what changed."""
+        scheduler = self._scheduler
+        now = (bool(scheduler.leader), scheduler.epoch, bool(scheduler.connected), bool(scheduler.suspects))
+        if now != self._said:
+            self._said = now
+            self.channel.send("scheduler", leader=now[0], epoch=now[1], connected=now[2], suspects=now[3])
+
+
+def _notice(said: dict[str, Any]) -> Any:
+    started = tuple(Started(**job) for job in said["started"])
+    # A notice of before an upgrade may know of no other consumers.
+    crash = (said.get("crash", ""), said.get("suspects"))
+    return DeathNotice(said["consumer"], said["cause"], said["charge"], started, said["detail"], *crash)
+
+
+def _stream(stream: Any, fd: int) -> Any:
+    """What the service made of a standard stream, line by line; a new one where it closed it."""
+    if stream is None or getattr(stream, "closed", False):
+        return open(fd, "w", buffering=1, closefd=False)
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(line_buffering=True)
+    return stream
+
+
+def _move_in(assignment: dict[str, Any], fds: Descriptors) -> None:
+    os.dup2(fds.output, 1)
+    os.dup2(fds.output, 2)
+    os.close(fds.output)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    sys.stdout, sys.stderr = _stream(sys.stdout, 1), _stream(sys.stderr, 2)
+    for fd in (fds.channel, fds.page, fds.dump):
+        os.set_inheritable(fd, False)
+    faulthandler.enable(fds.dump)
+    faulthandler.register(signal.SIGUSR2, fds.dump, all_threads=True, chain=False)
+    gc.enable()
+    random.seed()
+    log_records.install(current_job_id)
+    title(f"{assignment['name']}: {assignment['slot']} g{assignment['generation']}")

@@ -1,0 +1,298 @@
+"""The template: a process that imports the service once and forks every child of its generation.
+
+It is exec'd fresh, has no event loop, no threads and no Redis connection, and does one thing at a time: take a fork order from the
+supervisor (a JSON object and four descriptors over a SOCK_SEQPACKET pair), double-fork, report the child's pid.
+
+    template ── fork ── middle ── fork ── child         middle reports the pid and ends; the supervisor, a subreaper, adopts the child
+
+A process that finds its supervisor gone at any of these steps ends itself.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import importlib
+import os
+import signal
+import socket
+import stat
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import orjson
+import setproctitle
+
+from upnext.control.exits import ExitCode
+from upnext.errors import UsageError
+from upnextd.shared import content, pieces, process, scoreboard
+
+_ORDER_CAP_BYTES = 1 << 16
+_ORDER_FDS = 4
+_SHARED_MODULES = ("upnextd.forked.child",)
+"""What every child needs, the engine with it: imported once, shared by all. By name: the service is imported before them."""
+_TRACEBACK_CAP_BYTES = 48 << 10
+_SAID = 113
+"""What the process between template and child ends with when it has said what became of the fork; a fork hook may end it with any code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the template was exec'd for."""
+
+    supervisor_pid: int
+    generation: int
+    service: str
+    name: str
+    only: tuple[str, ...]
+    preload: bool = True
+
+
+class UnfitServiceError(Exception):
+    """The service's import left something behind that must not be shared by forked children."""
+
+
+def main() -> None:
+    """Entry of the exec'd process; argv[1] is the order as JSON, descriptor 3 the pair."""
+    order = _read_order(sys.argv[1])
+    process.die_with_parent(order.supervisor_pid)
+    os.set_inheritable(process.TEMPLATE_FD, False)
+    control = socket.socket(fileno=process.TEMPLATE_FD)
+    title(f"{order.name}: template g{order.generation}")
+    # Says where an import crashed or hangs; children have their own, so it ends with the import.
+    faulthandler.enable(sys.stderr)
+    faulthandler.register(signal.SIGUSR2, sys.stderr, all_threads=True, chain=False)
+    try:
+        with content.recording(order.service) as loaded:
+            service = load(order.service, order.only)
+        warnings = [*service.warnings, *nothing_to_do(service), *(check_forkable() if order.preload else [])]
+    except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
+        flush()
+        _tell(control, op="failed", **failure(error))
+        os._exit(ExitCode.CONFIG)
+    if not order.preload:
+        # It was asked what the service is; children import it for themselves.
+        flush()
+        _tell(control, op="imported", warnings=warnings, content=loaded.digest(), **describe(service))
+        os._exit(ExitCode.OK)
+    faulthandler.unregister(signal.SIGUSR2)
+    faulthandler.disable()
+    # What the service did to them holds for nobody: where SIGCHLD is ignored, no end of a forked process is ever told.
+    process.default_signals()
+    child = importlib.import_module("upnextd.forked.child")
+    gc.collect()
+    gc.freeze()
+    _tell(control, op="imported", warnings=warnings, content=loaded.digest(), **describe(service))
+    while (received := _next_order(control)) is not None:
+        fork_child(control, order, received, child, service)
+    os._exit(ExitCode.OK)
+
+
+def load(service: str, only: Sequence[str]) -> Any:
+    """Import the service and whatever children need, so that they share it."""
+    name = importlib.import_module("upnext.config").service_name(None, os.environ)
+    loaded = importlib.import_module("upnext.service").load(service, only=only, name=name)
+    loaded.prepare()
+    for shared in _SHARED_MODULES:
+        importlib.import_module(shared)
+    importlib.import_module("upnext.engine.redis.scripts").load_all()
+    return loaded
+
+
+def describe(loaded: Any) -> dict[str, Any]:
+    """What the supervisor has to know of the service."""
+    spec = loaded.spec
+    return {
+        "layout": scoreboard.LAYOUT,
+        "name": spec.name,
+        "workers": [
+            {
+                "name": worker.name,
+                "concurrency": worker.concurrency,
+                "tasks": list(worker.tasks),
+                "redis_url": worker.redis_url,
+            }
+            for worker in spec.workers
+        ],
+    }
+
+
+def nothing_to_do(loaded: Any) -> list[str]:
+    """-> a warning for a service whose workers have nothing to run."""
+    if any(worker.tasks for worker in loaded.spec.workers):
+        return []
+    return [f"{loaded.spec.name} declares no task, cron or event handler: its workers have nothing to do"]
+
+
+def check_forkable() -> list[str]:
+    """-> warnings. Raises UnfitServiceError for Python threads and network sockets: forked children would share them."""
+    others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if others:
+        raise UnfitServiceError(
+            f"importing the service started a thread ({', '.join(others)}), which would not live on in forked children:"
+            " start it lazily, in the task that needs it"
+        )
+    if peers := _network_sockets():
+        raise UnfitServiceError(
+            f"importing the service opened a network socket ({', '.join(peers)}), which all children would share:"
+            " connect lazily, in the task that needs it"
+        )
+    native = process.thread_count() - 1
+    return (
+        [f"importing the service left {native} native threads; they don't exist in forked children"]
+        if native > 0
+        else []
+    )
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """What to tell of an import that failed: one line for the terminal, the traceback for the log."""
+    if isinstance(error, UsageError | UnfitServiceError):
+        cause = error.__cause__
+        told = cause is None or isinstance(cause, UsageError)
+        return {
+            "line": _bounded(" ".join(str(error).split())),
+            "traceback": "" if told else _bounded("".join(traceback.format_exception(cause))),
+        }
+    text = "".join(traceback.format_exception(error))
+    last = next((line for line in reversed(text.splitlines()) if line.strip()), repr(error)).strip()
+    return {"line": _bounded(last[:1000]), "traceback": _bounded(text)}
+
+
+def _bounded(text: str) -> str:
+    return text.encode("utf-8", "replace")[-_TRACEBACK_CAP_BYTES:].decode("utf-8", "replace")
+
+
+def fork_child(
+    control: socket.socket, order: Order, received: tuple[dict[str, Any], list[int]], child: Any, service: Any
+) -> None:
+    """One double fork. Returns in the template only."""
+    assignment, fds = received
+    flush()
+    template_pid = os.getpid()
+    process.block_signals()
+    try:
+        middle = os.fork()
+    except OSError as error:
+        process.default_signals()
+        _close(fds)
+        _tell(control, op="fork_failed", token=assignment["token"], error=str(error))
+        return
+    if middle == 0:
+        _middle(control, order, assignment, fds, child, service, template_pid)
+    _close(fds)
+    _, status = os.waitpid(middle, 0)
+    process.default_signals()
+    if os.waitstatus_to_exitcode(status) != _SAID:
+        # It could not report: killed, or ended by a fork hook of the service.
+        ended = process.ExitStatus.of(os.waitstatus_to_exitcode(status))
+        error = f"the forked process ended at once ({ended})"
+        _tell(control, op="fork_failed", token=assignment["token"], error=error, blameless=False)
+
+
+def _middle(
+    control: socket.socket,
+    order: Order,
+    assignment: dict[str, Any],
+    fds: list[int],
+    child: Any,
+    service: Any,
+    template_pid: int,
+) -> NoReturn:
+    process.die_with_parent(template_pid)
+    middle_pid = os.getpid()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        _tell(control, op="fork_failed", token=assignment["token"], error=str(error))
+        os._exit(_SAID)
+    if pid:
+        _tell(control, op="forked", token=assignment["token"], pid=pid)
+        os._exit(_SAID)
+    code = 1
+    try:
+        _settle(control, order, middle_pid)
+        code = child.run(service, assignment, child.Descriptors(*fds))
+    except BaseException:  # noqa: BLE001 - the last line of a process: nothing above may run the template's own code
+        traceback.print_exc()
+    finally:
+        flush()
+        os._exit(code)
+    raise AssertionError("unreachable")
+
+
+def _settle(control: socket.socket, order: Order, middle_pid: int) -> None:
+    """From a copy of the template to a child of the supervisor."""
+    process.await_adoption(order.supervisor_pid, middle_pid)
+    process.die_with_parent(order.supervisor_pid)
+    os.setsid()
+    control.close()
+    process.default_signals()
+
+
+def title(text: str) -> None:
+    setproctitle.setproctitle(f"upnextd {text}")
+
+
+def _read_order(raw: str) -> Order:
+    said = orjson.loads(raw)
+    return Order(
+        said["supervisor_pid"], said["generation"], said["service"], said["name"], tuple(said["only"]), said["preload"]
+    )
+
+
+def _next_order(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """The next order with its descriptors; None when the supervisor closed the pair."""
+    data, fds, _, _ = socket.recv_fds(control, _ORDER_CAP_BYTES, _ORDER_FDS)
+    return (orjson.loads(data), list(fds)) if data else None
+
+
+def _tell(control: socket.socket, **message: Any) -> None:
+    try:
+        for packet in pieces.split(orjson.dumps(message)):
+            control.send(packet)
+    except OSError:
+        # The supervisor is gone, and PDEATHSIG is on its way.
+        os._exit(0)
+
+
+def _network_sockets() -> list[str]:
+    peers: list[str] = []
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        try:
+            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(fd)) as found:
+                if found.family in (socket.AF_INET, socket.AF_INET6):
+                    peers.append(_peer(found))
+        except OSError:
+            continue
+    return peers
+
+
+def _peer(found: socket.socket) -> str:
+    try:
+        host, port = found.getpeername()[:2]
+        return f"to {host}:{port}"
+    except OSError:
+        host, port = found.getsockname()[:2]
+        return f"on {host}:{port}"
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def flush() -> None:
+    """What was printed is written, where it still can be."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            continue

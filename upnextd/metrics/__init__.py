@@ -1,0 +1,1 @@
+"""The process that serves `--metrics`, and the supervisor's side of it."""

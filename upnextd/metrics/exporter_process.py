@@ -1,0 +1,248 @@
+"""The process behind `--metrics`: asks the daemon by its control socket and the queue by its broker, and serves it all as Prometheus text.
+
+Exec'd by the supervisor (`upnextd.metrics.exporter`) with its order as JSON on stdin. When it can't listen it says why and ends with 78.
+A scrape asks the daemon anew; the queue at most every QUEUE_AGE_S, for counting delayed jobs takes the broker's time.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import socketserver
+import stat
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any, NoReturn, cast
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+import orjson
+import setproctitle
+from prometheus_client import CollectorRegistry
+from prometheus_client import exposition as _exposition
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from upnext.control.client import ControlClient
+from upnext.control.exits import ExitCode
+from upnext.engine.client.sync_client import SyncQueueClient
+from upnext.engine.views import tasks
+from upnext.errors import ControlError, QueueError, UpNextError
+from upnextd.shared import process
+from upnextd.shared.meters import BOUNDS_S
+
+QUEUE_AGE_S = 5.0
+_OUTCOMES = ("done", "failed", "cancelled", "dead", "crashes")
+
+
+def main() -> None:
+    """Entry of the exec'd process."""
+    order: dict[str, Any] = orjson.loads(sys.stdin.buffer.read())
+    process.die_with_parent(order["supervisor_pid"])
+    setproctitle.setproctitle(f"upnextd {order['name']}: metrics")
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(DaemonCollector(order["socket"], order["name"]))
+    registry.register(QueueCollector(order["redis_url"], order["namespace"]))
+    try:
+        server = listen(order["listen"])
+    except OSError as error:
+        _end(f"can't serve metrics on {order['listen']}: {error.strerror or error}")
+    # It is typed in part only.
+    server.set_app(cast("Any", _exposition).make_wsgi_app(registry))
+    server.serve_forever()
+
+
+def _end(line: str) -> NoReturn:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+    os._exit(ExitCode.CONFIG)
+
+
+class DaemonCollector(Collector):
+    """What the supervisor knows: children, restarts, reloads, leadership, attempts of its own workers."""
+
+    def __init__(self, socket_path: str, name: str) -> None:
+        self._path = socket_path
+        self._name = name
+
+    def collect(self) -> Iterable[Metric]:
+        up = GaugeMetricFamily("upnext_daemon_up", "1: the daemon answers", labels=["daemon"])
+        try:
+            with ControlClient(self._path, timeout_s=5.0) as client:
+                status, said = client.call("status"), client.call("metrics")
+        except (UpNextError, ControlError, OSError):
+            up.add_metric([self._name], 0)
+            yield up
+            return
+        up.add_metric([self._name], 1)
+        yield up
+        yield from self._of_status(status)
+        yield from self._of_counters(said)
+
+    def _of_status(self, status: dict[str, Any]) -> Iterator[Metric]:
+        name = self._name
+        children = GaugeMetricFamily(
+            "upnext_children", "Children by role and state", labels=["daemon", "role", "state"]
+        )
+        counted: dict[tuple[str, str], int] = {}
+        memory = GaugeMetricFamily(
+            "upnext_child_memory_bytes", "Memory, shared pages divided among their users", labels=["daemon", "slot"]
+        )
+        for child in status["children"]:
+            key = (child["role"], child["state"])
+            counted[key] = counted.get(key, 0) + 1
+            if child["pss_bytes"]:
+                memory.add_metric([name, child["slot"]], child["pss_bytes"])
+        for (role, state), count in sorted(counted.items()):
+            children.add_metric([name, role, state], count)
+        yield children
+        yield memory
+        running = sum(len(child["in_flight"]) for child in status["children"])
+        gauges = (
+            ("upnext_workers_ready", "Workers that serve", status["ready_workers"]),
+            ("upnext_workers_desired", "Workers that there should be", status["desired_workers"]),
+            ("upnext_jobs_running", "Jobs that run in this daemon's workers", running),
+            ("upnext_generation", "Generation of the service's code", status["generation"]),
+            ("upnext_leader", "1: this daemon's scheduler leads", int(status["scheduler"]["leader"])),
+            ("upnext_broker_connected", "1: the scheduler reaches the broker", int(status["broker"]["connected"])),
+        )
+        for metric, text, value in gauges:
+            family = GaugeMetricFamily(metric, text, labels=["daemon"])
+            family.add_metric([name], value)
+            yield family
+
+    def _of_counters(self, said: dict[str, Any]) -> Iterator[Metric]:
+        name = self._name
+        restarts = CounterMetricFamily(
+            "upnext_restarts", "Children that were replaced, by what ended them", labels=["daemon", "role", "cause"]
+        )
+        for row in said["restarts"]:
+            restarts.add_metric([name, row["role"], row["cause"]], row["count"])
+        yield restarts
+        reloads = CounterMetricFamily("upnext_reloads", "Reloads by outcome", labels=["daemon", "outcome"])
+        for outcome, count in said["reloads"].items():
+            reloads.add_metric([name, outcome], count)
+        yield reloads
+        attempts = CounterMetricFamily(
+            "upnext_attempts", "Attempts that ended in this daemon's workers", labels=["daemon", "task", "outcome"]
+        )
+        durations = HistogramMetricFamily(
+            "upnext_attempt_duration_seconds", "How long attempts took", labels=["daemon", "task"]
+        )
+        lateness = HistogramMetricFamily(
+            "upnext_lateness_seconds", "From when a job could have started to when it did", labels=["daemon", "task"]
+        )
+        for task, meter in said["tasks"].items():
+            attempts.add_metric([name, task, "ok"], meter["ok"])
+            attempts.add_metric([name, task, "failed"], meter["failed"])
+            durations.add_metric([name, task], cumulative(meter["durations"]["counts"]), meter["durations"]["sum_s"])
+            lateness.add_metric([name, task], cumulative(meter["lateness"]["counts"]), meter["lateness"]["sum_s"])
+        yield attempts
+        yield durations
+        yield lateness
+
+
+class QueueCollector(Collector):
+    """What the broker knows of the namespace: the same figures on every host that works on it."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self._broker = SyncQueueClient(url, namespace, name="upnext-metrics")
+        self._namespace = namespace
+        self._lock = threading.Lock()
+        self._known: list[Metric] = []
+        self._read_at = -QUEUE_AGE_S
+
+    def collect(self) -> Iterable[Metric]:
+        with self._lock:
+            if time.monotonic() - self._read_at >= QUEUE_AGE_S:
+                self._known = list(self._read())
+                self._read_at = time.monotonic()
+            return self._known
+
+    def _read(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("upnext_queue_up", "1: the broker answers", labels=["namespace"])
+        try:
+            found = tasks.tasks(self._broker, self._broker.keys, time.time_ns() // 1_000_000)
+            ends = {facts.name: facts.stats for facts in tasks.known(self._broker, self._broker.keys)}
+        except QueueError:
+            up.add_metric([self._namespace], 0)
+            yield up
+            return
+        up.add_metric([self._namespace], 1)
+        yield up
+        depth = GaugeMetricFamily("upnext_queue_depth", "Jobs by task and state", labels=["namespace", "task", "state"])
+        paused = GaugeMetricFamily("upnext_task_paused", "1: nobody fetches it", labels=["namespace", "task"])
+        jobs = CounterMetricFamily("upnext_jobs", "Jobs by how they ended", labels=["namespace", "task", "outcome"])
+        for task in found:
+            for state in ("queued", "running", "delayed", "dead"):
+                depth.add_metric([self._namespace, task.name, state], getattr(task, state))
+            paused.add_metric([self._namespace, task.name], int(task.paused))
+            stats = ends.get(task.name, {})
+            for outcome in _OUTCOMES:
+                jobs.add_metric([self._namespace, task.name, outcome], stats.get(outcome, 0))
+        yield depth
+        yield paused
+        yield jobs
+
+
+def cumulative(counts: list[int]) -> list[tuple[str, float]]:
+    """Counts per bucket -> (upper bound, jobs up to it), as Prometheus wants them."""
+    reached = 0
+    out: list[tuple[str, float]] = []
+    for bound, count in zip([*(str(bound) for bound in BOUNDS_S), "+Inf"], counts, strict=True):
+        reached += count
+        out.append((bound, reached))
+    return out
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 10
+    """Who connects and says nothing is hung up on."""
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name that the base class calls it by
+        """Scrapes are no news."""
+
+    def address_string(self) -> str:
+        return "local" if isinstance(self.client_address, str) else super().address_string()
+
+
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    request_queue_size = 16
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _UnixServer(_Server):
+    address_family = socket.AF_UNIX
+
+    def server_bind(self) -> None:
+        os.fchmod(self.socket.fileno(), 0o600)
+        path = cast("str", self.server_address)
+        with suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(os.lstat(path).st_mode):
+                raise OSError(errno.EEXIST, "a file that is not a socket is there", path)
+            os.unlink(path)
+        self.socket.bind(path)
+        self.server_name, self.server_port = "localhost", 0
+        self.setup_environ()
+
+    def get_request(self) -> tuple[Any, Any]:
+        connection, _ = self.socket.accept()
+        return connection, ("local", 0)
+
+
+def listen(where: str) -> WSGIServer:
+    """`HOST:PORT`, `[V6]:PORT`, or a Unix socket's path. Raises OSError."""
+    if where.startswith("/"):
+        return _UnixServer(cast("Any", where), _Handler)
+    host, _, port = where.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    server = _Server6 if ":" in host else _Server
+    return server((host, int(port)), _Handler)

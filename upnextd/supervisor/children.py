@@ -1,0 +1,208 @@
+"""The supervisor's side of one child: its pid, its descriptors, what it last said."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from upnextd.rules.hangs import Heart, Pulse
+from upnextd.shared import process, scoreboard
+from upnextd.shared.channel import Channel, Message
+from upnextd.shared.logs import LineReader
+from upnextd.shared.scoreboard import Reader, WorkerShape
+
+_DUMP_CAP_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class ChildFds:
+    """A child's descriptors on our side."""
+
+    channel: int
+    page: int
+    dump: int
+    output: int
+
+
+class Child:
+    """One incarnation. Made before the fork; the pid comes with the template's report."""
+
+    def __init__(
+        self,
+        token: int,
+        slot: str,
+        generation: int,
+        incarnation: int,
+        shapes: Sequence[WorkerShape],
+        loop: asyncio.AbstractEventLoop,
+        on_message: Callable[[Child, Message], None],
+        on_line: Callable[[Child, str], None],
+        ends: ChildFds | None = None,
+    ) -> None:
+        """Makes its descriptors, or takes `ends`. Raises OSError (EMFILE, ENOMEM …), leaving nothing open."""
+        self.token = token
+        self.slot = slot
+        self.generation = generation
+        self.incarnation = incarnation
+        self.pid: int | None = None
+        self.pidfd = -1
+        self.born_at = loop.time()
+        self.ready_at: float | None = None
+        self.heart = Heart(0, self.born_at)
+        self.abandoned: list[str] = []
+        self.boot_failure: tuple[int, str] | None = None
+        self.asked = False
+        self.drain_number = 0
+        """The drain last asked for: an answer to an earlier one says nothing."""
+        self.reason: str | None = None
+        self.hung = False
+        self.died_in_fork = False
+        """The process that was to become it, or to fork it, ended before there was a pid: a fork hook of the service did that."""
+        self.killed = False
+        """We sent it a SIGKILL."""
+        self.stack_waiters: dict[int, asyncio.Future[str]] = {}
+        """Who waits for what the child's loop says about its tasks."""
+        self.stacks = ""
+        self._loop = loop
+        self._theirs: list[int] = []
+        self._dump_seen = 0
+        self._shapes = tuple(shapes)
+        if ends is None:
+            ends, self._theirs = _open(slot, shapes)
+        self.ends = ends
+        self.page = Reader(ends.page, shapes)
+        self.channel = Channel(
+            socket.socket(fileno=ends.channel),
+            loop,
+            lambda message: on_message(self, message),
+            lambda: on_message(self, {"op": "closed"}),
+        )
+        self._output = LineReader(ends.output, loop, lambda line: on_line(self, line))
+
+    @property
+    def order_fds(self) -> tuple[int, int, int, int]:
+        """What the child is given: its line to us, its page, where stacks go, where output goes."""
+        channel, output = self._theirs
+        return channel, self.ends.page, self.ends.dump, output
+
+    def ordered(self) -> None:
+        """The order is out: what belongs to the child only is closed on our side."""
+        for fd in self._theirs:
+            os.close(fd)
+        self._theirs = []
+
+    def watch(self, pid: int, on_gone: Callable[[Child], None]) -> None:
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self._loop.add_reader(self.pidfd, on_gone, self)
+
+    def rewatch(self, on_gone: Callable[[Child], None]) -> None:
+        self._loop.add_reader(self.pidfd, on_gone, self)
+
+    def unwatch(self) -> None:
+        """It is being buried: the pidfd has said all it can, or is no longer listened to."""
+        if self.pidfd >= 0:
+            self._loop.remove_reader(self.pidfd)
+
+    def signal(self, number: process.signal.Signals) -> None:
+        self.killed = self.killed or number == process.signal.SIGKILL
+        if self.pidfd >= 0:
+            process.send_signal(self.pidfd, number)
+
+    def new_stacks(self) -> str:
+        """What was written into the stack memfd since the last look."""
+        size = os.fstat(self.ends.dump).st_size
+        start = max(self._dump_seen, size - _DUMP_CAP_BYTES)
+        text = os.pread(self.ends.dump, size - start, start).decode("utf-8", "replace") if size > start else ""
+        self._dump_seen = size
+        return text
+
+    def close(self, *, writers_gone: bool) -> None:
+        """Take in what it still said, then give its descriptors back."""
+        self.channel.close()
+        if writers_gone:
+            self._output.drain()
+        else:
+            self._output.close()
+        self.ordered()
+        self.page.close()
+        os.close(self.ends.page)
+        os.close(self.ends.dump)
+        if self.pidfd >= 0:
+            self.unwatch()
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+    # -- over an upgrade of the supervisor --
+
+    @property
+    def settled(self) -> bool:
+        """Its pid is known, it is watched, it can be talked to, and everything said to it is out."""
+        return self.pidfd >= 0 and not self.channel.closed and not self.channel.unsent and not self.stack_waiters
+
+    def to_state(self, fds: list[int]) -> dict[str, Any]:
+        """As JSON; `fds` gets its descriptors."""
+        ends = self.ends
+        fds += [ends.channel, ends.page, ends.dump, ends.output, self.pidfd]
+        return {
+            "identity": [self.token, self.slot, self.generation, self.incarnation],
+            "shapes": [[shape.name, shape.concurrency, list(shape.tasks)] for shape in self._shapes],
+            "ends": [ends.channel, ends.page, ends.dump, ends.output],
+            "pid": self.pid,
+            "pidfd": self.pidfd,
+            "heart": [self.heart.counter, self.heart.changed_at, self.heart.said.value],
+            "unread": self.channel.unread.decode("latin-1"),
+            "unfinished": self._output.unfinished.decode("latin-1"),
+            "dump_seen": self._dump_seen,
+            "fields": {name: getattr(self, name) for name in _PLAIN_FIELDS},
+        }
+
+    @classmethod
+    def from_state(
+        cls,
+        said: dict[str, Any],
+        loop: asyncio.AbstractEventLoop,
+        on_message: Callable[[Child, Message], None],
+        on_line: Callable[[Child, str], None],
+    ) -> Self:
+        """What `to_state` wrote, with its descriptors open; not watched yet."""
+        token, slot, generation, incarnation = said["identity"]
+        shapes = [WorkerShape(name, concurrency, tuple(tasks)) for name, concurrency, tasks in said["shapes"]]
+        child = cls(token, slot, generation, incarnation, shapes, loop, on_message, on_line, ChildFds(*said["ends"]))
+        child.pid = said["pid"]
+        child.pidfd = said["pidfd"]
+        counter, changed_at, pulse = said["heart"]
+        child.heart = Heart(counter, changed_at, Pulse(pulse))
+        child.channel.unread = bytearray(said["unread"].encode("latin-1"))
+        child._output.unfinished = bytearray(said["unfinished"].encode("latin-1"))
+        child._dump_seen = said["dump_seen"]
+        for name, value in said["fields"].items():
+            setattr(child, name, tuple(value) if name == "boot_failure" and value is not None else value)
+        return child
+
+
+_PLAIN_FIELDS = (
+    "born_at", "ready_at", "abandoned", "boot_failure", "asked", "drain_number", "reason", "hung", "killed", "stacks",
+)  # fmt: skip
+
+
+def _open(slot: str, shapes: Sequence[WorkerShape]) -> tuple[ChildFds, list[int]]:
+    """Our ends, and the child's: its end of the channel and of the pipe."""
+    opened: list[int] = []
+    try:
+        page = scoreboard.create(shapes, f"upnextd-{slot}")
+        opened.append(page)
+        dump = os.memfd_create(f"upnextd-stacks-{slot}", os.MFD_CLOEXEC)
+        opened.append(dump)
+        out, into = os.pipe2(os.O_CLOEXEC)
+        opened += [out, into]
+        ours, theirs = socket.socketpair()
+    except OSError:
+        for fd in opened:
+            os.close(fd)
+        raise
+    return ChildFds(ours.detach(), page, dump, out), [theirs.detach(), into]

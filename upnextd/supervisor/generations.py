@@ -1,0 +1,341 @@
+"""The supervisor's side of a template: exec it, hear of its import, order forks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Any, Protocol, Self
+
+import orjson
+
+from upnextd.forked import exec_child
+from upnextd.shared import process, scoreboard
+from upnextd.shared.logs import LineReader
+from upnextd.shared.pieces import Joiner
+from upnextd.shared.process import ExitStatus
+from upnextd.shared.scoreboard import WorkerShape
+
+_MESSAGE_CAP_BYTES = 1 << 18
+_NO_DESCRIPTOR_S = 0.25
+_TAIL_LINES = 60
+_Ends = tuple[int, int, int, int]
+"""pid, pidfd, our end of the control pair, our end of the output pipe"""
+
+
+class Phase(Enum):
+    """Where a template is in its life."""
+
+    IMPORTING = "importing"
+    READY = "ready"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportFailure:
+    """Why a template has no service: one line, and the traceback where there is one."""
+
+    line: str
+    traceback: str = ""
+
+    def told(self, service: str) -> str:
+        """The line for people; it names the service once."""
+        named = self.line.startswith((f"{service}:", f"{os.path.abspath(service)}:"))
+        return f"can't import {self.line}" if named else f"can't import {service}: {self.line}"
+
+
+class Listener(Protocol):
+    """Who is told what a template says."""
+
+    def imported(self, generation: Generation) -> None: ...
+    def import_failed(self, generation: Generation, failure: ImportFailure) -> None: ...
+    def forked(self, token: int, pid: int) -> None: ...
+    def fork_failed(self, token: int, error: str, *, blameless: bool) -> None: ...
+    def template_gone(self, generation: Generation, status: ExitStatus) -> None: ...
+
+
+class Generation:
+    """One template process and what it said of the service. After `GONE` its number is forked from no more."""
+
+    def __init__(
+        self,
+        number: int,
+        order: Mapping[str, Any],
+        env: Mapping[str, str],
+        loop: asyncio.AbstractEventLoop,
+        listener: Listener,
+        on_line: Callable[[int | None, str], None],
+        *,
+        preload: bool = True,
+        ends: _Ends | None = None,
+    ) -> None:
+        """Execs the template, or takes over the one with these `ends`. Raises OSError."""
+        self.number = number
+        self.phase = Phase.IMPORTING
+        self.service_name = ""
+        self.content = ""
+        """Digest of what it loaded of the service's tree; "" before the import is done."""
+        self.shapes: tuple[WorkerShape, ...] = ()
+        self.redis_urls: tuple[str | None, ...] = ()
+        self.failure: ImportFailure | None = None
+        self.started_at = loop.time()
+        self._orders: dict[int, float] = {}
+        """Fork orders that are not answered yet: token -> when, by the loop's clock."""
+        self._answered_at = self.started_at
+        self.due_at = float("inf")
+        """When its import is to be done, by the loop's clock."""
+        self.made_ms = time.time_ns() // 1_000_000
+        """When its code was loaded, Unix ms: definitions of a newer generation win over older ones."""
+        self.warnings: list[str] = []
+        self.preload = preload
+        """Whether the process stays to fork children. Without, it only tells what the service is; children are exec'd."""
+        self.retired = False
+        """Nothing is forked from it any more."""
+        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        """Its last lines: what is known of an import that ended without a word."""
+        self._joiner = Joiner()
+        self._order = {**order, "generation": number, "preload": preload}
+        self._env = env
+        self._listener = listener
+        self._loop = loop
+        self._on_line = on_line
+        self.pid, self.pidfd, control, output = self._launch() if ends is None else ends
+        self._control = socket.socket(fileno=control)
+        self._control.setblocking(False)
+        self._output = LineReader(output, loop, self._overhear)
+        if self.living:
+            loop.add_reader(control, self._hear)
+            loop.add_reader(self.pidfd, self._ended)
+
+    def _launch(self) -> _Ends:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        out, into = os.pipe2(os.O_CLOEXEC)
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            argv = process.python_argv("upnextd.forked.template:main", orjson.dumps(self._order).decode())
+            pid = process.spawn(argv, self._env, {0: null, 1: into, 2: into, process.TEMPLATE_FD: theirs.fileno()})
+        except OSError:
+            ours.close()
+            os.close(out)
+            raise
+        finally:
+            theirs.close()
+            os.close(into)
+            os.close(null)
+        return pid, os.pidfd_open(pid), ours.detach(), out
+
+    def fork(self, assignment: Mapping[str, Any], fds: Sequence[int]) -> bool:
+        """Order a child; False when the template is gone or doesn't take orders."""
+        if self.phase is not Phase.READY:
+            return False
+        if not self.preload:
+            return self._exec(assignment, fds)
+        try:
+            socket.send_fds(self._control, [orjson.dumps(assignment)], fds)
+        except OSError:
+            return False
+        self._orders[assignment["token"]] = self._loop.time()
+        return True
+
+    def stalled_s(self, now: float) -> float:
+        """How long it has owed the answer to a fork order; 0 when it owes none. It answers them one after the other."""
+        return now - max(min(self._orders.values()), self._answered_at) if self._orders else 0.0
+
+    def forgive(self, late_s: float) -> None:
+        """The supervisor itself was stopped for so long: that time doesn't count."""
+        self.due_at += late_s
+        self._answered_at += late_s
+
+    def _answer(self, token: int) -> None:
+        self._orders.pop(token, None)
+        self._answered_at = self._loop.time()
+
+    def _exec(self, assignment: Mapping[str, Any], fds: Sequence[int]) -> bool:
+        shapes = [[shape.name, shape.concurrency, list(shape.tasks)] for shape in self.shapes]
+        order = orjson.dumps({**self._order, "assignment": dict(assignment), "shapes": shapes})
+        channel, page, dump, output = fds
+        # Not as an argument: a URL may have a password in it.
+        told = os.memfd_create("upnextd-order", os.MFD_CLOEXEC)
+        try:
+            os.pwrite(told, order, 0)
+            argv = process.python_argv("upnextd.forked.exec_child:main")
+            where = {
+                0: told,
+                1: output,
+                2: output,
+                exec_child.CHANNEL_FD: channel,
+                exec_child.PAGE_FD: page,
+                exec_child.DUMP_FD: dump,
+            }
+            pid = process.spawn(argv, self._env, where)
+        except OSError as error:
+            why = error.strerror or str(error)
+            self._loop.call_soon(partial(self._listener.fork_failed, assignment["token"], why, blameless=True))
+            return True
+        finally:
+            os.close(told)
+        self._loop.call_soon(self._listener.forked, assignment["token"], pid)
+        return True
+
+    @property
+    def living(self) -> bool:
+        """Whether it has a process."""
+        return self.pidfd >= 0
+
+    def retire(self) -> None:
+        """Fork no more, and end it."""
+        self.retired = True
+        self.kill()
+
+    def kill(self) -> None:
+        """End it; `template_gone` follows."""
+        if self.living:
+            process.send_signal(self.pidfd, process.signal.SIGKILL)
+        elif self.phase is not Phase.GONE:
+            self.phase = Phase.GONE
+            self._loop.call_soon(self._listener.template_gone, self, ExitStatus(0, None))
+
+    def _overhear(self, line: str) -> None:
+        self.tail.append(line)
+        self._on_line(self.pid, line)
+
+    def _hear(self) -> None:
+        while self.living:
+            try:
+                data = self._control.recv(_MESSAGE_CAP_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._loop.remove_reader(self._control.fileno())
+                return
+            message = self._joiner.take(data)
+            if message is not None:
+                self._obey(orjson.loads(message))
+
+    def _obey(self, message: dict[str, Any]) -> None:
+        match message["op"]:
+            case "imported" if message.get("layout") != scoreboard.LAYOUT:
+                self.failure = ImportFailure(
+                    "the upnextd that is installed now is another version than this daemon, and their pages of memory differ:"
+                    " upgrade the daemon first, in place (SIGUSR2), or restart it"
+                )
+                process.send_signal(self.pidfd, process.signal.SIGKILL)
+            case "imported":
+                self.service_name = message["name"]
+                self.content = message["content"]
+                self.shapes = tuple(
+                    WorkerShape(w["name"], w["concurrency"], tuple(w["tasks"])) for w in message["workers"]
+                )
+                self.redis_urls = tuple(w["redis_url"] for w in message["workers"])
+                self.phase = Phase.READY
+                self.warnings = message["warnings"]
+                self._listener.imported(self)
+            case "failed":
+                self.failure = ImportFailure(message["line"], message["traceback"])
+            case "forked":
+                self._answer(message["token"])
+                self._listener.forked(message["token"], message["pid"])
+            case "fork_failed":
+                self._answer(message["token"])
+                blameless = message.get("blameless", True)
+                self._listener.fork_failed(message["token"], message["error"], blameless=blameless)
+            case _:
+                return
+
+    # -- over an upgrade of the supervisor --
+
+    def to_state(self, fds: list[int]) -> dict[str, Any]:
+        """As JSON; `fds` gets its descriptors."""
+        ends = (self.pid, self.pidfd, self._control.fileno(), self._output.fd) if self.living else None
+        fds += ends[1:] if ends is not None else ()
+        return {
+            "order": self._order,
+            "number": self.number,
+            "service_name": self.service_name,
+            "gone": self.phase is Phase.GONE,
+            "ends": ends,
+            "shapes": [[shape.name, shape.concurrency, list(shape.tasks)] for shape in self.shapes],
+            "redis_urls": self.redis_urls,
+            "started_at": self.started_at,
+            "made_ms": self.made_ms,
+            "warnings": self.warnings,
+        }
+
+    @classmethod
+    def from_state(
+        cls,
+        said: dict[str, Any],
+        env: Mapping[str, str],
+        loop: asyncio.AbstractEventLoop,
+        listener: Listener,
+        on_line: Callable[[int | None, str], None],
+    ) -> Self:
+        """What `to_state` wrote, with its descriptors open; it had imported the service."""
+        order = said["order"]
+        ends = said["ends"]
+        if ends is None:
+            # It has no process any more; these lead nowhere.
+            ours, theirs = socket.socketpair()
+            out, into = os.pipe2(os.O_CLOEXEC)
+            theirs.close()
+            os.close(into)
+            ends = (0, -1, ours.detach(), out)
+        pid, pidfd, control, output = ends
+        generation = cls(
+            said["number"],
+            order,
+            env,
+            loop,
+            listener,
+            on_line,
+            preload=order["preload"],
+            ends=(pid, pidfd, control, output),
+        )
+        generation.service_name = said.get("service_name", "")
+        generation.shapes = tuple(WorkerShape(name, most, tuple(tasks)) for name, most, tasks in said["shapes"])
+        generation.redis_urls = tuple(said["redis_urls"])
+        generation.started_at = said["started_at"]
+        generation.made_ms = said["made_ms"]
+        generation.warnings = list(said["warnings"])
+        generation.phase = Phase.GONE if said["gone"] else Phase.READY
+        return generation
+
+    def _ended(self) -> None:
+        self._hear()
+        try:
+            members = process.kill_session(self.pid)
+        except OSError:
+            # No descriptor is free to read /proc with: until one is, it is not reaped.
+            self._loop.remove_reader(self.pidfd)
+            self._loop.call_later(_NO_DESCRIPTOR_S, self._ended)
+            return
+        status = process.reap(self.pidfd)
+        if status is None:
+            return
+        was_importing = self.phase is Phase.IMPORTING
+        told_and_done = not self.preload and self.phase is Phase.READY and not self.retired
+        if not told_and_done:
+            self.phase = Phase.GONE
+        self._loop.remove_reader(self.pidfd)
+        self._loop.remove_reader(self._control.fileno())
+        os.close(self.pidfd)
+        self.pidfd = -1
+        self._control.close()
+        if members:
+            self._output.close()
+        else:
+            self._output.drain()
+        if was_importing:
+            said = f"the process that imports the service ended with {status} before it was done"
+            self.failure = self.failure or ImportFailure(said)
+            self._listener.import_failed(self, self.failure)
+        if not told_and_done:
+            self._listener.template_gone(self, status)

@@ -1,0 +1,100 @@
+"""What the supervisor keeps of each place, each slot and the daemon's end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from upnext.control.exits import ExitCode
+from upnextd.rules.plan import QUARANTINE, InstanceView, Role
+from upnextd.rules.slots import Life, State
+from upnextd.supervisor.children import Child
+from upnextd.supervisor.death_notices import LastExit
+
+
+@dataclass(slots=True, eq=False)
+class Instance:
+    """A place as the supervisor keeps it: its life and its child."""
+
+    id: int
+    slot: str
+    role: Role
+    generation: int
+    life: Life
+    child: Child | None = None
+    outdated: bool = False
+    leave_s: float | None = None
+    leave_by: float | None = None
+    reason: str | None = None
+    """Why it is being replaced, as `status` shows it afterwards: "recycled", "reloaded"; None otherwise."""
+    timer: asyncio.TimerHandle | None = None
+    burial: asyncio.Task[Any] | None = None
+
+    @property
+    def unborn(self) -> bool:
+        """A child was ordered, and its pid isn't known yet."""
+        if self.life.state is State.SPAWNING:
+            return True
+        return self.life.state in (State.KILLING, State.KILLED) and self.child is not None and self.child.pid is None
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the desired workers."""
+        return self.role is Role.WORKER and self.slot != QUARANTINE
+
+    def view(self) -> InstanceView:
+        life = self.life
+        return InstanceView(
+            self.id,
+            self.slot,
+            self.role,
+            self.generation,
+            life.state,
+            life.drained,
+            self.outdated,
+            self.leave_s,
+            self.leave_by,
+        )
+
+
+def oldest_jobs(instances: Iterable[Instance], now: float, *, ages: bool = True) -> str:
+    """What is waited for in these instances, for people; `now`: monotonic seconds. Without `ages` the text changes with the jobs only."""
+    children = [instance.child for instance in instances if instance.child is not None]
+    jobs = [job for child in children for per_worker in child.page.running(now) for job in per_worker]
+    if not jobs:
+        return "no job running"
+    oldest = sorted(jobs, key=lambda job: -job.age_s)[:3]
+    named = ", ".join(f"{job.job_id} ({job.age_s:.0f} s)" if ages else job.job_id for job in oldest)
+    more = f" and {len(jobs) - 3} more" if len(jobs) > 3 else ""
+    return f"waiting for {named}{more}"
+
+
+@dataclass(slots=True)
+class SlotHistory:
+    """What is remembered of a slot beyond its children."""
+
+    incarnations: int = 0
+    restarts: int = 0
+    last_exit: LastExit | None = None
+
+
+@dataclass(slots=True)
+class SchedulerStatus:
+    """What the scheduler child last said of itself."""
+
+    leader: bool = False
+    epoch: int | None = None
+    connected: bool = False
+    suspects: bool = False
+    """Suspects of a crash wait for a process that runs them alone."""
+
+
+@dataclass(slots=True)
+class Ending:
+    """How the daemon is going to end."""
+
+    code: int = ExitCode.OK
+    killed_jobs: list[str] = field(default_factory=list[str])
+    notices_by: float | None = None

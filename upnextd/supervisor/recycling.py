@@ -1,0 +1,94 @@
+"""When a worker is replaced for its age or size: after so many jobs, or over so much memory. Limits are jittered, so that children
+that started together don't go together; one goes at a time, and its replacement is ready before it drains.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from upnextd.rules.slots import State
+from upnextd.shared import process
+
+if TYPE_CHECKING:
+    from upnextd.supervisor.supervisor import Supervisor
+
+JITTER = 0.1
+_LOOK_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class RecycleLimits:
+    """What one child may do before it is replaced; None: without end."""
+
+    jobs: int | None
+    rss_bytes: int | None
+
+    def used_up(self, jobs: int, rss_bytes: int) -> str | None:
+        """Why it is to go, in a few words; None: it may stay."""
+        if self.jobs is not None and jobs >= self.jobs:
+            return f"{jobs} jobs"
+        if self.rss_bytes is not None and rss_bytes > self.rss_bytes:
+            return f"{rss_bytes >> 20} MiB"
+        return None
+
+    def too_small(self, rss_bytes: int) -> bool:
+        """For one that ran no job yet. Its successor would be as big."""
+        return self.rss_bytes is not None and rss_bytes > self.rss_bytes
+
+
+def allowance(max_jobs: int | None, max_rss_bytes: int | None, token: int) -> RecycleLimits:
+    """A child's own limits, by its token: at least `max_jobs` and up to 10 % more; `max_rss_bytes` or up to 10 % less."""
+    rng = random.Random(token)
+    jobs = None if max_jobs is None else max_jobs + int(max_jobs * JITTER * rng.random())
+    rss = None if max_rss_bytes is None else int(max_rss_bytes * (1 - JITTER * rng.random()))
+    return RecycleLimits(jobs, rss)
+
+
+class Recycling:
+    """Marks workers whose allowance is used up."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._looked_at = 0.0
+        self._told = False
+
+    def look(self, now: float) -> None:
+        supervisor = self._supervisor
+        settings = supervisor.settings
+        if settings.max_jobs is None and settings.max_rss_bytes is None:
+            return
+        if now - self._looked_at < _LOOK_S or supervisor.desired.stopping or supervisor.reloads.under_way:
+            return
+        self._looked_at = now
+        workers = [instance for instance in supervisor.instances if instance.counts]
+        leaving = sum(instance.leave_by is not None for instance in workers)
+        coming = any(supervisor.is_outdated(instance) for instance in workers if instance.leave_by is None)
+        if coming or leaving > max(1, supervisor.desired.workers):
+            # One replacement at a time; those that only finish what runs hold nobody up, as long as they are few.
+            return
+        for instance in workers:
+            child = instance.child
+            if child is None or child.pid is None or instance.life.state is not State.READY:
+                continue
+            limits = allowance(settings.max_jobs, settings.max_rss_bytes, child.token)
+            rss_bytes = 0 if limits.rss_bytes is None else process.rss_bytes(child.pid)
+            if limits.too_small(rss_bytes) and not child.page.ran_job:
+                self._tell_too_small(instance.slot, rss_bytes)
+                continue
+            why = limits.used_up(child.page.done + child.page.failed, rss_bytes)
+            if why is not None:
+                supervisor.log.note(f"{instance.slot}[{child.pid}] is recycled after {why}")
+                instance.outdated = True
+                instance.reason = "recycled"
+                supervisor.wake()
+                return
+
+    def _tell_too_small(self, slot: str, rss_bytes: int) -> None:
+        """Once: replacing it would change nothing."""
+        if not self._told:
+            self._supervisor.log.caution(
+                f"{slot} has {rss_bytes >> 20} MiB before its first job: --max-rss is too small"
+            )
+        self._told = True
