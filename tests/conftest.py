@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -39,6 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell without job control starts what it puts in the background with SIGINT ignored, and every child would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # A developer's own daemons and settings must not be seen by a test, nor touched by one.
     for name in list(os.environ):
         if name.startswith(("UPNEXT_", "UPNEXTD_")) and not name.startswith("UPNEXT_TEST_"):

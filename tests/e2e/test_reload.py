@@ -157,6 +157,7 @@ def test_a_newer_reload_takes_the_place_of_a_hung_import() -> None:
 
 def test_a_newer_reload_takes_the_place_of_a_canary() -> None:
     with make(env={"UPNEXTD_CANARY_S": "600"}) as daemon:
+        wait_until(lambda: None not in children(daemon).values(), 20, "the scheduler, too")
         before = children(daemon)
         first = daemon.rpc("reload")
         wait_until(lambda: any(c["generation"] == 2 and c["state"] == "READY" for c in serving(daemon)), 20)

@@ -136,6 +136,7 @@ def test_an_upgrade_says_what_it_waits_for() -> None:
         os.kill(template, signal.SIGSTOP)
         try:
             os.kill(daemon.worker_pids()["worker-2"], signal.SIGKILL)
+            wait_until(lambda: daemon.child("worker-2")["state"] == "SPAWNING", 20)
             daemon.signal(signal.SIGUSR2)
             wait_until(lambda: "the upgrade waits for worker-2, which is SPAWNING" in daemon.log(), 20)
         finally:

@@ -144,9 +144,15 @@ class Sentinels(Topology):
         """SIGKILL to the master; returns when the replica was made the master."""
         master = self.holder("")
         master.kill()
-        wait_until(
-            lambda: any(server.cli("ROLE")[0] == b"master" for server in self.nodes()), 30, "the sentinels to fail over"
-        )
+        try:
+            wait_until(
+                lambda: any(server.cli("ROLE")[0] == b"master" for server in self.nodes()),
+                30,
+                "the sentinels to fail over",
+            )
+        except AssertionError as error:
+            error.add_note("\n".join(one.log() for one in self.sentinels))
+            raise
 
     def plan_a_failover(self) -> tuple[Server, Server]:
         """As an administrator asks for it -> the old master, which is still one, and the new one. Both nodes run."""
@@ -308,6 +314,9 @@ class _Sentinel:
         with contextlib.closing(redis.Redis(port=self.port, socket_timeout=given(5))) as client:
             said: Any = client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", name)
             return int(said[1])
+
+    def log(self) -> str:
+        return (self._folder / "log").read_text(errors="replace")[-4_000:]
 
     def close(self) -> None:
         if self._process is not None:
