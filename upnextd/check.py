@@ -40,7 +40,7 @@ def main() -> None:
         loaded = template.load(service, only)
         warnings = [*loaded.warnings, *template.check_forkable()]
     except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
-        _say(err, f"upnextd: {ImportFailure(**template.failure(error)).told(service)}")
+        _say(err, f"upnextd: {ImportFailure(template.failure(error).line).told(service)}")
         _end(_TOLD)
     for warning in warnings:
         _say(err, f"upnextd: warning: {warning}")

@@ -102,9 +102,17 @@ for number in range(8000):
         assert daemon.stop() == 0
 
 
-def test_a_template_of_another_version_is_refused() -> None:
-    """Its children would write their pages in another layout than this daemon reads."""
-    daemon = Daemon(_TASKS + "import upnextd.shared.scoreboard\nupnextd.scoreboard.LAYOUT = 1\n", workers=1)
+_OTHER_LAYOUT = "import upnextd.shared.scoreboard\nupnextd.shared.scoreboard.LAYOUT = 1\n"
+"""Its children would write their pages in another layout than this daemon reads."""
+_OTHER_PROTOCOL = """
+import upnextd.shared.messages as m
+m.encode = lambda message, encode=m.encode: encode(message).replace(b'"protocol":', b'"protocol":1')
+"""
+
+
+@pytest.mark.parametrize("changed", [_OTHER_LAYOUT, _OTHER_PROTOCOL], ids=["layout", "protocol"])
+def test_a_template_of_another_version_is_refused(changed: str) -> None:
+    daemon = Daemon(_TASKS + changed, workers=1)
     try:
         daemon.launch()
         assert daemon.wait() == 78

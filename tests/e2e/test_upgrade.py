@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import socket
+from pathlib import Path
 
 import pytest
 
+import upnext
+import upnextd
 from tests.e2e.reloading import Load, all_done, ledger, let_go, make, source, start_hold
 from tests.support.daemon import Daemon
 from tests.support.waiting import wait_until
@@ -142,3 +147,30 @@ def test_an_upgrade_says_what_it_waits_for() -> None:
         finally:
             os.kill(template, signal.SIGCONT)
         wait_until(lambda: upgrades(daemon) > before, 30, "the upgrade")
+
+
+def test_an_upgrade_to_a_program_with_another_inner_protocol_is_refused(tmp_path: Path) -> None:
+    """Two versions side by side: the old daemon goes on, with everything that it has; back in its version, it upgrades."""
+    package = tmp_path / "upnextd"
+    package.symlink_to(Path(upnextd.__file__).parent)
+    (tmp_path / "upnext").symlink_to(Path(upnext.__file__).parent)
+    service = "import upnext\nworker = upnext.Worker()\n@worker.task\ndef work(): ...\n"
+    with Daemon(service, workers=1, env={"PYTHONPATH": str(tmp_path)}) as daemon:
+        before = pids(daemon)
+        package.unlink()
+        shutil.copytree(Path(upnextd.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+        messages = package / "shared" / "messages.py"
+        text, count = re.subn(r"^PROTOCOL = (\d+)$", r"PROTOCOL = 9\1", messages.read_text(), flags=re.MULTILINE)
+        assert count == 1
+        messages.write_text(text)
+        daemon.signal(signal.SIGUSR2)
+        wait_until(lambda: "can't take this daemon over" in daemon.log(), 30, "the refusal")
+        reload = daemon.ctl("reload", "--wait", timeout_s=60)
+        assert reload.returncode != 0
+        assert re.search(r"is another version than this daemon \(inner protocol", reload.stderr + reload.stdout)
+        assert pids(daemon) == before
+        assert daemon.status()["ready_workers"] == 1
+        shutil.rmtree(package)
+        package.symlink_to(Path(upnextd.__file__).parent)
+        upgrade(daemon)
+        assert pids(daemon) == before

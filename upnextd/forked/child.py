@@ -29,8 +29,9 @@ from upnext.engine.worker import stacks
 from upnext.engine.worker.runtime import RuntimeSettings, WorkerRuntime
 from upnext.errors import BrokerUnavailableError, UsageError
 from upnextd.forked.template import title
-from upnextd.shared import log_records
-from upnextd.shared.channel import Channel, Message
+from upnextd.shared import log_records, messages
+from upnextd.shared.channel import Channel
+from upnextd.shared.messages import Assignment, Message
 from upnextd.shared.scoreboard import WorkerShape, Writer
 
 BEAT_S = 0.5
@@ -60,7 +61,7 @@ class Runtime(Protocol):
     async def stop(self, grace_s: float | None) -> list[str]: ...
 
 
-def run(loaded: Any, assignment: dict[str, Any], fds: Descriptors) -> int:
+def run(loaded: Any, assignment: Assignment, fds: Descriptors) -> int:
     """Be the child that `assignment` says; returns its exit code."""
     _move_in(assignment, fds)
     loop = uvloop.new_event_loop()
@@ -68,30 +69,30 @@ def run(loaded: Any, assignment: dict[str, Any], fds: Descriptors) -> int:
     return loop.run_until_complete(_live(loaded, assignment, fds))
 
 
-async def _live(loaded: Any, assignment: dict[str, Any], fds: Descriptors) -> int:
+async def _live(loaded: Any, assignment: Assignment, fds: Descriptors) -> int:
     loop = asyncio.get_running_loop()
     shapes = [WorkerShape(worker.name, worker.concurrency, tuple(worker.tasks)) for worker in loaded.spec.workers]
     page = Writer(fds.page, shapes)
     line = socket.socket(fileno=fds.channel)
-    if assignment["role"] == "scheduler":
+    if assignment.role == "scheduler":
         return await SchedulerChild(assignment, page, line, loop, scheduler_factory(loaded, assignment)).main()
     return await WorkerChild(assignment, page, line, loop, runtime_factories(loaded, assignment)).main()
 
 
-def runtime_factories(loaded: Any, assignment: dict[str, Any]) -> list[Callable[[WorkerHost], Runtime]]:
+def runtime_factories(loaded: Any, assignment: Assignment) -> list[Callable[[WorkerHost], Runtime]]:
     """One maker of a runtime per Worker of the service. A quarantine child runs suspects of crashes and nothing else, one at a time."""
-    quarantine = assignment["quarantine"]
+    quarantine = assignment.quarantine
     one_at_a_time = OneAtATime()
 
     def factory(worker: Any) -> Callable[[WorkerHost], Runtime]:
         settings = RuntimeSettings(
-            redis_url=assignment["redis_url"] or worker.redis_url or assignment["embedded_url"],
-            namespace=assignment["namespace"],
-            daemon_id=assignment["daemon_id"],
+            redis_url=_redis_url(assignment, worker.redis_url),
+            namespace=assignment.namespace,
+            daemon_id=assignment.daemon_id,
             host_name=socket.gethostname(),
-            generation_ms=assignment["generation_ms"],
-            boot_timeout_s=assignment["boot_timeout_s"],
-            provisional=assignment["provisional"],
+            generation_ms=assignment.generation_ms,
+            boot_timeout_s=assignment.boot_timeout_s,
+            provisional=assignment.provisional,
             suspects=Suspects.ONLY if quarantine else Suspects.LEAVE,
             one_at_a_time=one_at_a_time,
             log_setup="upnextd.shared.log_records:install",
@@ -102,17 +103,22 @@ def runtime_factories(loaded: Any, assignment: dict[str, Any]) -> list[Callable[
     return [factory(worker) for worker in loaded.spec.workers]
 
 
-def scheduler_factory(loaded: Any, assignment: dict[str, Any]) -> Callable[[Callable[[str], None]], Any]:
+def _redis_url(assignment: Assignment, own: str | None) -> str:
+    """The flag's, the service's own, or the embedded broker's: the supervisor starts one where there is neither."""
+    return assignment.redis_url or own or assignment.embedded_url or ""
+
+
+def scheduler_factory(loaded: Any, assignment: Assignment) -> Callable[[Callable[[str], None]], Any]:
     """A maker of the scheduler."""
     own = next((worker.redis_url for worker in loaded.spec.workers if worker.redis_url), None)
     settings = SchedulerSettings(
-        redis_url=assignment["redis_url"] or own or assignment["embedded_url"],
-        namespace=assignment["namespace"],
-        daemon_id=assignment["daemon_id"],
+        redis_url=_redis_url(assignment, own),
+        namespace=assignment.namespace,
+        daemon_id=assignment.daemon_id,
         service=loaded.spec,
-        generation_ms=assignment["generation_ms"],
-        since_ms=assignment["since_ms"],
-        since_s=assignment["since_s"],
+        generation_ms=assignment.generation_ms,
+        since_ms=assignment.since_ms,
+        since_s=assignment.since_s,
     )
     return lambda on_reaped: Scheduler(settings, on_reaped)
 
@@ -121,7 +127,7 @@ class WorkerHost:
     """What the runtime tells the process around it (`upnext.engine.worker.host.Host`), written where the supervisor reads it."""
 
     def __init__(self, index: int, page: Writer, body: WorkerChild) -> None:
-        cells = page.metered_host_of(index) if body.assignment["metered"] else page.host_of(index)
+        cells = page.metered_host_of(index) if body.assignment.metered else page.host_of(index)
         # Bound here, so that a job's start costs one call.
         self.started = cells.started
         self.parked = cells.parked
@@ -139,17 +145,17 @@ class WorkerHost:
         self._body.one_ready(self._index)
 
     def failed(self, job_id: str, task: str, error: str) -> None:
-        self._body.one_failed({"job_id": job_id, "task": task, "error": error})
+        self._body.one_failed(messages.JobFailed(job_id=job_id, task=task, error=error))
 
     def stuck(self, job_id: str, reason: str) -> None:
-        self._body.channel.send("stuck", job_id=job_id, reason=reason)
+        self._body.channel.send(messages.Stuck(job_id=job_id, reason=reason))
 
 
 class Body:
     """What both kinds of children share: the channel, the heartbeat, signals, the way out."""
 
     def __init__(
-        self, assignment: dict[str, Any], page: Writer, connection: socket.socket, loop: asyncio.AbstractEventLoop
+        self, assignment: Assignment, page: Writer, connection: socket.socket, loop: asyncio.AbstractEventLoop
     ) -> None:
         self.assignment = assignment
         self.page = page
@@ -159,8 +165,9 @@ class Body:
         self.channel = Channel(connection, loop, self._hear, self._orphaned)
 
     def _hear(self, message: Message) -> None:
-        if message["op"] == "stacks":
-            self.channel.send("stacks", number=message["number"], text=stacks.describe(asyncio.all_tasks(self.loop)))
+        if isinstance(message, messages.DescribeTasks):
+            text = stacks.describe(asyncio.all_tasks(self.loop))
+            self.channel.send(messages.TasksDescribed(number=message.number, text=text))
         else:
             self.hear(message)
 
@@ -190,7 +197,7 @@ class Body:
             os._exit(ExitCode.FAILED)
 
     def watch_signals(self) -> None:
-        signals.answer(self.loop, signal.SIGTERM, lambda: self.ask_stop(self.assignment["stop_timeout_s"]))
+        signals.answer(self.loop, signal.SIGTERM, lambda: self.ask_stop(self.assignment.stop_timeout_s))
         signals.answer(self.loop, signal.SIGQUIT, lambda: os._exit(ExitCode.OK))
 
     async def beat(self) -> None:
@@ -211,11 +218,8 @@ class Body:
         elif isinstance(error, UsageError):
             code = ExitCode.CONFIG
         line = " ".join(str(error).split()) or type(error).__name__
-        self.channel.send(
-            "boot_failed",
-            code=int(code),
-            line=line if code is not ExitCode.FAILED else f"{type(error).__name__}: {line}",
-        )
+        named = line if code is not ExitCode.FAILED else f"{type(error).__name__}: {line}"
+        self.channel.send(messages.BootFailed(code=int(code), line=named))
         if code is ExitCode.FAILED:
             logging.getLogger("upnextd").error("can't start", exc_info=error)
         return int(code)
@@ -230,7 +234,7 @@ class WorkerChild(Body):
 
     def __init__(
         self,
-        assignment: dict[str, Any],
+        assignment: Assignment,
         page: Writer,
         connection: socket.socket,
         loop: asyncio.AbstractEventLoop,
@@ -248,7 +252,7 @@ class WorkerChild(Body):
         """Until it was told to end, or can't go on. -> exit code."""
         self.watch_signals()
         beating = self.must(self.beat())
-        if self.assignment["paused"]:
+        if self.assignment.paused:
             for runtime in self._runtimes:
                 runtime.pause()
         self._runs = [self.own(runtime.run()) for runtime in self._runtimes]
@@ -265,42 +269,42 @@ class WorkerChild(Body):
         logging.getLogger("upnextd").critical("the worker failed", exc_info=error)
         return ExitCode.FAILED
 
-    def one_failed(self, job: dict[str, str]) -> None:
+    def one_failed(self, job: messages.JobFailed) -> None:
         """Told to whoever follows the events, at most _FAILURES_PER_S; the counters have them all."""
         second = int(self.loop.time())
         if second != self._failures[0]:
             self._failures = (second, 0)
         self._failures = (second, self._failures[1] + 1)
         if self._failures[1] <= _FAILURES_PER_S:
-            self.channel.send("job_failed", job=job)
+            self.channel.send(job)
 
     def named(self, worker: int, consumer: str) -> None:
-        self.channel.send("consumer", worker=worker, consumer=consumer)
+        self.channel.send(messages.ConsumerNamed(worker=worker, consumer=consumer))
 
     def one_ready(self, worker: int) -> None:
         self._not_ready.discard(worker)
-        if self.assignment["paused"]:
+        if self.assignment.paused:
             self._runtimes[worker].pause()
         if not self._not_ready:
-            self.channel.send("ready", paused=self.assignment["paused"])
+            self.channel.send(messages.Ready(paused=self.assignment.paused))
 
     def hear(self, message: Message) -> None:
-        match message["op"]:
-            case "pause":
+        match message:
+            case messages.Pause():
                 self._forget_drain()
                 for runtime in self._runtimes:
                     runtime.pause()
-            case "resume":
+            case messages.Resume():
                 self._forget_drain()
                 for runtime in self._runtimes:
                     runtime.resume()
-            case "drain":
+            case messages.Drain():
                 self._forget_drain()
-                self._draining = self.must(self._drain(message["number"]))
-            case "stop":
-                self.ask_stop(message["grace_s"])
-            case "lost":
-                self._lost(message["consumer"])
+                self._draining = self.must(self._drain(message.number))
+            case messages.Stop():
+                self.ask_stop(message.grace_s)
+            case messages.TakeNewName():
+                self._lost(message.consumer)
             case _:
                 return
 
@@ -316,7 +320,7 @@ class WorkerChild(Body):
 
     async def _drain(self, number: int) -> None:
         await asyncio.gather(*(runtime.drain() for runtime in self._runtimes))
-        self.channel.send("drained", number=number)
+        self.channel.send(messages.Drained(number=number))
 
     def _forget_drain(self) -> None:
         if self._draining is not None:
@@ -326,7 +330,7 @@ class WorkerChild(Body):
     async def _stop(self, grace_s: float) -> None:
         self._forget_drain()
         given_up = await asyncio.gather(*(runtime.stop(grace_s) for runtime in self._runtimes))
-        self.channel.send("stopped", abandoned=[job_id for ids in given_up for job_id in ids])
+        self.channel.send(messages.Stopped(abandoned=tuple(job_id for ids in given_up for job_id in ids)))
 
     async def _settled(self) -> None:
         """Let what the end of the runs left behind be said."""
@@ -346,7 +350,7 @@ class SchedulerChild(Body):
 
     def __init__(
         self,
-        assignment: dict[str, Any],
+        assignment: Assignment,
         page: Writer,
         connection: socket.socket,
         loop: asyncio.AbstractEventLoop,
@@ -381,14 +385,14 @@ class SchedulerChild(Body):
         return ExitCode.FAILED
 
     def hear(self, message: Message) -> None:
-        match message["op"]:
-            case "alive":
-                self._scheduler.alive(message["consumers"])
+        match message:
+            case messages.Alive():
+                self._scheduler.alive(list(message.consumers))
                 self._alive_known.set()
-            case "died":
-                self._scheduler.died(_notice(message["notice"]))
-            case "stop":
-                self.ask_stop(message["grace_s"])
+            case messages.Died():
+                self._scheduler.died(_notice(message))
+            case messages.Stop():
+                self.ask_stop(message.grace_s)
             case _:
                 return
 
@@ -399,13 +403,13 @@ class SchedulerChild(Body):
         self.must(self._scheduler.stop())
 
     def _lost(self, consumer: str) -> None:
-        self.channel.send("lost", consumer=consumer)
+        self.channel.send(messages.LeaseLost(consumer=consumer))
 
     def _reaped(self, consumer: str) -> None:
-        self.channel.send("reaped", consumer=consumer)
+        self.channel.send(messages.Reaped(consumer=consumer))
 
     def _renamed(self, daemon_id: str) -> None:
-        self.channel.send("renamed", daemon_id=daemon_id)
+        self.channel.send(messages.Renamed(daemon_id=daemon_id))
 
     def _leading(self) -> None:
         if self._ready:
@@ -416,7 +420,7 @@ class SchedulerChild(Body):
         while not self._scheduler.connected:  # noqa: ASYNC110 - some milliseconds, once in its life
             await asyncio.sleep(0.01)
         self._ready = True
-        self.channel.send("ready", paused=False)
+        self.channel.send(messages.Ready(paused=False))
         self.look_around()
 
     def look_around(self) -> None:
@@ -425,14 +429,15 @@ class SchedulerChild(Body):
         now = (bool(scheduler.leader), scheduler.epoch, bool(scheduler.connected), bool(scheduler.suspects))
         if now != self._said:
             self._said = now
-            self.channel.send("scheduler", leader=now[0], epoch=now[1], connected=now[2], suspects=now[3])
+            leader, epoch, connected, suspects = now
+            self.channel.send(
+                messages.SchedulerReport(leader=leader, epoch=epoch, connected=connected, suspects=suspects)
+            )
 
 
-def _notice(said: dict[str, Any]) -> Any:
-    started = tuple(Started(**job) for job in said["started"])
-    # A notice of before an upgrade may know of no other consumers.
-    crash = (said.get("crash", ""), said.get("suspects"))
-    return DeathNotice(said["consumer"], said["cause"], said["charge"], started, said["detail"], *crash)
+def _notice(death: messages.Died) -> DeathNotice:
+    started = tuple(Started(job.task, job.lane, job.entry_id, job.job_id, job.age_s) for job in death.started)
+    return DeathNotice(death.consumer, death.cause, death.charge, started, death.detail, death.crash, death.suspects)
 
 
 def _stream(stream: Any, fd: int) -> Any:
@@ -445,7 +450,7 @@ def _stream(stream: Any, fd: int) -> Any:
     return stream
 
 
-def _move_in(assignment: dict[str, Any], fds: Descriptors) -> None:
+def _move_in(assignment: Assignment, fds: Descriptors) -> None:
     os.dup2(fds.output, 1)
     os.dup2(fds.output, 2)
     os.close(fds.output)
@@ -460,4 +465,4 @@ def _move_in(assignment: dict[str, Any], fds: Descriptors) -> None:
     gc.enable()
     random.seed()
     log_records.install(current_job_id)
-    title(f"{assignment['name']}: {assignment['slot']} g{assignment['generation']}")
+    title(f"{assignment.name}: {assignment.slot} g{assignment.generation}")

@@ -11,9 +11,9 @@ import os
 import sys
 from typing import Any
 
-import orjson
-
-from upnextd.shared import process
+from upnext.errors import UsageError
+from upnextd.shared import messages, process
+from upnextd.shared.messages import BootFailed, ExecOrder, ImportFailed, MessageError, Shape
 
 CHANNEL_FD, PAGE_FD, DUMP_FD = 3, 4, 5
 _CONFIG = 78
@@ -21,19 +21,22 @@ _CONFIG = 78
 
 def main() -> None:
     """Entry of the exec'd process; the order is on stdin, as JSON."""
-    with open(0, "rb", closefd=False) as told:
-        order = orjson.loads(told.read())
-    process.die_with_parent(order["supervisor_pid"])
-    template = importlib.import_module("upnextd.forked.template")
-    assignment = order["assignment"]
-    template.title(f"{order['name']}: {assignment['slot']} g{order['generation']}")
+    with open(0, "rb", closefd=False) as stdin:
+        raw = stdin.read()
     code = 1
+    template = None
     try:
+        order = _read(raw)
+        process.die_with_parent(order.template.supervisor_pid)
+        template = importlib.import_module("upnextd.forked.template")
+        assignment = order.assignment
+        template.title(f"{assignment.name}: {assignment.slot} g{assignment.generation}")
         loaded = _load(template, order)
         child = importlib.import_module("upnextd.forked.child")
         fds = child.Descriptors(CHANNEL_FD, PAGE_FD, DUMP_FD, os.dup(1))
         code = child.run(loaded, assignment, fds)
     except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
+        template = template or importlib.import_module("upnextd.forked.template")
         _say_why(template.failure(error))
         code = _CONFIG
     finally:
@@ -42,18 +45,27 @@ def main() -> None:
         os._exit(code)
 
 
-def _load(template: Any, order: dict[str, Any]) -> Any:
-    loaded = template.load(order["service"], tuple(order["only"]))
-    shapes = [[worker.name, worker.concurrency, list(worker.tasks)] for worker in loaded.spec.workers]
-    if shapes != order["shapes"]:
+def _read(raw: bytes) -> ExecOrder:
+    try:
+        return messages.decode_order(ExecOrder, raw)
+    except MessageError as error:
+        raise UsageError(str(error)) from None
+
+
+def _load(template: Any, order: ExecOrder) -> Any:
+    loaded = template.load(order.template.service, order.template.only)
+    shapes = tuple(
+        Shape(name=worker.name, concurrency=worker.concurrency, tasks=tuple(worker.tasks))
+        for worker in loaded.spec.workers
+    )
+    if shapes != order.shapes:
         raise RuntimeError(
-            f"the service declares other workers or tasks than generation {order['generation']} did: reload, to take in the new code"
+            f"the service declares other workers or tasks than generation {order.template.generation} did: reload, to take in the new code"
         )
     return loaded
 
 
-def _say_why(failure: dict[str, Any]) -> None:
-    if failure["traceback"]:
-        sys.stderr.write(failure["traceback"])
-    line = orjson.dumps({"op": "boot_failed", "code": _CONFIG, "line": failure["line"]}) + b"\n"
-    os.write(CHANNEL_FD, line)
+def _say_why(failure: ImportFailed) -> None:
+    if failure.traceback:
+        sys.stderr.write(failure.traceback)
+    os.write(CHANNEL_FD, messages.encode(BootFailed(code=_CONFIG, line=failure.line)) + b"\n")

@@ -1,7 +1,7 @@
 """The template: a process that imports the service once and forks every child of its generation.
 
 It is exec'd fresh, has no event loop, no threads and no Redis connection, and does one thing at a time: take a fork order from the
-supervisor (a JSON object and four descriptors over a SOCK_SEQPACKET pair), double-fork, report the child's pid.
+supervisor (an `Assignment` and four descriptors over a SOCK_SEQPACKET pair), double-fork, report the child's pid.
 
     template ── fork ── middle ── fork ── child         middle reports the pid and ends; the supervisor, a subreaper, adopts the child
 
@@ -21,15 +21,24 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
-import orjson
 import setproctitle
 
 from upnext.control.exits import ExitCode
 from upnext.errors import UsageError
-from upnextd.shared import content, pieces, process, scoreboard
+from upnextd.shared import content, messages, pieces, process, scoreboard
+from upnextd.shared.messages import (
+    Assignment,
+    DeclaredWorker,
+    Forked,
+    ForkFailed,
+    FromTemplate,
+    Imported,
+    ImportFailed,
+    MessageError,
+    TemplateOrder,
+)
 
 _ORDER_CAP_BYTES = 1 << 16
 _ORDER_FDS = 4
@@ -40,28 +49,20 @@ _SAID = 113
 """What the process between template and child ends with when it has said what became of the fork; a fork hook may end it with any code."""
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What the template was exec'd for."""
-
-    supervisor_pid: int
-    generation: int
-    service: str
-    name: str
-    only: tuple[str, ...]
-    preload: bool = True
-
-
 class UnfitServiceError(Exception):
     """The service's import left something behind that must not be shared by forked children."""
 
 
 def main() -> None:
     """Entry of the exec'd process; argv[1] is the order as JSON, descriptor 3 the pair."""
-    order = _read_order(sys.argv[1])
-    process.die_with_parent(order.supervisor_pid)
     os.set_inheritable(process.TEMPLATE_FD, False)
     control = socket.socket(fileno=process.TEMPLATE_FD)
+    try:
+        order = messages.decode_order(TemplateOrder, sys.argv[1])
+    except MessageError as error:
+        _tell(control, ImportFailed(line=str(error)))
+        os._exit(ExitCode.CONFIG)
+    process.die_with_parent(order.supervisor_pid)
     title(f"{order.name}: template g{order.generation}")
     # Says where an import crashed or hangs; children have their own, so it ends with the import.
     faulthandler.enable(sys.stderr)
@@ -72,12 +73,12 @@ def main() -> None:
         warnings = [*service.warnings, *nothing_to_do(service), *(check_forkable() if order.preload else [])]
     except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
         flush()
-        _tell(control, op="failed", **failure(error))
+        _tell(control, failure(error))
         os._exit(ExitCode.CONFIG)
     if not order.preload:
         # It was asked what the service is; children import it for themselves.
         flush()
-        _tell(control, op="imported", warnings=warnings, content=loaded.digest(), **describe(service))
+        _tell(control, describe(service, warnings, loaded.digest()))
         os._exit(ExitCode.OK)
     faulthandler.unregister(signal.SIGUSR2)
     faulthandler.disable()
@@ -86,7 +87,7 @@ def main() -> None:
     child = importlib.import_module("upnextd.forked.child")
     gc.collect()
     gc.freeze()
-    _tell(control, op="imported", warnings=warnings, content=loaded.digest(), **describe(service))
+    _tell(control, describe(service, warnings, loaded.digest()))
     while (received := _next_order(control)) is not None:
         fork_child(control, order, received, child, service)
     os._exit(ExitCode.OK)
@@ -103,22 +104,24 @@ def load(service: str, only: Sequence[str]) -> Any:
     return loaded
 
 
-def describe(loaded: Any) -> dict[str, Any]:
+def describe(loaded: Any, warnings: Sequence[str], content_digest: str) -> Imported:
     """What the supervisor has to know of the service."""
     spec = loaded.spec
-    return {
-        "layout": scoreboard.LAYOUT,
-        "name": spec.name,
-        "workers": [
-            {
-                "name": worker.name,
-                "concurrency": worker.concurrency,
-                "tasks": list(worker.tasks),
-                "redis_url": worker.redis_url,
-            }
+    return Imported(
+        layout=scoreboard.LAYOUT,
+        name=spec.name,
+        workers=tuple(
+            DeclaredWorker(
+                name=worker.name,
+                concurrency=worker.concurrency,
+                tasks=tuple(worker.tasks),
+                redis_url=worker.redis_url,
+            )
             for worker in spec.workers
-        ],
-    }
+        ),
+        warnings=tuple(warnings),
+        content=content_digest,
+    )
 
 
 def nothing_to_do(loaded: Any) -> list[str]:
@@ -149,18 +152,18 @@ def check_forkable() -> list[str]:
     )
 
 
-def failure(error: BaseException) -> dict[str, Any]:
+def failure(error: BaseException) -> ImportFailed:
     """What to tell of an import that failed: one line for the terminal, the traceback for the log."""
     if isinstance(error, UsageError | UnfitServiceError):
         cause = error.__cause__
         told = cause is None or isinstance(cause, UsageError)
-        return {
-            "line": _bounded(" ".join(str(error).split())),
-            "traceback": "" if told else _bounded("".join(traceback.format_exception(cause))),
-        }
+        return ImportFailed(
+            line=_bounded(" ".join(str(error).split())),
+            traceback="" if told else _bounded("".join(traceback.format_exception(cause))),
+        )
     text = "".join(traceback.format_exception(error))
     last = next((line for line in reversed(text.splitlines()) if line.strip()), repr(error)).strip()
-    return {"line": _bounded(last[:1000]), "traceback": _bounded(text)}
+    return ImportFailed(line=_bounded(last[:1000]), traceback=_bounded(text))
 
 
 def _bounded(text: str) -> str:
@@ -168,7 +171,7 @@ def _bounded(text: str) -> str:
 
 
 def fork_child(
-    control: socket.socket, order: Order, received: tuple[dict[str, Any], list[int]], child: Any, service: Any
+    control: socket.socket, order: TemplateOrder, received: tuple[Assignment, list[int]], child: Any, service: Any
 ) -> None:
     """One double fork. Returns in the template only."""
     assignment, fds = received
@@ -180,7 +183,7 @@ def fork_child(
     except OSError as error:
         process.default_signals()
         _close(fds)
-        _tell(control, op="fork_failed", token=assignment["token"], error=str(error))
+        _tell(control, ForkFailed(token=assignment.token, error=str(error)))
         return
     if middle == 0:
         _middle(control, order, assignment, fds, child, service, template_pid)
@@ -191,13 +194,13 @@ def fork_child(
         # It could not report: killed, or ended by a fork hook of the service.
         ended = process.ExitStatus.of(os.waitstatus_to_exitcode(status))
         error = f"the forked process ended at once ({ended})"
-        _tell(control, op="fork_failed", token=assignment["token"], error=error, blameless=False)
+        _tell(control, ForkFailed(token=assignment.token, error=error, blameless=False))
 
 
 def _middle(
     control: socket.socket,
-    order: Order,
-    assignment: dict[str, Any],
+    order: TemplateOrder,
+    assignment: Assignment,
     fds: list[int],
     child: Any,
     service: Any,
@@ -208,10 +211,10 @@ def _middle(
     try:
         pid = os.fork()
     except OSError as error:
-        _tell(control, op="fork_failed", token=assignment["token"], error=str(error))
+        _tell(control, ForkFailed(token=assignment.token, error=str(error)))
         os._exit(_SAID)
     if pid:
-        _tell(control, op="forked", token=assignment["token"], pid=pid)
+        _tell(control, Forked(token=assignment.token, pid=pid))
         os._exit(_SAID)
     code = 1
     try:
@@ -225,7 +228,7 @@ def _middle(
     raise AssertionError("unreachable")
 
 
-def _settle(control: socket.socket, order: Order, middle_pid: int) -> None:
+def _settle(control: socket.socket, order: TemplateOrder, middle_pid: int) -> None:
     """From a copy of the template to a child of the supervisor."""
     process.await_adoption(order.supervisor_pid, middle_pid)
     process.die_with_parent(order.supervisor_pid)
@@ -238,22 +241,15 @@ def title(text: str) -> None:
     setproctitle.setproctitle(f"upnextd {text}")
 
 
-def _read_order(raw: str) -> Order:
-    said = orjson.loads(raw)
-    return Order(
-        said["supervisor_pid"], said["generation"], said["service"], said["name"], tuple(said["only"]), said["preload"]
-    )
-
-
-def _next_order(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+def _next_order(control: socket.socket) -> tuple[Assignment, list[int]] | None:
     """The next order with its descriptors; None when the supervisor closed the pair."""
     data, fds, _, _ = socket.recv_fds(control, _ORDER_CAP_BYTES, _ORDER_FDS)
-    return (orjson.loads(data), list(fds)) if data else None
+    return (messages.decode_order(Assignment, data), list(fds)) if data else None
 
 
-def _tell(control: socket.socket, **message: Any) -> None:
+def _tell(control: socket.socket, message: FromTemplate) -> None:
     try:
-        for packet in pieces.split(orjson.dumps(message)):
+        for packet in pieces.split(messages.encode(message)):
             control.send(packet)
     except OSError:
         # The supervisor is gone, and PDEATHSIG is on its way.

@@ -1,19 +1,17 @@
-"""Our own line between two of our processes: one JSON object a line over a socket pair, never blocking either side."""
+"""The line between the supervisor and a child: one message a line over a socket pair, never blocking either side."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any
 
-import orjson
+from upnextd.shared import messages
+from upnextd.shared.messages import Message, MessageError
 
 _CHUNK_BYTES = 1 << 16
 _LINE_CAP_BYTES = 16 << 20
 _BACKLOG_CAP_BYTES = 32 << 20
-
-Message = dict[str, Any]
 
 
 class Channel:
@@ -42,12 +40,12 @@ class Channel:
         """Something is still to be written."""
         return bool(self._outgoing)
 
-    def send(self, op: str, **fields: Any) -> None:
+    def send(self, message: Message) -> None:
         """Queue one message. After the end, nothing happens."""
         if self.closed:
             return
         empty = not self._outgoing
-        self._outgoing += orjson.dumps({"op": op, **fields}) + b"\n"
+        self._outgoing += messages.encode(message) + b"\n"
         if empty:
             self._flush()
         if len(self._outgoing) > _BACKLOG_CAP_BYTES:
@@ -82,8 +80,8 @@ class Channel:
             line = bytes(self.unread[:end])
             del self.unread[: end + 1]
             try:
-                message = orjson.loads(line)
-            except ValueError:
+                message = messages.decode(line)
+            except MessageError:
                 self._end()
                 return
             self._on_message(message)

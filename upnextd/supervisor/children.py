@@ -7,15 +7,20 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from upnextd.rules.hangs import Heart, Pulse
 from upnextd.shared import process, scoreboard
-from upnextd.shared.channel import Channel, Message
+from upnextd.shared.channel import Channel
 from upnextd.shared.logs import LineReader
+from upnextd.shared.messages import FromChild
 from upnextd.shared.scoreboard import Reader, WorkerShape
 
 _DUMP_CAP_BYTES = 64 << 10
+
+
+OnMessage = Callable[["Child", FromChild | None], None]
+"""Takes a child's messages; None: its channel is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,7 @@ class Child:
         incarnation: int,
         shapes: Sequence[WorkerShape],
         loop: asyncio.AbstractEventLoop,
-        on_message: Callable[[Child, Message], None],
+        on_message: OnMessage,
         on_line: Callable[[Child, str], None],
         ends: ChildFds | None = None,
     ) -> None:
@@ -78,8 +83,8 @@ class Child:
         self.channel = Channel(
             socket.socket(fileno=ends.channel),
             loop,
-            lambda message: on_message(self, message),
-            lambda: on_message(self, {"op": "closed"}),
+            lambda message: on_message(self, cast("FromChild", message)),
+            lambda: on_message(self, None),
         )
         self._output = LineReader(ends.output, loop, lambda line: on_line(self, line))
 
@@ -166,7 +171,7 @@ class Child:
         cls,
         said: dict[str, Any],
         loop: asyncio.AbstractEventLoop,
-        on_message: Callable[[Child, Message], None],
+        on_message: OnMessage,
         on_line: Callable[[Child, str], None],
     ) -> Self:
         """What `to_state` wrote, with its descriptors open; not watched yet."""

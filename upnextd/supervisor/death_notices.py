@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from upnextd.shared.messages import Died, StartedJob
 from upnextd.shared.process import ExitStatus
 from upnextd.shared.scoreboard import RunningJob
 
@@ -62,38 +63,36 @@ class Death:
         return self.hung or self.oom or not self.asked
 
 
-def notice(
-    consumer: str, death: Death, started: Iterable[RunningJob], detail: str, crash: str, suspects: int
-) -> dict[str, Any]:
-    """The JSON form of `upnext.engine.scheduler.scheduler.DeathNotice`."""
-    return {
-        "consumer": consumer,
-        "cause": death.cause,
-        "charge": death.charge,
-        "started": [
-            {"task": job.task, "lane": job.lane, "entry_id": job.entry_id, "job_id": job.job_id, "age_s": job.age_s}
+def notice(consumer: str, death: Death, started: Iterable[RunningJob], detail: str, crash: str, suspects: int) -> Died:
+    """What the scheduler is sent of a consumer that ended."""
+    return Died(
+        consumer=consumer,
+        cause=death.cause,
+        charge=death.charge,
+        started=tuple(
+            StartedJob(task=job.task, lane=job.lane, entry_id=job.entry_id, job_id=job.job_id, age_s=job.age_s)
             for job in started
-        ],
-        "detail": detail,
-        "crash": crash,
-        "suspects": suspects,
-    }
+        ),
+        detail=detail,
+        crash=crash,
+        suspects=suspects,
+    )
 
 
 class PendingDeathNotices:
     """Notices by consumer, until the scheduler says that it has reaped that consumer."""
 
     def __init__(self) -> None:
-        self._pending: dict[str, dict[str, Any]] = {}
+        self._pending: dict[str, Died] = {}
 
-    def add(self, said: dict[str, Any]) -> None:
-        self._pending[said["consumer"]] = said
+    def add(self, death: Died) -> None:
+        self._pending[death.consumer] = death
 
     def acknowledge(self, consumer: str) -> None:
         self._pending.pop(consumer, None)
 
     @property
-    def pending(self) -> list[dict[str, Any]]:
+    def pending(self) -> list[Died]:
         """Oldest first."""
         return list(self._pending.values())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import socket
 import time
@@ -13,11 +14,10 @@ from enum import Enum
 from functools import partial
 from typing import Any, Protocol, Self
 
-import orjson
-
 from upnextd.forked import exec_child
-from upnextd.shared import process, scoreboard
+from upnextd.shared import messages, process, scoreboard
 from upnextd.shared.logs import LineReader
+from upnextd.shared.messages import Assignment, ExecOrder, MessageError, Shape, TemplateOrder
 from upnextd.shared.pieces import Joiner
 from upnextd.shared.process import ExitStatus
 from upnextd.shared.scoreboard import WorkerShape
@@ -66,7 +66,7 @@ class Generation:
     def __init__(
         self,
         number: int,
-        order: Mapping[str, Any],
+        order: TemplateOrder,
         env: Mapping[str, str],
         loop: asyncio.AbstractEventLoop,
         listener: Listener,
@@ -100,7 +100,7 @@ class Generation:
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
         """Its last lines: what is known of an import that ended without a word."""
         self._joiner = Joiner()
-        self._order = {**order, "generation": number, "preload": preload}
+        self._order = order
         self._env = env
         self._listener = listener
         self._loop = loop
@@ -118,7 +118,7 @@ class Generation:
         out, into = os.pipe2(os.O_CLOEXEC)
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            argv = process.python_argv("upnextd.forked.template:main", orjson.dumps(self._order).decode())
+            argv = process.python_argv("upnextd.forked.template:main", messages.encode_order(self._order).decode())
             pid = process.spawn(argv, self._env, {0: null, 1: into, 2: into, process.TEMPLATE_FD: theirs.fileno()})
         except OSError:
             ours.close()
@@ -130,17 +130,17 @@ class Generation:
             os.close(null)
         return pid, os.pidfd_open(pid), ours.detach(), out
 
-    def fork(self, assignment: Mapping[str, Any], fds: Sequence[int]) -> bool:
+    def fork(self, assignment: Assignment, fds: Sequence[int]) -> bool:
         """Order a child; False when the template is gone or doesn't take orders."""
         if self.phase is not Phase.READY:
             return False
         if not self.preload:
             return self._exec(assignment, fds)
         try:
-            socket.send_fds(self._control, [orjson.dumps(assignment)], fds)
+            socket.send_fds(self._control, [messages.encode_order(assignment)], fds)
         except OSError:
             return False
-        self._orders[assignment["token"]] = self._loop.time()
+        self._orders[assignment.token] = self._loop.time()
         return True
 
     def stalled_s(self, now: float) -> float:
@@ -156,9 +156,9 @@ class Generation:
         self._orders.pop(token, None)
         self._answered_at = self._loop.time()
 
-    def _exec(self, assignment: Mapping[str, Any], fds: Sequence[int]) -> bool:
-        shapes = [[shape.name, shape.concurrency, list(shape.tasks)] for shape in self.shapes]
-        order = orjson.dumps({**self._order, "assignment": dict(assignment), "shapes": shapes})
+    def _exec(self, assignment: Assignment, fds: Sequence[int]) -> bool:
+        shapes = tuple(Shape(name=s.name, concurrency=s.concurrency, tasks=s.tasks) for s in self.shapes)
+        order = messages.encode_order(ExecOrder(template=self._order, assignment=assignment, shapes=shapes))
         channel, page, dump, output = fds
         # Not as an argument: a URL may have a password in it.
         told = os.memfd_create("upnextd-order", os.MFD_CLOEXEC)
@@ -176,11 +176,11 @@ class Generation:
             pid = process.spawn(argv, self._env, where)
         except OSError as error:
             why = error.strerror or str(error)
-            self._loop.call_soon(partial(self._listener.fork_failed, assignment["token"], why, blameless=True))
+            self._loop.call_soon(partial(self._listener.fork_failed, assignment.token, why, blameless=True))
             return True
         finally:
             os.close(told)
-        self._loop.call_soon(self._listener.forked, assignment["token"], pid)
+        self._loop.call_soon(self._listener.forked, assignment.token, pid)
         return True
 
     @property
@@ -218,37 +218,43 @@ class Generation:
                 return
             message = self._joiner.take(data)
             if message is not None:
-                self._obey(orjson.loads(message))
+                self._obey(message)
 
-    def _obey(self, message: dict[str, Any]) -> None:
-        match message["op"]:
-            case "imported" if message.get("layout") != scoreboard.LAYOUT:
-                self.failure = ImportFailure(
+    def _obey(self, raw: bytes) -> None:
+        try:
+            message = messages.decode(raw)
+        except MessageError as error:
+            self._refuse(str(error))
+            return
+        match message:
+            case messages.Imported() if message.layout != scoreboard.LAYOUT:
+                self._refuse(
                     "the upnextd that is installed now is another version than this daemon, and their pages of memory differ:"
-                    " upgrade the daemon first, in place (SIGUSR2), or restart it"
+                    f" {messages.UPGRADE_FIRST}"
                 )
-                process.send_signal(self.pidfd, process.signal.SIGKILL)
-            case "imported":
-                self.service_name = message["name"]
-                self.content = message["content"]
-                self.shapes = tuple(
-                    WorkerShape(w["name"], w["concurrency"], tuple(w["tasks"])) for w in message["workers"]
-                )
-                self.redis_urls = tuple(w["redis_url"] for w in message["workers"])
+            case messages.Imported():
+                self.service_name = message.name
+                self.content = message.content
+                self.shapes = tuple(WorkerShape(w.name, w.concurrency, w.tasks) for w in message.workers)
+                self.redis_urls = tuple(w.redis_url for w in message.workers)
                 self.phase = Phase.READY
-                self.warnings = message["warnings"]
+                self.warnings = list(message.warnings)
                 self._listener.imported(self)
-            case "failed":
-                self.failure = ImportFailure(message["line"], message["traceback"])
-            case "forked":
-                self._answer(message["token"])
-                self._listener.forked(message["token"], message["pid"])
-            case "fork_failed":
-                self._answer(message["token"])
-                blameless = message.get("blameless", True)
-                self._listener.fork_failed(message["token"], message["error"], blameless=blameless)
+            case messages.ImportFailed():
+                self.failure = ImportFailure(message.line, message.traceback)
+            case messages.Forked():
+                self._answer(message.token)
+                self._listener.forked(message.token, message.pid)
+            case messages.ForkFailed():
+                self._answer(message.token)
+                self._listener.fork_failed(message.token, message.error, blameless=message.blameless)
             case _:
                 return
+
+    def _refuse(self, why: str) -> None:
+        """It can't be used: it is of another version of this program."""
+        self.failure = ImportFailure(why)
+        process.send_signal(self.pidfd, process.signal.SIGKILL)
 
     # -- over an upgrade of the supervisor --
 
@@ -257,7 +263,7 @@ class Generation:
         ends = (self.pid, self.pidfd, self._control.fileno(), self._output.fd) if self.living else None
         fds += ends[1:] if ends is not None else ()
         return {
-            "order": self._order,
+            "order": dataclasses.asdict(self._order),
             "number": self.number,
             "service_name": self.service_name,
             "gone": self.phase is Phase.GONE,
@@ -279,7 +285,7 @@ class Generation:
         on_line: Callable[[int | None, str], None],
     ) -> Self:
         """What `to_state` wrote, with its descriptors open; it had imported the service."""
-        order = said["order"]
+        order = messages.from_json(TemplateOrder, said["order"])
         ends = said["ends"]
         if ends is None:
             # It has no process any more; these lead nowhere.
@@ -296,7 +302,7 @@ class Generation:
             loop,
             listener,
             on_line,
-            preload=order["preload"],
+            preload=order.preload,
             ends=(pid, pidfd, control, output),
         )
         generation.service_name = said.get("service_name", "")

@@ -10,6 +10,7 @@ from upnextd.rules import hangs, slots
 from upnextd.rules.hangs import Pulse
 from upnextd.rules.plan import Role
 from upnextd.rules.slots import Event, State
+from upnextd.shared import messages
 from upnextd.supervisor.children import Child
 from upnextd.supervisor.instances import Instance
 
@@ -78,7 +79,7 @@ class HangWatch:
         number = self._asked
         said = self._supervisor.loop.create_future()
         child.stack_waiters[number] = said
-        child.channel.send("stacks", number=number)
+        child.channel.send(messages.DescribeTasks(number=number))
         try:
             async with asyncio.timeout(_ANSWER_S):
                 tasks = await said

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from upnextd.rules import hangs
 from upnextd.rules.plan import Role
 from upnextd.rules.slots import SERVING, Event, State
-from upnextd.shared.channel import Message
+from upnextd.shared import messages
+from upnextd.shared.messages import FromChild
 from upnextd.supervisor.children import Child
 from upnextd.supervisor.death_notices import PendingDeathNotices
 from upnextd.supervisor.instances import Instance, SchedulerStatus
@@ -30,7 +31,7 @@ class ChildMessages:
     def __init__(self, supervisor: Supervisor) -> None:
         self.pending_notices = PendingDeathNotices()
         self._supervisor = supervisor
-        self._told_alive: list[str] | None = None
+        self._told_alive: tuple[str, ...] | None = None
         self._last_notices = supervisor.loop.time()
 
     def on_output(self, child: Child, line: str) -> None:
@@ -38,40 +39,40 @@ class ChildMessages:
         self._supervisor.log.child_line(child.slot, child.pid, line)
         self._supervisor.reloads.overhear(child.generation, line)
 
-    def on_message(self, child: Child, message: Message) -> None:
-        """A child said this. The end of its channel comes as `closed`."""
+    def on_message(self, child: Child, message: FromChild | None) -> None:
+        """A child sent this; None: its channel is closed."""
         supervisor = self._supervisor
         instance = supervisor.instance_of(child.token)
         if instance is None:
             return
-        match message["op"]:
-            case "ready":
-                self._became_ready(instance, child, paused=message["paused"])
-            case "consumer":
-                self.tell_alive()
-            case "closed":
+        match message:
+            case None:
                 supervisor.loop.call_later(CUT_OFF_S, self._cut_off, child)
-            case "drained" if message["number"] == child.drain_number:
+            case messages.Ready():
+                self._became_ready(instance, child, paused=message.paused)
+            case messages.ConsumerNamed():
+                self.tell_alive()
+            case messages.Drained() if message.number == child.drain_number:
                 supervisor.post(instance, Event.DRAINED)
-            case "stuck":
+            case messages.Stuck():
                 supervisor.log.caution(
-                    f"{instance.slot}: job {message['job_id']} can't be stopped ({message['reason']}): the child is replaced"
+                    f"{instance.slot}: job {message.job_id} can't be stopped ({message.reason}): the child is replaced"
                 )
                 instance.outdated = True
                 instance.leave_s = supervisor.settings.stop_timeout_s
                 supervisor.wake()
-            case "job_failed":
-                supervisor.on_event("job_failed", {"slot": child.slot, "pid": child.pid, **message["job"]})
-            case "reaped":
-                self.pending_notices.acknowledge(message["consumer"])
+            case messages.JobFailed():
+                supervisor.on_event("job_failed", {"slot": child.slot, "pid": child.pid, **messages.as_json(message)})
+            case messages.Reaped():
+                self.pending_notices.acknowledge(message.consumer)
                 supervisor.wake()
-            case "lost":
-                self._route_lost(message["consumer"])
-            case "renamed":
-                supervisor.rename(message["daemon_id"])
-            case "scheduler" if instance.generation == supervisor.desired.scheduler_generation:
+            case messages.LeaseLost():
+                self._route_lost(message.consumer)
+            case messages.Renamed():
+                supervisor.rename(message.daemon_id)
+            case messages.SchedulerReport() if instance.generation == supervisor.desired.scheduler_generation:
                 supervisor.scheduler_status = SchedulerStatus(
-                    message["leader"], message["epoch"], message["connected"], message.get("suspects", False)
+                    message.leader, message.epoch, message.connected, message.suspects
                 )
                 supervisor.wake()
             case _:
@@ -110,20 +111,20 @@ class ChildMessages:
         if alive != self._told_alive:
             self._told_alive = alive
             for scheduler in self._supervisor.children(Role.SCHEDULER):
-                scheduler.channel.send("alive", consumers=alive)
+                scheduler.channel.send(messages.Alive(consumers=alive))
 
     def send_initial_state(self, scheduler: Child) -> None:
         """Everything that a scheduler must know."""
-        scheduler.channel.send("alive", consumers=self._alive())
-        for said in self.pending_notices.pending:
-            scheduler.channel.send("died", notice=said)
+        scheduler.channel.send(messages.Alive(consumers=self._alive()))
+        for death in self.pending_notices.pending:
+            scheduler.channel.send(death)
 
     def tell_notices(self) -> None:
         """Tell every scheduler of every death that is not settled."""
         self._last_notices = self._supervisor.loop.time()
         for scheduler in self._supervisor.children(Role.SCHEDULER):
-            for said in self.pending_notices.pending:
-                scheduler.channel.send("died", notice=said)
+            for death in self.pending_notices.pending:
+                scheduler.channel.send(death)
 
     def repeat_notices(self, now: float) -> None:
         """Once in a while, as long as there are any."""
@@ -133,22 +134,24 @@ class ChildMessages:
     def _route_lost(self, consumer: str) -> None:
         for child in self._supervisor.children(Role.WORKER):
             if consumer in child.page.consumers():
-                child.channel.send("lost", consumer=consumer)
+                child.channel.send(messages.TakeNewName(consumer=consumer))
 
-    def _alive(self) -> list[str]:
-        return [name for child in self._supervisor.children(Role.WORKER) for name in child.page.consumers() if name]
+    def _alive(self) -> tuple[str, ...]:
+        return tuple(
+            name for child in self._supervisor.children(Role.WORKER) for name in child.page.consumers() if name
+        )
 
 
-def _note(child: Child, message: Message) -> None:
+def _note(child: Child, message: FromChild) -> None:
     """What is kept with the child and changes nothing now."""
-    match message["op"]:
-        case "stopped":
-            child.abandoned = message["abandoned"]
-        case "boot_failed":
-            child.boot_failure = (message["code"], message["line"])
-        case "stacks":
-            waiter = child.stack_waiters.pop(message["number"], None)
+    match message:
+        case messages.Stopped():
+            child.abandoned = list(message.abandoned)
+        case messages.BootFailed():
+            child.boot_failure = (message.code, message.line)
+        case messages.TasksDescribed():
+            waiter = child.stack_waiters.pop(message.number, None)
             if waiter is not None and not waiter.done():
-                waiter.set_result(message["text"])
+                waiter.set_result(message.text)
         case _:
             return

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from upnextd.rules.plan import QUARANTINE, Mode, Role
 from upnextd.rules.slots import Event, State
+from upnextd.shared.messages import Assignment
 from upnextd.supervisor.children import Child
 from upnextd.supervisor.generations import Phase
 from upnextd.supervisor.instances import Instance, SlotHistory
@@ -61,31 +62,31 @@ class Spawner:
             return
         history.incarnations += 1
 
-    def _assignment(self, instance: Instance, child: Child) -> dict[str, Any]:
+    def _assignment(self, instance: Instance, child: Child) -> Assignment:
         supervisor = self._supervisor
         settings = supervisor.settings
-        return {
-            "token": child.token,
-            "slot": instance.slot,
-            "role": str(instance.role),
-            "quarantine": instance.slot == QUARANTINE,
-            "generation": instance.generation,
-            "incarnation": child.incarnation,
-            "name": settings.name,
-            "redis_url": settings.redis_url,
-            "embedded_url": supervisor.broker.url if supervisor.broker is not None else None,
-            "namespace": settings.namespace,
-            "daemon_id": supervisor.daemon_id,
-            "since_ms": supervisor.since_ms,
-            "since_s": supervisor.since_s,
-            "generation_ms": supervisor.generations[instance.generation].made_ms,
-            "provisional": supervisor.reloads.on_trial(instance.generation),
+        return Assignment(
+            token=child.token,
+            slot=instance.slot,
+            role=str(instance.role),
+            quarantine=instance.slot == QUARANTINE,
+            generation=instance.generation,
+            incarnation=child.incarnation,
+            name=settings.name,
+            redis_url=settings.redis_url,
+            embedded_url=supervisor.broker.url if supervisor.broker is not None else None,
+            namespace=settings.namespace,
+            daemon_id=supervisor.daemon_id,
+            since_ms=supervisor.since_ms,
+            since_s=supervisor.since_s,
+            generation_ms=supervisor.generations[instance.generation].made_ms,
+            provisional=supervisor.reloads.on_trial(instance.generation),
             # Later, a broker that is away is waited for, so that nobody restarts for it.
-            "boot_timeout_s": BOOT_TIMEOUT_LATER_S if supervisor.booted else BOOT_TIMEOUT_S,
-            "metered": settings.metrics is not None,
-            "stop_timeout_s": settings.stop_timeout_s,
-            "paused": supervisor.desired.mode is Mode.PAUSE or supervisor.desired.mode.drains,
-        }
+            boot_timeout_s=BOOT_TIMEOUT_LATER_S if supervisor.booted else BOOT_TIMEOUT_S,
+            metered=settings.metrics is not None,
+            stop_timeout_s=settings.stop_timeout_s,
+            paused=supervisor.desired.mode is Mode.PAUSE or supervisor.desired.mode.drains,
+        )
 
     def forked(self, token: int, pid: int) -> None:
         """A template reports a pid."""

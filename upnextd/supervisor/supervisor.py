@@ -26,7 +26,7 @@ from upnextd.rules.modes import Request
 from upnextd.rules.plan import Desired, Mode, Role
 from upnextd.rules.slots import Action, Event, Life, State
 from upnextd.settings import Settings
-from upnextd.shared import identity, leftovers, process
+from upnextd.shared import identity, leftovers, messages, process
 from upnextd.shared.logs import Log
 from upnextd.shared.process import ExitStatus
 from upnextd.supervisor import upgrade
@@ -393,16 +393,16 @@ class Supervisor:
             case Action.WATCH:
                 self.spawner.watch(child)
             case Action.TELL_PAUSE:
-                child.channel.send("pause")
+                child.channel.send(messages.Pause())
             case Action.TELL_RESUME:
-                child.channel.send("resume")
+                child.channel.send(messages.Resume())
             case Action.TELL_DRAIN if child.channel.closed:
                 # It can't be told, and is on its way out: a signal gets there.
                 child.asked = True
                 child.signal(signal.SIGTERM)
             case Action.TELL_DRAIN:
                 child.drain_number += 1
-                child.channel.send("drain", number=child.drain_number)
+                child.channel.send(messages.Drain(number=child.drain_number))
             case Action.TELL_STOP:
                 self._tell_stop(instance, child)
             case Action.DUMP:
@@ -437,7 +437,7 @@ class Supervisor:
             instance.life = replace(instance.life, deadline=deadline + _STOP_MARGIN_S)
         if child.channel.closed:
             child.signal(signal.SIGTERM)
-        child.channel.send("stop", grace_s=grace_s)
+        child.channel.send(messages.Stop(grace_s=grace_s))
 
     def set_timer(self, instance: Instance) -> None:
         if instance.timer is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from upnextd.rules import plan
 from upnextd.shared import process
+from upnextd.shared.messages import TemplateOrder
 from upnextd.supervisor.generations import Generation, ImportFailure, Phase
 
 if TYPE_CHECKING:
@@ -120,12 +121,14 @@ class Templates:
         """Exec a template; None when the system refuses."""
         supervisor = self._supervisor
         settings = supervisor.settings
-        order = {
-            "supervisor_pid": os.getpid(),
-            "service": settings.service,
-            "name": settings.name,
-            "only": settings.only,
-        }
+        order = TemplateOrder(
+            supervisor_pid=os.getpid(),
+            generation=number,
+            service=settings.service,
+            name=settings.name,
+            only=settings.only,
+            preload=settings.preload,
+        )
         try:
             generation = Generation(
                 number,

@@ -24,7 +24,7 @@ from upnextd.metrics.counters import Counters
 from upnextd.rules import plan, slots
 from upnextd.rules.plan import Mode, Role
 from upnextd.rules.slots import Life, State
-from upnextd.shared import leftovers, process, scoreboard
+from upnextd.shared import leftovers, messages, process, scoreboard
 from upnextd.supervisor.children import Child
 from upnextd.supervisor.death_notices import LastExit
 from upnextd.supervisor.generations import Generation, Phase
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from upnextd.supervisor.supervisor import Supervisor
 
 STATE_VERSION = 5
-_READS = f"{STATE_VERSION}.{scoreboard.LAYOUT:x}"
+_READS = f"{STATE_VERSION}.{scoreboard.LAYOUT:x}.{messages.PROTOCOL}"
+"""What a program must read to take this daemon over: its state, the pages of its children, and what they and the templates send."""
 VARIABLE = "UPNEXTD_UPGRADE_FD"
 OUR_SIGNALS = frozenset(
     {
@@ -84,7 +85,7 @@ def take_over(env: MutableMapping[str, str]) -> Inherited | None:
 
 
 def probe() -> None:
-    """Entry of the throw-away process: exits 0 when this code runs and reads the state and the pages of version argv[1]."""
+    """Entry of the throw-away process: exits 0 when this code runs and reads the state, the pages and the messages of version argv[1]."""
     __import__("upnextd.main")
     sys.exit(0 if sys.argv[1] == _READS else 1)
 
@@ -256,7 +257,7 @@ def to_state(supervisor: Supervisor, fds: list[int]) -> Json:
         "generations": [generation.to_state(fds) for generation in supervisor.generations.values()],
         "broker": None if supervisor.broker is None else supervisor.broker.to_state(fds),
         "scheduler_status": dataclasses.asdict(supervisor.scheduler_status),
-        "notices": supervisor.messages.pending_notices.pending,
+        "notices": [messages.as_json(death) for death in supervisor.messages.pending_notices.pending],
         "operations": supervisor.operations.to_state(),
         "tally": supervisor.counters.to_state(),
         "record": dataclasses.asdict(supervisor.exits.record),
@@ -312,7 +313,7 @@ def from_state(supervisor: Supervisor, state: Mapping[str, Any]) -> None:
         )
     supervisor.scheduler_status = SchedulerStatus(**state["scheduler_status"])
     for notice in state["notices"]:
-        supervisor.messages.pending_notices.add(notice)
+        supervisor.messages.pending_notices.add(messages.from_json(messages.Died, notice))
     record = state["record"]
     supervisor.exits.record = plan.Record(
         tuple((slot, streak) for slot, streak in record["streaks"]),

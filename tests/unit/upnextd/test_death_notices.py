@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from upnextd.rules.hangs import Heart, Pulse, due, forgive, look
+from upnextd.shared.messages import Died, StartedJob
 from upnextd.shared.process import ExitStatus
 from upnextd.shared.scoreboard import RunningJob
 from upnextd.supervisor.death_notices import Death, PendingDeathNotices, notice
@@ -33,15 +34,15 @@ def test_causes(death: Death, cause: str, shown: str, charge: bool) -> None:
 
 def test_a_notice_has_the_started_jobs() -> None:
     said = notice("c1", Death(KILLED), [RunningJob("t:n1-2", "t", "b", "9-0", 1.5)], "stack", "c0", 3)
-    assert said == {
-        "consumer": "c1",
-        "cause": "signal:SIGKILL",
-        "charge": True,
-        "started": [{"task": "t", "lane": "b", "entry_id": "9-0", "job_id": "t:n1-2", "age_s": 1.5}],
-        "detail": "stack",
-        "crash": "c0",
-        "suspects": 3,
-    }
+    assert said == Died(
+        consumer="c1",
+        cause="signal:SIGKILL",
+        charge=True,
+        started=(StartedJob(task="t", lane="b", entry_id="9-0", job_id="t:n1-2", age_s=1.5),),
+        detail="stack",
+        crash="c0",
+        suspects=3,
+    )
 
 
 def test_notices_stay_until_they_are_acknowledged() -> None:
@@ -50,7 +51,7 @@ def test_notices_stay_until_they_are_acknowledged() -> None:
     ledger.add(notice("c2", Death(KILLED), [], "", "c0", 0))
     ledger.acknowledge("c1")
     ledger.acknowledge("never heard of")
-    assert [said["consumer"] for said in ledger.pending] == ["c2"]
+    assert [death.consumer for death in ledger.pending] == ["c2"]
     assert len(ledger) == 1
 
 
