@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 from starlette.requests import Request
@@ -42,10 +42,10 @@ class Renderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        filters: dict[str, Any] = self._env.filters  # pyright: ignore[reportUnknownMemberType]
-        names: dict[str, Any] = self._env.globals  # pyright: ignore[reportUnknownMemberType]
-        filters.update(formatting.FILTERS)
-        names.update(sparkline=sparklines.sparkline, Right=Right, static=_static_urls(), title=title, sections=SECTIONS)
+        cast("dict[str, Any]", self._env.filters).update(formatting.FILTERS)
+        cast("dict[str, Any]", self._env.globals).update(
+            sparkline=sparklines.sparkline, Right=Right, static=_static_urls(), title=title, sections=SECTIONS
+        )
 
     def page(self, request: Request, template: str, values: Mapping[str, Any], *, status: int = 200) -> Response:
         """Render for the user of this request. Answers 304 where the client has the same page already."""
