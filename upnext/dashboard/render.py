@@ -42,8 +42,8 @@ class Renderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        cast("dict[str, Any]", self._env.filters).update(formatting.FILTERS)
-        cast("dict[str, Any]", self._env.globals).update(
+        cast("dict[str, Any]", self._env.filters).update(formatting.FILTERS)  # pyright: ignore[reportUnknownMemberType]
+        cast("dict[str, Any]", self._env.globals).update(  # pyright: ignore[reportUnknownMemberType]
             sparkline=sparklines.sparkline, Right=Right, static=_static_urls(), title=title, sections=SECTIONS
         )
 
