@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "forget": "upnext.cli.tasks:forget",
         "cron": "upnext.cli.cron:cron",
         "ctl": "upnext.cli.ctl:ctl",
+        "dashboard": "upnext.dashboard.command:dashboard",
     }
 )
 """name -> where it is. Modules are imported when their command is asked for, and import what is heavy when it runs."""

@@ -39,6 +39,7 @@ All keys of a namespace share one hash tag, so a script is atomic over them on R
 | P:stats | hash | for ever | TASK:done, TASK:failed, … -> count | finish, reap |
 | P:rate:BUCKET | hash | 120 s | task -> ends in that 10 s bucket | finish |
 | P:ends | stream | capped | recent ends, a batch an entry | finish |
+| P:audit | stream | the newest 10,000 | what people did on the dashboard: who, what, on what | dashboard |
 | P:p:JOB_ID | string | result_ttl | progress and checkpoint, JSON | progress |
 | P:cache:TASK:KEY | string | cache_ttl | cached outcome, JSON | finish |
 
@@ -235,6 +236,10 @@ class Keys:
     @property
     def ends(self) -> str:
         return self.prefix + "ends"
+
+    @property
+    def audit(self) -> str:
+        return self.prefix + "audit"
 
     @property
     def progress_prefix(self) -> str:

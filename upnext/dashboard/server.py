@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import grp
+import logging
 import os
 import socket
 import stat
@@ -17,6 +18,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from upnext.dashboard.settings import DashboardSettings, Listen
 from upnext.errors import UsageError
+
+log = logging.getLogger("upnext.dashboard")
 
 MAX_CONNECTIONS = 64
 HEADERS_WITHIN_S = 10.0
@@ -142,9 +145,10 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(settings: DashboardSettings, app: Any, stopped: asyncio.Event) -> None:
-    """Serve `app` until `stopped` is set. Raises UsageError and OSError when it can't listen."""
+async def serve(settings: DashboardSettings, app: Any, stopped: asyncio.Event, ready: str) -> None:
+    """Serve `app` until `stopped` is set; `ready` is logged once it listens. Raises UsageError and OSError when it can't listen."""
     bound = bind(settings.listen, settings.group)
+    log.info(ready)
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,

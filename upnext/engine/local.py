@@ -111,7 +111,9 @@ class LocalService:
             url = redis_url or worker.redis_url
             if url is None:
                 raise ValueError(f"worker {worker.name} has no Redis URL")
-            settings = RuntimeSettings(url, namespace, daemon_id, returns=False, passing=passing)
+            settings = RuntimeSettings(
+                url, namespace, daemon_id, returns=False, passing=passing, place={"name": service.name, "slot": "run"}
+            )
             if url not in self._threads:
                 schedule = SchedulerSettings(
                     url, namespace, daemon_id, service, settings.generation_ms, returns=False, passing=passing

@@ -20,6 +20,8 @@ from typing import Any, Protocol
 
 import uvloop
 
+import upnext
+
 from upnext.control.exits import ExitCode
 from upnext.core.suspects import OneAtATime, Suspects
 from upnext.engine import signals
@@ -95,6 +97,12 @@ def runtime_factories(loaded: Any, assignment: Assignment) -> list[Callable[[Wor
             provisional=assignment.provisional,
             suspects=Suspects.ONLY if quarantine else Suspects.LEAVE,
             one_at_a_time=one_at_a_time,
+            place={
+                "name": assignment["name"],
+                "slot": assignment["slot"],
+                "generation": assignment["generation"],
+                "version": upnext.__version__,
+            },
             log_setup="upnextd.shared.log_records:install",
         )
         served = replace(worker, concurrency=1) if quarantine else worker

@@ -322,3 +322,28 @@ def list_crons(keys: Keys) -> Call[tuple[int, list[CronFacts]]]:
         return reply[0], sorted(facts, key=operator.attrgetter("name"))
 
     return Call(script("list_crons"), [keys.crons, keys.fired], [], parse)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerFacts:
+    """One consumer. `lease_ms`: until when its lease holds (server ms); None: it has none, or is being reaped."""
+
+    name: str
+    record: dict[str, Any]
+    lease_ms: int | None
+
+
+def list_consumers(keys: Keys, cursor: str, look: int) -> Call[tuple[str, int, list[ConsumerFacts]]]:
+    """-> (next cursor, "0" at the end; server ms; a part of the consumers). Rows that can't be read are left out."""
+
+    def parse(reply: list[Any]) -> tuple[str, int, list[ConsumerFacts]]:
+        found: list[ConsumerFacts] = []
+        for at in range(2, len(reply), 3):
+            record, lease = _json(reply[at + 1]), float(reply[at + 2])
+            if record is not None:
+                found.append(
+                    ConsumerFacts(reply[at].decode("utf-8", "replace"), record, int(lease) if lease >= 0 else None)
+                )
+        return reply[0].decode(), reply[1], found
+
+    return Call(script("list_consumers"), [keys.consumers, keys.leases, keys.graves], [cursor, look], parse)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from upnext.core import ownership
@@ -46,7 +48,18 @@ class Task:
 def tasks(transport: Transport, keys: Keys, now_ms: int) -> list[Task]:
     """All registered tasks by name. `now_ms` is the caller's clock; `rate_per_s` is over the last minute."""
     delayed, dead = _counts(transport, keys, dead=False), _counts(transport, keys, dead=True)
-    differ = skews(transport, keys)
+    return tasks_with(transport, keys, now_ms, delayed, dead, skews(transport, keys))
+
+
+def tasks_with(
+    transport: Transport,
+    keys: Keys,
+    now_ms: int,
+    delayed: Mapping[str, int],
+    dead: Mapping[str, int],
+    differ: Mapping[str, ownership.Skew] = MappingProxyType({}),
+) -> list[Task]:
+    """As `tasks`, in one call, with counts of delayed jobs and dead letters that the caller keeps."""
     window_s = inspect.RATE_BUCKETS * RATE_BUCKET_S + now_ms / 1000 % RATE_BUCKET_S
     return [
         _task(facts, delayed.get(facts.name, 0), dead.get(facts.name, 0), window_s, differ.get(facts.name))

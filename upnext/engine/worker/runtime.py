@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
@@ -68,6 +69,8 @@ class RuntimeSettings:
     suspects: Suspects = Suspects.SHARE
     one_at_a_time: OneAtATime | None = None
     """With Suspects.ONLY, of all runtimes of the process: at most one of them runs a suspect."""
+    place: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Where this process stands, for people: the daemon's name, slot, generation, version. Part of the consumer's record."""
     log_setup: str | None = None
     """`module:function` that each pool process calls first, with a function that tells the id of the job that runs (None: none does)."""
 
@@ -249,10 +252,12 @@ class WorkerRuntime:
     async def _register_as(self, consumer: str) -> None:
         record = {
             "daemon": self._settings.daemon_id,
+            **self._settings.place,
             "host": self._settings.host_name,
             "pid": os.getpid(),
             "service": self._service.name,
             "worker": self._worker.name,
+            "concurrency": self._worker.concurrency,
             "tasks": list(self._worker.tasks),
             "since_ms": time.time_ns() // 1_000_000,
             "client_id": self._fetcher.client_id,

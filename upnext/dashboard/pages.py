@@ -1,0 +1,451 @@
+"""The pages: each asks the source in a thread, and answers as a page or as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from upnext.cli import json_views
+from upnext.core.outcome import JobStatus
+from upnext.dashboard import shapes
+from upnext.dashboard.alerts import alerts
+from upnext.dashboard.auth import Right
+from upnext.dashboard.render import Renderer
+from upnext.dashboard.replies import answer, demand, mapped, user_of
+from upnext.dashboard.source import GROUPED, PAGE, Source
+from upnext.engine.views import explain, jobs, tasks
+from upnext.errors import JobNotFoundError
+
+T = TypeVar("T")
+
+STATES = tuple(state.value for state in JobStatus)
+BUSIEST = 10
+NEWEST_FAILURES = 10
+HOUR_MS = 3_600_000
+FLOW_MOST = 2_000
+"""Jobs of a flow that are looked for."""
+SHOWN_A_GROUP = 50
+
+
+class Pages:
+    """GET routes. No handler changes anything."""
+
+    def __init__(self, source: Source, renderer: Renderer) -> None:
+        self._source = source
+        self._renderer = renderer
+
+    def routes(self) -> list[BaseRoute]:
+        """All pages behind the login."""
+        pages = {
+            "/": self.overview,
+            "/hosts": self.hosts,
+            "/hosts/{daemon}": self.daemon,
+            "/hosts/{daemon}/{slot}": self.slot,
+            "/hosts/{daemon}/{slot}/preview": self.preview,
+            "/workers": self.workers,
+            "/workers/{name}": self.worker,
+            "/tasks": self.tasks,
+            "/tasks/{task}": self.task,
+            "/jobs": self.jobs,
+            "/jobs/{job_id}": self.job,
+            "/flows/{root_id}": self.flow,
+            "/crons": self.crons,
+            "/events": self.events,
+            "/dead": self.dead,
+            "/limits": self.limits,
+            "/activity": self.activity,
+        }
+        return [Route(path, self._viewed(handler), methods=["GET"]) for path, handler in pages.items()]
+
+    def _viewed(self, handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
+        async def checked(request: Request) -> Response:
+            demand(request, Right.VIEW)
+            return await handler(request)
+
+        return mapped(checked)
+
+    async def _ask(self, work: Callable[[], T]) -> T:
+        return await asyncio.to_thread(work)
+
+    def _answer(
+        self, request: Request, template: str, values: dict[str, Any], json: Any, next_page: str | None = None
+    ) -> Response:
+        return answer(request, self._renderer, template, values, json, next_page)
+
+    # -- the whole --
+
+    async def overview(self, request: Request) -> Response:
+        payload = user_of(request).may(Right.JOB_PAYLOAD)
+
+        def ask() -> dict[str, Any]:
+            snapshot = self._source.snapshot()
+            waiting = sorted((one for one in snapshot.tasks if one.queued), key=lambda one: -one.queued)[:BUSIEST]
+            oldest = self._source.oldest_queued_ms(one.name for one in waiting)
+            letters = self._source.dead_letters(None, NEWEST_FAILURES)
+            new = sum((one.finished_ms or 0) > snapshot.at_ms - HOUR_MS for one in letters)
+            found = alerts(snapshot, oldest, new)
+            shown = waiting or list(snapshot.tasks[:BUSIEST])
+            return {
+                "alerts": [asdict(one) for one in found],
+                "tiles": [
+                    _tile("Queued", sum(one.queued for one in snapshot.tasks), "/jobs?state=queued"),
+                    _tile("Running", sum(one.running for one in snapshot.tasks), "/jobs?state=running"),
+                    _tile("Delayed", snapshot.delayed, "/jobs?state=delayed"),
+                    _tile("Ended per second", round(sum(one.rate_per_s for one in snapshot.tasks), 1), "/tasks"),
+                    _tile("Dead letters", snapshot.dead, "/dead", tone="bad" if snapshot.dead else ""),
+                    _tile("Workers alive", len({(c.host, c.pid) for c in snapshot.consumers if c.alive}), "/workers"),
+                ],
+                "busiest": [
+                    {
+                        **shapes.task(one, counted=snapshot.counted),
+                        "oldest_s": max(0, snapshot.at_ms - oldest[one.name]) / 1000 if one.name in oldest else None,
+                    }
+                    for one in shown
+                ],
+                "hosts": [shapes.daemon(one) for one in snapshot.daemons],
+                "failures": [shapes.job(one, payload=payload) for one in letters],
+            }
+
+        values = await self._ask(ask)
+        return self._answer(request, "overview.html", values, values)
+
+    async def hosts(self, request: Request) -> Response:
+        snapshot = await self._ask(self._source.snapshot)
+        rows = [shapes.daemon(one) for one in snapshot.daemons]
+        return self._answer(request, "hosts.html", {"rows": rows}, rows)
+
+    async def daemon(self, request: Request) -> Response:
+        one, steerable = await self._daemon(request)
+        name = one["name"]
+        values = {
+            "one": one,
+            "steerable": steerable,
+            "controls": CONTROLS,
+            "commands": [
+                f"upnext ctl {method} --name {name}" for method in ("status", "drain --wait", "reload", "stop")
+            ],
+        }
+        return self._answer(request, "daemon.html", values, one)
+
+    async def slot(self, request: Request) -> Response:
+        one, slot, steerable = await self._slot(request)
+        values = self.slot_values(one, slot, steerable=steerable)
+        return self._answer(request, "slot.html", values, slot)
+
+    def slot_values(self, one: dict[str, Any], slot: dict[str, Any], *, steerable: bool) -> dict[str, Any]:
+        """What the page of one process shows."""
+        return {
+            "one": one,
+            "slot": slot,
+            "steerable": steerable,
+            "preview": shapes.preview(slot),
+            "stacks": None,
+            "commands": [f"upnext ctl {method} {slot['slot']} --name {one['name']}" for method in ("dump", "restart")],
+        }
+
+    async def preview(self, request: Request) -> Response:
+        one, slot, steerable = await self._slot(request)
+        said = {"slot": slot["slot"], "in_flight_count": slot["in_flight_count"], "text": shapes.preview(slot)}
+        return self._answer(request, "slot.html", self.slot_values(one, slot, steerable=steerable), said)
+
+    async def _daemon(self, request: Request) -> tuple[dict[str, Any], bool]:
+        snapshot = await self._ask(self._source.snapshot)
+        found = snapshot.daemon(request.path_params["daemon"])
+        if found is None:
+            raise HTTPException(404, f"no daemon {request.path_params['daemon']} is known here")
+        return shapes.daemon(found), found.socket is not None
+
+    async def _slot(self, request: Request) -> tuple[dict[str, Any], dict[str, Any], bool]:
+        one, steerable = await self._daemon(request)
+        for slot in one["slots"]:
+            if slot["slot"] == request.path_params["slot"]:
+                return one, slot, steerable
+        raise HTTPException(404, f"{one['name']} has no slot {request.path_params['slot']}")
+
+    async def workers(self, request: Request) -> Response:
+        rows = shapes.workers(await self._ask(self._source.snapshot))
+        return self._answer(request, "workers.html", {"rows": rows}, rows)
+
+    async def worker(self, request: Request) -> Response:
+        for one in shapes.workers(await self._ask(self._source.snapshot)):
+            if one["name"] == request.path_params["name"]:
+                return self._answer(request, "worker.html", {"one": one}, one)
+        raise HTTPException(404, f"no worker {request.path_params['name']} is connected")
+
+    # -- tasks --
+
+    async def tasks(self, request: Request) -> Response:
+        snapshot = await self._ask(self._source.snapshot)
+        rows = [shapes.task(one, counted=snapshot.counted) for one in snapshot.tasks]
+        return self._answer(request, "tasks.html", {"rows": rows, "approximate": not snapshot.counted}, rows)
+
+    async def task(self, request: Request) -> Response:
+        name = request.path_params["task"]
+
+        def ask() -> dict[str, Any]:
+            snapshot = self._source.snapshot()
+            one = snapshot.task(name)
+            if one is None:
+                tasks.one(self._source.client, self._source.keys, name)  # raises, and names those that are alike
+                raise HTTPException(404, f"no task {name} is registered")
+            letters = self._source.dead_letters(name, PAGE)
+            limits = one.limits or {}
+            shown = shapes.task(one, counted=snapshot.counted)
+            return {
+                "one": shown,
+                "signature": one.signature,
+                "options": sorted((key, value) for key, value in one.options.items() if value is not None),
+                "limits_text": " · ".join(
+                    part
+                    for part in (
+                        shapes.rate_text(limits),
+                        f"{limits['concurrency']} at once" if limits.get("concurrency") else "",
+                    )
+                    if part
+                )
+                or "none",
+                "rate_text": shapes.rate_field(limits),
+                "concurrency": limits.get("concurrency"),
+                "rates": None,
+                "latency": None,
+                "runtime": None,
+                "errors": [
+                    {**group, "location": group["fingerprint"].split("\n")[2], "first_ms": None}
+                    for group in shapes.dead_groups(letters, payload=False)
+                ],
+                "example": "{}",
+            }
+
+        values = await self._ask(ask)
+        json = {**values["one"], "signature": values["signature"], "errors": values["errors"]}
+        return self._answer(request, "task.html", values, json)
+
+    async def limits(self, request: Request) -> Response:
+        snapshot = await self._ask(self._source.snapshot)
+        rows = [
+            {
+                "task": one.name,
+                "rate_text": shapes.rate_text(one.limits) or "–",
+                "concurrency": (one.limits or {}).get("concurrency"),
+                "running": one.running,
+                "queued": one.queued,
+                "paused": one.paused,
+                "set_by": "",
+            }
+            for one in snapshot.tasks
+            if one.limits or one.paused
+        ]
+        return self._answer(request, "limits.html", {"rows": rows}, rows)
+
+    # -- jobs --
+
+    async def jobs(self, request: Request) -> Response:
+        query = request.query_params
+        state, task = query.get("state") or None, query.get("task") or None
+        worker, root = query.get("worker") or None, query.get("root") or None
+        if state is not None and state not in STATES:
+            raise HTTPException(400, f"state {state!r} is not one of {', '.join(STATES)}")
+        limit = _limit(query.get("limit"))
+        before = query.get("before") or None
+        payload = user_of(request).may(Right.JOB_PAYLOAD)
+
+        def ask() -> tuple[list[Any], list[str]]:
+            status = JobStatus(state) if state else None
+            if root is not None:
+                found = jobs.lineage(self._source.client, self._source.keys, root, FLOW_MOST)
+                found = [one for one in found if status in (None, one.status) and task in (None, one.task)]
+            else:
+                found = self._source.jobs(status, task, FLOW_MOST if before or worker else limit + 1)
+            if worker is not None:
+                found = [one for one in found if (one.worker_record or {}).get("worker") == worker]
+            if before is not None:
+                at = next((at for at, one in enumerate(found) if one.job_id == before), -1)
+                found = found[at + 1 :]
+            return found, [one.name for one in self._source.snapshot().tasks]
+
+        found, names = await self._ask(ask)
+        rows = [shapes.job(one, payload=payload) for one in found[:limit]]
+        further = None
+        if len(found) > limit:
+            kept = {"state": state, "task": task, "worker": worker, "root": root, "limit": query.get("limit")}
+            asked = {key: value for key, value in kept.items() if value}
+            further = "/jobs?" + urllib.parse.urlencode({**asked, "before": rows[-1]["job_id"]})
+        values = {
+            "rows": rows,
+            "states": STATES,
+            "filters": {"state": state, "task": task, "worker": worker, "root": root},
+            "task_names": names,
+        }
+        return self._answer(request, "jobs.html", values, rows, further)
+
+    async def job(self, request: Request) -> Response:
+        job_id = request.path_params["job_id"]
+        payload = user_of(request).may(Right.JOB_PAYLOAD)
+
+        def ask() -> dict[str, Any]:
+            client, keys = self._source.client, self._source.keys
+            one = jobs.job(client, keys, job_id)
+            try:
+                why = explain.explain(client, keys, job_id)
+            except JobNotFoundError:
+                why = None
+            shown = shapes.job(one, payload=payload)
+            place = dict(shown["place"]) if shown["place"] else None
+            if place is not None:
+                place |= self._process(place, job_id)
+            return {
+                "job": {**shown, "progress_text": shapes.pretty(one.progress) if one.progress and payload else ""},
+                "why": f"– {why.detail}" if why is not None else "",
+                "explain": json_views.explanation(why) if why is not None else None,
+                "place": place,
+                "timeline": _timeline(shown),
+                "arguments": shapes.pretty(shown["arguments"]) if shown["arguments"] is not None else None,
+                "result": shapes.pretty(shown["result"]) if one.value is not None and payload else None,
+            }
+
+        values = await self._ask(ask)
+        json = {**values["job"], "place": values["place"], "explain": values["explain"]}
+        return self._answer(request, "job.html", values, json)
+
+    def _process(self, place: dict[str, Any], job_id: str) -> dict[str, Any]:
+        """What the daemon on this machine says of the process that has the job."""
+        daemon = self._source.snapshot().daemon(str(place.get("daemon")))
+        for slot in shapes.daemon(daemon)["slots"] if daemon is not None else ():
+            if slot["pid"] == place.get("pid"):
+                beside = [one["job_id"] for one in slot["in_flight"] if one["job_id"] != job_id]
+                return {"rss_bytes": slot["rss_bytes"], "neighbours": beside[:10]}
+        return {}
+
+    async def flow(self, request: Request) -> Response:
+        root_id = request.path_params["root_id"]
+        payload = user_of(request).may(Right.JOB_PAYLOAD)
+
+        def ask() -> dict[str, Any] | None:
+            client, keys = self._source.client, self._source.keys
+            members = jobs.lineage(client, keys, root_id, FLOW_MOST)
+            known = {one.job_id: shapes.job(one, payload=payload) for one in members}
+            try:
+                known[root_id] = shapes.job(jobs.job(client, keys, root_id), payload=payload)
+            except JobNotFoundError:
+                if not members:
+                    return None
+                known[root_id] = {"job_id": root_id, "status": "unknown", "task": root_id.rpartition(":")[0]}
+            return _tree(root_id, known)
+
+        tree = await self._ask(ask)
+        if tree is None:
+            raise HTTPException(404, f"no job {root_id} is known here")
+        return self._answer(request, "flow.html", {"root_id": root_id, "tree": tree}, tree)
+
+    async def dead(self, request: Request) -> Response:
+        task = request.query_params.get("task") or None
+        payload = user_of(request).may(Right.JOB_PAYLOAD)
+        letters = await self._ask(lambda: self._source.dead_letters(task, GROUPED))
+        groups = shapes.dead_groups(letters, payload=payload)
+        rows = [shapes.job(one, payload=payload) for one in letters[:PAGE]]
+        return self._answer(request, "dead.html", {"rows": rows, "groups": groups, "task": task}, rows)
+
+    # -- the rest --
+
+    async def crons(self, request: Request) -> Response:
+        snapshot = await self._ask(self._source.snapshot)
+        paused = {one.name for one in snapshot.tasks if one.paused}
+        rows = [
+            {**shapes.cron(one, snapshot.at_ms), "words": "", "paused": one.task in paused} for one in snapshot.crons
+        ]
+        return self._answer(request, "crons.html", {"rows": rows}, rows)
+
+    async def events(self, request: Request) -> Response:
+        rows = shapes.events(await self._ask(self._source.snapshot))
+        return self._answer(request, "events.html", {"rows": rows}, rows)
+
+    async def activity(self, request: Request) -> Response:
+        before = request.query_params.get("before")
+        if before and not before.replace("-", "", 1).isdecimal():
+            raise HTTPException(400, f"before={before!r} is not the id of a line")
+        rows = await self._ask(lambda: self._source.audit(before))
+        further = f"/activity?before={rows[-1]['id']}" if len(rows) == PAGE else None
+        return self._answer(request, "activity.html", {"rows": rows}, rows, further)
+
+
+CONTROLS: tuple[tuple[str, str, str], ...] = (
+    ("pause", "Pause", ""),
+    ("resume", "Resume", ""),
+    ("drain", "Drain", "Finish what runs and start nothing more?"),
+    ("reload", "Reload", "Load the service's code anew?"),
+    ("stop", "Stop", "Stop this daemon? Running jobs have its stop timeout to end."),
+)
+"""Methods of a daemon that a page has a button for: method, label, question."""
+
+
+def _tile(name: str, value: float, link: str, tone: str = "") -> dict[str, Any]:
+    return {"name": name, "value": value, "link": link, "tone": tone, "unit": "", "series": None, "label": ""}
+
+
+def _limit(text: str | None) -> int:
+    if not text:
+        return PAGE
+    if not text.isdecimal() or not 1 <= int(text) <= PAGE:
+        raise HTTPException(400, f"limit={text!r} is not a number from 1 to {PAGE}")
+    return int(text)
+
+
+def _timeline(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """What is known of a job's life, oldest first."""
+    found: list[dict[str, Any]] = []
+
+    def add(at_ms: int | None, what: str, text: str = "", tone: str = "") -> None:
+        if at_ms is not None:
+            found.append({"at_ms": at_ms, "what": what, "text": text, "tone": tone})
+
+    add(job["submitted_ms"], "Submitted", f"by {job['parent_id']}" if job["parent_id"] else "")
+    if job["crashes"]:
+        add(job["started_ms"] or job["since_ms"], f"Crashed {job['crashes']} times before", job["cause"] or "", "bad")
+    if job["status"] != "delayed":
+        add(job["started_ms"], f"Attempt {job['attempt']} started", job["place_text"])
+    ended = {"done": "good", "failed": "bad", "dead": "bad", "cancelled": ""}
+    if job["status"] in ended:
+        add(job["finished_ms"], job["status"].capitalize(), job["cause"] or "", ended[job["status"]])
+    return sorted(found, key=lambda one: one["at_ms"])
+
+
+def _tree(root_id: str, known: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The root with its descendants, grouped by task with counts of states. A member whose parent is gone hangs below the root."""
+    children: dict[str, list[dict[str, Any]]] = {}
+    for job_id, one in known.items():
+        if job_id != root_id:
+            parent = one.get("parent_id")
+            children.setdefault(parent if parent in known else root_id, []).append(one)
+
+    def node(one: dict[str, Any], depth: int) -> dict[str, Any]:
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for child in children.get(one["job_id"], ()) if depth < 30 else ():
+            groups.setdefault(child["task"], []).append(child)
+        return {
+            "job_id": one["job_id"],
+            "task": one["task"],
+            "status": one["status"],
+            "groups": [
+                {
+                    "task": task,
+                    "count": len(members),
+                    "states": _counted([member["status"] for member in members]),
+                    "nodes": [node(member, depth + 1) for member in members[:SHOWN_A_GROUP]],
+                }
+                for task, members in sorted(groups.items())
+            ],
+        }
+
+    return node(known[root_id], 0)
+
+
+def _counted(words: list[str]) -> dict[str, int]:
+    return {word: words.count(word) for word in sorted(set(words))}

@@ -1,0 +1,266 @@
+"""What pages show of jobs, tasks, daemons: the JSON of the CLI with what a page needs beside it. Pure.
+
+Names in `redact` and payloads that a role may not see are left out here, in one place, for pages and JSON alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from upnext.cli import json_views
+from upnext.dashboard.source import Daemon, Snapshot
+from upnext.engine.views.crons import Cron
+from upnext.engine.views.jobs import Job
+from upnext.engine.views.tasks import Task
+from upnext.engine.views.workers import Consumer
+
+HIDDEN = "•••"
+STALE_HEARTBEAT_S = 60.0
+
+
+def job(one: Job, *, payload: bool) -> dict[str, Any]:
+    """The CLI's shape, with `arguments`, `place` and Unix ms; without `payload`: no arguments, result, error text or progress."""
+    record = one.worker_record or {}
+    shape = json_views.job(one)
+    if not payload:
+        shape |= {"result": None, "progress": None}
+        if shape["error"] is not None:
+            shape["error"] = {"type": shape["error"]["type"], "message": HIDDEN, "traceback": None}
+    place = None
+    if record:
+        place = {
+            "host": record.get("host"),
+            "daemon": record.get("daemon"),
+            "daemon_name": record.get("name") or record.get("service"),
+            "slot": record.get("slot"),
+            "pid": record.get("pid"),
+            "generation": record.get("generation"),
+        }
+    return {
+        **shape,
+        "arguments": json_views.arguments(one) if payload else None,
+        "place": place,
+        "place_text": place_text(place),
+        "since_ms": one.since_ms or one.due_ms,
+        "submitted_ms": one.submitted_ms,
+        "started_ms": one.started_ms,
+        "finished_ms": one.finished_ms,
+        "due_ms": one.due_ms,
+    }
+
+
+def place_text(place: Mapping[str, Any] | None) -> str:
+    """`worker-1 (pid 12) on web-1`."""
+    if place is None:
+        return ""
+    return (
+        f"{place.get('slot') or place.get('daemon_name') or 'worker'} (pid {place.get('pid')}) on {place.get('host')}"
+    )
+
+
+def task(one: Task, *, counted: bool) -> dict[str, Any]:
+    """The CLI's shape; `approximate`: delayed and dead are still being counted."""
+    return {**json_views.task(one), "approximate": not counted}
+
+
+def rate_text(limits: Mapping[str, Any] | None) -> str:
+    """`100 in 1 s`; "" without one."""
+    if not limits or not limits.get("rate"):
+        return ""
+    return f"{limits['rate']} in {limits['period_s']:g} s"
+
+
+def rate_field(limits: Mapping[str, Any] | None) -> str:
+    """As one writes it: `100/s`, `10/minute`; "" for none and for periods without a word."""
+    words = {1: "s", 60: "minute", 3600: "hour", 86400: "day"}
+    if not limits or not limits.get("rate") or limits["period_s"] not in words:
+        return ""
+    return f"{limits['rate']}/{words[limits['period_s']]}"
+
+
+def cron(one: Cron, now_ms: int) -> dict[str, Any]:
+    """The CLI's shape with Unix ms; `missed`: its next tick is over a minute ago."""
+    return {
+        **json_views.cron(one),
+        "last_ms": one.last_ms,
+        "next_ms": one.next_ms,
+        "missed": one.next_ms is not None and one.next_ms < now_ms - 60_000,
+    }
+
+
+def daemon(one: Daemon) -> dict[str, Any]:
+    """CONTRACT's shape of a host, with what a page needs: `{host, daemon, name, version, state, seen_at, slots}`."""
+    status = one.status
+    slots = [_slot(child) for child in status["children"]] if status is not None else _slots_of(one.consumers)
+    workers = [slot for slot in slots if slot["role"] == "worker"]
+    state = str(status["mode"]) if status is not None else "alive" if one.alive else "gone"
+    versions = sorted({c.version for c in one.consumers if c.version})
+    return {
+        "host": one.host,
+        "daemon": one.daemon,
+        "name": one.name,
+        "version": status["version"] if status is not None else ", ".join(versions) or "unknown",
+        "state": state,
+        "seen_at": None,
+        "seen_ms": None,
+        "slots": slots,
+        "ready": status["ready_workers"] if status is not None else sum(s["state"] == "alive" for s in workers),
+        "wanted": status["desired_workers"] if status is not None else len(workers),
+        "running": sum(slot["in_flight_count"] for slot in slots) if status is not None else None,
+        "generation": status["generation"] if status is not None else None,
+        "problem": status.get("problem") if status is not None else None,
+    }
+
+
+def _slot(child: Mapping[str, Any]) -> dict[str, Any]:
+    in_flight: list[Any] = list(child["in_flight"])
+    last_exit = child.get("last_exit")
+    return {
+        **child,
+        "in_flight_count": child.get("in_flight_count", len(in_flight)),
+        "last_exit": {**last_exit, "text": exit_text(last_exit)} if last_exit else None,
+    }
+
+
+def _slots_of(consumers: Sequence[Consumer]) -> list[dict[str, Any]]:
+    """What is known of a daemon on another machine: its consumers, one row a process."""
+    slots: dict[int, dict[str, Any]] = {}
+    for one in consumers:
+        slots.setdefault(
+            one.pid,
+            {
+                "slot": one.slot or f"pid-{one.pid}",
+                "role": "worker",
+                "pid": one.pid,
+                "state": "alive" if one.alive else "gone",
+                "generation": one.generation if one.generation is not None else "–",
+                "incarnation": None,
+                "uptime_s": None,
+                "heartbeat_age_s": None,
+                "in_flight": [],
+                "in_flight_count": 0,
+                "jobs_done": None,
+                "jobs_failed": None,
+                "rss_bytes": None,
+                "pss_bytes": None,
+                "restarts": "–",
+                "last_exit": None,
+            },
+        )
+    return list(slots.values())
+
+
+def exit_text(last: Mapping[str, Any]) -> str:
+    """`signal SIGKILL at 2026-01-01T00:00:00Z`."""
+    what = last.get("signal") or (f"code {last['code']}" if last.get("code") is not None else "")
+    return " ".join(str(part) for part in (last.get("cause"), what, "at", last.get("at")) if part)
+
+
+def preview(slot: Mapping[str, Any], stop_timeout_s: float = 30.0) -> str:
+    """What stopping this process would do to its jobs, by how long they run already."""
+    count = slot["in_flight_count"]
+    if not count:
+        return (
+            "Nothing runs here: nothing would be cut off. What it has fetched and not started goes back to the queue."
+        )
+    oldest = max((job["age_s"] for job in slot["in_flight"]), default=0.0)
+    jobs = "1 job runs" if count == 1 else f"{count} jobs run"
+    return (
+        f"{jobs} here, the oldest for {oldest:.0f} s. They have {stop_timeout_s:.0f} s to end;"
+        " those that don't are killed, named in the log, and run again elsewhere."
+    )
+
+
+def workers(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """By Worker(name), over all hosts."""
+    found: dict[str, list[Consumer]] = {}
+    for one in snapshot.consumers:
+        if one.alive:
+            found.setdefault(one.worker, []).append(one)
+    running = {task.name: task.running for task in snapshot.tasks}
+    rows: list[dict[str, Any]] = []
+    for name, own in sorted(found.items()):
+        names = sorted({task for one in own for task in one.tasks})
+        rows.append(
+            {
+                "name": name,
+                "services": sorted({one.service for one in own}),
+                "processes": len({(one.host, one.pid) for one in own}),
+                "concurrency": sum(one.concurrency or 0 for one in own),
+                "running": sum(running.get(task, 0) for task in names),
+                "hosts": sorted({one.host for one in own}),
+                "tasks": names,
+                "places": [_place(one) for one in own],
+            }
+        )
+    return rows
+
+
+def _place(one: Consumer) -> dict[str, Any]:
+    return {
+        "host": one.host,
+        "daemon": one.daemon,
+        "daemon_name": one.daemon_name,
+        "slot": one.slot,
+        "pid": one.pid,
+        "generation": one.generation,
+        "running": None,
+        "since_ms": one.since_ms,
+    }
+
+
+def events(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """Events with their handlers, over all services."""
+    found: dict[str, list[Task]] = {}
+    for one in snapshot.tasks:
+        if one.event:
+            found.setdefault(one.event, []).append(one)
+    return [
+        {
+            "event": event,
+            "handlers": [
+                {"task": h.name, "service": h.service, "queued": h.queued, "running": h.running, "dead": h.dead}
+                for h in handlers
+            ],
+        }
+        for event, handlers in sorted(found.items())
+    ]
+
+
+def fingerprint(one: Job) -> str:
+    """What makes dead letters alike: the task, the error's type and the place in the code that raised it."""
+    error = one.error
+    where = ""
+    if error is not None and error.traceback:
+        frames = [line.strip() for line in error.traceback.splitlines() if line.strip().startswith("File ")]
+        where = frames[-1] if frames else ""
+    return "\n".join((one.task, error.type if error is not None else "", where, one.cause or ""))
+
+
+def dead_groups(letters: Sequence[Job], *, payload: bool) -> list[dict[str, Any]]:
+    """The most frequent first."""
+    groups: dict[str, dict[str, Any]] = {}
+    for one in letters:
+        key = fingerprint(one)
+        group = groups.get(key)
+        if group is None:
+            type_ = one.error.type if one.error is not None else one.status.value
+            message = one.error.message if one.error is not None and payload else ""
+            group = groups[key] = {
+                "task": one.task,
+                "type": type_,
+                "text": one.cause or message,
+                "fingerprint": key,
+                "count": 0,
+                "last_ms": one.finished_ms,
+            }
+        group["count"] += 1
+    return sorted(groups.values(), key=lambda group: (-group["count"], group["task"]))
+
+
+def pretty(value: Any) -> str:
+    """Indented JSON for people."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()

@@ -1,0 +1,210 @@
+"""What the pages are made of: one look at the queue a second for all viewers, and what a single page asks beside it.
+
+Blocking: handlers call it in a thread. When nobody looks, nothing is asked.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from upnext import config
+from upnext.control.client import ControlClient
+from upnext.core.keys import Keys
+from upnext.core.outcome import JobStatus
+from upnext.engine.calls import inspect
+from upnext.engine.client.sync_client import SyncQueueClient
+from upnext.engine.views import crons, jobs, tasks, workers
+from upnext.engine.views.crons import Cron
+from upnext.engine.views.jobs import Job
+from upnext.engine.views.tasks import Task
+from upnext.engine.views.workers import Consumer
+from upnext.errors import ControlError, DaemonNotRunningError
+
+SNAPSHOT_S = 1.0
+"""A snapshot is shared by all viewers for so long."""
+COUNTED_A_TURN = 2_000
+"""Delayed jobs and dead letters are counted in slices of so many, one a snapshot: a look costs the same however many there are."""
+GROUPED = 500
+"""Groups of dead letters are made of the newest so many."""
+AUDIT_KEPT = 10_000
+PAGE = 100
+_CONTROL_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """One daemon. `status` is its own word, where its control socket is on this machine and ours; else its consumers say what is known."""
+
+    daemon: str
+    name: str
+    host: str
+    consumers: tuple[Consumer, ...]
+    status: dict[str, Any] | None = None
+    socket: str | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self.status is not None or any(one.alive for one in self.consumers)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole at one moment. `counted`: delayed and dead of each task are exact; False while the first count is under way."""
+
+    at_ms: int
+    tasks: tuple[Task, ...]
+    consumers: tuple[Consumer, ...]
+    daemons: tuple[Daemon, ...]
+    crons: tuple[Cron, ...]
+    dead: int
+    delayed: int
+    counted: bool
+
+    def task(self, name: str) -> Task | None:
+        return next((one for one in self.tasks if one.name == name), None)
+
+    def daemon(self, daemon: str) -> Daemon | None:
+        return next((one for one in self.daemons if one.daemon == daemon), None)
+
+
+@dataclass(slots=True)
+class SliceCounter:
+    """Counts jobs by task a slice at a time; `counts` are those of the last whole round."""
+
+    dead: bool
+    cursor: str = "0"
+    partial: dict[str, int] = field(default_factory=dict[str, int])
+    counts: dict[str, int] = field(default_factory=dict[str, int])
+    whole: bool = False
+
+    def step(self, client: SyncQueueClient, keys: Keys) -> None:
+        """Count one slice."""
+        call = inspect.count_by_task(keys, dead=self.dead, cursor=self.cursor, look=COUNTED_A_TURN)
+        self.cursor, counts = client.run(call)
+        for task, count in counts.items():
+            self.partial[task] = self.partial.get(task, 0) + count
+        if self.cursor == "0":
+            self.counts, self.partial, self.whole = self.partial, {}, True
+
+
+class Source:
+    """One queue, looked at for all viewers."""
+
+    def __init__(self, client: SyncQueueClient) -> None:
+        self.client = client
+        self.keys = client.keys
+        self._lock = threading.Lock()
+        self._snapshot: Snapshot | None = None
+        self._taken_s = 0.0
+        self._delayed, self._dead = SliceCounter(dead=False), SliceCounter(dead=True)
+
+    def snapshot(self) -> Snapshot:
+        """At most SNAPSHOT_S old."""
+        with self._lock:
+            now = time.monotonic()
+            if self._snapshot is None or now - self._taken_s >= SNAPSHOT_S:
+                self._snapshot = self._take()
+                self._taken_s = time.monotonic()
+            return self._snapshot
+
+    def _take(self) -> Snapshot:
+        for counter in (self._delayed, self._dead):
+            counter.step(self.client, self.keys)
+        at_ms = time.time_ns() // 1_000_000
+        found = tasks.tasks_with(self.client, self.keys, at_ms, self._delayed.counts, self._dead.counts)
+        consumers = tuple(workers.consumers(self.client, self.keys))
+        return Snapshot(
+            at_ms=at_ms,
+            tasks=tuple(found),
+            consumers=consumers,
+            daemons=tuple(_daemons(consumers, local_daemons(self.keys.namespace))),
+            crons=tuple(crons.crons(self.client, self.keys)),
+            dead=int(self.client.command("ZCARD", self.keys.dead)),
+            delayed=int(self.client.command("ZCARD", self.keys.delayed)),
+            counted=self._delayed.whole and self._dead.whole,
+        )
+
+    def jobs(self, status: JobStatus | None, task: str | None, limit: int) -> list[Job]:
+        return jobs.jobs(self.client, self.keys, status, task, limit)
+
+    def dead_letters(self, task: str | None, limit: int) -> list[Job]:
+        return jobs.dead_letters(self.client, self.keys, task, limit)
+
+    def oldest_queued_ms(self, names: Iterable[str]) -> dict[str, int]:
+        """When the oldest queued job of each of these tasks was submitted (server ms); without those that have none."""
+        found: dict[str, int] = {}
+        for name in names:
+            oldest = self.client.run(inspect.queued_jobs(self.keys, name, 1))
+            if oldest:
+                found[name] = int(oldest[0][1].entry_id.partition("-")[0])
+        return found
+
+    # -- what people did --
+
+    def record(self, who: str, what: str, target: str) -> None:
+        """One line of the audit; the newest AUDIT_KEPT are kept."""
+        line = orjson.dumps({"who": who, "what": what, "target": target[:500]})
+        self.client.command("XADD", self.keys.audit, "MAXLEN", "~", AUDIT_KEPT, "*", "e", line)
+
+    def audit(self, before: str | None) -> list[dict[str, Any]]:
+        """Newest first, at most PAGE; `before`: only those before this id."""
+        rows = self.client.command("XREVRANGE", self.keys.audit, f"({before}" if before else "+", "-", "COUNT", PAGE)
+        found: list[dict[str, Any]] = []
+        for entry, fields in rows:
+            at = entry.decode()
+            try:
+                row = orjson.loads(fields[1])
+            except (orjson.JSONDecodeError, IndexError):
+                continue
+            if isinstance(row, dict):
+                found.append({"id": at, "at_ms": int(at.partition("-")[0]), "who": "", "what": "", "target": "", **row})
+        return found
+
+
+def local_daemons(namespace: str) -> list[tuple[str, dict[str, Any]]]:
+    """(control socket, status) of each daemon of this user on this machine that serves the namespace and answers."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for _, path in config.find_control_sockets(os.environ):
+        try:
+            with ControlClient(str(path), timeout_s=_CONTROL_S, servers=config.unit_users(path)) as client:
+                status = client.call("status")
+        except (ControlError, DaemonNotRunningError, TimeoutError):
+            continue
+        if status.get("namespace", namespace) == namespace:
+            found.append((str(path), status))
+    return found
+
+
+def call_daemon(path: str, method: str, **params: Any) -> dict[str, Any]:
+    """One method of a daemon's control socket. Raises ControlError, DaemonNotRunningError, TimeoutError."""
+    with ControlClient(path, timeout_s=10.0, servers=config.unit_users(Path(path))) as client:
+        return client.call(method, **params)
+
+
+def _daemons(consumers: Sequence[Consumer], local: Sequence[tuple[str, dict[str, Any]]]) -> list[Daemon]:
+    by_id: dict[str, list[Consumer]] = {}
+    for one in consumers:
+        by_id.setdefault(one.daemon, []).append(one)
+    daemons = [Daemon(daemon, own[0].daemon_name, own[0].host, tuple(own)) for daemon, own in by_id.items()]
+    here = socket.gethostname()
+    for path, status in local:
+        pids = {child.get("pid") for child in status.get("children", ())}
+        at = next(
+            (at for at, one in enumerate(daemons) if one.host == here and any(c.pid in pids for c in one.consumers)),
+            None,
+        )
+        if at is None:
+            # It has no worker that is registered: paused at the start, scaled to 0, or its broker is away.
+            daemons.append(Daemon(f"pid-{status.get('pid')}", str(status.get("name")), here, (), status, path))
+        else:
+            daemons[at] = replace(daemons[at], name=str(status.get("name")), status=status, socket=path)
+    return sorted(daemons, key=lambda one: (one.host, one.name, one.daemon))
