@@ -126,7 +126,7 @@ class Actions:
         fields = await _fields(request)
 
         def work() -> str:
-            one = jobs.job(self._source.client, self._source.keys, job_id)
+            one = self._source.job(job_id)
             given = fields.get("kwargs")
             if given is None and one.payload is None:
                 raise HTTPException(409, f"the arguments of job {job_id} are no longer kept")

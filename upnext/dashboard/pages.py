@@ -292,7 +292,7 @@ class Pages:
 
         def ask() -> dict[str, Any]:
             client, keys = self._source.client, self._source.keys
-            one = jobs.job(client, keys, job_id)
+            one = self._source.job(job_id)
             try:
                 why = explain.explain(client, keys, job_id)
             except JobNotFoundError:

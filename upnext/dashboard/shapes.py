@@ -5,6 +5,7 @@ Names in `redact` and payloads that a role may not see are left out here, in one
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -262,5 +263,6 @@ def dead_groups(letters: Sequence[Job], *, payload: bool) -> list[dict[str, Any]
 
 
 def pretty(value: Any) -> str:
-    """Indented JSON for people."""
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+    """Indented JSON for people, in which invisible characters are escaped: it reads back as the same value."""
+    text = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+    return "".join(char if char == "\n" or char.isprintable() else json.dumps(char)[1:-1] for char in text)

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from upnext.engine.views.crons import Cron
 from upnext.engine.views.jobs import Job
 from upnext.engine.views.tasks import Task
 from upnext.engine.views.workers import Consumer
-from upnext.errors import ControlError, DaemonNotRunningError
+from upnext.errors import ControlError, DaemonNotRunningError, JobNotFoundError
 
 SNAPSHOT_S = 1.0
 """A snapshot is shared by all viewers for so long."""
@@ -136,6 +137,14 @@ class Source:
     def jobs(self, status: JobStatus | None, task: str | None, limit: int) -> list[Job]:
         return jobs.jobs(self.client, self.keys, status, task, limit)
 
+    def job(self, job_id: str) -> Job:
+        """With its arguments, if they are still kept. Raises JobNotFoundError."""
+        one = jobs.job(self.client, self.keys, job_id)
+        if one.payload is None and one.status in (JobStatus.FAILED, JobStatus.DEAD):
+            with suppress(JobNotFoundError):
+                return jobs.dead_letter(self.client, self.keys, job_id)
+        return one
+
     def dead_letters(self, task: str | None, limit: int) -> list[Job]:
         return jobs.dead_letters(self.client, self.keys, task, limit)
 
@@ -173,7 +182,10 @@ class Source:
 def local_daemons(namespace: str) -> list[tuple[str, dict[str, Any]]]:
     """(control socket, status) of each daemon of this user on this machine that serves the namespace and answers."""
     found: list[tuple[str, dict[str, Any]]] = []
-    for _, path in config.find_control_sockets(os.environ):
+    places = [path for _, path in config.find_control_sockets(os.environ)]
+    if given := os.environ.get("UPNEXTD_SOCKET"):
+        places.append(Path(given))
+    for path in dict.fromkeys(places):
         try:
             with ControlClient(str(path), timeout_s=_CONTROL_S, servers=config.unit_users(path)) as client:
                 status = client.call("status")

@@ -324,6 +324,15 @@ def list_crons(keys: Keys) -> Call[tuple[int, list[CronFacts]]]:
     return Call(script("list_crons"), [keys.crons, keys.fired], [], parse)
 
 
+def _readable(raw: bytes) -> dict[str, Any] | None:
+    """A row's JSON object; None for a row that is something else."""
+    try:
+        row = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    return cast("dict[str, Any]", row) if isinstance(row, dict) else None
+
+
 @dataclass(frozen=True, slots=True)
 class ConsumerFacts:
     """One consumer. `lease_ms`: until when its lease holds (server ms); None: it has none, or is being reaped."""
@@ -339,7 +348,7 @@ def list_consumers(keys: Keys, cursor: str, look: int) -> Call[tuple[str, int, l
     def parse(reply: list[Any]) -> tuple[str, int, list[ConsumerFacts]]:
         found: list[ConsumerFacts] = []
         for at in range(2, len(reply), 3):
-            record, lease = _json(reply[at + 1]), float(reply[at + 2])
+            record, lease = _readable(reply[at + 1]), float(reply[at + 2])
             if record is not None:
                 found.append(
                     ConsumerFacts(reply[at].decode("utf-8", "replace"), record, int(lease) if lease >= 0 else None)

@@ -1,0 +1,169 @@
+"""What pages show of values: texts made harmless, numbers, groups, alerts."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upnext.core.outcome import ErrorInfo, JobStatus
+from upnext.dashboard import formatting, shapes, sparklines
+from upnext.dashboard.alerts import alerts
+from upnext.dashboard.source import Daemon, Snapshot
+from upnext.engine.views.jobs import Job
+from upnext.engine.views.tasks import Task
+from upnext.engine.views.workers import Consumer
+
+NOW_MS = 1_700_000_000_000
+
+
+@given(
+    st.recursive(st.text() | st.integers(-(2**53), 2**53) | st.none(), lambda inner: st.dictionaries(st.text(), inner))
+)
+def test_pretty_json_reads_back_and_hides_nothing(value: object) -> None:
+    text = shapes.pretty(value)
+    assert orjson.loads(text) == value
+    assert all(char == "\n" or char.isprintable() for char in text)
+
+
+@given(st.text())
+def test_shown_text_has_no_invisible_character(text: str) -> None:
+    shown = formatting.shown(text)
+    assert not any(char in shown for char in "\x1b\x07\u202e\u2066\x00\x9b")
+
+
+def test_long_text_is_cut_and_says_by_how_much() -> None:
+    assert formatting.shown("x" * 3000, 10) == "x" * 10 + "… (2,990 more characters)"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "–"),
+        (0.0042, "4.2 ms"),
+        (3.21, "3.21 s"),
+        (75, "1 min 15 s"),
+        (7200, "2 h"),
+        (90_000, "1 d 1 h"),
+        (-5, "–5 s"),
+    ],
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert formatting.duration(seconds) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(None, "–"), (0, "0"), (9_999, "9,999"), (0.046, "0.046")])
+def test_numbers(value: float | None, text: str) -> None:
+    assert formatting.number(value) == text
+
+
+def test_a_large_number_is_short_and_exact_on_hover() -> None:
+    assert formatting.number(1_234_567) == '<span title="1,234,567">1.23M</span>'
+
+
+@pytest.mark.parametrize("at_ms", [10**30, float("nan")])
+def test_a_moment_that_cannot_be_is_a_dash(at_ms: float) -> None:
+    assert formatting.when(at_ms) == "–"
+
+
+def test_a_line_breaks_where_nothing_is_known() -> None:
+    assert [len(run) for run in sparklines.points([1, 2, None, 3])] == [2, 1]
+    assert "<script>" not in sparklines.sparkline([1, 2], "<script>")
+
+
+def job(task: str, type_: str, line: int) -> Job:
+    error = ErrorInfo(type_, "m", f'Traceback\n  File "a.py", line {line}, in f\n')
+    return Job(f"{task}:n1-1", task, JobStatus.DEAD, error=error, finished_ms=NOW_MS)
+
+
+def test_dead_letters_are_grouped_by_task_error_and_place() -> None:
+    letters = [job("a", "E", 1), job("a", "E", 1), job("a", "E", 2), job("b", "E", 1), job("a", "F", 1)]
+    groups = shapes.dead_groups(letters, payload=False)
+    assert [group["count"] for group in groups] == [2, 1, 1, 1]
+    assert len({group["fingerprint"] for group in groups}) == 4
+
+
+def test_a_role_without_payloads_gets_none() -> None:
+    one = Job(
+        "a:n1-1", "a", JobStatus.DEAD, payload=b'{"card": 1}', error=ErrorInfo("E", "card 1", "card 1"), value=b"1"
+    )
+    shape = shapes.job(one, payload=False)
+    assert "card" not in orjson.dumps(shape).decode()
+    assert shapes.job(one, payload=True)["arguments"] == {"card": 1}
+
+
+# -- alerts -------------------------------------------------------------------------------------------------------------------------------
+
+
+def task(name: str, *, queued: int = 0, paused: bool = False) -> Task:
+    return Task(name, "task", "s", "", None, queued, 0, 0, 0, 0, 0, 0.0, paused, None, {})
+
+
+def consumer(*tasks: str, alive: bool = True, version: str = "1") -> Consumer:
+    return Consumer("c", alive, "d", "shop", "h", 1, "w", "s", tasks, 1, 1, "worker-1", 1, version)
+
+
+def snapshot(*tasks: Task, consumers: tuple[Consumer, ...] = (), daemons: tuple[Daemon, ...] = ()) -> Snapshot:
+    return Snapshot(NOW_MS, tasks, consumers, daemons, (), 0, 0, counted=True)
+
+
+def status(**changes: object) -> dict[str, object]:
+    plain: dict[str, object] = {
+        "mode": "running",
+        "ready_workers": 2,
+        "desired_workers": 2,
+        "broker": {"connected": True, "url": "redis://x"},
+        "problem": None,
+        "children": [],
+    }
+    return {**plain, **changes}
+
+
+def titles(found: Snapshot, oldest_ms: dict[str, int] | None = None, new_dead: int = 0) -> list[str]:
+    return [one.title for one in alerts(found, oldest_ms or {}, new_dead)]
+
+
+def test_a_quiet_system_has_no_alert() -> None:
+    daemon = Daemon("d", "shop", "h", (consumer("a"),), status())
+    assert (
+        titles(snapshot(task("a", queued=5), consumers=(consumer("a"),), daemons=(daemon,)), {"a": NOW_MS - 5_000})
+        == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "title"),
+    [
+        ({"ready_workers": 1}, "shop on h lacks workers."),
+        ({"broker": {"connected": False, "url": "u"}}, "shop on h does not reach the broker."),
+        ({"problem": "no template"}, "shop on h:"),
+        ({"mode": "paused"}, "shop on h is paused."),
+        (
+            {"children": [{"slot": "worker-1", "role": "worker", "state": "READY", "heartbeat_age_s": 90.0}]},
+            "worker-1 of shop on h hangs.",
+        ),
+        (
+            {"children": [{"slot": "worker-1", "role": "worker", "state": "HUNG", "heartbeat_age_s": 3.0}]},
+            "worker-1 of shop on h hangs.",
+        ),
+    ],
+)
+def test_what_a_daemon_says_of_itself(changes: dict[str, object], title: str) -> None:
+    daemon = Daemon("d", "shop", "h", (consumer("a"),), status(**changes))
+    assert titles(snapshot(daemons=(daemon,))) == [title]
+
+
+def test_a_daemon_whose_leases_have_ended_is_gone() -> None:
+    daemon = Daemon("d", "shop", "h", (consumer("a", alive=False),))
+    assert titles(snapshot(daemons=(daemon,))) == ["shop on h is gone."]
+
+
+def test_jobs_that_nobody_can_run_come_before_jobs_that_wait_long() -> None:
+    found = snapshot(task("slow", queued=1), task("lost", queued=1), consumers=(consumer("slow"),))
+    assert titles(found, {"slow": NOW_MS - 90_000}) == ["No worker serves lost.", "Jobs of slow wait long."]
+
+
+def test_several_versions_of_one_daemon_are_named() -> None:
+    daemons = tuple(Daemon(version, "shop", version, (consumer("a", version=version),)) for version in ("1", "2"))
+    assert titles(snapshot(daemons=daemons)) == ["shop runs in several versions of upnext:"]
