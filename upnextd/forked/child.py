@@ -21,7 +21,6 @@ from typing import Any, Protocol
 import uvloop
 
 import upnext
-
 from upnext.control.exits import ExitCode
 from upnext.core.suspects import OneAtATime, Suspects
 from upnext.engine import signals
