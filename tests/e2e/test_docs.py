@@ -66,7 +66,7 @@ def test_names_on_the_pages_exist(page: str) -> None:
     text = (ROOT / page).read_text()
     for error in re.findall(r"`(\w+(?:Error|Uncertain))`", text):
         assert hasattr(upnext, error) or error == "TimeoutError", error
-    metrics = (ROOT / "upnextd" / "metrics.py").read_text()
+    metrics = (ROOT / "upnextd" / "metrics" / "exporter_process.py").read_text()
     for metric in re.findall(r"`(upnext_\w+)", text):
         assert f'"{metric.removesuffix("_total")}"' in metrics, metric
     for command in re.findall(r"`upnext ((?:ctl )?[a-z][a-z-]*)", text):
