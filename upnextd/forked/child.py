@@ -97,9 +97,9 @@ def runtime_factories(loaded: Any, assignment: Assignment) -> list[Callable[[Wor
             suspects=Suspects.ONLY if quarantine else Suspects.LEAVE,
             one_at_a_time=one_at_a_time,
             place={
-                "name": assignment["name"],
-                "slot": assignment["slot"],
-                "generation": assignment["generation"],
+                "name": assignment.name,
+                "slot": assignment.slot,
+                "generation": assignment.generation,
                 "version": upnext.__version__,
             },
             log_setup="upnextd.shared.log_records:install",
