@@ -26,6 +26,7 @@ from upnextd.rules.modes import Request
 from upnextd.settings import Flags, Settings, build, child_env
 from upnextd.shared import identity, leftovers, lock, process
 from upnextd.shared.identity import Identity
+from upnextd.shared.linux_kernel import LinuxKernel
 from upnextd.shared.logs import Log, Sink
 from upnextd.supervisor import upgrade
 from upnextd.supervisor.supervisor import Supervisor
@@ -174,7 +175,7 @@ async def _supervise(
     log = Log(sink, as_json=settings.log_format == "json", timestamps=not under_journal)
     loop.set_exception_handler(lambda _loop, context: log.fault(_unhandled(context)))
     notifier = Notifier(env)
-    supervisor = Supervisor(settings, known.daemon_id, log, notifier)
+    supervisor = Supervisor(settings, known.daemon_id, log, notifier, LinuxKernel())
     server = ControlServer(settings.socket, ControlCommands(supervisor))
     try:
         if inherited is None:

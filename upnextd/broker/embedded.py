@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from upnext.errors import BrokerUnavailableError
 from upnextd.broker import trampoline
-from upnextd.shared import process
+from upnextd.shared.kernel import Kernel
 from upnextd.shared.logs import LineReader, Log
 from upnextd.shared.process import ExitStatus
 
@@ -49,7 +49,13 @@ class EmbeddedBroker:
     """Starts the server, keeps it running, stops it. `url` is where clients connect."""
 
     def __init__(
-        self, state_dir: Path, socket_path: Path, env: Mapping[str, str], log: Log, on_change: Callable[[], None]
+        self,
+        state_dir: Path,
+        socket_path: Path,
+        env: Mapping[str, str],
+        log: Log,
+        on_change: Callable[[], None],
+        kernel: Kernel,
     ) -> None:
         self.url = "unix://" + quote(str(socket_path))
         self.pid: int | None = None
@@ -62,6 +68,7 @@ class EmbeddedBroker:
         self._url_path = state_dir / "broker.url"
         self._env = env
         self._log = log
+        self._kernel = kernel
         self._on_change = on_change
         self._pidfd = -1
         self._output: LineReader | None = None
@@ -96,10 +103,16 @@ class EmbeddedBroker:
 
     @classmethod
     def from_state(
-        cls, said: dict[str, Any], state_dir: Path, env: Mapping[str, str], log: Log, on_change: Callable[[], None]
+        cls,
+        said: dict[str, Any],
+        state_dir: Path,
+        env: Mapping[str, str],
+        log: Log,
+        on_change: Callable[[], None],
+        kernel: Kernel,
     ) -> Self:
         """What `to_state` wrote, kept running from now on. Needs a running loop."""
-        broker = cls(state_dir, Path(said["socket"]), env, log, on_change)
+        broker = cls(state_dir, Path(said["socket"]), env, log, on_change, kernel)
         broker.restarts = said["restarts"]
         broker._watch(said["pid"], *said["ends"])
         broker.started_at = said["started_at"]
@@ -112,12 +125,12 @@ class EmbeddedBroker:
         self._stopping = True
         self._url_path.unlink(missing_ok=True)
         if self.pid is not None:
-            process.send_signal(self._pidfd, signal.SIGTERM)
+            self._kernel.signal(self._pidfd, signal.SIGTERM)
             try:
                 await asyncio.wait_for(self._gone.wait(), within_s)
             except TimeoutError:
                 self._log.caution(f"the broker did not end within {within_s:g} s: killed")
-                process.send_signal(self._pidfd, signal.SIGKILL)
+                self._kernel.signal(self._pidfd, signal.SIGKILL)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._gone.wait(), KILL_S)
         if self._keeper is not None:
@@ -143,16 +156,23 @@ class EmbeddedBroker:
             except (OSError, BrokerUnavailableError) as error:
                 self._log.fault(str(error))
                 if self.pid is not None:
-                    process.send_signal(self._pidfd, signal.SIGKILL)
+                    self._kernel.signal(self._pidfd, signal.SIGKILL)
 
     def _launch(self, server: str) -> None:
         self._gone.clear()
-        argv = [sys.executable, "-I", "-S", trampoline.__file__, str(os.getpid()), str(self._state_dir / "broker.lock")]
+        argv = [
+            sys.executable,
+            "-I",
+            "-S",
+            trampoline.__file__,
+            str(self._kernel.pid()),
+            str(self._state_dir / "broker.lock"),
+        ]
         argv += [str(LOCK_WAIT_S), server, *server_arguments(self._state_dir, self._socket_path)]
-        out, into = os.pipe2(os.O_CLOEXEC)
-        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        out, into = self._kernel.pipe()
+        null = self._kernel.null()
         try:
-            self.pid = process.spawn(argv, self._env, {0: null, 1: into, 2: into})
+            self.pid = self._kernel.spawn(argv, self._env, {0: null, 1: into, 2: into})
         except OSError:
             os.close(out)
             self._gone.set()
@@ -160,18 +180,18 @@ class EmbeddedBroker:
         finally:
             os.close(into)
             os.close(null)
-        self._watch(self.pid, os.pidfd_open(self.pid), out)
+        self._watch(self.pid, self._kernel.open_pidfd(self.pid), out)
 
     def _watch(self, pid: int, pidfd: int, output_fd: int) -> None:
         loop = asyncio.get_running_loop()
         self.pid = pid
         self._pidfd = pidfd
         self.started_at = loop.time()
-        self._output = LineReader(output_fd, loop, lambda line: self._log.child_line("broker", pid, line))
+        self._output = LineReader(output_fd, loop, lambda line: self._log.child_line("broker", pid, line), self._kernel)
         loop.add_reader(pidfd, self._ended, self._output)
 
     def _ended(self, output: LineReader) -> None:
-        status = process.reap(self._pidfd)
+        status = self._kernel.reap(self._pidfd)
         if status is None:
             return
         asyncio.get_running_loop().remove_reader(self._pidfd)

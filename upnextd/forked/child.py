@@ -30,7 +30,7 @@ from upnext.engine.worker import stacks
 from upnext.engine.worker.runtime import RuntimeSettings, WorkerRuntime
 from upnext.errors import BrokerUnavailableError, UsageError
 from upnextd.forked.template import title
-from upnextd.shared import log_records, messages
+from upnextd.shared import log_records, messages, scoreboard
 from upnextd.shared.channel import Channel
 from upnextd.shared.messages import Assignment, Message
 from upnextd.shared.scoreboard import WorkerShape, Writer
@@ -73,8 +73,9 @@ def run(loaded: Any, assignment: Assignment, fds: Descriptors) -> int:
 async def _live(loaded: Any, assignment: Assignment, fds: Descriptors) -> int:
     loop = asyncio.get_running_loop()
     shapes = [WorkerShape(worker.name, worker.concurrency, tuple(worker.tasks)) for worker in loaded.spec.workers]
-    page = Writer(fds.page, shapes)
+    page = Writer(scoreboard.map_writable(fds.page, shapes), shapes)
     line = socket.socket(fileno=fds.channel)
+    line.setblocking(False)
     if assignment.role == "scheduler":
         return await SchedulerChild(assignment, page, line, loop, scheduler_factory(loaded, assignment)).main()
     return await WorkerChild(assignment, page, line, loop, runtime_factories(loaded, assignment)).main()

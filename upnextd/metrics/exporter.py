@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from upnextd.shared import process
+from upnextd.shared.kernel import Kernel
 from upnextd.shared.logs import LineReader, Log
 
 _AGAIN_FIRST_S = 0.5
@@ -21,13 +22,14 @@ _PROVEN_S = 10.0
 class Exporter:
     """Keeps one process. `order` makes what it is told, anew for each."""
 
-    def __init__(self, order: Callable[[], dict[str, Any]], env: Mapping[str, str], log: Log) -> None:
+    def __init__(self, order: Callable[[], dict[str, Any]], env: Mapping[str, str], log: Log, kernel: Kernel) -> None:
         self.pid: int | None = None
         self.restarts = 0
         self.started_at = 0.0
         self._order = order
         self._env = env
         self._log = log
+        self._kernel = kernel
         self._loop = asyncio.get_running_loop()
         self._pidfd = -1
         self._delay_s = _AGAIN_FIRST_S
@@ -53,14 +55,14 @@ class Exporter:
     def kill(self) -> None:
         """End it; unless stopped, another follows."""
         if self.pid is not None:
-            process.send_signal(self._pidfd, signal.SIGKILL)
+            self._kernel.signal(self._pidfd, signal.SIGKILL)
 
     def _launch(self) -> None:
         order, told = os.pipe2(os.O_CLOEXEC)
-        out, into = os.pipe2(os.O_CLOEXEC)
+        out, into = self._kernel.pipe()
         try:
             argv = process.python_argv("upnextd.metrics.exporter_process:main")
-            self.pid = process.spawn(argv, self._env, {0: order, 1: into, 2: into})
+            self.pid = self._kernel.spawn(argv, self._env, {0: order, 1: into, 2: into})
             # By a pipe, not as an argument: a URL may have a password in it. It fits into the pipe.
             os.write(told, orjson.dumps(self._order()))
         except OSError:
@@ -69,14 +71,14 @@ class Exporter:
         finally:
             for fd in (order, told, into):
                 os.close(fd)
-        self._pidfd = os.pidfd_open(self.pid)
+        self._pidfd = self._kernel.open_pidfd(self.pid)
         self.started_at = self._loop.time()
         pid = self.pid
-        output = LineReader(out, self._loop, lambda line: self._log.child_line("metrics", pid, line))
+        output = LineReader(out, self._loop, lambda line: self._log.child_line("metrics", pid, line), self._kernel)
         self._loop.add_reader(self._pidfd, self._ended, output)
 
     def _ended(self, output: LineReader) -> None:
-        status = process.reap(self._pidfd)
+        status = self._kernel.reap(self._pidfd)
         if status is None:
             return
         self._loop.remove_reader(self._pidfd)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
 
 from upnextd.shared import messages
+from upnextd.shared.kernel import Connection
 from upnextd.shared.messages import Message, MessageError
 
 _CHUNK_BYTES = 1 << 16
@@ -15,16 +15,18 @@ _BACKLOG_CAP_BYTES = 32 << 20
 
 
 class Channel:
-    """One end. `on_message` gets each message, `on_closed` is called once when the other end is gone or speaks nonsense."""
+    """One end, of a connection that doesn't block.
+
+    `on_message` gets each message, `on_closed` is called once when the other end is gone or speaks nonsense.
+    """
 
     def __init__(
         self,
-        connection: socket.socket,
+        connection: Connection,
         loop: asyncio.AbstractEventLoop,
         on_message: Callable[[Message], None],
         on_closed: Callable[[], None],
     ) -> None:
-        connection.setblocking(False)
         self._socket = connection
         self._loop = loop
         self._on_message = on_message

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 import orjson
 
 from upnextd.shared import log_records
+from upnextd.shared.kernel import Pipes
 from upnextd.shared.log_quota import RATE_BYTES_PER_S, LogQuota
 from upnextd.shared.log_records import Record
 
@@ -207,9 +208,11 @@ class LineReader:
         fd: int,
         loop: asyncio.AbstractEventLoop,
         on_line: Callable[[str], None],
+        pipes: Pipes,
     ) -> None:
-        os.set_blocking(fd, False)
+        """`fd` must not block."""
         self.fd = fd
+        self._pipes = pipes
         self._loop = loop
         self._on_line = on_line
         self.unfinished = bytearray()
@@ -231,7 +234,7 @@ class LineReader:
             return
         self.closed = True
         self._loop.remove_reader(self.fd)
-        os.close(self.fd)
+        self._pipes.close(self.fd)
         if self.unfinished:
             self._emit(bytes(self.unfinished))
             self.unfinished.clear()
@@ -239,7 +242,7 @@ class LineReader:
 
     def _read(self) -> bool:
         try:
-            data = os.read(self.fd, _CHUNK_BYTES)
+            data = self._pipes.read(self.fd, _CHUNK_BYTES)
         except BlockingIOError:
             return False
         except OSError:

@@ -16,14 +16,15 @@ is the index in the task list of its worker; workers' cells follow each other.
 from __future__ import annotations
 
 import mmap
-import os
 import struct
 import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from upnextd.shared import meters
+from upnextd.shared.kernel import Kernel, Memory
 from upnextd.shared.meters import Meter, Meters
 
 _HEADER = struct.Struct("<IHHII QQQ")
@@ -75,20 +76,19 @@ def _meters_at(shapes: Sequence[WorkerShape]) -> int:
     return _HEADER_BYTES + len(shapes) * CONSUMER_CAP_BYTES + sum(shape.concurrency for shape in shapes) * _CELL_BYTES
 
 
-def create(shapes: Sequence[WorkerShape], name: str) -> int:
-    """A new page; returns its descriptor (close-on-exec). Raises OSError."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC)
-    try:
-        os.ftruncate(fd, page_bytes(shapes))
-        cells = sum(shape.concurrency for shape in shapes)
-        os.pwrite(fd, _HEADER.pack(LAYOUT, len(shapes), 0, cells, 0, 0, 0, 0), 0)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
+def create(kernel: Kernel, shapes: Sequence[WorkerShape], name: str) -> int:
+    """A new page; returns its descriptor. Raises OSError."""
+    cells = sum(shape.concurrency for shape in shapes)
+    header = _HEADER.pack(LAYOUT, len(shapes), 0, cells, 0, 0, 0, 0)
+    return kernel.memory(name, page_bytes(shapes), header)
 
 
-def _check(page: mmap.mmap) -> None:
+def map_writable(fd: int, shapes: Sequence[WorkerShape]) -> mmap.mmap:
+    """For the child that writes it."""
+    return mmap.mmap(fd, page_bytes(shapes))
+
+
+def _check(page: Any) -> None:
     """Raises RuntimeError for a page that another version of this program has made."""
     (magic,) = _MAGIC.unpack_from(page)
     if magic != LAYOUT:
@@ -98,8 +98,8 @@ def _check(page: mmap.mmap) -> None:
 class Writer:
     """The child's side of a page."""
 
-    def __init__(self, fd: int, shapes: Sequence[WorkerShape]) -> None:
-        self._page = mmap.mmap(fd, page_bytes(shapes))
+    def __init__(self, page: mmap.mmap | bytearray, shapes: Sequence[WorkerShape]) -> None:
+        self._page: Any = page
         _check(self._page)
         self._heartbeat = 0
         self._done = 0
@@ -148,7 +148,7 @@ class CellWriter:
 
     __slots__ = ("_first", "_page", "_writer")
 
-    def __init__(self, writer: Writer, page: mmap.mmap, first: int) -> None:
+    def __init__(self, writer: Writer, page: Any, first: int) -> None:
         self._writer = writer
         self._page = page
         self._first = first
@@ -204,8 +204,8 @@ class MeteredCellWriter:
 class Reader:
     """The supervisor's side of a page. Outlives the child."""
 
-    def __init__(self, fd: int, shapes: Sequence[WorkerShape]) -> None:
-        self._page = mmap.mmap(fd, page_bytes(shapes), prot=mmap.PROT_READ)
+    def __init__(self, page: Memory, shapes: Sequence[WorkerShape]) -> None:
+        self._page: Any = page
         _check(self._page)
         self._shapes = tuple(shapes)
 

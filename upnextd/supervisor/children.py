@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from signal import Signals
 from typing import Any, Self, cast
 
 from upnextd.rules.hangs import Heart, Pulse
-from upnextd.shared import process, scoreboard
+from upnextd.shared import scoreboard
 from upnextd.shared.channel import Channel
+from upnextd.shared.kernel import Kernel
 from upnextd.shared.logs import LineReader
 from upnextd.shared.messages import FromChild
 from upnextd.shared.scoreboard import Reader, WorkerShape
@@ -46,6 +46,7 @@ class Child:
         loop: asyncio.AbstractEventLoop,
         on_message: OnMessage,
         on_line: Callable[[Child, str], None],
+        kernel: Kernel,
         ends: ChildFds | None = None,
     ) -> None:
         """Makes its descriptors, or takes `ends`. Raises OSError (EMFILE, ENOMEM …), leaving nothing open."""
@@ -73,20 +74,21 @@ class Child:
         """Who waits for what the child's loop says about its tasks."""
         self.stacks = ""
         self._loop = loop
+        self._kernel = kernel
         self._theirs: list[int] = []
         self._dump_seen = 0
         self._shapes = tuple(shapes)
         if ends is None:
-            ends, self._theirs = _open(slot, shapes)
+            ends, self._theirs = _open(kernel, slot, shapes)
         self.ends = ends
-        self.page = Reader(ends.page, shapes)
+        self.page = Reader(kernel.map(ends.page, scoreboard.page_bytes(shapes)), shapes)
         self.channel = Channel(
-            socket.socket(fileno=ends.channel),
+            kernel.connection(ends.channel),
             loop,
             lambda message: on_message(self, cast("FromChild", message)),
             lambda: on_message(self, None),
         )
-        self._output = LineReader(ends.output, loop, lambda line: on_line(self, line))
+        self._output = LineReader(ends.output, loop, lambda line: on_line(self, line), kernel)
 
     @property
     def order_fds(self) -> tuple[int, int, int, int]:
@@ -97,12 +99,12 @@ class Child:
     def ordered(self) -> None:
         """The order is out: what belongs to the child only is closed on our side."""
         for fd in self._theirs:
-            os.close(fd)
+            self._kernel.close(fd)
         self._theirs = []
 
     def watch(self, pid: int, on_gone: Callable[[Child], None]) -> None:
         self.pid = pid
-        self.pidfd = os.pidfd_open(pid)
+        self.pidfd = self._kernel.open_pidfd(pid)
         self._loop.add_reader(self.pidfd, on_gone, self)
 
     def rewatch(self, on_gone: Callable[[Child], None]) -> None:
@@ -113,18 +115,15 @@ class Child:
         if self.pidfd >= 0:
             self._loop.remove_reader(self.pidfd)
 
-    def signal(self, number: process.signal.Signals) -> None:
-        self.killed = self.killed or number == process.signal.SIGKILL
+    def signal(self, number: Signals) -> None:
+        self.killed = self.killed or number == Signals.SIGKILL
         if self.pidfd >= 0:
-            process.send_signal(self.pidfd, number)
+            self._kernel.signal(self.pidfd, number)
 
     def new_stacks(self) -> str:
         """What was written into the stack memfd since the last look."""
-        size = os.fstat(self.ends.dump).st_size
-        start = max(self._dump_seen, size - _DUMP_CAP_BYTES)
-        text = os.pread(self.ends.dump, size - start, start).decode("utf-8", "replace") if size > start else ""
-        self._dump_seen = size
-        return text
+        text, self._dump_seen = self._kernel.read_from(self.ends.dump, self._dump_seen, _DUMP_CAP_BYTES)
+        return text.decode("utf-8", "replace")
 
     def close(self, *, writers_gone: bool) -> None:
         """Take in what it still said, then give its descriptors back."""
@@ -135,11 +134,11 @@ class Child:
             self._output.close()
         self.ordered()
         self.page.close()
-        os.close(self.ends.page)
-        os.close(self.ends.dump)
+        self._kernel.close(self.ends.page)
+        self._kernel.close(self.ends.dump)
         if self.pidfd >= 0:
             self.unwatch()
-            os.close(self.pidfd)
+            self._kernel.close(self.pidfd)
             self.pidfd = -1
 
     # -- over an upgrade of the supervisor --
@@ -173,11 +172,14 @@ class Child:
         loop: asyncio.AbstractEventLoop,
         on_message: OnMessage,
         on_line: Callable[[Child, str], None],
+        kernel: Kernel,
     ) -> Self:
         """What `to_state` wrote, with its descriptors open; not watched yet."""
         token, slot, generation, incarnation = said["identity"]
         shapes = [WorkerShape(name, concurrency, tuple(tasks)) for name, concurrency, tasks in said["shapes"]]
-        child = cls(token, slot, generation, incarnation, shapes, loop, on_message, on_line, ChildFds(*said["ends"]))
+        child = cls(
+            token, slot, generation, incarnation, shapes, loop, on_message, on_line, kernel, ChildFds(*said["ends"])
+        )
         child.pid = said["pid"]
         child.pidfd = said["pidfd"]
         counter, changed_at, pulse = said["heart"]
@@ -195,19 +197,19 @@ _PLAIN_FIELDS = (
 )  # fmt: skip
 
 
-def _open(slot: str, shapes: Sequence[WorkerShape]) -> tuple[ChildFds, list[int]]:
+def _open(kernel: Kernel, slot: str, shapes: Sequence[WorkerShape]) -> tuple[ChildFds, list[int]]:
     """Our ends, and the child's: its end of the channel and of the pipe."""
     opened: list[int] = []
     try:
-        page = scoreboard.create(shapes, f"upnextd-{slot}")
+        page = scoreboard.create(kernel, shapes, f"upnextd-{slot}")
         opened.append(page)
-        dump = os.memfd_create(f"upnextd-stacks-{slot}", os.MFD_CLOEXEC)
+        dump = kernel.memory(f"upnextd-stacks-{slot}", 0)
         opened.append(dump)
-        out, into = os.pipe2(os.O_CLOEXEC)
+        out, into = kernel.pipe()
         opened += [out, into]
-        ours, theirs = socket.socketpair()
+        ours, theirs = kernel.stream_pair()
     except OSError:
         for fd in opened:
-            os.close(fd)
+            kernel.close(fd)
         raise
-    return ChildFds(ours.detach(), page, dump, out), [theirs.detach(), into]
+    return ChildFds(ours, page, dump, out), [theirs, into]

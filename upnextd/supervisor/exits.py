@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import TYPE_CHECKING
 
 from upnext.control.exits import ExitCode
@@ -11,10 +10,8 @@ from upnextd.rules import oom as oom_rules
 from upnextd.rules import plan, slots
 from upnextd.rules.plan import Exit, Role
 from upnextd.rules.slots import Event, State
-from upnextd.shared import process
 from upnextd.shared.logs import now_iso
 from upnextd.shared.process import ExitStatus
-from upnextd.supervisor import cgroups
 from upnextd.supervisor.children import Child
 from upnextd.supervisor.death_notices import Death, LastExit, notice
 from upnextd.supervisor.instances import Instance, SchedulerStatus, SlotHistory
@@ -39,12 +36,12 @@ class ExitHandler:
     def __init__(self, supervisor: Supervisor) -> None:
         self.record = plan.Record()
         self._supervisor = supervisor
-        self._rng = random.Random()
-        self._oom_kills = oom_rules.OomKills(cgroups.oom_kills())
+        self._rng = supervisor.kernel.random()
+        self._oom_kills = oom_rules.OomKills(supervisor.kernel.oom_kills())
 
     def look_for_oom_kills(self, now: float) -> None:
         """At every tick, so that what the kernel killed long ago explains no death of today."""
-        self._oom_kills = oom_rules.read(self._oom_kills, cgroups.oom_kills(), now)
+        self._oom_kills = oom_rules.read(self._oom_kills, self._supervisor.kernel.oom_kills(), now)
 
     async def handle(self, instance: Instance) -> None:
         """A child is gone: nothing of its session may run on; then its jobs are reported, then its slot is judged."""
@@ -105,9 +102,9 @@ class ExitHandler:
         poll_s = _ADOPTION_FIRST_POLL_S
         while True:
             try:
-                return process.reap(child.pidfd)
+                return self._supervisor.kernel.reap(child.pidfd)
             except ChildProcessError:
-                if process.is_reaped(child.pidfd) or loop.time() > deadline:
+                if self._supervisor.kernel.is_reaped(child.pidfd) or loop.time() > deadline:
                     return None
             await asyncio.sleep(poll_s)
             poll_s = min(poll_s * 2, _ADOPTION_LONGEST_POLL_S)
@@ -118,7 +115,7 @@ class ExitHandler:
         begun: float | None = None
         while True:
             try:
-                return process.kill_session(session)
+                return self._supervisor.kernel.kill_session(session)
             except OSError as error:
                 if begun is None:
                     begun = loop.time()

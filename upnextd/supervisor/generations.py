@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-import socket
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from signal import SIGKILL
 from typing import Any, Protocol, Self
 
 from upnextd.forked import exec_child
 from upnextd.shared import messages, process, scoreboard
+from upnextd.shared.kernel import Kernel
 from upnextd.shared.logs import LineReader
 from upnextd.shared.messages import Assignment, ExecOrder, MessageError, Shape, TemplateOrder
 from upnextd.shared.pieces import Joiner
@@ -71,6 +71,7 @@ class Generation:
         loop: asyncio.AbstractEventLoop,
         listener: Listener,
         on_line: Callable[[int | None, str], None],
+        kernel: Kernel,
         *,
         preload: bool = True,
         ends: _Ends | None = None,
@@ -90,7 +91,7 @@ class Generation:
         self._answered_at = self.started_at
         self.due_at = float("inf")
         """When its import is to be done, by the loop's clock."""
-        self.made_ms = time.time_ns() // 1_000_000
+        self.made_ms = kernel.wall_ms()
         """When its code was loaded, Unix ms: definitions of a newer generation win over older ones."""
         self.warnings: list[str] = []
         self.preload = preload
@@ -102,33 +103,33 @@ class Generation:
         self._joiner = Joiner()
         self._order = order
         self._env = env
+        self._kernel = kernel
         self._listener = listener
         self._loop = loop
         self._on_line = on_line
         self.pid, self.pidfd, control, output = self._launch() if ends is None else ends
-        self._control = socket.socket(fileno=control)
-        self._control.setblocking(False)
-        self._output = LineReader(output, loop, self._overhear)
+        self._control = kernel.connection(control)
+        self._output = LineReader(output, loop, self._overhear, kernel)
         if self.living:
             loop.add_reader(control, self._hear)
             loop.add_reader(self.pidfd, self._ended)
 
     def _launch(self) -> _Ends:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        out, into = os.pipe2(os.O_CLOEXEC)
-        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        kernel = self._kernel
+        ours, theirs = kernel.packet_pair()
+        out, into = kernel.pipe()
+        null = kernel.null()
         try:
             argv = process.python_argv("upnextd.forked.template:main", messages.encode_order(self._order).decode())
-            pid = process.spawn(argv, self._env, {0: null, 1: into, 2: into, process.TEMPLATE_FD: theirs.fileno()})
+            pid = kernel.spawn(argv, self._env, {0: null, 1: into, 2: into, process.TEMPLATE_FD: theirs})
         except OSError:
-            ours.close()
-            os.close(out)
+            kernel.close(ours)
+            kernel.close(out)
             raise
         finally:
-            theirs.close()
-            os.close(into)
-            os.close(null)
-        return pid, os.pidfd_open(pid), ours.detach(), out
+            for fd in (theirs, into, null):
+                kernel.close(fd)
+        return pid, kernel.open_pidfd(pid), ours, out
 
     def fork(self, assignment: Assignment, fds: Sequence[int]) -> bool:
         """Order a child; False when the template is gone or doesn't take orders."""
@@ -137,7 +138,7 @@ class Generation:
         if not self.preload:
             return self._exec(assignment, fds)
         try:
-            socket.send_fds(self._control, [messages.encode_order(assignment)], fds)
+            self._kernel.send_with_fds(self._control, messages.encode_order(assignment), fds)
         except OSError:
             return False
         self._orders[assignment.token] = self._loop.time()
@@ -161,9 +162,8 @@ class Generation:
         order = messages.encode_order(ExecOrder(template=self._order, assignment=assignment, shapes=shapes))
         channel, page, dump, output = fds
         # Not as an argument: a URL may have a password in it.
-        told = os.memfd_create("upnextd-order", os.MFD_CLOEXEC)
+        told = self._kernel.memory("upnextd-order", len(order), order)
         try:
-            os.pwrite(told, order, 0)
             argv = process.python_argv("upnextd.forked.exec_child:main")
             where = {
                 0: told,
@@ -173,13 +173,13 @@ class Generation:
                 exec_child.PAGE_FD: page,
                 exec_child.DUMP_FD: dump,
             }
-            pid = process.spawn(argv, self._env, where)
+            pid = self._kernel.spawn(argv, self._env, where)
         except OSError as error:
             why = error.strerror or str(error)
             self._loop.call_soon(partial(self._listener.fork_failed, assignment.token, why, blameless=True))
             return True
         finally:
-            os.close(told)
+            self._kernel.close(told)
         self._loop.call_soon(self._listener.forked, assignment.token, pid)
         return True
 
@@ -196,7 +196,7 @@ class Generation:
     def kill(self) -> None:
         """End it; `template_gone` follows."""
         if self.living:
-            process.send_signal(self.pidfd, process.signal.SIGKILL)
+            self._kernel.signal(self.pidfd, SIGKILL)
         elif self.phase is not Phase.GONE:
             self.phase = Phase.GONE
             self._loop.call_soon(self._listener.template_gone, self, ExitStatus(0, None))
@@ -254,7 +254,7 @@ class Generation:
     def _refuse(self, why: str) -> None:
         """It can't be used: it is of another version of this program."""
         self.failure = ImportFailure(why)
-        process.send_signal(self.pidfd, process.signal.SIGKILL)
+        self._kernel.signal(self.pidfd, SIGKILL)
 
     # -- over an upgrade of the supervisor --
 
@@ -283,17 +283,18 @@ class Generation:
         loop: asyncio.AbstractEventLoop,
         listener: Listener,
         on_line: Callable[[int | None, str], None],
+        kernel: Kernel,
     ) -> Self:
         """What `to_state` wrote, with its descriptors open; it had imported the service."""
         order = messages.from_json(TemplateOrder, said["order"])
         ends = said["ends"]
         if ends is None:
             # It has no process any more; these lead nowhere.
-            ours, theirs = socket.socketpair()
-            out, into = os.pipe2(os.O_CLOEXEC)
-            theirs.close()
-            os.close(into)
-            ends = (0, -1, ours.detach(), out)
+            ours, theirs = kernel.packet_pair()
+            out, into = kernel.pipe()
+            kernel.close(theirs)
+            kernel.close(into)
+            ends = (0, -1, ours, out)
         pid, pidfd, control, output = ends
         generation = cls(
             said["number"],
@@ -302,6 +303,7 @@ class Generation:
             loop,
             listener,
             on_line,
+            kernel,
             preload=order.preload,
             ends=(pid, pidfd, control, output),
         )
@@ -317,13 +319,13 @@ class Generation:
     def _ended(self) -> None:
         self._hear()
         try:
-            members = process.kill_session(self.pid)
+            members = self._kernel.kill_session(self.pid)
         except OSError:
             # No descriptor is free to read /proc with: until one is, it is not reaped.
             self._loop.remove_reader(self.pidfd)
             self._loop.call_later(_NO_DESCRIPTOR_S, self._ended)
             return
-        status = process.reap(self.pidfd)
+        status = self._kernel.reap(self.pidfd)
         if status is None:
             return
         was_importing = self.phase is Phase.IMPORTING
@@ -332,7 +334,7 @@ class Generation:
             self.phase = Phase.GONE
         self._loop.remove_reader(self.pidfd)
         self._loop.remove_reader(self._control.fileno())
-        os.close(self.pidfd)
+        self._kernel.close(self.pidfd)
         self.pidfd = -1
         self._control.close()
         if members:

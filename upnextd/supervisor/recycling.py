@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from upnextd.rules.slots import State
-from upnextd.shared import process
 
 if TYPE_CHECKING:
     from upnextd.supervisor.supervisor import Supervisor
@@ -73,7 +72,7 @@ class Recycling:
             if child is None or child.pid is None or instance.life.state is not State.READY:
                 continue
             limits = allowance(settings.max_jobs, settings.max_rss_bytes, child.token)
-            rss_bytes = 0 if limits.rss_bytes is None else process.rss_bytes(child.pid)
+            rss_bytes = 0 if limits.rss_bytes is None else supervisor.kernel.rss_bytes(child.pid)
             if limits.too_small(rss_bytes) and not child.page.ran_job:
                 self._tell_too_small(instance.slot, rss_bytes)
                 continue

@@ -6,7 +6,6 @@ After the commit its template is kept, so that a crash loop of the new code can 
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -261,7 +260,7 @@ class Reloads:
         supervisor.log.fault(f"{why}; falling back to generation {former.number}")
         supervisor.on_event("reload_step", {"generation": former.number, "step": f"falling back: {why}", "ok": False})
         # Its definitions are to win over those of the newer code.
-        former.made_ms = time.time_ns() // 1_000_000
+        former.made_ms = supervisor.kernel.wall_ms()
         self.former = None
         supervisor.exits.record = plan.Record()
         supervisor.edit(generation=former.number, scheduler_generation=former.number)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from upnextd.rules.plan import QUARANTINE, Mode, Role
@@ -46,6 +43,7 @@ class Spawner:
                 supervisor.loop,
                 supervisor.messages.on_message,
                 supervisor.messages.on_output,
+                supervisor.kernel,
             )
         except OSError as error:
             supervisor.log.fault(f"{instance.slot}: can't make a child: {error.strerror or error}")
@@ -93,7 +91,7 @@ class Spawner:
         instance = self._supervisor.instance_of(token)
         if instance is None or instance.child is None or instance.life.state is State.EXITED:
             # It comes too late: its slot has given it up. Its channel is closed, which ends it, too.
-            _kill(pid)
+            self._supervisor.kernel.kill(pid)
             return
         instance.child.pid = pid
         self._supervisor.post(instance, Event.FORKED)
@@ -119,7 +117,7 @@ class Spawner:
             return
         except OSError as error:
             supervisor.log.fault(f"{child.slot}: can't watch pid {child.pid}: {error.strerror or error}")
-            _kill(child.pid)
+            supervisor.kernel.kill(child.pid)
             child.pid = None
             supervisor.loop.call_soon(self._gone_unwatched, child)
             return
@@ -137,9 +135,3 @@ class Spawner:
         instance = self._supervisor.instance_of(child.token)
         if instance is not None:
             self._supervisor.post(instance, Event.GONE)
-
-
-def _kill(pid: int) -> None:
-    """SIGKILL to a child that isn't reaped; one that is gone already is no error."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)

@@ -7,9 +7,7 @@ Everything that happens becomes an event posted to a instance; the instance's ta
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -26,7 +24,8 @@ from upnextd.rules.modes import Request
 from upnextd.rules.plan import Desired, Mode, Role
 from upnextd.rules.slots import Action, Event, Life, State
 from upnextd.settings import Settings
-from upnextd.shared import identity, leftovers, messages, process
+from upnextd.shared import identity, leftovers, messages
+from upnextd.shared.kernel import Kernel
 from upnextd.shared.logs import Log
 from upnextd.shared.process import ExitStatus
 from upnextd.supervisor import upgrade
@@ -60,10 +59,11 @@ def _nobody_listens(_kind: str, _fields: dict[str, Any]) -> None:
 class Supervisor:
     """One daemon. `run` is its life."""
 
-    def __init__(self, settings: Settings, daemon_id: str, log: Log, notifier: Notifier) -> None:
+    def __init__(self, settings: Settings, daemon_id: str, log: Log, notifier: Notifier, kernel: Kernel) -> None:
         self.settings = settings
         self.loop = asyncio.get_running_loop()
         self.log = log
+        self.kernel = kernel
         self.desired = Desired(settings.workers, 1, 1, leave_s=settings.reload_timeout_s)
         self.instances: list[Instance] = []
         self.history: dict[str, SlotHistory] = {}
@@ -76,8 +76,8 @@ class Supervisor:
         self.ended = asyncio.Event()
         self.on_event: Callable[[str, dict[str, Any]], None] = _nobody_listens
         self.daemon_id = daemon_id
-        self.since_ms = time.time_ns() // 1_000_000
-        self.since_s = time.monotonic()
+        self.since_ms = kernel.wall_ms()
+        self.since_s = self.loop.time()
         self.child_env = {**settings.child_env, leftovers.VARIABLE: daemon_id}
         """What every child gets, and passes on: by the daemon's mark, what a job leaves behind is found and ended."""
         self._notifier = notifier
@@ -106,7 +106,7 @@ class Supervisor:
 
     async def run(self) -> int:
         """From the first template to the last child; -> exit code. The control server is somebody else's."""
-        process.become_subreaper()
+        self.kernel.become_subreaper()
         ticking = self.own(self._tick())
         try:
             if not self._open:
@@ -138,7 +138,7 @@ class Supervisor:
     def _end_leftovers(self) -> None:
         """What jobs started in sessions of their own. Nothing else runs here any more that could be kept waiting."""
         try:
-            count = leftovers.end_all(self.child_env[leftovers.VARIABLE])
+            count = self.kernel.end_leftovers(self.child_env[leftovers.VARIABLE])
         except OSError as error:
             self.log.fault(f"can't look for what jobs left running: {error.strerror or error}")
         else:
@@ -152,7 +152,7 @@ class Supervisor:
         )
         self.daemon_id = daemon_id
         try:
-            identity.store(self.settings.state_dir, daemon_id)
+            self.kernel.store_id(self.settings.state_dir, daemon_id)
         except OSError as error:
             self.log.fault(f"can't write {self.settings.state_dir / identity.FILE}: {error.strerror or error}")
 
@@ -328,14 +328,16 @@ class Supervisor:
 
     def _start_exporter(self) -> None:
         if self.settings.metrics is not None:
-            self.exporter = Exporter(self._metrics_order, self.child_env, self.log)
+            self.exporter = Exporter(self._metrics_order, self.child_env, self.log, self.kernel)
             self.exporter.start()
 
     async def ensure_broker(self, generation: Generation) -> str | None:
         """Start the embedded broker if this generation needs one and there is none. -> why that failed."""
         if self.broker is None and self.settings.redis_url is None and None in generation.redis_urls:
             path = config.broker_socket_path(self.settings.state_dir, self.settings.runtime_dir, self.settings.name)
-            self.broker = EmbeddedBroker(self.settings.state_dir, path, self.settings.child_env, self.log, self.wake)
+            self.broker = EmbeddedBroker(
+                self.settings.state_dir, path, self.settings.child_env, self.log, self.wake, self.kernel
+            )
             try:
                 await self.broker.start()
             except (UpNextError, OSError) as error:
@@ -344,7 +346,7 @@ class Supervisor:
 
     def _metrics_order(self) -> dict[str, Any]:
         return {
-            "supervisor_pid": os.getpid(),
+            "supervisor_pid": self.kernel.pid(),
             "name": self.settings.name,
             "listen": self.settings.metrics,
             "socket": str(self.settings.socket),
@@ -515,7 +517,7 @@ class Supervisor:
         }
         ours |= {generation.pid for generation in self.generations.values() if generation.living}
         ours |= {kept.pid for kept in (self.broker, self.exporter) if kept is not None and kept.pid is not None}
-        process.reap_orphans(ours | self.orphans)
+        self.kernel.reap_orphans(ours | self.orphans)
 
     # -- reconciling --
 

@@ -6,12 +6,10 @@ those that end are replaced from the former generation's template, where there i
 
 from __future__ import annotations
 
-import os
 import signal
 from typing import TYPE_CHECKING
 
 from upnextd.rules import plan
-from upnextd.shared import process
 from upnextd.shared.messages import TemplateOrder
 from upnextd.supervisor.generations import Generation, ImportFailure, Phase
 
@@ -122,7 +120,7 @@ class Templates:
         supervisor = self._supervisor
         settings = supervisor.settings
         order = TemplateOrder(
-            supervisor_pid=os.getpid(),
+            supervisor_pid=supervisor.kernel.pid(),
             generation=number,
             service=settings.service,
             name=settings.name,
@@ -137,6 +135,7 @@ class Templates:
                 supervisor.loop,
                 supervisor,
                 supervisor.template_line,
+                supervisor.kernel,
                 preload=settings.preload,
             )
         except OSError as error:
@@ -173,7 +172,7 @@ class Templates:
         if self._supervisor.loop.time() < generation.due_at:
             self._watch(generation)
             return
-        process.send_signal(generation.pidfd, signal.SIGUSR2)
+        self._supervisor.kernel.signal(generation.pidfd, signal.SIGUSR2)
         self._supervisor.loop.call_later(_STACKS_S, self._give_up, generation)
 
     def _give_up(self, generation: Generation) -> None:

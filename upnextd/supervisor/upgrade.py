@@ -300,7 +300,7 @@ def from_state(supervisor: Supervisor, state: Mapping[str, Any]) -> None:
         supervisor.history[slot] = SlotHistory(one["incarnations"], one["restarts"], last)
     for one in state["generations"]:
         generation = Generation.from_state(
-            one, supervisor.child_env, supervisor.loop, supervisor, supervisor.template_line
+            one, supervisor.child_env, supervisor.loop, supervisor, supervisor.template_line, supervisor.kernel
         )
         supervisor.generations[generation.number] = generation
     if state["broker"] is not None:
@@ -310,6 +310,7 @@ def from_state(supervisor: Supervisor, state: Mapping[str, Any]) -> None:
             supervisor.settings.child_env,
             supervisor.log,
             supervisor.wake,
+            supervisor.kernel,
         )
     supervisor.scheduler_status = SchedulerStatus(**state["scheduler_status"])
     for notice in state["notices"]:
@@ -344,7 +345,11 @@ def _instance_from_state(supervisor: Supervisor, said: Json) -> None:
     supervisor.instances.append(instance)
     if said["child"] is not None:
         instance.child = Child.from_state(
-            said["child"], supervisor.loop, supervisor.messages.on_message, supervisor.messages.on_output
+            said["child"],
+            supervisor.loop,
+            supervisor.messages.on_message,
+            supervisor.messages.on_output,
+            supervisor.kernel,
         )
         supervisor.spawner.watch_again(instance.child)
     supervisor.set_timer(instance)

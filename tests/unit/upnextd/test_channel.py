@@ -18,6 +18,7 @@ class End:
     def __init__(self, connection: socket.socket) -> None:
         self.heard: list[Message] = []
         self.closed = 0
+        connection.setblocking(False)
         self.channel = Channel(connection, asyncio.get_running_loop(), self.heard.append, self._on_closed)
 
     def _on_closed(self) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.waiting import wait_until_async
+from upnextd.shared.linux_kernel import LinuxKernel
 from upnextd.shared.log_quota import BURST_BYTES, LINE_COST_BYTES, RATE_BYTES_PER_S, LogQuota
 from upnextd.shared.log_records import LINE_CAP_BYTES, MARK, Record, RecordHandler, encode, parse
 from upnextd.shared.logs import LineReader, Log, Sink
@@ -84,9 +85,9 @@ def test_an_allowance_bursts_and_refills() -> None:
 
 
 async def test_a_flood_is_counted_to_the_line() -> None:
-    out, into = os.pipe()
+    out, into = LinuxKernel().pipe()
     lines: list[str] = []
-    reader = LineReader(out, asyncio.get_running_loop(), lines.append)
+    reader = LineReader(out, asyncio.get_running_loop(), lines.append, LinuxKernel())
     printed = 60_000
 
     def flood() -> None:

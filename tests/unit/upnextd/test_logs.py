@@ -9,6 +9,7 @@ import os
 import pytest
 
 from tests.support.waiting import wait_until_async
+from upnextd.shared.linux_kernel import LinuxKernel
 from upnextd.shared.logs import LineReader, Log, Sink
 
 
@@ -69,9 +70,9 @@ async def test_a_reader_that_stopped_costs_lines_not_time(whose: str, monkeypatc
 
 
 async def test_lines_are_cut_and_long_ones_pieced() -> None:
-    out, into = os.pipe()
+    out, into = LinuxKernel().pipe()
     lines: list[str] = []
-    reader = LineReader(out, asyncio.get_running_loop(), lines.append)
+    reader = LineReader(out, asyncio.get_running_loop(), lines.append, LinuxKernel())
     os.write(into, b"one\ntwo\r\nhal")
     await wait_until_async(lambda: len(lines) == 2)
     os.write(into, b"f\n" + b"y" * 40_000 + b"\nrest \xff")

@@ -7,8 +7,9 @@ import time
 
 from upnextd.metrics.counters import Counters
 from upnextd.metrics.exporter_process import cumulative
+from upnextd.shared.linux_kernel import LinuxKernel
 from upnextd.shared.meters import BOUNDS_S, Histogram, TaskMeter, total
-from upnextd.shared.scoreboard import Reader, WorkerShape, Writer, create
+from upnextd.shared.scoreboard import Reader, WorkerShape, Writer, create, map_writable, page_bytes
 
 SHAPES = (WorkerShape("a", 2, ("ship", "mail")), WorkerShape("b", 1, ("count",)))
 
@@ -18,8 +19,8 @@ def start(cells: object, cell: int, task: int, entry_ms: int, seq: int = 0) -> N
 
 
 def test_each_task_of_each_worker_has_its_own() -> None:
-    fd = create(SHAPES, "test")
-    writer, reader = Writer(fd, SHAPES), Reader(fd, SHAPES)
+    fd = create(LinuxKernel(), SHAPES, "test")
+    writer, reader = Writer(map_writable(fd, SHAPES), SHAPES), Reader(LinuxKernel().map(fd, page_bytes(SHAPES)), SHAPES)
     os.close(fd)
     now_ms = time.time_ns() // 1_000_000
     first, second = writer.metered_host_of(0), writer.metered_host_of(1)
@@ -43,8 +44,8 @@ def test_each_task_of_each_worker_has_its_own() -> None:
 
 
 def test_a_job_that_waited_for_another_is_one_attempt() -> None:
-    fd = create(SHAPES, "test")
-    writer, reader = Writer(fd, SHAPES), Reader(fd, SHAPES)
+    fd = create(LinuxKernel(), SHAPES, "test")
+    writer, reader = Writer(map_writable(fd, SHAPES), SHAPES), Reader(LinuxKernel().map(fd, page_bytes(SHAPES)), SHAPES)
     os.close(fd)
     cells = writer.metered_host_of(0)
     now_ms = time.time_ns() // 1_000_000
@@ -61,8 +62,8 @@ def test_a_job_that_waited_for_another_is_one_attempt() -> None:
 
 def test_a_job_that_ends_without_its_cell_counts() -> None:
     """It waited for another, went on when that wait ran out, and no cell came free."""
-    fd = create(SHAPES, "test")
-    writer, reader = Writer(fd, SHAPES), Reader(fd, SHAPES)
+    fd = create(LinuxKernel(), SHAPES, "test")
+    writer, reader = Writer(map_writable(fd, SHAPES), SHAPES), Reader(LinuxKernel().map(fd, page_bytes(SHAPES)), SHAPES)
     os.close(fd)
     cells = writer.metered_host_of(0)
     now_ms = time.time_ns() // 1_000_000

@@ -10,15 +10,16 @@ from collections.abc import Iterator
 import pytest
 
 from upnextd.shared import scoreboard
-from upnextd.shared.scoreboard import Reader, WorkerShape, Writer
+from upnextd.shared.linux_kernel import LinuxKernel
+from upnextd.shared.scoreboard import Reader, WorkerShape, Writer, map_writable, page_bytes
 
 SHAPES = [WorkerShape("a", 3, ("first", "second")), WorkerShape("b", 2, ("third",))]
 
 
 @pytest.fixture
 def page() -> Iterator[tuple[Writer, Reader]]:
-    fd = scoreboard.create(SHAPES, "test")
-    writer, reader = Writer(fd, SHAPES), Reader(fd, SHAPES)
+    fd = scoreboard.create(LinuxKernel(), SHAPES, "test")
+    writer, reader = Writer(map_writable(fd, SHAPES), SHAPES), Reader(LinuxKernel().map(fd, page_bytes(SHAPES)), SHAPES)
     os.close(fd)
     yield writer, reader
     reader.close()
@@ -102,11 +103,12 @@ def test_writing_a_start_is_cheap(page: tuple[Writer, Reader]) -> None:
 
 
 def test_a_page_of_another_version_is_refused() -> None:
-    fd = scoreboard.create(SHAPES, "test")
+    fd = scoreboard.create(LinuxKernel(), SHAPES, "test")
     try:
         os.pwrite(fd, (scoreboard.LAYOUT ^ 1).to_bytes(4, "little"), 0)
-        for side in (Reader, Writer):
-            with pytest.raises(RuntimeError, match="layout"):
-                side(fd, SHAPES)
+        with pytest.raises(RuntimeError, match="layout"):
+            Reader(LinuxKernel().map(fd, page_bytes(SHAPES)), SHAPES)
+        with pytest.raises(RuntimeError, match="layout"):
+            Writer(map_writable(fd, SHAPES), SHAPES)
     finally:
         os.close(fd)
