@@ -1,56 +1,14 @@
-r"""THE map of keys in Redis: name, type, lifetime, who writes it. No other module spells a key.
+"""THE map of keys in Redis: `Keys` has a row for each, with its type, its lifetime, what it holds and which scripts write it.
 
 All keys of a namespace share one hash tag, so a script is atomic over them on Redis Cluster too. P is `upnext:{NAMESPACE}`.
-
-| key | type | lives | holds | written by |
-|---|---|---|---|---|
-| P:epoch | string | for ever | random name of this data set; gone after FLUSHALL | register |
-| P:schema | string | for ever | newest schema number in use | register |
-| P:seq | string | for ever | counter of delayed ids | submit |
-| P:s:TASK:n / :h / :b / :x | stream | for ever | lanes normal, high, back, suspect; one entry = one job | submit, promote, reap, ... |
-| P:where | hash | the job's | job id -> `LANE ENTRY_ID` of a job that moved | reap, hand_back, promote, … |
-| P:delayed | zset | the job's | job id -> due time, us | submit, retry |
-| P:delayed:jobs | hash | the job's | job id -> packed job | submit, retry |
-| P:r:JOB_ID | string | result_ttl | outcome, JSON | finish |
-| P:waiters | hash | the job's | job id -> CHANNEL#NUMBER of each registration, space separated | watch, finish |
-| P:dead | zset | until purged; the newest 100,000 | job id -> time of death, ms | finish, reap |
-| P:dead:jobs | hash | as P:dead | job id -> packed job | finish, reap |
-| P:idem:KEY | string | its own ttl | job id | submit; deleted by every terminal path |
-| P:sent:NONCE:KEY | string | 60 s | job id and nonce of a keyed submit: a repeat after a lost reply is told the same | submit, send |
-| P:cancel | hash | the job's | job id -> time of request, ms | cancel |
-| P:tasks | hash | see `upnext.core.ownership` | task -> definition, JSON | register, remove |
-| P:seen | hash | with P:tasks | task, cron or handler -> when it was registered or announced last, ms | register, announce, remove |
-| P:announcers | hash | the daemon's | daemon -> what its module declares and what it serves, JSON | announce, withdraw |
-| P:announced | zset | as P:announcers | daemon -> end of its announcement, ms | announce, withdraw |
-| P:limits | hash | with P:tasks | task -> limits in force, JSON | register, set_limits, remove |
-| P:limits:set | hash | until reset | task -> limits that operators set (`null`: none), JSON | set_limits |
-| P:gcra | hash | for ever | task -> theoretical arrival time, us | fetch |
-| P:lingering | hash | the consumer's | TASK\nCONSUMER -> jobs that have ended there and still go on | linger, reap |
-| P:paused | set | for ever | tasks paused everywhere | pause_task |
-| P:consumers | hash | the consumer's | consumer -> record, JSON | register, reap |
-| P:leases | zset | the consumer's | consumer -> lease end, ms | register, beat, reap |
-| P:graves | zset | the sweep's | dead consumer -> time of death, ms | reap |
-| P:leader | hash | for ever | daemon, token, epoch, until_ms | beat, resign |
-| P:crons | hash | see `upnext.core.ownership` | cron -> definition, JSON | register, announce, remove |
-| P:lapsed | hash | 30 days | cron that lapsed -> its schedule, JSON; its cursor stays as long | remove, register |
-| P:cursors | hash | with the cron, or P:lapsed | cron -> newest tick that fired or was skipped, or when first seen, ms | register, tick |
-| P:fired | hash | with the cron | cron -> newest tick that fired, ms | tick |
-| P:event:EVENT | hash | newest seen + 7 d | handler task -> newest seen, ms | register, announce, remove |
-| P:stats | hash | for ever | TASK:done, TASK:failed, … -> count | finish, reap |
-| P:rate:BUCKET | hash | 120 s | task -> ends in that 10 s bucket | finish |
-| P:ends | stream | capped | recent ends, a batch an entry | finish |
-| P:audit | stream | the newest 10,000 | what people did on the dashboard: who, what, on what | dashboard |
-| P:p:JOB_ID | string | result_ttl | progress and checkpoint, JSON | progress |
-| P:cache:TASK:KEY | string | cache_ttl | cached outcome, JSON | finish |
-
-Channels (sharded: SPUBLISH, SSUBSCRIBE): P:bell (see `upnext.engine.redis.wakeups`), P:reply:NONCE (one per waiting
-client), P:ear:NONCE (one per subscriber: its words to itself).
+No other module spells a key. `docs/redis-keys.md` shows the rows, and tests compare them with every Lua script.
 """
 
 from __future__ import annotations
 
 from binascii import crc_hqx
 from dataclasses import dataclass, field
+from typing import Literal, Self, overload
 
 GROUP = "w"
 """The one consumer group of every stream."""
@@ -68,11 +26,268 @@ def absent_beside(key: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Key:
+    """One row of the map. As an attribute of `Keys` it is the key's full name, or its fixed part where the rest is variable."""
+
+    name: str
+    type: Literal["string", "hash", "zset", "set", "stream", "channel"]
+    holds: str
+    writers: str = ""
+    """Scripts (`upnext/engine/lua`) that write it, separated by spaces."""
+    besides: str = ""
+    """What writes it without a script."""
+    life: str = "a message"
+    variable: str = ""
+    """What follows `name`."""
+
+    @overload
+    def __get__(self, keys: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, keys: Keys, owner: type) -> str: ...
+    def __get__(self, keys: Keys | None, owner: type) -> Self | str:
+        return self if keys is None else keys.prefix + self.name
+
+
+@dataclass(frozen=True, slots=True)
 class Keys:
     """Names of all keys of one namespace."""
 
     namespace: str = "default"
     prefix: str = field(init=False)
+
+    epoch = Key(
+        "epoch",
+        "string",
+        life="for ever",
+        holds="random name of this data set; gone after FLUSHALL",
+        writers="register",
+    )
+    schema = Key("schema", "string", life="for ever", holds="newest schema number in use", writers="register")
+    seq = Key("seq", "string", life="for ever", holds="counter of delayed ids", writers="submit")
+    stream_prefix = Key(
+        "s:",
+        "stream",
+        variable="TASK:LANE",
+        life="for ever",
+        holds="a task's lanes n (normal), h (high), b (back), x (suspect); one entry is one job",
+        writers="cancel fetch finish finish_again free_suspects hand_back promote purge_queued "
+        "reap register remove retry retry_dead send submit tick",
+        besides="a plain submit (XADD), a worker's blocking read (XREADGROUP)",
+    )
+    where = Key(
+        "where",
+        "hash",
+        life="the job's",
+        holds="job id -> `LANE ENTRY_ID` of a job that moved",
+        writers="cancel finish finish_again free_suspects hand_back promote purge_queued reap retry retry_dead",
+    )
+    delayed = Key(
+        "delayed",
+        "zset",
+        life="the job's",
+        holds="job id -> due time, us",
+        writers="cancel finish_again promote purge_delayed retry submit",
+    )
+    delayed_jobs = Key(
+        "delayed:jobs",
+        "hash",
+        life="the job's",
+        holds="job id -> packed job",
+        writers="cancel finish_again promote purge_delayed retry submit",
+    )
+    result_prefix = Key(
+        "r:",
+        "string",
+        variable="JOB_ID",
+        life="result_ttl",
+        holds="outcome, JSON",
+        writers="cancel finish finish_again hand_back purge_dead reap retry_dead",
+    )
+    waiters = Key(
+        "waiters",
+        "hash",
+        life="the job's",
+        holds="job id -> CHANNEL#NUMBER of each registration, space separated",
+        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap unwatch watch",
+    )
+    dead = Key(
+        "dead",
+        "zset",
+        life="until purged; the newest 100,000",
+        holds="job id -> time of death, ms",
+        writers="finish finish_again purge_dead reap retry_dead",
+    )
+    dead_jobs = Key(
+        "dead:jobs",
+        "hash",
+        life="as P:dead",
+        holds="job id -> packed job",
+        writers="finish finish_again purge_dead reap retry_dead",
+    )
+    idem_prefix = Key(
+        "idem:",
+        "string",
+        variable="KEY",
+        life="its own ttl",
+        holds="job id of the job that holds the key; every terminal path deletes it",
+        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap send submit",
+    )
+    sent_prefix = Key(
+        "sent:",
+        "string",
+        variable="NONCE:KEY",
+        life="60 s",
+        holds="job id and nonce of a keyed submit: a repeat after a lost reply gets the same answer",
+        writers="send submit",
+    )
+    cancel = Key(
+        "cancel",
+        "hash",
+        life="the job's",
+        holds="job id -> time of request, ms",
+        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap",
+    )
+    tasks = Key(
+        "tasks", "hash", life="see `upnext.core.ownership`", holds="task -> definition, JSON", writers="register remove"
+    )
+    seen = Key(
+        "seen",
+        "hash",
+        life="with P:tasks",
+        holds="task, cron or handler -> when it was registered or announced last, ms",
+        writers="announce register remove",
+    )
+    announcers = Key(
+        "announcers",
+        "hash",
+        life="the daemon's",
+        holds="daemon -> what its module declares and what it serves, JSON",
+        writers="announce withdraw",
+    )
+    announced = Key(
+        "announced",
+        "zset",
+        life="as P:announcers",
+        holds="daemon -> end of its announcement, ms",
+        writers="announce withdraw",
+    )
+    limits = Key(
+        "limits",
+        "hash",
+        life="with P:tasks",
+        holds="task -> limits in force, JSON",
+        writers="register remove set_limits",
+    )
+    limits_set = Key(
+        "limits:set",
+        "hash",
+        life="until reset",
+        holds="task -> limits that operators set (`null`: none), JSON",
+        writers="remove set_limits",
+    )
+    gcra = Key(
+        "gcra", "hash", life="with P:tasks", holds="task -> theoretical arrival time, us", writers="fetch remove"
+    )
+    lingering = Key(
+        "lingering",
+        "hash",
+        life="the consumer's",
+        holds="TASK\\nCONSUMER -> jobs that have ended there and still go on",
+        writers="linger reap",
+    )
+    paused = Key(
+        "paused", "set", life="until resumed", holds="tasks paused everywhere", writers="pause_task remove resume_task"
+    )
+    consumers = Key(
+        "consumers", "hash", life="the consumer's", holds="consumer -> record, JSON", writers="attach reap register"
+    )
+    leases = Key(
+        "leases", "zset", life="the consumer's", holds="consumer -> lease end, ms", writers="beat reap register"
+    )
+    graves = Key("graves", "zset", life="the sweep's", holds="dead consumer -> time of death, ms", writers="reap")
+    leader = Key("leader", "hash", life="for ever", holds="daemon, token, epoch, until_ms", writers="beat resign")
+    crons = Key(
+        "crons",
+        "hash",
+        life="see `upnext.core.ownership`",
+        holds="cron -> definition, JSON",
+        writers="announce register remove",
+    )
+    lapsed = Key(
+        "lapsed",
+        "hash",
+        life="30 days",
+        holds="cron that lapsed -> its schedule, JSON; its cursor stays as long",
+        writers="register remove",
+    )
+    cursors = Key(
+        "cursors",
+        "hash",
+        life="with the cron, or P:lapsed",
+        holds="cron -> newest tick that fired or was skipped, or when first seen, ms",
+        writers="register remove tick",
+    )
+    fired = Key(
+        "fired", "hash", life="with the cron", holds="cron -> newest tick that fired, ms", writers="remove tick"
+    )
+    event_prefix = Key(
+        "event:",
+        "hash",
+        variable="EVENT",
+        life="newest seen + 7 d",
+        holds="handler task -> newest seen, ms",
+        writers="announce register remove send",
+    )
+    stats = Key(
+        "stats",
+        "hash",
+        life="with P:tasks",
+        holds="TASK:done, TASK:failed, … -> count",
+        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap remove retry",
+    )
+    rate_prefix = Key(
+        "rate:", "hash", variable="BUCKET", life="120 s", holds="task -> ends in that 10 s bucket", writers="finish"
+    )
+    ends = Key("ends", "stream", life="capped", holds="recent ends, a batch an entry", writers="finish finish_again")
+    audit = Key(
+        "audit",
+        "stream",
+        life="the newest 10,000",
+        holds="actions of people on the dashboard: who, what, on what",
+        besides="the dashboard (XADD)",
+    )
+    progress_prefix = Key(
+        "p:",
+        "string",
+        variable="JOB_ID",
+        life="result_ttl",
+        holds="progress and checkpoint, JSON",
+        besides="a running job (SET)",
+    )
+    cache_prefix = Key(
+        "cache:", "string", variable="TASK:KEY", life="cache_ttl", holds="cached outcome, JSON", writers="finish"
+    )
+    bell = Key(
+        "bell",
+        "channel",
+        holds="wake-ups of workers, schedulers and waiters, see `upnext.engine.redis.wakeups`",
+        writers="cancel finish free_suspects hand_back linger pause_task promote reap "
+        "register remove resume_task retry retry_dead send set_limits submit tick",
+    )
+    reply_prefix = Key(
+        "reply:",
+        "channel",
+        variable="NONCE",
+        holds="outcomes for one waiting client",
+        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap",
+    )
+    ear_prefix = Key(
+        "ear:",
+        "channel",
+        variable="NONCE",
+        holds="probes that one subscriber sends to itself",
+        besides="a subscriber (SPUBLISH)",
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prefix", f"upnext:{{{self.namespace}}}:")
@@ -84,194 +299,42 @@ class Keys:
         """All lanes of a task, in the order of LANE_LETTERS."""
         return [self.stream(task, lane) for lane in LANE_LETTERS]
 
-    @property
-    def stream_prefix(self) -> str:
-        return self.prefix + "s:"
-
-    @property
-    def epoch(self) -> str:
-        return self.prefix + "epoch"
-
-    @property
-    def schema(self) -> str:
-        return self.prefix + "schema"
-
-    @property
-    def seq(self) -> str:
-        return self.prefix + "seq"
-
-    @property
-    def where(self) -> str:
-        return self.prefix + "where"
-
-    @property
-    def delayed(self) -> str:
-        return self.prefix + "delayed"
-
-    @property
-    def delayed_jobs(self) -> str:
-        return self.prefix + "delayed:jobs"
-
-    @property
-    def result_prefix(self) -> str:
-        return self.prefix + "r:"
-
     def result(self, job_id: str) -> str:
         return self.result_prefix + job_id
-
-    @property
-    def waiters(self) -> str:
-        return self.prefix + "waiters"
 
     @property
     def of_an_end(self) -> tuple[str, ...]:
         """What `lua/include/end_job.lua` and its callers write when a job ends, in the order in which they take them."""
         return (self.where, self.waiters, self.dead, self.dead_jobs, self.cancel, self.stats)
 
-    @property
-    def dead(self) -> str:
-        return self.prefix + "dead"
-
-    @property
-    def dead_jobs(self) -> str:
-        return self.prefix + "dead:jobs"
-
-    @property
-    def idem_prefix(self) -> str:
-        return self.prefix + "idem:"
-
     def idem(self, key: str) -> str:
         return self.idem_prefix + key
 
     def sent(self, nonce: str, key: str) -> str:
-        return f"{self.prefix}sent:{nonce}:{key}"
-
-    @property
-    def cancel(self) -> str:
-        return self.prefix + "cancel"
-
-    @property
-    def tasks(self) -> str:
-        return self.prefix + "tasks"
-
-    @property
-    def limits(self) -> str:
-        return self.prefix + "limits"
-
-    @property
-    def limits_set(self) -> str:
-        return self.prefix + "limits:set"
-
-    @property
-    def seen(self) -> str:
-        return self.prefix + "seen"
-
-    @property
-    def announcers(self) -> str:
-        return self.prefix + "announcers"
-
-    @property
-    def announced(self) -> str:
-        return self.prefix + "announced"
-
-    @property
-    def lapsed(self) -> str:
-        return self.prefix + "lapsed"
-
-    @property
-    def gcra(self) -> str:
-        return self.prefix + "gcra"
-
-    @property
-    def lingering(self) -> str:
-        return self.prefix + "lingering"
-
-    @property
-    def paused(self) -> str:
-        return self.prefix + "paused"
-
-    @property
-    def consumers(self) -> str:
-        return self.prefix + "consumers"
-
-    @property
-    def leases(self) -> str:
-        return self.prefix + "leases"
-
-    @property
-    def graves(self) -> str:
-        return self.prefix + "graves"
-
-    @property
-    def leader(self) -> str:
-        return self.prefix + "leader"
-
-    @property
-    def crons(self) -> str:
-        return self.prefix + "crons"
-
-    @property
-    def cursors(self) -> str:
-        return self.prefix + "cursors"
-
-    @property
-    def fired(self) -> str:
-        return self.prefix + "fired"
-
-    @property
-    def event_prefix(self) -> str:
-        return self.prefix + "event:"
+        return f"{self.sent_prefix}{nonce}:{key}"
 
     def event(self, name: str) -> str:
         return self.event_prefix + name
 
-    @property
-    def stats(self) -> str:
-        return self.prefix + "stats"
-
-    @property
-    def rate_prefix(self) -> str:
-        return self.prefix + "rate:"
-
-    @property
-    def ends(self) -> str:
-        return self.prefix + "ends"
-
-    @property
-    def audit(self) -> str:
-        return self.prefix + "audit"
-
-    @property
-    def progress_prefix(self) -> str:
-        return self.prefix + "p:"
-
     def progress(self, job_id: str) -> str:
         return self.progress_prefix + job_id
-
-    @property
-    def cache_prefix(self) -> str:
-        return self.prefix + "cache:"
 
     def cache(self, key: str) -> str:
         """`key` is `TASK:KEY`."""
         return self.cache_prefix + key
 
     def ear(self, nonce: str) -> str:
-        """The channel of one subscriber, over which it proves to itself that it is told."""
-        return f"{self.prefix}ear:{nonce}"
+        """The channel of one subscriber, over which it proves to itself that messages reach it."""
+        return self.ear_prefix + nonce
 
     @property
     def slot(self) -> int:
         """The slot of a cluster that has all keys."""
         return crc_hqx(self.namespace.encode(), 0) % 16384
 
-    @property
-    def bell(self) -> str:
-        return self.prefix + "bell"
-
-    @property
-    def reply_prefix(self) -> str:
-        return self.prefix + "reply:"
-
     def reply(self, nonce: str) -> str:
         return self.reply_prefix + nonce
+
+
+ROWS: dict[str, Key] = {attribute: row for attribute, row in vars(Keys).items() if isinstance(row, Key)}
+"""Every row, by its attribute of `Keys`."""
