@@ -65,6 +65,7 @@ READS = {
         "HGETALL",
         "HKEYS",
         "HLEN",
+        "HSCAN",
         "HMGET",
         "SCARD",
         "SISMEMBER",
