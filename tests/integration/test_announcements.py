@@ -14,7 +14,7 @@ from upnext.engine.attempt import CURRENT
 from upnext.engine.calls import admin
 from upnext.engine.calls import ownership as ownership_module
 from upnext.engine.scheduler import announcements, cron_loop, scheduler
-from upnext.engine.worker import runtime
+from upnext.engine.worker import membership
 
 EVERY_SECOND = CronSpec("* * * * * *")
 NEVER_SOON = CronSpec("0 0 1 1 *")
@@ -27,7 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (announcements, ownership, scheduler):
         monkeypatch.setattr(module, "ANNOUNCER_LEASE_MS", 2_000)
     monkeypatch.setattr(scheduler, "BEAT_S", 0.2)
-    for module in (runtime, scheduler):
+    for module in (membership, scheduler):
         monkeypatch.setattr(module, "LEASE_MS", 2_000)
 
 

@@ -43,7 +43,7 @@ async def test_jobs_that_had_ended_end_again_and_are_not_run_again() -> None:
             gate.set()
             for name, job_id in jobs.items():
                 assert await fleet.value(job_id) == name
-            await fleet.until(lambda: not any(life.runtime.unconfirmed for life in fleet.workers))
+            await fleet.until(lambda: not any(life.runtime._finisher.unconfirmed for life in fleet.workers))
             before = Counter(ran)
 
             await asyncio.to_thread(server.kill)

@@ -296,12 +296,12 @@ async def test_a_drained_worker_with_a_suspect_in_hand_works_on_after_resume(red
         life = await fleet.worker(task(ship), concurrency=2)
         runtime = life.runtime
         # the moment between the fetch of a suspect and its start, made to last
-        runtime._executor.go = lambda: None
+        runtime._executor.wake_runner = lambda: None
         meta = b'{"i":"ship:n1-0","l":"n","s":1}'
         await fleet.command("XADD", fleet.keys.stream("ship", "x"), "*", "p1", b"{}", "m", meta)
         runtime._fetcher.wake_for_all()
         await fleet.until(lambda: bool(runtime._executor.held))
         await runtime.drain()
-        del runtime._executor.go
+        del runtime._executor.wake_runner
         runtime.resume()
         assert await fleet.value(await fleet.submit("ship"), 4) == 1

@@ -12,6 +12,7 @@ from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
 from upnext.core.submission import Submission
 from upnext.engine.calls import lease
+from upnext.engine.worker.questions import Question
 
 
 async def reap(fleet: Fleet, consumer: str, name: str) -> lease.Reaped:
@@ -43,7 +44,7 @@ async def test_the_first_owner_ends_late_and_writes_nothing(redis_url: str, name
         before = await fleet.command("GET", fleet.keys.result(job_id))
         go.set()
         await fleet.until(lambda: first.board.ends + len(first.board.cells) == 0 or not first.runtime.running_ids)
-        await fleet.until(lambda: not first.runtime.unconfirmed)
+        await fleet.until(lambda: not first.runtime._finisher.unconfirmed)
         assert await fleet.command("GET", fleet.keys.result(job_id)) == before
         assert (await fleet.stats()) == {"ship:done": 1}
         assert await fleet.leaks() == []
@@ -130,7 +131,7 @@ async def test_a_job_that_was_lost_on_its_way_comes_back(redis_url: str, namespa
         job_id = await fleet.submit("ship")
         stream = fleet.keys.stream("ship", "n")
         assert await fleet.command("XREADGROUP", "GROUP", "w", life.consumer, "STREAMS", stream, ">")
-        life.runtime._fetcher._must_check = True
+        life.runtime._fetcher._open.ask(Question.PENDING)
         life.runtime.resume()
         assert await fleet.value(job_id) == 5
         assert await fleet.leaks() == []

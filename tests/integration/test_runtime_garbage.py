@@ -7,6 +7,7 @@ import pytest
 from tests.support.fleet import Fleet, task
 from upnext.core import entry
 from upnext.core.keys import SCHEMA
+from upnext.engine.worker.questions import Question
 
 GARBAGE: list[tuple[str | bytes, ...]] = [
     ("what", "ever"),
@@ -52,7 +53,7 @@ async def test_an_entry_of_a_newer_schema_is_left_alone(redis_url: str, namespac
         await fleet.command("XADD", stream, "*", f"p{SCHEMA + 1}", b"\x01", "m", b'{"new":1}')
         assert (await fleet.run("echo", number=2)).value == b"2"
         for _ in range(3):
-            life.runtime._fetcher._must_check = True
+            life.runtime._fetcher._open.ask(Question.PENDING)
             assert (await fleet.run("echo", number=2)).value == b"2"
         assert await fleet.lengths("echo") == "n1"
         await life.stop()

@@ -145,14 +145,14 @@ async def test_a_job_that_comes_right_after_the_goodbye_is_not_fed_to_the_dead(r
     async with Fleet(redis_url, namespace) as fleet:
         life = await fleet.worker(task(ship))
         await fleet.until(lambda: life.runtime._fetcher._blocked is not None)
-        leave = life.runtime._leave
+        leave = life.runtime._membership.leave
         late: list[str] = []
 
         async def leave_then_submit() -> None:
             await leave()
             late.append(await fleet.submit("ship"))
 
-        life.runtime._leave = leave_then_submit
+        life.runtime._membership.leave = leave_then_submit
         life.task.cancel()
         await asyncio.gather(life.task, return_exceptions=True)
         assert await fleet.pending("ship") == 0

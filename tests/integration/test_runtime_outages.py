@@ -156,7 +156,7 @@ async def test_running_work_goes_on_without_the_broker_and_its_end_is_told_later
         await fleet.until(lambda: life.runtime.running_ids == [job_id])
         await asyncio.to_thread(own_server.stop)
         release.set()
-        await fleet.until(lambda: not life.runtime.running_ids and life.runtime.unconfirmed == 1)
+        await fleet.until(lambda: not life.runtime.running_ids and life.runtime._finisher.unconfirmed == 1)
         await asyncio.to_thread(own_server.start)
         assert await fleet.value(job_id, SOON_S) == 6
         assert len(life.board.starts) == 1

@@ -230,7 +230,7 @@ async def test_without_a_result_ttl_only_who_waits_hears_of_the_end(redis_url: s
         assert (await fleet.run("ship")).value == b"4"
         job_id = await fleet.submit("ship")
         await fleet.until(lambda: len(fleet.workers[0].board.starts) == 2 and not fleet.workers[0].board.cells)
-        await fleet.until(lambda: not fleet.workers[0].runtime.unconfirmed)
+        await fleet.until(lambda: not fleet.workers[0].runtime._finisher.unconfirmed)
         with pytest.raises(JobNotFoundError):
             await fleet.broker.wait(job_id, 30)
         assert await fleet.leaks() == []

@@ -69,8 +69,8 @@ async def test_a_cancel_never_reaches_the_next_job_of_the_runner(redis_url: str,
             job_id = await fleet.submit("victim", how=how)
             others = [await fleet.submit("bystander") for _ in range(2)]
             await fleet.until(lambda begun=begun: len(began) > begun)
-            life.runtime.cancel(job_id)
-            life.runtime.cancel(job_id)
+            life.runtime._unstarted.cancel(job_id)
+            life.runtime._unstarted.cancel(job_id)
             for other in others:
                 assert await fleet.value(other, 3) == 1
             await fleet.broker.wait(job_id, 30)

@@ -19,7 +19,7 @@ from upnext.core.outcome import JobStatus
 from upnext.core.spec import CronSpec, MissedRunPolicy, TaskSpec
 from upnext.engine.attempt import CURRENT
 from upnext.engine.scheduler import consumer_sweep, cron_loop, reaper, scheduler
-from upnext.engine.worker import runtime
+from upnext.engine.worker import membership
 
 LEASE_S = 2.0
 EVERY_SECOND = CronSpec("* * * * * *")
@@ -28,7 +28,7 @@ EVERY_SECOND = CronSpec("* * * * * *")
 @pytest.fixture
 def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything five times as fast, and beats ten times, so that many may be late."""
-    for module in (runtime, scheduler):
+    for module in (membership, scheduler):
         monkeypatch.setattr(module, "LEASE_MS", int(LEASE_S * 1000))
     monkeypatch.setattr(scheduler, "BEAT_S", LEASE_S / 10)
     monkeypatch.setattr(scheduler, "LEADERSHIP_MS", 1500)
@@ -552,7 +552,7 @@ async def test_ticks_that_were_missed(redis_url: str, namespace: str, policy: Mi
 
         await fleet.until(moved)
         await fleet.until(lambda: len(ran) >= count)
-        await fleet.until(lambda: not fleet.workers[0].runtime.unconfirmed)
+        await fleet.until(lambda: not fleet.workers[0].runtime._finisher.unconfirmed)
         assert len(ran) == count
         assert await fleet.leaks() == []
 

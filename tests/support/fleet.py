@@ -24,7 +24,8 @@ from upnext.engine.client.queue_client import QueueClient
 from upnext.engine.scheduler.reaper import DeathNotice, Started
 from upnext.engine.scheduler.scheduler import Scheduler, SchedulerSettings
 from upnext.engine.worker.host import NoHost
-from upnext.engine.worker.runtime import RuntimeSettings, WorkerRuntime
+from upnext.engine.worker.runtime import WorkerRuntime
+from upnext.engine.worker.settings import RuntimeSettings
 from upnext.errors import BrokerUnavailableError
 
 T = TypeVar("T")
@@ -121,7 +122,7 @@ class Life:
     async def die(self, cause: str = "signal:SIGKILL", *, charge: bool = True) -> DeathNotice:
         """As a killed process: nothing is said to the broker any more. -> what its supervisor would tell."""
         notice = DeathNotice(self.consumer, cause, charge, tuple(self.board.cells.values()))
-        self.runtime.consumer = ""  # nobody to say goodbye for
+        self.runtime._membership.consumer = ""  # nobody to say goodbye for
         for link in (self.runtime._broker.link, self.runtime._fetcher._link, self.runtime._listener._link):
             link.abort()
         self.task.cancel()
@@ -317,5 +318,7 @@ class Fleet:
                 return leaks(client, self.keys)
 
         # an end is told to its waiter before its holder has taken note of it
-        await self.until(lambda: all(not life.runtime.unconfirmed for life in self.workers), 5, "ends confirmed")
+        await self.until(
+            lambda: all(not life.runtime._finisher.unconfirmed for life in self.workers), 5, "ends confirmed"
+        )
         return await asyncio.to_thread(look)

@@ -216,6 +216,15 @@ class Board(NoHost):
         self.cells.discard(cell)
 
 
+class Named:
+    """A membership that is never lost."""
+
+    consumer = "d1.w"
+    server_offset_s = 0.0
+
+    def watch(self, *, lost: Any) -> None: ...
+
+
 class NoLingering:
     def begin(self, attempt: Attempt) -> None: ...
     def end(self, attempt: Attempt) -> None: ...
@@ -261,14 +270,14 @@ class Model:
         }
         self._executor = Executor(
             WorkerSpec("w", self.concurrency, tasks),
-            lambda: "d1.w",
+            cast("Any", Named()),
             cast("Any", self),
             self._board,
-            self._feed,
             self.rng,
             Keys("model"),
             cast("Any", NoLingering()),
         )
+        self._executor.watch_room(self._feed)
         try:
             for at_s, plan in self.roots:
                 self._loop.call_later(at_s, self.submit, plan)
@@ -358,7 +367,7 @@ class Model:
             name = _name(plan.timeout_s, plan.hooked)
             attempt = Attempt(executor.tasks[name].spec, "n", b"1-%d" % plan.number, None, cast("Any", self))
             executor.hold(attempt, b'{"number":%d}' % plan.number)
-        executor.go()
+        executor.wake_runner()
 
     def finish(self, job: Finish) -> None:
         self._ended += 1

@@ -15,7 +15,8 @@ from upnext.core.spec import ServiceSpec
 from upnext.engine import signals
 from upnext.engine.scheduler.scheduler import DeathNotice, Scheduler, SchedulerSettings
 from upnext.engine.worker.host import NoHost
-from upnext.engine.worker.runtime import RuntimeSettings, WorkerRuntime
+from upnext.engine.worker.runtime import WorkerRuntime
+from upnext.engine.worker.settings import RuntimeSettings
 from upnext.errors import BrokerRefusedError
 
 log = logging.getLogger("upnext")

@@ -27,7 +27,8 @@ from upnext.engine import signals
 from upnext.engine.attempt import current_job_id
 from upnext.engine.scheduler.scheduler import DeathNotice, Scheduler, SchedulerSettings, Started
 from upnext.engine.worker import stacks
-from upnext.engine.worker.runtime import RuntimeSettings, WorkerRuntime
+from upnext.engine.worker.runtime import WorkerRuntime
+from upnext.engine.worker.settings import RuntimeSettings
 from upnext.errors import BrokerUnavailableError, UsageError
 from upnextd.forked.template import title
 from upnextd.shared import log_records, messages, scoreboard
@@ -52,8 +53,8 @@ class Descriptors:
 class Runtime(Protocol):
     """What a worker child needs of the engine: one of these per Worker of the service (`upnext.engine.worker.runtime.WorkerRuntime`)."""
 
-    consumer: str
-
+    @property
+    def consumer(self) -> str: ...
     async def run(self) -> None: ...
     def lost_registration(self, reason: str) -> None: ...
     def pause(self) -> None: ...

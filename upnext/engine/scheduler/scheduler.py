@@ -35,7 +35,7 @@ from upnext.engine.scheduler.announcements import Announcements
 from upnext.engine.scheduler.consumer_sweep import ConsumerSweep
 from upnext.engine.scheduler.cron_loop import CronWork
 from upnext.engine.scheduler.reaper import NO_LEASE, DeathNotice, Reaper, Started
-from upnext.engine.worker.runtime import LEASE_MS
+from upnext.engine.worker.membership import LEASE_MS
 from upnext.errors import BrokerRefusedError, BrokerUnavailableError, QueueError
 
 __all__ = ["DeathNotice", "Scheduler", "SchedulerSettings", "Started"]

@@ -44,6 +44,7 @@ from upnext.engine.worker.failures import (
 )
 from upnext.engine.worker.finisher import Finisher
 from upnext.engine.worker.host import Host
+from upnext.engine.worker.membership import Membership
 from upnext.engine.worker.middleware import GRACE_S, Around
 from upnext.engine.worker.overrunning import Lingering
 from upnext.engine.worker.slots import Event, Slot
@@ -67,6 +68,10 @@ _CLEARED: dict[str, Any] = {"handed_back": False, "expires_ms": None, "suspect":
 def _as_it_is(value: Any) -> Any:
     """What has things around it comes out encoded."""
     return value
+
+
+def _nothing() -> None:
+    """Nothing waits for room."""
 
 
 class _Rest:
@@ -98,22 +103,22 @@ class _Rest:
 
 
 class Executor:
-    """`hold` gives it fetched jobs; it runs them, reports to `finisher` and `host`. `on_room` is called when it could take more."""
+    """`hold` gives it fetched jobs; it runs them, reports to `finisher` and `host`."""
 
     def __init__(
         self,
         worker: WorkerSpec,
-        consumer: Callable[[], str],
+        membership: Membership,
         finisher: Finisher,
         host: Host,
-        on_room: Callable[[], None],
         rng: random.Random,
         keys: Keys,
         lingering: Lingering,
         pool_setup: bytes | None = None,
     ) -> None:
-        self._consumer, self._finisher, self._host = consumer, finisher, host
-        self._on_room, self._rng, self._lingering = on_room, rng, lingering
+        self._membership, self._finisher, self._host = membership, finisher, host
+        self._rng, self._lingering = rng, lingering
+        self._on_room: Callable[[], None] = _nothing
         self._loop = asyncio.get_running_loop()
         self.tasks: Mapping[str, TaskRun] = {
             name: task_run(spec, index, worker.sync_executor) for index, (name, spec) in enumerate(worker.tasks.items())
@@ -141,9 +146,12 @@ class Executor:
         self._ended = asyncio.Event()
         self.finished = 0
         """Jobs ended here, for the tuning of prefetch."""
-        self.server_offset_s = 0.0
-        """Server's clock less ours."""
         self.accepting = True
+        membership.watch(lost=self._registration_lost)
+
+    def watch_room(self, on_room: Callable[[], None]) -> None:
+        """Call `on_room` whenever this could take more."""
+        self._on_room = on_room
 
     # --- taking jobs
 
@@ -171,7 +179,7 @@ class Executor:
         else:
             self.held.append(item)
 
-    def go(self) -> None:
+    def wake_runner(self) -> None:
         """Starts held jobs: wakes one runner; a runner whose job waits wakes the next two."""
         if not self.held or self._slots.free <= self._waking or not self.accepting:
             return
@@ -189,7 +197,7 @@ class Executor:
         self._runners.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a runner failed: %r", error, exc_info=error)
-        self.go()
+        self.wake_runner()
         self._on_room()
 
     def unheld(self, which: Callable[[Attempt, float], bool]) -> list[Attempt]:
@@ -251,6 +259,11 @@ class Executor:
         if attempt.runner is not None and not (attempt.cancelled and attempt.timed_out):
             attempt.runner.cancel()
             self._loop.call_later(GRACE_S, self._check_ended, attempt, context=self._base.copy())
+
+    def _registration_lost(self, reaped: bool) -> None:
+        self.held.clear()
+        if reaped:
+            self.abandon()
 
     def abandon(self) -> None:
         """Cancels everything that runs and says nothing of its end: we were declared dead, others have these jobs."""
@@ -317,7 +330,7 @@ class Executor:
             if (
                 meta is not None
                 and meta.expires_ms is not None
-                and meta.expires_ms < (attempt.started_at + self.server_offset_s) * 1000
+                and meta.expires_ms < (attempt.started_at + self._membership.server_offset_s) * 1000
             ):
                 late = ErrorInfo("Expired", "it did not start within its queue_ttl")
                 self._tell_failed(attempt, late)
@@ -366,8 +379,8 @@ class Executor:
                     self._release(attempt)
             if task.is_async:
                 self.start(attempt)
-            self.go()
-            self.go()
+            self.wake_runner()
+            self.wake_runner()
             value = await rest
             check_heeded(attempt)
             self._end(attempt, self._success(attempt, begun_ns, b"null" if value is None else encode(value)))
@@ -423,7 +436,7 @@ class Executor:
         before = attempt.slot
         self._slots.move(attempt, Event.WAIT)
         if attempt.slot is not before:
-            self.go()
+            self.wake_runner()
             self._on_room()
 
     async def _retake(self, attempt: Attempt, at_once: bool) -> None:
@@ -499,10 +512,10 @@ class Executor:
             tail = b'"b":%d,"f":%d,"w":"%s"}' % (
                 begun_ns // 1_000_000,
                 time.time_ns() // 1_000_000,
-                self._consumer().encode(),
+                self._membership.consumer.encode(),
             )
             return b'{"s":"done",' + tail if value == b"null" else b'{"s":"done","v":' + value + b"," + tail
-        return outcome_of(attempt, JobStatus.DONE, self._consumer(), begun_ns, value=value)
+        return outcome_of(attempt, JobStatus.DONE, self._membership.consumer, begun_ns, value=value)
 
     def _failure(
         self,
@@ -515,7 +528,7 @@ class Executor:
     ) -> Outcome:
         """begun_ns: None for a job that never started."""
         status = JobStatus.CANCELLED if reason is FailureReason.CANCELLED else JobStatus.FAILED
-        return outcome_of(attempt, status, self._consumer(), begun_ns, error=error, reason=reason, cause=cause)
+        return outcome_of(attempt, status, self._membership.consumer, begun_ns, error=error, reason=reason, cause=cause)
 
     def _end(self, attempt: Attempt, outcome: Outcome | bytes, *, bury: bool = False) -> None:
         if self._given_up and attempt in self._given_up:
@@ -575,7 +588,7 @@ class Executor:
         outcome = outcome_of(
             attempt,
             JobStatus.DEAD,
-            self._consumer(),
+            self._membership.consumer,
             begun_ns,
             error=error,
             reason=FailureReason.CRASH,

@@ -21,6 +21,8 @@ from upnext.engine.redis.backoff import Backoff
 from upnext.engine.redis.reconnecting import Link
 from upnext.engine.redis.replies import EpochError, NoScriptError
 from upnext.engine.redis.scripts import Call
+from upnext.engine.worker.failures import cancelled_end
+from upnext.engine.worker.membership import Membership
 from upnext.errors import BrokerUnavailableError, QueueError
 
 log = logging.getLogger("upnext.engine")
@@ -35,19 +37,16 @@ AGAIN_JOBS, AGAIN_BYTES = 200, 1024 * 1024
 
 
 class Finisher:
-    """`epoch()` is the data set we are registered with; `lost_epoch()` is called when the broker has another one."""
+    """Writes in the name of `membership`, and reports to it when the broker has other data."""
 
     def __init__(
         self,
         link: Link,
         keys: Keys,
         result_ttl_ms: Mapping[str, int],
-        epoch: Callable[[], str],
-        lost_epoch: Callable[[], None],
-        cancelled: Callable[[PutBack], Finish],
+        membership: Membership,
     ) -> None:
-        self._link, self._keys, self._ttl_ms = link, keys, result_ttl_ms
-        self._epoch, self._lost_epoch, self._cancelled = epoch, lost_epoch, cancelled
+        self._link, self._keys, self._ttl_ms, self._membership = link, keys, result_ttl_ms, membership
         self._ends: list[Finish] = []
         self._backs: list[PutBack] = []
         self._scheduled = False
@@ -117,7 +116,7 @@ class Finisher:
             self._own(self._settle_backs(backs), backs)
 
     def _finish_call(self, batch: list[Finish]) -> Call[list[Finish]]:
-        return worker.finish(self._keys, self._epoch(), batch, self._ttl_ms, time.time_ns() // 1_000_000)
+        return worker.finish(self._keys, self._membership.epoch, batch, self._ttl_ms, time.time_ns() // 1_000_000)
 
     def _send_ends(self, batch: list[Finish]) -> None:
         """The quick way: written at once on the live connection, no task; whatever goes wrong takes the slow way."""
@@ -152,10 +151,10 @@ class Finisher:
 
     async def _settle_backs(self, batch: list[PutBack]) -> None:
         async def once() -> None:
-            answers = await self._link.run(worker.retry(self._keys, self._epoch(), batch))
+            answers = await self._link.run(worker.retry(self._keys, self._membership.epoch, batch))
             for job, answer in zip(batch, answers, strict=True):
                 if answer == worker.CANCELLED:
-                    self.finish(self._cancelled(job))
+                    self.finish(cancelled_end(job, self._membership.consumer))
                 elif answer == worker.STALE:
                     log.debug("%s was taken over by another worker while it ran here", job.job_id)
 
@@ -169,7 +168,7 @@ class Finisher:
                 return
             except EpochError:
                 log.warning("%s of %d job(s) is not recorded: the broker lost its data", what, count)
-                self._lost_epoch()
+                self._membership.lost("EPOCH the broker has another data set")
                 return
             except BrokerUnavailableError:
                 pass
@@ -192,7 +191,7 @@ class Finisher:
                 size += len(ends[stop].outcome)
                 stop += 1
             count += await self._link.run(
-                worker.finish_again(self._keys, self._epoch(), ends[start:stop], self._ttl_ms)
+                worker.finish_again(self._keys, self._membership.epoch, ends[start:stop], self._ttl_ms)
             )
             start = stop
         return count

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,6 +16,7 @@ from upnext.engine.calls import lease
 from upnext.engine.contexts import shared_task
 from upnext.engine.redis.backoff import Backoff
 from upnext.engine.redis.reconnecting import Link
+from upnext.engine.worker.membership import Membership
 from upnext.errors import BrokerUnavailableError, QueueError
 
 log = logging.getLogger("upnext.engine")
@@ -25,10 +25,11 @@ log = logging.getLogger("upnext.engine")
 class Lingering:
     """`link` is the one that ends are told on, so `begin` reaches the broker before the end that follows it."""
 
-    def __init__(self, link: Link, keys: Keys, epoch: Callable[[], str], consumer: Callable[[], str]) -> None:
-        self._link, self._keys, self._epoch, self._consumer = link, keys, epoch, consumer
+    def __init__(self, link: Link, keys: Keys, membership: Membership) -> None:
+        self._link, self._keys, self._membership = link, keys, membership
         self._attempts: set[Attempt] = set()
         self._sending: set[asyncio.Task[None]] = set()
+        membership.watch(registered_anew=self.tell_again)
 
     def __bool__(self) -> bool:
         return bool(self._attempts)
@@ -56,7 +57,7 @@ class Lingering:
 
     def _call(self, name: str) -> Any:
         count = sum(attempt.spec.name == name for attempt in self._attempts)
-        return lease.linger(self._keys, self._epoch(), self._consumer(), name, count)
+        return lease.linger(self._keys, self._membership.epoch, self._membership.consumer, name, count)
 
     def _tell(self, name: str) -> None:
         wire = self._link.live
