@@ -85,6 +85,14 @@ def _option(name: str, *args: Any, **kwargs: Any) -> Any:
     metavar="S",
     help="Seconds for an import of the service.",
 )
+@_option(
+    "--boot-timeout",
+    type=float,
+    default=5.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds for the broker to answer at the start; 0: wait without end.",
+)
 @_option("--max-jobs", type=int, metavar="N", help="Replace a child after N jobs.")
 @_option("--max-rss", metavar="SIZE", help="Replace a child that grew over SIZE, as 512M.")
 @_option("--no-preload", is_flag=True, help="Every child imports the service itself.")

@@ -35,6 +35,7 @@ class Flags:
     hang_timeout: float = 60.0
     reload_timeout: float = 3600.0
     import_timeout: float = 60.0
+    boot_timeout: float = 5.0
     max_jobs: int | None = None
     max_rss: str | None = None
     no_preload: bool = False
@@ -62,6 +63,8 @@ class Settings:
     reload_timeout_s: float
     import_timeout_s: float
     """How long an import of the service may take, at the start, at a reload, or when a template is replaced."""
+    boot_timeout_s: float
+    """How long the broker is waited for at the start; 0: without end."""
     metrics: str | None
     """`HOST:PORT`, or the path of a Unix socket."""
     max_jobs: int | None
@@ -87,7 +90,11 @@ def build(flags: Flags, env: Mapping[str, str]) -> Settings:
     workers = process.usable_cpus() if flags.workers is None else flags.workers
     if not 0 <= workers <= plan.WORKERS_CAP:
         raise UsageError(f"--workers {workers}: from 0 to {plan.WORKERS_CAP}")
-    for flag, value in (("--stop-timeout", flags.stop_timeout), ("--reload-timeout", flags.reload_timeout)):
+    for flag, value in (
+        ("--stop-timeout", flags.stop_timeout),
+        ("--reload-timeout", flags.reload_timeout),
+        ("--boot-timeout", flags.boot_timeout),
+    ):
         if not 0 <= value < float("inf"):
             raise UsageError(f"{flag} {value:g}: seconds, 0 or more")
     if not 0.5 <= flags.hang_timeout < float("inf"):
@@ -110,6 +117,7 @@ def build(flags: Flags, env: Mapping[str, str]) -> Settings:
         hang_timeout_s=flags.hang_timeout,
         reload_timeout_s=flags.reload_timeout,
         import_timeout_s=flags.import_timeout,
+        boot_timeout_s=flags.boot_timeout,
         metrics=_metrics(flags.metrics, env) if flags.metrics else None,
         max_jobs=flags.max_jobs,
         max_rss_bytes=None if flags.max_rss is None else _max_rss(flags.max_rss),

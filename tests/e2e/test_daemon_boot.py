@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import Daemon
-from tests.support.waiting import wait_until
+from tests.support.servers import Server
+from tests.support.waiting import given, wait_until
 
 UPNEXTD = str(Path(sys.executable).parent / "upnextd")
 OK = 'import upnext\nworker = upnext.Worker("jobs")\n@worker.task\nasync def hello() -> None: ...\n'
@@ -55,6 +57,44 @@ def test_redis_away_at_boot(url: str) -> None:
         assert "Traceback" not in daemon.log()
     finally:
         daemon.close()
+
+
+def test_without_a_boot_timeout_a_broker_that_is_away_is_waited_for() -> None:
+    server = Server()
+    daemon = Daemon(OK, workers=1, redis_url=server.url, args=("--boot-timeout", "0"))
+    notified = daemon.directory / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(notified))
+        systemd.settimeout(given(30))
+        daemon._env |= {"NOTIFY_SOCKET": str(notified)}
+        daemon.launch()
+        try:
+            said: list[str] = []
+            while not any("waiting for the broker" in word for word in said):
+                said.append(systemd.recv(4096).decode())
+            while not any(word.startswith("EXTEND_TIMEOUT_USEC=") for word in said):
+                said.append(systemd.recv(4096).decode())
+            assert daemon.status()["problem"].startswith("service: waiting for the broker")
+            server.start()
+            daemon.wait_ready(60)
+            while "READY=1" not in said:
+                said.append(systemd.recv(4096).decode())
+            assert daemon.status()["problem"] is None
+            assert daemon.log().count("waiting for the broker") == 1, daemon.log()
+            assert daemon.stop() == 0
+        finally:
+            daemon.close()
+            server.close()
+
+
+def test_without_a_boot_timeout_a_wrong_password_ends_the_start() -> None:
+    with Server(requirepass="right") as server:
+        url = f"redis://:wrong@127.0.0.1:{server.port}/0"
+        daemon = Daemon(OK, workers=1, redis_url=url, args=("--boot-timeout", "0")).launch()
+        try:
+            assert daemon.wait(20) == 69, daemon.log()
+        finally:
+            daemon.close()
 
 
 def test_a_crash_loop_is_cut_off() -> None:

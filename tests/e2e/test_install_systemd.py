@@ -41,6 +41,8 @@ def test_a_dry_run_says_every_step_and_does_none() -> None:
         (["--dry"], "unknown option --dry; use scripts/install-systemd [--dry-run]"),
         (["--dry-run", "orders"], "which service is 'orders'?"),
         (["--dry-run", "or/ders", "x"], "the name 'or/ders': use letters"),
+        (["--dry-run", "orders.v2", "some.module"], "systemd takes no dot there; write orders-v2"),
+        (["--dry-run", "a" * 25, "some.module"], "has 25 letters"),
         (["--dry-run", "orders", "/home/you/orders.py"], "the unit sees neither /home nor /root"),
         (["--dry-run", "orders", "/srv/there-is-none.py"], "there is no file /srv/there-is-none.py"),
         (["--dry-run", "orders", "orders.py"], "give an absolute path, or a module as pkg.mod"),

@@ -304,6 +304,46 @@ def test_the_redis_url_comes_from_a_credential_that_others_do_not_see(box: Box) 
 
 
 @pytest.mark.timeout(900)
+def test_a_redis_that_is_away_at_boot_is_waited_for(box: Box) -> None:
+    server = box.shell(
+        "/opt/upnext/bin/python -c 'from upnextd.broker.embedded import find_server; print(find_server())'"
+    ).strip()
+    service(box, "early", "UPNEXTD_REDIS_URL=redis://127.0.0.1:6398/0")
+    # The manager gives up a start after this, unless it is asked for more time.
+    drop_in(box, "early", "TimeoutStartSec=15")
+    box.shell("systemctl start --no-block upnextd@early")
+    wait_until(
+        lambda: "waiting for the broker" in box.show("upnextd@early", "StatusText")["StatusText"], 30, "the status"
+    )
+    before = main_pid(box, "early")
+    box.shell(f"{server} --port 6398 --save '' --daemonize yes --pidfile /tmp/early.pid >/dev/null")
+    wait_until(
+        lambda: box.show("upnextd@early", "ActiveState") == {"ActiveState": "active"}, 90, "the unit to be ready"
+    )
+    assert (main_pid(box, "early"), box.show("upnextd@early", "NRestarts")) == (before, {"NRestarts": "0"})
+    stop(box, "early")
+    box.shell("kill $(cat /tmp/early.pid)")
+
+
+@pytest.mark.timeout(900)
+def test_a_stop_that_kills_jobs_is_no_failure_and_stays_a_stop(box: Box) -> None:
+    box.shell("rm -f /srv/go")
+    service(box, "cut", "UPNEXTD_STOP_TIMEOUT=0.5")
+    for command in ("systemctl stop upnextd@cut", f"{UPNEXT} ctl --name cut stop"):
+        start(box, "cut")
+        job_id = call(box, "slow", name="cut")
+        wait_until(lambda: job_of(box, job_id, "cut")["status"] == "running", 10, "the job to run")  # noqa: B023
+        box.run("sh", "-c", command)
+        wait_until(lambda: box.show("upnextd@cut", "ActiveState") == {"ActiveState": "inactive"}, 30, "the stop")
+        # One that waits to be started again is "activating".
+        assert box.show("upnextd@cut", "Result") == {"Result": "success"}, command
+        [*_, cut] = [line for line in box.journal("upnextd@cut").splitlines() if "jobs were killed" in line]
+        assert job_id in cut
+    box.shell("touch /srv/go")
+    stop(box, "cut")
+
+
+@pytest.mark.timeout(900)
 def test_a_service_that_cannot_be_imported_is_not_tried_again(box: Box) -> None:
     box.write("/srv/broken.py", "import upnext\nraise RuntimeError('boom')\n")
     box.write("/etc/upnext/broken.env", "SERVICE=/srv/broken.py\n", 0o600)

@@ -44,7 +44,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "desired_workers": desired.workers,
         "ready_workers": supervisor.ready_workers(),
         "exit_when_drained": desired.mode is Mode.DRAIN_EXIT,
-        "problem": supervisor.templates.problem(),
+        "problem": supervisor.templates.problem() or supervisor.waiting or None,
         "children": children,
         "scheduler": {"leader": said.leader, "epoch": said.epoch},
         "broker": {

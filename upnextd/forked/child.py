@@ -29,7 +29,7 @@ from upnext.engine.scheduler.scheduler import DeathNotice, Scheduler, SchedulerS
 from upnext.engine.worker import stacks
 from upnext.engine.worker.runtime import WorkerRuntime
 from upnext.engine.worker.settings import RuntimeSettings
-from upnext.errors import BrokerUnavailableError, UsageError
+from upnext.errors import BrokerRefusedError, BrokerUnavailableError, UsageError
 from upnextd.forked.template import title
 from upnextd.shared import log_records, messages, scoreboard
 from upnextd.shared.channel import Channel
@@ -228,7 +228,8 @@ class Body:
             code = ExitCode.CONFIG
         line = " ".join(str(error).split()) or type(error).__name__
         named = line if code is not ExitCode.FAILED else f"{type(error).__name__}: {line}"
-        self.channel.send(messages.BootFailed(code=int(code), line=named))
+        away = code is ExitCode.UNAVAILABLE and not isinstance(error, BrokerRefusedError)
+        self.channel.send(messages.BootFailed(code=int(code), line=named, away=away))
         if code is ExitCode.FAILED:
             logging.getLogger("upnextd").error("can't start", exc_info=error)
         return int(code)
@@ -426,7 +427,11 @@ class SchedulerChild(Body):
 
     async def _boot(self) -> None:
         """Ready once connected."""
-        while not self._scheduler.connected:  # noqa: ASYNC110 - some milliseconds, once in its life
+        deadline = self.loop.time() + self.assignment.boot_timeout_s
+        while not self._scheduler.connected:
+            if self.loop.time() >= deadline:
+                seconds = f"{self.assignment.boot_timeout_s:g} s"
+                os._exit(self.boot_failed(BrokerUnavailableError(f"the broker did not answer within {seconds}")))
             await asyncio.sleep(0.01)
         self._ready = True
         self.channel.send(messages.Ready(paused=False))

@@ -285,6 +285,8 @@ class BootFailed:
 
     code: int
     line: str
+    away: bool = False
+    """The broker can't be reached, which time may mend; it did not refuse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

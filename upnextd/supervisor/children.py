@@ -61,6 +61,8 @@ class Child:
         self.heart = Heart(0, self.born_at)
         self.abandoned: list[str] = []
         self.boot_failure: tuple[int, str] | None = None
+        self.broker_away = False
+        """It could not start because the broker can't be reached."""
         self.asked = False
         self.drain_number = 0
         """The drain last asked for: an answer to an earlier one says nothing."""

@@ -72,7 +72,9 @@ class ExitHandler:
         supervisor.messages.tell_notices()
         failure = child.boot_failure
         if failure is not None and not supervisor.desired.stopping:
-            if not supervisor.booted and not supervisor.ready_workers():
+            if child.broker_away and supervisor.waits_for_broker():
+                supervisor.still_waiting(failure[1])
+            elif not supervisor.booted and not supervisor.ready_workers():
                 supervisor.fail(
                     ExitCode(failure[0]) if failure[0] != ExitCode.FAILED else ExitCode.CRASH_LOOP, failure[1]
                 )

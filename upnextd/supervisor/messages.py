@@ -149,6 +149,7 @@ def _note(child: Child, message: FromChild) -> None:
             child.abandoned = list(message.abandoned)
         case messages.BootFailed():
             child.boot_failure = (message.code, message.line)
+            child.broker_away = message.away
         case messages.TasksDescribed():
             waiter = child.stack_waiters.pop(message.number, None)
             if waiter is not None and not waiter.done():

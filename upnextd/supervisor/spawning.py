@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from upnextd.rules import boot
 from upnextd.rules.plan import QUARANTINE, Mode, Role
 from upnextd.rules.slots import Event, State
 from upnextd.shared.messages import Assignment
@@ -13,10 +14,6 @@ from upnextd.supervisor.instances import Instance, SlotHistory
 
 if TYPE_CHECKING:
     from upnextd.supervisor.supervisor import Supervisor
-
-BOOT_TIMEOUT_S = 5.0
-BOOT_TIMEOUT_LATER_S = 45.0
-"""How long a child tries to reach the broker before it gives up; below the limit of STARTING."""
 
 
 class Spawner:
@@ -79,8 +76,12 @@ class Spawner:
             since_s=supervisor.since_s,
             generation_ms=supervisor.generations[instance.generation].made_ms,
             provisional=supervisor.reloads.on_trial(instance.generation),
-            # Later, a broker that is away is waited for, so that nobody restarts for it.
-            boot_timeout_s=BOOT_TIMEOUT_LATER_S if supervisor.booted else BOOT_TIMEOUT_S,
+            boot_timeout_s=boot.try_s(
+                settings.boot_timeout_s,
+                supervisor.waited_s(),
+                booted=supervisor.booted,
+                first=child.incarnation == 1,
+            ),
             metered=settings.metrics is not None,
             stop_timeout_s=settings.stop_timeout_s,
             paused=supervisor.desired.mode is Mode.PAUSE or supervisor.desired.mode.drains,

@@ -19,7 +19,7 @@ from upnext.errors import UpNextError
 from upnextd.broker.embedded import STOP_S, EmbeddedBroker
 from upnextd.metrics.counters import Counters
 from upnextd.metrics.exporter import Exporter
-from upnextd.rules import hangs, modes, plan, slots
+from upnextd.rules import boot, hangs, modes, plan, slots
 from upnextd.rules.modes import Request
 from upnextd.rules.plan import Desired, Mode, Role
 from upnextd.rules.slots import Action, Event, Life, State
@@ -85,6 +85,9 @@ class Supervisor:
         self.ending = Ending()
         self._open = False
         self._booted = False
+        self._opened_at = self.loop.time()
+        self.waiting = ""
+        """What the start waits for, in one line; empty when it waits for nothing."""
         self._woken = False
         self._ids = 0
         self._last_tick = self.loop.time()
@@ -259,6 +262,23 @@ class Supervisor:
     def booted(self) -> bool:
         return self._booted
 
+    # -- the start --
+
+    def waited_s(self) -> float:
+        """Seconds since the first children could be made."""
+        return self.loop.time() - self._opened_at
+
+    def waits_for_broker(self) -> bool:
+        """Whether a child that found no broker is followed by another: the start goes on."""
+        return not self._booted and boot.goes_on(self.settings.boot_timeout_s, self.waited_s())
+
+    def still_waiting(self, line: str) -> None:
+        """A child found no broker: say so once, and ask the service manager for more time."""
+        if not self.waiting:
+            self.log.caution(f"waiting for the broker: {line}")
+        self.waiting = f"{self.settings.name}: waiting for the broker: {line}"
+        self._notifier.extend_start(boot.EXTENSION_S)
+
     # -- templates (generations.Listener) --
 
     def start_generation(self, number: int) -> Generation | None:
@@ -321,6 +341,7 @@ class Supervisor:
             self.fail(ExitCode.UNAVAILABLE, error)
             return
         self._open = True
+        self._opened_at = self.loop.time()
         self._start_exporter()
         # It may have ended while the broker started.
         self.templates.replace_lost()
@@ -535,7 +556,7 @@ class Supervisor:
         if self.desired.stopping:
             self._check_end(now)
         self.operations.look()
-        self._notifier.status(self.one_line())
+        self._notifier.status(self.waiting or self.one_line())
 
     def _look_at_suspects(self, now: float) -> None:
         """The scheduler says that suspects wait; that they run is seen here."""
@@ -586,6 +607,7 @@ class Supervisor:
         scheduler = any(s.role is Role.SCHEDULER and s.life.state is State.READY for s in self.instances)
         if scheduler and self.ready_workers() >= self.desired.workers:
             self._booted = True
+            self.waiting = ""
             self.log.note(f"ready: {self.one_line()}")
             self._notifier.ready()
 

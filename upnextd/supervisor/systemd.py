@@ -22,6 +22,10 @@ class Notifier:
     def ready(self) -> None:
         self._say("READY=1")
 
+    def extend_start(self, seconds: float) -> None:
+        """Ask for so many seconds more, from now, until READY or the next such word."""
+        self._say(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
+
     def stopping(self) -> None:
         self._say("STOPPING=1")
 
