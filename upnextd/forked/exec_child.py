@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from upnext.errors import UsageError
+from upnextd.forked import endings
 from upnextd.shared import messages, process
 from upnextd.shared.messages import BootFailed, ExecOrder, ImportFailed, MessageError, Shape
 
@@ -35,6 +36,8 @@ def main() -> None:
         child = importlib.import_module("upnextd.forked.child")
         fds = child.Descriptors(CHANNEL_FD, PAGE_FD, DUMP_FD, os.dup(1))
         code = child.run(loaded, assignment, fds)
+        if code == 0:
+            endings.run_handlers()
     except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
         template = template or importlib.import_module("upnextd.forked.template")
         _say_why(template.failure(error))

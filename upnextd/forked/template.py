@@ -27,6 +27,7 @@ import setproctitle
 
 from upnext.control.exits import ExitCode
 from upnext.errors import UsageError
+from upnextd.forked import endings
 from upnextd.shared import content, messages, pieces, process, scoreboard
 from upnextd.shared.messages import (
     Assignment,
@@ -219,7 +220,10 @@ def _middle(
     code = 1
     try:
         _settle(control, order, middle_pid)
+        endings.forget_inherited()
         code = child.run(service, assignment, child.Descriptors(*fds))
+        if code == 0:
+            endings.run_handlers()
     except BaseException:  # noqa: BLE001 - the last line of a process: nothing above may run the template's own code
         traceback.print_exc()
     finally:

@@ -26,7 +26,9 @@ PROVEN_S = 5.0
 CRASH_WINDOW_S = 60.0
 WORKERS_CAP = 1000
 REPLACEMENT_GRACE_S = 1.0
-"""What a drained child gets to end by itself."""
+"""What a replaced scheduler gets to end by itself."""
+FLUSH_GRACE_S = 10.0
+"""What a drained worker gets to end by itself: exporters and log queues send what they hold back."""
 QUARANTINE = "quarantine-1"
 """The slot of the worker that runs suspects of a crash, one at a time. It counts neither as desired nor as ready."""
 QUARANTINE_IDLE_S = 5.0
@@ -256,7 +258,7 @@ def _see_off(place: InstanceView, now: float) -> list[Step]:
     if place.state in (State.SPAWNING, State.STARTING):
         return [Post(place.id, Event.STOP)]
     if place.drained and place.state is State.PAUSED:
-        return [Post(place.id, Event.STOP, now + REPLACEMENT_GRACE_S)]
+        return [Post(place.id, Event.STOP, now + FLUSH_GRACE_S)]
     if place.state in (State.READY, State.PAUSED):
         return [Post(place.id, Event.DRAIN)]
     return []

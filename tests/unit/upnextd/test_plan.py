@@ -71,9 +71,7 @@ def test_scaling_down_drains_the_last_first() -> None:
     leaving = worker(2, leave_by=NOW + 60)
     assert reconcile(fewer, [worker(1), leaving, scheduler()], NOW) == [Post(2, Event.DRAIN)]
     drained = replace(leaving, state=State.PAUSED, drained=True)
-    assert reconcile(fewer, [worker(1), drained, scheduler()], NOW) == [
-        Post(2, Event.STOP, NOW + plan.REPLACEMENT_GRACE_S)
-    ]
+    assert reconcile(fewer, [worker(1), drained, scheduler()], NOW) == [Post(2, Event.STOP, NOW + plan.FLUSH_GRACE_S)]
     assert reconcile(fewer, [worker(1), replace(leaving, state=State.EMPTY), scheduler()], NOW) == [Drop(2)]
 
 
