@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from upnextd.shared import identity, leftovers, process
+from upnextd.shared import cgroups, identity, leftovers, process
 from upnextd.shared.kernel import Connection, Memory
 from upnextd.shared.process import ExitStatus
-from upnextd.supervisor import cgroups
 
 
 class LinuxKernel:

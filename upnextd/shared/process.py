@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
-from upnextd.supervisor import cgroups
+from upnextd.shared import cgroups
 
 TEMPLATE_FD = 3
 """Where a template finds its end of the line to the supervisor."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from upnextd.supervisor import cgroups
+from upnextd.shared import cgroups
 
 
 def limit(tmp_path: Path, proc: str, files: dict[str, str]) -> int | None:

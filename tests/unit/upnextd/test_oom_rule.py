@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from upnextd.rules.oom import LAPSE_S, OomKills, claim, read, suspicious
+from upnextd.shared import cgroups
 from upnextd.shared.process import ExitStatus
-from upnextd.supervisor import cgroups
 from upnextd.supervisor.death_notices import Death
 
 
