@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from upnext.core.outcome import ErrorInfo
-from upnext.engine.worker.failures import HEADLINE_CAP_BYTES, headline, told
+from upnext.engine.worker.failures import HEADLINE_CAP_BYTES, error_info, headline
 from upnext.errors import InvalidArgumentsError
 
 
@@ -16,7 +16,10 @@ from upnext.errors import InvalidArgumentsError
         (ErrorInfo("ValueError", "\n  \n"), "ValueError"),
         (ErrorInfo("KeyError", "  'a'  "), "KeyError: 'a'"),
         (ErrorInfo("E", "\x1b[2Jgone\udcff"), "E: \ufffd[2Jgone\ufffd"),
-        (told(InvalidArgumentsError("argument 'pin' doesn't fit, got '1234'")), "upnext.errors.InvalidArgumentsError"),
+        (
+            error_info(InvalidArgumentsError("argument 'pin' doesn't fit, got '1234'")),
+            "upnext.errors.InvalidArgumentsError",
+        ),
     ],
 )
 def test_a_headline_is_the_type_and_one_line(error: ErrorInfo, said: str) -> None:

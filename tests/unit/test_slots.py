@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 from upnext.engine.worker.slots import TABLE, Event, Slot, Slots
 
 COUNT = 2
-CAN_NOT_HAPPEN = {(slot, Event.GRANT) for slot in (Slot.HELD, Slot.WAITING, Slot.ENDED)}
+CAN_NOT_HAPPEN = {
+    *((slot, Event.GRANT) for slot in (Slot.UNSTARTED, Slot.HELD, Slot.WAITING, Slot.ENDED)),
+    *((slot, Event.START) for slot in Slot if slot is not Slot.UNSTARTED),
+    *((Slot.UNSTARTED, event) for event in (Event.WAIT, Event.RETURN, Event.GO_ON)),
+}
 
 
 @dataclass(eq=False)
@@ -28,6 +32,8 @@ def in_state(slots: Slots[Holder], slot: Slot) -> Holder:
     """A holder that came to this state by events; for RETURNING and EXCESS others hold all slots."""
     holder = Holder()
     match slot:
+        case Slot.UNSTARTED:
+            holder.slot = Slot.UNSTARTED
         case Slot.HELD:
             slots.move(holder, Event.RETURN)
         case Slot.WAITING:
@@ -87,7 +93,11 @@ def test_who_owes_a_slot_comes_before_who_waits_for_one() -> None:
 @settings(max_examples=300, deadline=None)
 @given(
     st.integers(1, 3),
-    st.lists(st.tuples(st.integers(0, 5), st.sampled_from([event for event in Event if event is not Event.GRANT]))),
+    st.lists(
+        st.tuples(
+            st.integers(0, 5), st.sampled_from([event for event in Event if event not in {Event.START, Event.GRANT}])
+        )
+    ),
 )
 def test_any_order_of_events(count: int, events: list[tuple[int, Event]]) -> None:
     holders = [Holder() for _ in range(6)]

@@ -27,7 +27,7 @@ def current_job_id() -> str | None:
 
 
 class Attempt:
-    """One try of one job. Times: `started_at` Unix seconds. `cancelled` turns true when somebody asked for it to end."""
+    """One try of one job. Times: `started_at` Unix seconds. `cancelled` turns true when a client or this worker asked for it to end."""
 
     __slots__ = (
         "broker",
@@ -35,6 +35,7 @@ class Attempt:
         "cancelled",
         "cell",
         "entry_id",
+        "given_up",
         "lane",
         "loop",
         "meta",
@@ -50,6 +51,8 @@ class Attempt:
         "waits",
     )
 
+    given_up: bool
+    """Its end is recorded already, or other workers have the job: what it still does changes nothing."""
     cached: tuple[str, int] | None
     """Under which key its result is to be cached (`TASK:KEY`), and for how many ms."""
     verdict: RetryIn | GiveUp | None
@@ -60,10 +63,11 @@ class Attempt:
         self.broker = broker
         self.loop: asyncio.AbstractEventLoop | None = None
         self.cell = -1
-        self.slot = Slot.WAITING
+        self.slot = Slot.UNSTARTED
         self.started_at = 0.0
         self.cancelled = False
         self.timed_out = False
+        self.given_up = False
         self.runner: asyncio.Task[None] | None = None
         self.release: Callable[[], None] | None = None
         self.retake: Callable[[bool], Awaitable[None]] | None = None

@@ -21,11 +21,12 @@ MESSAGE_CAP = 4_000
 
 _OURS = (
     "upnext.engine.worker.executor",
+    "upnext.engine.worker.continuation",
     "upnext.engine.worker.middleware",
     "upnext.engine.worker.threads",
     "upnext.engine.worker.pool_process",
 )
-"""Modules whose frames stand between the engine and the user's code, and say nothing to anybody."""
+"""Modules whose frames stand between the engine and the user's code, and say nothing to a user."""
 _QUOTE_ARGUMENTS = frozenset(
     f"{kind.__module__}.{kind.__qualname__}" for kind in (InvalidArgumentsError, EncodingError)
 )
@@ -36,7 +37,7 @@ class JobTimeout(TimeoutError):  # noqa: N818 - an end, not a fault of the engin
 
 
 class JobCancelled(Exception):  # noqa: N818 - an end, not an error
-    """Somebody cancelled the job."""
+    """A client cancelled the job."""
 
 
 class PoolCrash(Exception):  # noqa: N818 - says what happened to the process, not what the code did wrong
@@ -55,14 +56,14 @@ class RemoteError(Exception):
         self.kind, self.trace, self.delay_s = kind, trace, delay_s
 
 
-def meaning(attempt: Attempt, error: BaseException) -> BaseException:
-    """The error as it is recorded: whatever follows a timeout or a cancel is that timeout or cancel; nothing may end the worker."""
+def classify_error(attempt: Attempt, error: BaseException) -> BaseException:
+    """Return the error as it is recorded: what follows a timeout or a cancel is that timeout or cancel; nothing may end the worker."""
     if attempt.timed_out:
         return error if isinstance(error, JobTimeout) else _timeout(attempt, error)
     if attempt.cancelled:
         return JobCancelled()
     if isinstance(error, asyncio.CancelledError):
-        return RuntimeError("the task raised CancelledError, though nobody cancelled it")
+        return RuntimeError("the task raised CancelledError, though it was not cancelled")
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return RuntimeError(f"the task raised {type(error).__name__}: a task can't end its worker")
     return error
@@ -76,25 +77,25 @@ def _timeout(attempt: Attempt, error: BaseException) -> JobTimeout:
 
 
 def check_heeded(attempt: Attempt) -> None:
-    """Raises CancelledError for an attempt that returned though it was told to end: the clock, or who cancelled it, decides."""
+    """Raise CancelledError for an attempt that returned although it had to end: the clock, or the client that cancelled it, decides."""
     if attempt.timed_out or attempt.cancelled:
         raise asyncio.CancelledError
 
 
-def hopeless(error: BaseException) -> bool:
-    """Errors that no further attempt can mend: the arguments or the result don't fit the code."""
+def is_permanent(error: BaseException) -> bool:
+    """Whether no further attempt can mend this error: the arguments or the result don't fit the code."""
     return isinstance(error, InvalidArgumentsError | EncodingError)
 
 
-def verdict(attempt: Attempt, error: BaseException, rng: random.Random) -> RetryIn | GiveUp:
-    """Whether there is another attempt after this error."""
-    if hopeless(error):
+def retry_decision(attempt: Attempt, error: BaseException, rng: random.Random) -> RetryIn | GiveUp:
+    """Decide whether there is another attempt after this error, and when."""
+    if is_permanent(error):
         return GiveUp(Why.NOT_RETRIED)
     return decide(attempt.spec.options, attempt.attempt, error, rng)
 
 
-def told(error: BaseException) -> ErrorInfo:
-    """An error as it is kept."""
+def error_info(error: BaseException) -> ErrorInfo:
+    """Return the error as text, as it is kept."""
     if isinstance(error, JobTimeout):
         return ErrorInfo("TimeoutError", str(error))
     if isinstance(error, JobCancelled):
@@ -107,8 +108,8 @@ def told(error: BaseException) -> ErrorInfo:
 
 
 def headline(error: ErrorInfo) -> str:
-    """`TYPE: first line of its message`, at most HEADLINE_CAP_BYTES, for whoever follows events. Our own errors that quote an argument
-    are told by their type.
+    """`TYPE: first line of its message`, at most HEADLINE_CAP_BYTES, for those that follow events. Of our own errors that quote an
+    argument only the type.
     """
     message = error.message.strip()
     first = message.splitlines()[0] if message and error.type not in _QUOTE_ARGUMENTS else ""
@@ -133,7 +134,7 @@ def outcome_of(attempt: Attempt, status: JobStatus, consumer: str, begun_ns: int
 
 
 def cancelled_end(job: PutBack, consumer: str) -> Finish:
-    """The end of a job whose cancel was asked for while its attempt failed."""
+    """Return the end of a job whose cancel was asked for while its attempt failed."""
     outcome = Outcome(
         status=JobStatus.CANCELLED,
         attempt=max(1, job.meta.attempt - 1),
@@ -156,7 +157,7 @@ def type_name(error: BaseException) -> str:
 
 
 def trace_of(error: BaseException) -> str:
-    """The traceback from the user's code on, bounded."""
+    """Return the traceback from the user's code on, bounded."""
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_globals.get("__name__") in _OURS:
         frames = frames.tb_next
@@ -164,7 +165,7 @@ def trace_of(error: BaseException) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """What the error says, bounded."""
+    """Return the error's message, bounded."""
     try:
         return _bounded(str(error), MESSAGE_CAP)
     except BaseException as broken:  # noqa: BLE001 - user code: an exception's __str__ may itself fail, and the job must still end
@@ -172,7 +173,7 @@ def text_of(error: BaseException) -> str:
 
 
 def _bounded(text: str, most: int) -> str:
-    """Short enough to keep, and valid Unicode: file names and the like may hold lone surrogates, which JSON can't."""
+    """Make a text short enough to keep, and valid Unicode: file names and the like may hold lone surrogates, which JSON can't."""
     if len(text) > most:
         text = f"{text[: most // 2]}\n…\n{text[-most // 2 :]}"
     return text.encode("utf-8", "backslashreplace").decode()

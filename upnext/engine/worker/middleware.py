@@ -18,7 +18,14 @@ from upnext.core.retry import RetryIn
 from upnext.core.spec import SyncExecutor, WorkerSpec
 from upnext.engine.attempt import Attempt
 from upnext.engine.worker.cache import look
-from upnext.engine.worker.failures import JobCancelled, PoolCrash, RemoteError, check_heeded, meaning, verdict
+from upnext.engine.worker.failures import (
+    JobCancelled,
+    PoolCrash,
+    RemoteError,
+    check_heeded,
+    classify_error,
+    retry_decision,
+)
 from upnext.engine.worker.overrunning import Lingering
 from upnext.engine.worker.pool import ProcessPool
 from upnext.engine.worker.slots import Event, Slot
@@ -44,7 +51,7 @@ class Clock(Protocol):
 
 
 class Around:
-    """`giving_up()` is whether this process ends without finishing its jobs; `stuck(job id, reason)` asks for its replacement."""
+    """`stuck(job id, reason)` asks for the replacement of this process."""
 
     def __init__(
         self,
@@ -52,13 +59,13 @@ class Around:
         keys: Keys,
         clock: Clock,
         rng: random.Random,
-        giving_up: Callable[[], bool],
         stuck: Callable[[str, str], None],
         lingering: Lingering,
         pool_setup: bytes | None,
     ) -> None:
         self._keys, self._clock, self._rng = keys, clock, rng
-        self._giving_up, self._stuck, self._lingering = giving_up, stuck, lingering
+        self._giving_up = False
+        self._stuck, self._lingering = stuck, lingering
         self._loop = asyncio.get_running_loop()
         size = worker.sync_pool_size or worker.concurrency
         self._threads = Threads()
@@ -66,6 +73,10 @@ class Around:
         self._pool = ProcessPool(pool_setup, size) if processes and pool_setup is not None else None
         # slots bound them already, unless the pool is the smaller
         self._permits: Turns[_Place] | None = Turns(size, _nothing_else) if size < worker.concurrency else None
+
+    def give_up(self) -> None:
+        """From now on a cancelled job is not over: this process ends, and it goes to another worker."""
+        self._giving_up = True
 
     async def aclose(self) -> None:
         self._threads.close()
@@ -91,9 +102,9 @@ class Around:
             raw, value = await self._do(attempt, task, payload)
             check_heeded(attempt)
         except BaseException as caught:
-            if isinstance(caught, asyncio.CancelledError) and self._giving_up():
+            if isinstance(caught, asyncio.CancelledError) and self._giving_up:
                 raise  # the job is not over: it goes to another worker
-            error = meaning(attempt, caught)
+            error = classify_error(attempt, caught)
             try:
                 again = self._judge(attempt, error)
                 if task.hooked:
@@ -123,7 +134,7 @@ class Around:
             return attempt.crashes + 1 < attempt.spec.options.max_crashes
         if isinstance(error, RemoteError):
             return error.delay_s is not None
-        attempt.verdict = verdict(attempt, error, self._rng)
+        attempt.verdict = retry_decision(attempt, error, self._rng)
         return isinstance(attempt.verdict, RetryIn)
 
     async def _told_failure(self, attempt: Attempt, error: BaseException, again: bool) -> None:
@@ -147,7 +158,7 @@ class Around:
                     await answer
         except BaseException as error:  # user code: its failure is its own, be it a SystemExit
             if isinstance(error, asyncio.CancelledError) and (
-                attempt.cancelled or attempt.timed_out or self._giving_up()
+                attempt.cancelled or attempt.timed_out or self._giving_up
             ):
                 raise
             log.exception("a hook of %s failed", attempt.job_id)

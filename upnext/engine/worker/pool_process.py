@@ -32,7 +32,7 @@ from upnext.engine import tracing
 from upnext.engine.attempt import CURRENT, Attempt, current_job_id
 from upnext.engine.client.queue_client import QueueClient
 from upnext.engine.worker import pool_frames
-from upnext.engine.worker.failures import hopeless, text_of, trace_of, type_name
+from upnext.engine.worker.failures import is_permanent, text_of, trace_of, type_name
 from upnext.engine.worker.pool_frames import Kind
 
 _PR_SET_PDEATHSIG = 1
@@ -202,7 +202,7 @@ def _failed(spec: TaskSpec | None, header: dict[str, Any], error: BaseException)
     if isinstance(error, KeyboardInterrupt | SystemExit):
         error = RuntimeError(f"the task raised {type(error).__name__}: a task can't end its worker")
     delay_s = None
-    if spec is not None and not hopeless(error):
+    if spec is not None and not is_permanent(error):
         decision = decide(spec.options, header["attempt"], error, random.Random())
         delay_s = decision.delay_s if isinstance(decision, RetryIn) else None
     said = {"type": type_name(error), "message": text_of(error), "traceback": trace_of(error), "delay_s": delay_s}

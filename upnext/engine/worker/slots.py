@@ -17,6 +17,8 @@ from typing import Generic, Protocol, TypeVar
 class Slot(Enum):
     """Where an attempt stands with its slot."""
 
+    UNSTARTED = auto()
+    """It was fetched, and waits in the worker for its start."""
     HELD = auto()
     """It runs and has a slot."""
     WAITING = auto()
@@ -32,6 +34,8 @@ class Slot(Enum):
 class Event(Enum):
     """What happens to an attempt."""
 
+    START = auto()
+    """Its function is called."""
     WAIT = auto()
     """The first of its open waits begins."""
     RETURN = auto()
@@ -46,7 +50,16 @@ class Event(Enum):
 
 _ENDED = dict.fromkeys(Event, Slot.ENDED)
 _ROWS: dict[Slot, dict[Event, Slot | None]] = {
+    Slot.UNSTARTED: {
+        Event.START: Slot.HELD,
+        Event.WAIT: None,
+        Event.RETURN: None,
+        Event.GO_ON: None,
+        Event.GRANT: None,
+        Event.END: Slot.ENDED,
+    },
     Slot.HELD: {
+        Event.START: None,
         Event.WAIT: Slot.WAITING,
         Event.RETURN: Slot.HELD,
         Event.GO_ON: Slot.HELD,
@@ -54,6 +67,7 @@ _ROWS: dict[Slot, dict[Event, Slot | None]] = {
         Event.END: Slot.ENDED,
     },
     Slot.WAITING: {
+        Event.START: None,
         Event.WAIT: Slot.WAITING,
         Event.RETURN: Slot.RETURNING,
         Event.GO_ON: Slot.EXCESS,
@@ -61,6 +75,7 @@ _ROWS: dict[Slot, dict[Event, Slot | None]] = {
         Event.END: Slot.ENDED,
     },
     Slot.RETURNING: {
+        Event.START: None,
         Event.WAIT: Slot.WAITING,  # another part of it waits anew: what stands in line goes on beside that wait
         Event.RETURN: Slot.RETURNING,
         Event.GO_ON: Slot.EXCESS,
@@ -68,18 +83,19 @@ _ROWS: dict[Slot, dict[Event, Slot | None]] = {
         Event.END: Slot.ENDED,
     },
     Slot.EXCESS: {
+        Event.START: None,
         Event.WAIT: Slot.WAITING,
         Event.RETURN: Slot.EXCESS,
         Event.GO_ON: Slot.EXCESS,
         Event.GRANT: Slot.HELD,
         Event.END: Slot.ENDED,
     },
-    Slot.ENDED: {**_ENDED, Event.GRANT: None},
+    Slot.ENDED: {**_ENDED, Event.START: None, Event.GRANT: None},
 }
 TABLE: dict[tuple[Slot, Event], Slot | None] = {
     (slot, event): to for slot, row in _ROWS.items() for event, to in row.items()
 }
-"""None: it can't happen, as only those that want a slot are given one."""
+"""None: it can't happen, as an attempt starts once and waits only when it has started, and only those that want a slot are given one."""
 
 
 class Holder(Protocol):
@@ -132,7 +148,7 @@ class Slots(Generic[H]):
                 del self._returning[holder]
             case Slot.EXCESS:
                 del self._owing[holder]
-            case Slot.WAITING | Slot.ENDED:
+            case Slot.UNSTARTED | Slot.WAITING | Slot.ENDED:
                 pass
 
     def _enter(self, holder: H, slot: Slot) -> None:
@@ -143,5 +159,5 @@ class Slots(Generic[H]):
                 self._returning[holder] = None
             case Slot.EXCESS:
                 self._owing[holder] = None
-            case Slot.WAITING | Slot.ENDED:
+            case Slot.UNSTARTED | Slot.WAITING | Slot.ENDED:
                 pass

@@ -1,0 +1,153 @@
+"""Records how attempts end: done, failed for good, to be retried, dead. What a failure means is decided in `failures`."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from dataclasses import replace
+from typing import Any
+
+from upnext.core import outcome as outcomes
+from upnext.core.entry import Meta
+from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
+from upnext.core.retry import RetryIn
+from upnext.engine.attempt import Attempt
+from upnext.engine.calls.worker import Finish, PutBack
+from upnext.engine.worker.failures import (
+    JobCancelled,
+    JobTimeout,
+    PoolCrash,
+    RemoteError,
+    classify_error,
+    error_info,
+    headline,
+    outcome_of,
+    retry_decision,
+)
+from upnext.engine.worker.finisher import Finisher
+from upnext.engine.worker.host import Host
+from upnext.engine.worker.membership import Membership
+
+log = logging.getLogger("upnext.worker")
+
+_CLEARED: dict[str, Any] = {"handed_back": False, "expires_ms": None, "suspect": False, "suspect_of": None}
+"""What holds for an attempt and not for the next one of the same job. One that ended by itself has crashed nothing."""
+
+
+class Results:
+    """Gives each end to `finisher`, and the headline of each failure to `host`."""
+
+    def __init__(self, membership: Membership, finisher: Finisher, host: Host, rng: random.Random) -> None:
+        self._membership, self._finisher, self._host, self._rng = membership, finisher, host, rng
+
+    def done(self, attempt: Attempt, begun_ns: int, value: bytes) -> None:
+        """`value`: the encoded value."""
+        self._end(attempt, self._success(attempt, begun_ns, value))
+
+    def expired(self, attempt: Attempt) -> None:
+        late = ErrorInfo("Expired", "it did not start within its queue_ttl")
+        self._report_failure(attempt, late)
+        self._end(attempt, self._failure(attempt, None, late, FailureReason.EXPIRED, cause="expired"))
+
+    def cancelled_before_start(self, attempt: Attempt) -> None:
+        self._end(attempt, self._failure(attempt, None, error_info(JobCancelled()), FailureReason.CANCELLED))
+
+    def _success(self, attempt: Attempt, begun_ns: int, value: bytes) -> Outcome | bytes:
+        if attempt.meta is None:
+            # what `outcome.encode` would say, without the detour: this is the hot path
+            tail = b'"b":%d,"f":%d,"w":"%s"}' % (
+                begun_ns // 1_000_000,
+                time.time_ns() // 1_000_000,
+                self._membership.consumer.encode(),
+            )
+            return b'{"s":"done",' + tail if value == b"null" else b'{"s":"done","v":' + value + b"," + tail
+        return outcome_of(attempt, JobStatus.DONE, self._membership.consumer, begun_ns, value=value)
+
+    def _failure(
+        self,
+        attempt: Attempt,
+        begun_ns: int | None,
+        error: ErrorInfo,
+        reason: FailureReason,
+        *,
+        cause: str | None = None,
+    ) -> Outcome:
+        """begun_ns: None for a job that never started."""
+        status = JobStatus.CANCELLED if reason is FailureReason.CANCELLED else JobStatus.FAILED
+        return outcome_of(attempt, status, self._membership.consumer, begun_ns, error=error, reason=reason, cause=cause)
+
+    def _end(self, attempt: Attempt, outcome: Outcome | bytes, *, dead_letter: bool = False) -> None:
+        if attempt.given_up:
+            return  # recorded already
+        if isinstance(outcome, bytes):
+            status, raw = JobStatus.DONE, outcome
+        else:
+            status, raw = outcome.status, outcomes.encode(outcome)
+        job = Finish(attempt.spec.name, attempt.lane, attempt.entry_id, status, raw, attempt.meta, dead_letter)
+        if status is JobStatus.DONE:
+            job.cache = attempt.cached
+        self._finisher.finish(job)
+
+    def failed(self, attempt: Attempt, begun_ns: int, error: BaseException) -> None:
+        """Record what `error` means for the job: its end, or another attempt. Nothing for one that was given up."""
+        if attempt.given_up:
+            return
+        error = classify_error(attempt, error)
+        if isinstance(error, JobCancelled):
+            self._end(attempt, self._failure(attempt, begun_ns, error_info(error), FailureReason.CANCELLED))
+            return
+        info = error_info(error)
+        self._report_failure(attempt, info)
+        if isinstance(error, PoolCrash):
+            self._crashed(attempt, begun_ns, error)
+            return
+        if isinstance(error, RemoteError):
+            decision = None if error.delay_s is None else RetryIn(error.delay_s)
+        else:
+            decision = attempt.verdict or retry_decision(attempt, error, self._rng)
+        if isinstance(decision, RetryIn):
+            log.info(
+                "%s failed (attempt %d of %d), again in %.1f s: %s",
+                attempt.job_id, attempt.attempt, attempt.max_attempts, decision.delay_s, info,
+            )  # fmt: skip
+            self._put_back(attempt, decision.delay_s, attempt=attempt.attempt + 1)
+            return
+        reason = FailureReason.TIMEOUT if isinstance(error, JobTimeout) else FailureReason.ERROR
+        log.warning(
+            "%s failed for good (attempt %d of %d): %s",
+            attempt.job_id, attempt.attempt, attempt.max_attempts, info,
+        )  # fmt: skip
+        self._end(attempt, self._failure(attempt, begun_ns, info, reason), dead_letter=True)
+
+    def _report_failure(self, attempt: Attempt, error: ErrorInfo) -> None:
+        self._host.failed(attempt.job_id, attempt.spec.name, headline(error))
+
+    def _crashed(self, attempt: Attempt, begun_ns: int, crash: PoolCrash) -> None:
+        """Record that its pool process died: a crash of this job and no other. Not an attempt; at max_crashes the job is dead."""
+        crashes = attempt.crashes + 1
+        if crashes < attempt.spec.options.max_crashes:
+            log.error("%s crashed its pool process (%s), crash %d: it runs again", attempt.job_id, crash.cause, crashes)
+            self._put_back(attempt, 0.0, crashes=crashes, cause=crash.cause)
+            return
+        log.error("%s is buried after %d crashes, the last: %s", attempt.job_id, crashes, crash.cause)
+        attempt.meta = replace(attempt.meta or Meta(), crashes=crashes, cause=crash.cause)
+        error = ErrorInfo("WorkerCrash", f"buried after {crashes} worker crashes, the last: {crash.cause}")
+        outcome = outcome_of(
+            attempt,
+            JobStatus.DEAD,
+            self._membership.consumer,
+            begun_ns,
+            error=error,
+            reason=FailureReason.CRASH,
+            cause=crash.cause,
+        )
+        self._end(attempt, outcome, dead_letter=True)
+
+    def _put_back(self, attempt: Attempt, delay_s: float, /, **changes: Any) -> None:
+        meta = replace(attempt.meta or Meta(), job_id=attempt.job_id, lane=None, **(_CLEARED | changes))
+        delay_ms = max(0, round(delay_s * 1000))
+        home = attempt.home_lane
+        self._finisher.put_back(
+            PutBack(attempt.spec.name, attempt.lane, attempt.entry_id, attempt.job_id, home, meta, delay_ms)
+        )
