@@ -12,8 +12,7 @@ from tests.support.topologies import Cluster
 from tests.support.waiting import given, wait_until_async
 from upnext import Worker
 from upnext.core.keys import Keys
-from upnext.engine.client import queue_client as broker_module
-from upnext.engine.client import sync_client as sync_module
+from upnext.engine.client import waiting as waiting_module
 
 
 def service(go: asyncio.Event) -> tuple[Worker, Any]:
@@ -52,8 +51,7 @@ async def test_a_wait_sends_nothing_to_other_shards(topology: Cluster, namespace
 
 @pytest.mark.broker("cluster")
 async def test_waits_follow_the_slot(topology: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (broker_module, sync_module):
-        monkeypatch.setattr(module, "REREAD_S", 1000.0)  # an end that is not told is not found by rereading
+    monkeypatch.setattr(waiting_module, "REREAD_S", 1000.0)  # an end that is not told is not found by rereading
     go = asyncio.Event()
     worker, waits = service(go)
     keys = Keys(namespace)

@@ -14,8 +14,9 @@ from tests.support.waiting import PATIENCE, wait_until_async
 from upnext.core.outcome import JobStatus
 from upnext.core.submission import Submission
 from upnext.engine.calls import client
-from upnext.engine.client import queue_client as broker_module
-from upnext.engine.client.queue_client import PAYLOAD_CAP_BYTES, QueueClient
+from upnext.engine.client import waiting as waiting_module
+from upnext.engine.client.queue_client import QueueClient
+from upnext.engine.client.waiting import PAYLOAD_CAP_BYTES
 from upnext.engine.redis import connection as wire_module
 from upnext.errors import (
     BrokerFullError,
@@ -175,7 +176,7 @@ async def test_a_submit_waits_a_while_for_a_broker_that_is_away(own_server: Serv
 
 
 async def test_and_then_gives_up(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker_module, "SUBMIT_PATIENCE_S", 0.3)
+    monkeypatch.setattr(waiting_module, "SUBMIT_PATIENCE_S", 0.3)
     broker = QueueClient("redis://127.0.0.1:1/0", namespace)
     begun = time.monotonic()
     with pytest.raises(BrokerUnavailableError):
@@ -272,9 +273,9 @@ async def test_a_wait_that_is_cancelled_leaves_nothing(redis_url: str, namespace
 async def test_a_lost_wake_up_is_made_good_by_rereading(
     redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker_module, "REREAD_S", 0.2)
+    monkeypatch.setattr(waiting_module, "REREAD_S", 0.2)
     async with Fleet(redis_url, namespace) as fleet:
-        monkeypatch.setattr(fleet.broker, "_heard", lambda channel, data: None)
+        monkeypatch.setattr(fleet.broker, "_on_message", lambda channel, data: None)
         await fleet.worker(task(slow))
         assert (await fleet.run("slow", timeout_s=3)).value == b"7"
         job_id = await fleet.submit("slow")
@@ -368,7 +369,7 @@ async def test_a_wait_right_after_one_that_ran_out_is_told_at_once(
     redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The end of the first wait's registration must not take the second's."""
-    monkeypatch.setattr(broker_module, "REREAD_S", 1000.0)
+    monkeypatch.setattr(waiting_module, "REREAD_S", 1000.0)
     fleet = Fleet(redis_url, namespace)
     let_go = asyncio.Event()
 
@@ -392,7 +393,7 @@ async def test_a_wait_right_after_one_that_ran_out_is_told_at_once(
 async def test_while_replies_are_owed_nothing_more_is_sent(
     own_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker_module, "SUBMIT_PATIENCE_S", 1.0)
+    monkeypatch.setattr(waiting_module, "SUBMIT_PATIENCE_S", 1.0)
     monkeypatch.setattr(wire_module, "REPLY_TIMEOUT_S", 1000.0)
     broker = QueueClient(own_server.url, namespace)
     job = Submission("ship", b"{}")
@@ -404,7 +405,7 @@ async def test_while_replies_are_owed_nothing_more_is_sent(
         with pytest.raises(BrokerUnavailableError) as refused:
             await broker.submit(job)
         assert not isinstance(refused.value, SubmitUncertain)
-        monkeypatch.setattr(broker_module, "SUBMIT_PATIENCE_S", 100.0)
+        monkeypatch.setattr(waiting_module, "SUBMIT_PATIENCE_S", 100.0)
         late = asyncio.create_task(broker.submit(job))
         await asyncio.sleep(0)
     finally:

@@ -21,7 +21,7 @@ from tests.support.waiting import wait_until
 from upnext import DuplicateJobError, Worker
 from upnext.core.keys import Keys
 from upnext.core.submission import Submission
-from upnext.engine.client import queue_client as engine_broker
+from upnext.engine.client import waiting as waiting_module
 from upnext.engine.client.queue_client import QueueClient
 from upnext.engine.client.sync_client import SyncQueueClient
 from upnext.errors import BrokerUnavailableError, QueueError, SubmitUncertain
@@ -223,8 +223,7 @@ async def test_a_broker_that_is_away_is_no_riddle(
     own_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing was sent, so nothing is uncertain; and after a restart old connections cost no submit."""
-    monkeypatch.setattr(engine_broker, "SUBMIT_PATIENCE_S", 0.3)
-    monkeypatch.setattr("upnext.engine.client.sync_client.SUBMIT_PATIENCE_S", 0.3)
+    monkeypatch.setattr(waiting_module, "SUBMIT_PATIENCE_S", 0.3)
     broker, blocking = QueueClient(own_server.url, namespace), SyncQueueClient(own_server.url, namespace)
     await broker.submit(job())
     blocking.submit(job())

@@ -17,7 +17,7 @@ from tests.support.servers import Server
 from tests.support.waiting import PATIENCE, wait_until
 from upnext.core.outcome import JobStatus
 from upnext.core.submission import Submission
-from upnext.engine.client import sync_client as sync_module
+from upnext.engine.client import waiting as waiting_module
 from upnext.engine.client.sync_client import SyncQueueClient
 from upnext.errors import (
     BrokerRefusedError,
@@ -177,7 +177,7 @@ def test_an_idle_connection_that_the_broker_closed_costs_nothing(own_server: Ser
 def test_a_wait_survives_that_its_connections_are_cut(
     own_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync_module, "REREAD_S", 0.3)
+    monkeypatch.setattr(waiting_module, "REREAD_S", 0.3)
     work = Workbench(SyncQueueClient(own_server.url, namespace))
     work.register(task("ship"))
     broker = SyncQueueClient(own_server.url, namespace)
@@ -195,7 +195,7 @@ def test_a_wait_survives_that_its_connections_are_cut(
 
 
 def test_a_broker_that_is_not_there(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync_module, "SUBMIT_PATIENCE_S", 0.3)
+    monkeypatch.setattr(waiting_module, "SUBMIT_PATIENCE_S", 0.3)
     broker = SyncQueueClient("redis://127.0.0.1:1/0", namespace)
     with pytest.raises(BrokerUnavailableError):
         broker.submit(Submission("ship", b"{}"))

@@ -20,65 +20,43 @@ from upnext.core.keys import Keys
 from upnext.core.outcome import Outcome, decode
 from upnext.core.submission import Submission
 from upnext.engine.calls import client
-from upnext.engine.calls.client import Answer, Held, Refused
+from upnext.engine.calls.client import Answer
+from upnext.engine.client import waiting
+from upnext.engine.client.waiting import (
+    BATCH_JOBS,
+    Await,
+    Connect,
+    Pause,
+    Run,
+    Step,
+    Subscribe,
+    Watch,
+    check_payload,
+    drive,
+    settle,
+    settle_event,
+    uncertain,
+)
 from upnext.engine.contexts import none_of_a_job, shared_task
-from upnext.engine.redis.backoff import Backoff
 from upnext.engine.redis.endpoint import Endpoint, parse_url
 from upnext.engine.redis.lookout import Lookout
 from upnext.engine.redis.places import Places
 from upnext.engine.redis.reconnecting import Link
-from upnext.engine.redis.replies import LostReplyError, read_error
+from upnext.engine.redis.replies import LostReplyError
 from upnext.engine.redis.scripts import Call, T
 from upnext.engine.redis.subscriber import Listener
 from upnext.errors import (
-    BrokerRefusedError,
     BrokerUnavailableError,
-    DuplicateJobError,
-    JobNotFoundError,
-    PayloadTooLargeError,
     QueueError,
-    SubmitUncertain,
 )
 
 log = logging.getLogger("upnext.engine")
 
-PAYLOAD_CAP_BYTES = 1024 * 1024
-BATCH_JOBS = 1000
-SUBMIT_PATIENCE_S = 5.0
-"""How long a submit goes on trying to reach a broker that is away."""
-REREAD_S = 5.0
-"""A waiter rereads the truth so often, whatever it heard."""
-
-
-def check_payload(name: str, payload: bytes) -> None:
-    if len(payload) > PAYLOAD_CAP_BYTES:
-        raise PayloadTooLargeError(
-            f"the arguments of {name} are {len(payload):,} bytes as JSON, over the cap of {PAYLOAD_CAP_BYTES:,}: "
-            "store the data elsewhere and pass a reference"
-        )
-
-
-def settle(key: str | None, answer: Answer, nonce: str) -> str:
-    """The job id, or DuplicateJobError unless the key's holder is this very submit, sent twice."""
-    if isinstance(answer, str):
-        return answer
-    if isinstance(answer, Refused):
-        raise read_error(answer.text)
-    if answer.nonce == nonce:
-        return answer.job_id
-    raise DuplicateJobError(key or "", answer.job_id)
-
 
 def _wake(waiter: asyncio.Future[Outcome | None]) -> None:
-    """Nothing was heard: reread the truth."""
+    """End a wait without a message: what the broker has is read again."""
     if not waiter.done():
         waiter.set_result(None)
-
-
-def uncertain(error: BaseException) -> SubmitUncertain:
-    return SubmitUncertain(
-        f"{error}; the job may or may not be queued. Submit with an idempotency key to make a repeat safe"
-    )
 
 
 _Waiting = tuple[Submission, str | None, str, "asyncio.Future[Answer]"]
@@ -116,17 +94,7 @@ class QueueClient:
 
     async def submit_many(self, jobs: Sequence[Submission]) -> list[str]:
         """Up to 1,000 jobs a request. On an error the earlier thousands are queued; SubmitUncertain says that the last one may be."""
-        for job in jobs:
-            check_payload(job.task, job.payload)
-        done: list[str] = []
-        for start in range(0, len(jobs), BATCH_JOBS):
-            nonce = secrets.token_hex(8)
-            part = [(job, None) for job in jobs[start : start + BATCH_JOBS]]
-            answers = await self._run_submit(
-                client.submit(self.keys, part, nonce), all(job.idempotency_key for job, _ in part)
-            )
-            done += [settle(job.idempotency_key, answer, nonce) for (job, _), answer in zip(part, answers, strict=True)]
-        return done
+        return await drive(waiting.submit_many(self.keys, jobs, asyncio.get_running_loop().time), self._do)
 
     async def send(
         self,
@@ -151,19 +119,12 @@ class QueueClient:
                 raise uncertain(error) from None
             except QueueError:
                 pass
-        nonce = secrets.token_hex(8)
         meta = entry.Meta(parent_id=parent_id, root_id=root_id, trace=trace)
-        call = client.send(
-            self.keys,
-            event,
-            payload,
-            known_handlers,
-            meta=meta,
-            idempotency_key=idempotency_key,
-            idempotency_ttl_s=idempotency_ttl_s,
-            nonce=nonce,
+        clock = asyncio.get_running_loop().time
+        return await drive(
+            waiting.send(self.keys, event, payload, known_handlers, meta, idempotency_key, idempotency_ttl_s, clock),
+            self._do,
         )
-        return settle_event(idempotency_key, await self._run_submit(call, idempotency_key is not None), nonce)
 
     async def _submit(self, job: Submission, reply_to: str | None) -> str:
         """The quick way: an XADD on the live connection. What needs the script, and whatever goes wrong, takes the slow way."""
@@ -214,7 +175,9 @@ class QueueClient:
     async def _submit_batch(self, batch: list[_Waiting], *, repeatable: bool) -> None:
         jobs, nonces = [(job, reply_to) for job, reply_to, _, _ in batch], [nonce for _, _, nonce, _ in batch]
         try:
-            answers = await self._run_submit(client.submit(self.keys, jobs, nonces), repeatable)
+            call = client.submit(self.keys, jobs, nonces)
+            clock = asyncio.get_running_loop().time
+            answers = await drive(waiting.submit_call(call, clock, repeatable=repeatable), self._do)
         except BaseException as error:  # every submitter gets it; a cancel goes on
             self._give_up(batch, error)
             del batch  # its futures hold the error, and the error this frame
@@ -225,39 +188,27 @@ class QueueClient:
                 if not future.done():
                     future.set_result(answer)
 
-    async def _run_submit(self, call: Call[T], repeatable: bool) -> T:
-        """Retries while nothing was sent; a lost reply is sent again only where the key settles it, and gets as long again."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + SUBMIT_PATIENCE_S
-        backoff = Backoff()
-        lost = False
-        last: BrokerUnavailableError | None = None
-        while True:
-            try:
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        await self.link.wire()
-                except TimeoutError:
-                    raise last or BrokerUnavailableError("the broker gives no reply") from None
+    async def _do(self, step: Step) -> Any:
+        """Do a step of a submit, or of a subscription."""
+        match step:
+            case Run(call):
                 return await self.link.run(call)
-            except BrokerRefusedError:
-                raise
-            except BrokerUnavailableError as error:
-                last = error
-                if not lost and isinstance(error, LostReplyError):
-                    lost = True
-                    deadline = loop.time() + SUBMIT_PATIENCE_S
-                if lost and (not repeatable or loop.time() > deadline):
-                    raise uncertain(error) from None
-                if loop.time() > deadline:
-                    raise
-            await backoff.sleep()
+            case Connect(by_s):
+                async with asyncio.timeout_at(by_s):
+                    return await self.link.wire()
+            case Pause(seconds):
+                return await asyncio.sleep(seconds)
+            case Subscribe():
+                return await self._subscription().start()
+            case _:
+                raise TypeError(f"not a step of a submit: {step}")
 
     # --- waiting
 
     async def submit_and_wait(self, job: Submission, timeout_s: float | None) -> tuple[str, Outcome]:
         """Raises TimeoutError (its `job_id` says which job) and what submit and wait raise."""
-        await self._listen(SUBMIT_PATIENCE_S if timeout_s is None else min(SUBMIT_PATIENCE_S, timeout_s))
+        loop = asyncio.get_running_loop()
+        await drive(waiting.subscribe(waiting.subscribe_patience_s(timeout_s), loop.time, self._is_closed), self._do)
         self._expecting += 1
         try:
             job_id = await self._submit(job, self._nonce)
@@ -268,66 +219,58 @@ class QueueClient:
             self._early.clear()
         if early is not None:
             return job_id, early
-        return job_id, await self._wait(job_id, timeout_s, registered=True, begun=asyncio.get_running_loop().time())
+        return job_id, await self._wait(job_id, timeout_s, registered=True, begun_s=loop.time())
 
     async def wait(self, job_id: str, timeout_s: float | None = None) -> Outcome:
         """How the job ended.
 
         Raises TimeoutError, JobNotFoundError, BrokerUnavailableError (only when the broker stays away beyond the timeout).
         """
-        begun = asyncio.get_running_loop().time()
-        await self._listen(timeout_s)
-        return await self._wait(job_id, timeout_s, registered=False, begun=begun)
-
-    async def _wait(self, job_id: str, timeout_s: float | None, *, registered: bool, begun: float) -> Outcome:
         loop = asyncio.get_running_loop()
-        deadline = None if timeout_s is None else begun + timeout_s
-        backoff = Backoff()
-        woken: asyncio.Future[Outcome | None] = loop.create_future()
-        self._waits.setdefault(job_id, []).append(woken)
+        begun_s = loop.time()
+        await drive(waiting.subscribe(timeout_s, loop.time, self._is_closed), self._do)
+        return await self._wait(job_id, timeout_s, registered=False, begun_s=begun_s)
+
+    async def _wait(self, job_id: str, timeout_s: float | None, *, registered: bool, begun_s: float) -> Outcome:
+        loop = asyncio.get_running_loop()
+        woken = self._remember(job_id)
         watched = False
-        try:
-            while True:
-                if not registered:
+
+        async def do(step: Step) -> Any:
+            nonlocal woken, watched
+            match step:
+                case Watch():
+                    watched = True
+                    self._registrations += 1
+                    return await self.run(client.watch(self.keys, job_id, self._nonce, self._registrations))
+                case Await(until_s):
+                    timer = loop.call_later(max(0.0, until_s - loop.time()), _wake, woken)
                     try:
-                        watched = True
-                        self._registrations += 1
-                        number = self._registrations
-                        standing = await self.run(client.watch(self.keys, job_id, self._nonce, number))
-                        backoff.reset()
-                    except BrokerRefusedError:
-                        raise
-                    except BrokerUnavailableError:
-                        if deadline is not None and loop.time() >= deadline:
-                            raise
-                        await backoff.sleep()
-                        continue
-                    if standing.outcome is not None:
-                        watched = False
-                        return standing.outcome
-                    if not standing.known:
-                        raise JobNotFoundError(job_id)
-                registered = False
-                left = REREAD_S if deadline is None else min(REREAD_S, deadline - loop.time())
-                timer = loop.call_later(max(0.0, left), _wake, woken)
-                try:
-                    outcome = await woken
-                finally:
-                    timer.cancel()
-                if outcome is not None:
-                    watched = False
+                        outcome = await woken
+                    finally:
+                        timer.cancel()
+                    if outcome is None:
+                        self._forget(job_id, woken)
+                        woken = self._remember(job_id)
                     return outcome
-                self._forget(job_id, woken)
-                woken = loop.create_future()
-                self._waits.setdefault(job_id, []).append(woken)
-                if deadline is not None and loop.time() >= deadline:
-                    error = TimeoutError(f"job {job_id} did not end within {timeout_s:g} s")
-                    error.job_id = job_id  # type: ignore[attr-defined]
-                    raise error
+                case _:
+                    return await self._do(step)
+
+        steps = waiting.wait(job_id, timeout_s, loop.time, registered=registered, begun_s=begun_s)
+        try:
+            outcome = await drive(steps, do)
+            watched = False
+            return outcome
         finally:
             self._forget(job_id, woken)
             if watched and not self._waits.get(job_id) and self.link.live is not None:
                 self._own(self._unwatch(job_id, self._registrations))
+
+    def _remember(self, job_id: str) -> asyncio.Future[Outcome | None]:
+        """A future that the message of the job's end wakes."""
+        woken: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
+        self._waits.setdefault(job_id, []).append(woken)
+        return woken
 
     async def _unwatch(self, job_id: str, number: int) -> None:
         """Of the registrations so far: a wait that begins meanwhile keeps its own."""
@@ -346,26 +289,17 @@ class QueueClient:
             if not waits:
                 del self._waits[job_id]
 
-    async def _listen(self, patience_s: float | None) -> None:
-        """Goes on trying while the broker is away, for so long (None: for ever)."""
+    def _is_closed(self) -> bool:
+        return self.closed
+
+    def _subscription(self) -> Listener:
         if self._listener is None:
             self._listener = Listener(
-                self.link, "upnext-ear", self.keys, [self.keys.reply(self._nonce)], self._heard, self._reread
+                self.link, "upnext-ear", self.keys, [self.keys.reply(self._nonce)], self._on_message, self._reread
             )
-        loop = asyncio.get_running_loop()
-        deadline = None if patience_s is None else loop.time() + patience_s
-        backoff = Backoff()
-        while True:
-            try:
-                return await self._listener.start()
-            except BrokerRefusedError:
-                raise
-            except BrokerUnavailableError:
-                if self.closed or (deadline is not None and loop.time() >= deadline):
-                    raise
-            await backoff.sleep()
+        return self._listener
 
-    def _heard(self, _channel: str, data: bytes) -> None:
+    def _on_message(self, _channel: str, data: bytes) -> None:
         raw_id, _, raw = data.partition(b"\n")
         job_id = raw_id.decode()
         waits = self._waits.get(job_id)
@@ -408,26 +342,3 @@ class QueueClient:
         if self._listener is not None:
             await self._listener.aclose()
         await self.link.aclose()
-
-
-def settle_event(key: str | None, answers: Sequence[Answer], nonce: str) -> list[str]:
-    """Ids of the jobs that were made; DuplicateJobError when every handler's key was held by others."""
-    made: list[str] = []
-    held: Held | None = None
-    refused: Refused | None = None
-    for answer in answers:
-        if isinstance(answer, str):
-            made.append(answer)
-        elif isinstance(answer, Refused):
-            refused = answer
-        elif answer.nonce == nonce:
-            made.append(answer.job_id)
-        else:
-            held = answer
-    if refused is not None:
-        log.error("a handler of an event gets no job: %s", refused.text)
-    if not made and held is not None:
-        raise DuplicateJobError(key or "", held.job_id)
-    if not made and refused is not None:
-        raise read_error(refused.text)
-    return made

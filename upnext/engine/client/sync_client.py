@@ -26,17 +26,18 @@ from upnext.core.keys import Keys
 from upnext.core.outcome import Outcome, decode
 from upnext.core.submission import Submission
 from upnext.engine.calls import client
-from upnext.engine.calls.client import Answer
-from upnext.engine.client.queue_client import (
-    BATCH_JOBS,
-    REREAD_S,
-    SUBMIT_PATIENCE_S,
+from upnext.engine.client import waiting
+from upnext.engine.client.waiting import (
+    Await,
+    Connect,
+    Pause,
+    Run,
+    Step,
+    Subscribe,
+    Watch,
     check_payload,
-    settle,
-    settle_event,
-    uncertain,
+    drive_blocking,
 )
-from upnext.engine.redis.backoff import Backoff
 from upnext.engine.redis.blocking_subscriber import Ear
 from upnext.engine.redis.endpoint import Endpoint, is_no, parse_url
 from upnext.engine.redis.lookout import LookoutThread
@@ -53,7 +54,7 @@ from upnext.engine.redis.replies import (
     refused,
 )
 from upnext.engine.redis.scripts import Arg, Call, T
-from upnext.errors import BrokerRefusedError, BrokerUnavailableError, JobNotFoundError, QueueError
+from upnext.errors import BrokerUnavailableError, QueueError
 
 SOCKET_TIMEOUT_S = 10.0
 INTRODUCTION_S = 2.0
@@ -283,22 +284,10 @@ class SyncQueueClient:
 
     def _submit(self, job: Submission, reply_to: str | None) -> str:
         check_payload(job.task, job.payload)
-        nonce = secrets.token_hex(8)
-        [answer] = self._run_submit(client.submit(self.keys, [(job, reply_to)], nonce), job.idempotency_key is not None)
-        return settle(job.idempotency_key, answer, nonce)
+        return drive_blocking(waiting.submit(self.keys, job, reply_to, time.monotonic), self._do)
 
     def submit_many(self, jobs: Sequence[Submission]) -> list[str]:
-        for job in jobs:
-            check_payload(job.task, job.payload)
-        done: list[str] = []
-        for start in range(0, len(jobs), BATCH_JOBS):
-            nonce = secrets.token_hex(8)
-            part = [(job, None) for job in jobs[start : start + BATCH_JOBS]]
-            answers = self._run_submit(
-                client.submit(self.keys, part, nonce), all(job.idempotency_key for job, _ in part)
-            )
-            done += [settle(job.idempotency_key, answer, nonce) for (job, _), answer in zip(part, answers, strict=True)]
-        return done
+        return drive_blocking(waiting.submit_many(self.keys, jobs, time.monotonic), self._do)
 
     def send(
         self,
@@ -312,116 +301,88 @@ class SyncQueueClient:
         trace: str | None = None,
     ) -> list[str]:
         check_payload(event, payload)
-        nonce = secrets.token_hex(8)
-        call = client.send(
-            self.keys,
-            event,
-            payload,
-            known_handlers,
-            meta=entry.Meta(parent_id=parent_id, root_id=root_id, trace=trace),
-            idempotency_key=idempotency_key,
-            idempotency_ttl_s=idempotency_ttl_s,
-            nonce=nonce,
+        meta = entry.Meta(parent_id=parent_id, root_id=root_id, trace=trace)
+        return drive_blocking(
+            waiting.send(
+                self.keys, event, payload, known_handlers, meta, idempotency_key, idempotency_ttl_s, time.monotonic
+            ),
+            self._do,
         )
-        return settle_event(idempotency_key, self._run_submit(call, idempotency_key is not None), nonce)
 
-    def _run_submit(self, call: Call[list[Answer]], repeatable: bool) -> list[Answer]:
-        deadline = time.monotonic() + SUBMIT_PATIENCE_S
-        backoff = Backoff()
-        lost = False
-        while True:
-            try:
+    def _do(self, step: Step) -> Any:
+        """Do a step of a submit."""
+        match step:
+            case Run(call):
                 return self.run(call)
-            except BrokerRefusedError:
-                raise
-            except BrokerUnavailableError as error:
-                if not lost and isinstance(error, LostReplyError):
-                    lost = True
-                    deadline = time.monotonic() + SUBMIT_PATIENCE_S
-                if lost and (not repeatable or time.monotonic() > deadline):
-                    raise uncertain(error) from None
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(backoff.next_s())
+            case Connect():
+                return None  # each command finds a connection by itself
+            case Pause(seconds):
+                return time.sleep(seconds)
+            case _:
+                raise TypeError(f"not a step of a submit: {step}")
 
     # --- waiting
 
     def submit_and_wait(self, job: Submission, timeout_s: float | None) -> tuple[str, Outcome]:
-        with self._ear(SUBMIT_PATIENCE_S if timeout_s is None else min(SUBMIT_PATIENCE_S, timeout_s)) as (nonce, ear):
+        with self._subscription(waiting.subscribe_patience_s(timeout_s)) as (nonce, ear):
             job_id = self._submit(job, nonce)
-            return job_id, self._wait(job_id, timeout_s, nonce, ear, registered=True, begun=time.monotonic())
+            return job_id, self._wait(job_id, timeout_s, nonce, ear, registered=True, begun_s=time.monotonic())
 
     def wait(self, job_id: str, timeout_s: float | None = None) -> Outcome:
-        begun = time.monotonic()
-        with self._ear(timeout_s) as (nonce, ear):
-            return self._wait(job_id, timeout_s, nonce, ear, registered=False, begun=begun)
+        begun_s = time.monotonic()
+        with self._subscription(timeout_s) as (nonce, ear):
+            return self._wait(job_id, timeout_s, nonce, ear, registered=False, begun_s=begun_s)
 
     @contextmanager
-    def _ear(self, patience_s: float | None) -> Generator[tuple[str, Ear]]:
+    def _subscription(self, patience_s: float | None) -> Generator[tuple[str, Ear]]:
         """A subscription of this call's own. Goes on trying while the broker is away, for so long (None: for ever)."""
         nonce = secrets.token_hex(8)
-        deadline = None if patience_s is None else time.monotonic() + patience_s
-        backoff = Backoff()
-        while True:
+
+        def do(step: Step) -> Any:
+            if not isinstance(step, Subscribe):
+                return self._do(step)
             ear = Ear(self.keys.reply(nonce), self._pool, self._introducing_failed)
-            try:
-                ear.open()
-                break
-            except BrokerUnavailableError as error:
-                if isinstance(error, BrokerRefusedError) or (deadline is not None and time.monotonic() >= deadline):
-                    raise
-            time.sleep(backoff.next_s())
+            ear.open()
+            return ear
+
+        ear: Ear = drive_blocking(waiting.subscribe(patience_s, time.monotonic, lambda: False), do)
         try:
             yield nonce, ear
         finally:
             ear.close()
 
     def _wait(
-        self, job_id: str, timeout_s: float | None, nonce: str, ear: Ear, *, registered: bool, begun: float
+        self, job_id: str, timeout_s: float | None, nonce: str, ear: Ear, *, registered: bool, begun_s: float
     ) -> Outcome:
-        deadline = None if timeout_s is None else begun + timeout_s
-        backoff = Backoff()
         watched = False
+
+        def do(step: Step) -> Any:
+            nonlocal watched
+            match step:
+                case Watch():
+                    watched = True
+                    return self.run(client.watch(self.keys, job_id, nonce))
+                case Await(until_s):
+                    return self._await_message(ear, job_id, until_s)
+                case _:
+                    return self._do(step)
+
+        steps = waiting.wait(job_id, timeout_s, time.monotonic, registered=registered, begun_s=begun_s)
         try:
-            while True:
-                if not registered:
-                    try:
-                        watched = True
-                        standing = self.run(client.watch(self.keys, job_id, nonce))
-                        backoff.reset()
-                    except BrokerRefusedError:
-                        raise
-                    except BrokerUnavailableError:
-                        if deadline is not None and time.monotonic() >= deadline:
-                            raise
-                        time.sleep(backoff.next_s())
-                        continue
-                    if standing.outcome is not None:
-                        watched = False
-                        return standing.outcome
-                    if not standing.known:
-                        raise JobNotFoundError(job_id)
-                registered = False
-                until = time.monotonic() + REREAD_S if deadline is None else min(time.monotonic() + REREAD_S, deadline)
-                outcome = self._hear_of(ear, job_id, until)
-                if outcome is not None:
-                    watched = False
-                    return outcome
-                if deadline is not None and time.monotonic() >= deadline:
-                    error = TimeoutError(f"job {job_id} did not end within {timeout_s:g} s")
-                    error.job_id = job_id  # type: ignore[attr-defined]
-                    raise error
+            outcome = drive_blocking(steps, do)
+            watched = False
+            return outcome
         finally:
             if watched:
                 with suppress(BrokerUnavailableError):  # the registration goes with the job's end
                     self.run(client.unwatch(self.keys, job_id, nonce, 0))
 
-    def _hear_of(self, ear: Ear, job_id: str, until: float) -> Outcome | None:
-        while (left := until - time.monotonic()) > 0:
-            heard = ear.hear(left)
-            if heard is None:
+    def _await_message(self, ear: Ear, job_id: str, until_s: float) -> Outcome | None:
+        while (left_s := until_s - time.monotonic()) > 0:
+            message = ear.hear(left_s)
+            if message is None:
                 return None
-            raw_id, _, raw = heard.partition(b"\n")
+            raw_id, _, raw = message.partition(b"\n")
             if raw_id.decode() == job_id:
                 return decode(raw)
         return None
