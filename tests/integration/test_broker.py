@@ -384,7 +384,7 @@ async def test_a_wait_right_after_one_that_ran_out_is_told_at_once(
             await fleet.broker.wait(job_id, 0.05)
         second = asyncio.create_task(fleet.broker.wait(job_id, 60))
         await asyncio.sleep(0)
-        await fleet.until(lambda: not fleet.broker._batches)
+        await fleet.until(lambda: not fleet.broker._background)
         let_go.set()
         assert (await second).value == b"7"
         assert await fleet.leaks() == []

@@ -293,7 +293,7 @@ def test_blocking_forms_many_times_from_many_threads(server: Server, namespace: 
 FORKING = """
     import os, sys, threading, warnings
     import upnext
-    from upnext.engine.sync import SyncQueueClient
+    from upnext.engine.client.sync_client import SyncQueueClient
 
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork.*")

@@ -31,10 +31,14 @@ def attempt(meta: Meta | None = None, **options: Any) -> Attempt:
     return Attempt(task(ship, "ship", **options), "n", b"5-0", meta, cast("Any", None))
 
 
-class Recorder(NoHost):
-    """Finisher, host and membership at once."""
+class Named:
+    """A membership."""
 
     consumer = "h1.w"
+
+
+class Recorder(NoHost):
+    """Finisher and host at once."""
 
     def __init__(self) -> None:
         self.ends: list[Finish] = []
@@ -58,7 +62,7 @@ class Recorder(NoHost):
 
 def recording() -> tuple[Results, Recorder]:
     recorder = Recorder()
-    return Results(cast("Any", recorder), cast("Any", recorder), recorder, random.Random(0)), recorder
+    return Results(cast("Any", Named()), cast("Any", recorder), recorder, random.Random(0)), recorder
 
 
 # --- early cancels

@@ -19,6 +19,7 @@ from upnext.core import entry
 from upnext.core.keys import Keys
 from upnext.core.outcome import Outcome, decode
 from upnext.core.submission import Submission
+from upnext.engine.background import BackgroundTasks
 from upnext.engine.calls import client
 from upnext.engine.calls.client import Answer
 from upnext.engine.client import waiting
@@ -37,7 +38,7 @@ from upnext.engine.client.waiting import (
     settle_event,
     uncertain,
 )
-from upnext.engine.contexts import none_of_a_job, shared_task
+from upnext.engine.contexts import none_of_a_job
 from upnext.engine.redis.endpoint import Endpoint, parse_url
 from upnext.engine.redis.lookout import Lookout
 from upnext.engine.redis.places import Places
@@ -75,7 +76,7 @@ class QueueClient:
         self._listener: Listener | None = None
         self._queue: list[_Waiting] = []
         self._flushing = False
-        self._batches: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks("upnext-client")
         self._waits: dict[str, list[asyncio.Future[Outcome | None]]] = {}
         self._registrations = 0
         self._early: dict[str, Outcome] = {}
@@ -161,7 +162,7 @@ class QueueClient:
         keyed, others = [item for item in queue if item[2]], [item for item in queue if not item[2]]
         for batch in (keyed, others):
             for start in range(0, len(batch), BATCH_JOBS):
-                self._own(self._submit_batch(batch[start : start + BATCH_JOBS], repeatable=batch is keyed))
+                self._background.start(self._submit_batch(batch[start : start + BATCH_JOBS], repeatable=batch is keyed))
 
     @staticmethod
     def _give_up(batch: list[_Waiting], error: BaseException) -> None:
@@ -264,7 +265,7 @@ class QueueClient:
         finally:
             self._forget(job_id, woken)
             if watched and not self._waits.get(job_id) and self.link.live is not None:
-                self._own(self._unwatch(job_id, self._registrations))
+                self._background.start(self._unwatch(job_id, self._registrations))
 
     def _remember(self, job_id: str) -> asyncio.Future[Outcome | None]:
         """A future that the message of the job's end wakes."""
@@ -276,11 +277,6 @@ class QueueClient:
         """Of the registrations so far: a wait that begins meanwhile keeps its own."""
         with contextlib.suppress(BrokerUnavailableError):  # the registration goes with the job's end
             await self.run(client.unwatch(self.keys, job_id, self._nonce, number))
-
-    def _own(self, work: Any) -> None:
-        task = shared_task(work, "upnext-client")
-        self._batches.add(task)
-        task.add_done_callback(self._batches.discard)
 
     def _forget(self, job_id: str, future: asyncio.Future[Outcome | None]) -> None:
         waits = self._waits.get(job_id)
@@ -336,9 +332,7 @@ class QueueClient:
 
     async def aclose(self) -> None:
         self.closed = True
-        for task in list(self._batches):
-            task.cancel()
-        await asyncio.gather(*self._batches, return_exceptions=True)
+        await self._background.aclose()
         if self._listener is not None:
             await self._listener.aclose()
         await self.link.aclose()

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol
 
-from upnext.engine.contexts import shared_task
+from upnext.engine.background import BackgroundTasks
 from upnext.engine.redis.backoff import Backoff
 from upnext.engine.redis.connection import Wire, connect
 from upnext.engine.redis.endpoint import Endpoint
@@ -64,30 +64,28 @@ class Lookout:
         self._slot = slot
         self._clients: set[Client] = set()
         self._ask_now = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background = BackgroundTasks("upnext-lookout")
         self._sentinels: dict[Node, Wire] = {}
         self._locks: dict[Node, asyncio.Lock] = {}
         self._listed_at: float | None = None
 
     def join(self, client: Client) -> None:
         self._clients.add(client)
-        if self._tasks or not self.places.elsewhere:
+        if self._background or not self.places.elsewhere:
             return
         if self.places.endpoint.sentinel is not None:
-            self._own(self._keep_asking_sentinels())
+            self._background.start(self._keep_asking_sentinels())
             for node in self.places.endpoint.nodes:
-                self._own(self._follow_sentinel(node))
+                self._background.start(self._follow_sentinel(node))
         elif self._slot is not None:
-            self._own(self._keep_asking_nodes(self._slot))
+            self._background.start(self._keep_asking_nodes(self._slot))
 
     async def leave(self, client: Client) -> None:
         self._clients.discard(client)
         if self._clients:
             return
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        background, self._background = self._background, BackgroundTasks("upnext-lookout")
+        await background.aclose()
         wires, self._sentinels = list(self._sentinels.values()), {}
         for wire in wires:
             wire.abort()
@@ -218,9 +216,6 @@ class Lookout:
         self.places.follow(answer.node)
         for client in tuple(self._clients):
             client.redirect(answer.node)
-
-    def _own(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(shared_task(work, "upnext-lookout"))
 
 
 class LookoutThread:

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from upnext.core.keys import Keys
+from upnext.engine.background import BackgroundTasks
 from upnext.engine.calls import lease
 from upnext.engine.redis.backoff import Backoff
 from upnext.engine.redis.reconnecting import Link
@@ -93,7 +94,8 @@ class Reaper:
     ) -> None:
         self._link, self._keys, self._epoch, self._reaped = link, keys, epoch, reaped
         self._set_apart, self._tasks = set_apart, tasks
-        self._open: dict[str, asyncio.Task[None]] = {}
+        self._open: set[str] = set()
+        self._background = BackgroundTasks("upnext-reap")
         self._told: set[str] = set()
 
     def died(self, notice: DeathNotice) -> None:
@@ -115,24 +117,21 @@ class Reaper:
         self._begin(_Case(consumer, NO_LEASE, "none", "neither lease nor record", tasks=tuple(tasks)))
 
     async def aclose(self) -> None:
-        for task in self._open.values():
-            task.cancel()
-        await asyncio.gather(*self._open.values(), return_exceptions=True)
+        await self._background.aclose()
 
     def _begin(self, case: _Case) -> None:
         if case.consumer in self._told and not case.seen:
             self._reaped(case.consumer)
         if case.consumer in self._open:
             return
-        task = asyncio.create_task(self._work(case), name=f"upnext-reap-{case.consumer}")
-        self._open[case.consumer] = task
+        self._open.add(case.consumer)
+        self._background.start(self._reap(case), f"upnext-reap-{case.consumer}")
 
-        def over(task: asyncio.Task[None]) -> None:
-            self._open.pop(case.consumer, None)
-            if not task.cancelled() and (error := task.exception()) is not None:
-                log.error("reaping %s failed: %r", case.consumer, error)
-
-        task.add_done_callback(over)
+    async def _reap(self, case: _Case) -> None:
+        try:
+            await self._work(case)
+        finally:
+            self._open.discard(case.consumer)
 
     async def _work(self, case: _Case) -> None:
         loop = asyncio.get_running_loop()

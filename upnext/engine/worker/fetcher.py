@@ -18,6 +18,7 @@ from upnext.core.keys import GROUP
 from upnext.core.spec import WorkerSpec
 from upnext.core.suspects import Move, OneAtATime, Suspects, SuspectTurns
 from upnext.engine.attempt import Attempt
+from upnext.engine.background import BackgroundTasks
 from upnext.engine.calls import lease
 from upnext.engine.calls import worker as worker_calls
 from upnext.engine.client.queue_client import QueueClient
@@ -107,7 +108,7 @@ class Fetcher:
         self._checked_at = time.monotonic()
         self._link_seen: Wire | None = None
         self._hand_back_timer: asyncio.TimerHandle | None = None
-        self._handing: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks("upnext-hand-back")
         self._maybe_again: set[Entry] = set()
         self._left_alone: set[Entry] = set()
         self._recorded: tuple[str, int] = ("", 0)
@@ -162,7 +163,7 @@ class Fetcher:
     async def aclose(self) -> None:
         if self._hand_back_timer is not None:
             self._hand_back_timer.cancel()
-        await asyncio.gather(*self._handing, return_exceptions=True)
+        await self._background.finished()
         await self._link.aclose()
 
     # --- the loop
@@ -566,9 +567,7 @@ class Fetcher:
         )
         if late:
             self._budget.stalled(executor.finished)
-            task = asyncio.create_task(self._hand_back(late), name="upnext-hand-back")
-            self._handing.add(task)
-            task.add_done_callback(self._handing.discard)
+            self._background.start(self._hand_back(late))
         if executor.held:
             self._hand_back_timer = asyncio.get_running_loop().call_later(HELD_TOO_LONG_S, self._held_too_long)
 

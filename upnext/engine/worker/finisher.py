@@ -14,9 +14,10 @@ from typing import Any
 from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
 from upnext.core.recent import Recent
+from upnext.engine.background import BackgroundTasks
 from upnext.engine.calls import worker
 from upnext.engine.calls.worker import Finish, PutBack
-from upnext.engine.contexts import none_of_a_job, shared_task
+from upnext.engine.contexts import none_of_a_job
 from upnext.engine.redis.backoff import Backoff
 from upnext.engine.redis.reconnecting import Link
 from upnext.engine.redis.replies import EpochError, NoScriptError
@@ -50,7 +51,7 @@ class Finisher:
         self._ends: list[Finish] = []
         self._backs: list[PutBack] = []
         self._scheduled = False
-        self._sending: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks("upnext-finish")
         self.unconfirmed = 0
         """Ends that the broker has not confirmed yet."""
         self._open: dict[int, list[Finish] | list[PutBack]] = {}
@@ -78,9 +79,7 @@ class Finisher:
 
     async def aclose(self) -> None:
         """Gives up on what could not be confirmed; those jobs run again elsewhere."""
-        for task in list(self._sending):
-            task.cancel()
-        await asyncio.gather(*self._sending, return_exceptions=True)
+        await self._background.aclose()
 
     def _schedule(self) -> None:
         self.unconfirmed += 1
@@ -214,9 +213,7 @@ class Finisher:
             finally:
                 self._confirm(batch)
 
-        task = shared_task(do(), "upnext-finish")
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+        self._background.start(do())
 
     def _confirm(self, batch: list[Finish] | list[PutBack]) -> None:
         self._open.pop(id(batch), None)

@@ -1,6 +1,6 @@
 """What outlives its job: a thread past its timeout, a coroutine that doesn't heed its cancel. It keeps its permit of max_concurrency.
 
-Its end has been recorded, so it isn't pending any more; the broker is told apart how many there are, and forgets them with this consumer.
+Its end has been recorded, so it isn't pending any more; the broker counts apart how many there are, and forgets them with this consumer.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 from upnext.core.keys import Keys
 from upnext.engine.attempt import Attempt
+from upnext.engine.background import BackgroundTasks
 from upnext.engine.calls import lease
-from upnext.engine.contexts import shared_task
 from upnext.engine.redis.backoff import Backoff
 from upnext.engine.redis.reconnecting import Link
 from upnext.engine.worker.membership import Membership
@@ -23,13 +23,13 @@ log = logging.getLogger("upnext.engine")
 
 
 class Lingering:
-    """`link` is the one that ends are told on, so `begin` reaches the broker before the end that follows it."""
+    """`link` is the one that ends are sent on, so `begin` reaches the broker before the end that follows it."""
 
     def __init__(self, link: Link, keys: Keys, membership: Membership) -> None:
         self._link, self._keys, self._membership = link, keys, membership
         self._attempts: set[Attempt] = set()
-        self._sending: set[asyncio.Task[None]] = set()
-        membership.watch(registered_anew=self.tell_again)
+        self._background = BackgroundTasks("upnext-lingering")
+        membership.watch(registered_anew=self.record_again)
 
     def __bool__(self) -> bool:
         return bool(self._attempts)
@@ -37,37 +37,35 @@ class Lingering:
     def begin(self, attempt: Attempt) -> None:
         """It is about to be recorded as ended, and goes on."""
         self._attempts.add(attempt)
-        self._tell(attempt.spec.name)
+        self._record(attempt.spec.name)
 
     def end(self, attempt: Attempt) -> None:
         """It is over now; of no effect for one that never began."""
         if attempt in self._attempts:
             self._attempts.discard(attempt)
-            self._tell(attempt.spec.name)
+            self._record(attempt.spec.name)
 
-    def tell_again(self) -> None:
+    def record_again(self) -> None:
         """After a registration under a new name."""
         for name in {attempt.spec.name for attempt in self._attempts}:
-            self._tell(name)
+            self._record(name)
 
     async def aclose(self) -> None:
-        for task in self._sending:
-            task.cancel()
-        await asyncio.gather(*self._sending, return_exceptions=True)
+        await self._background.aclose()
 
     def _call(self, name: str) -> Any:
         count = sum(attempt.spec.name == name for attempt in self._attempts)
         return lease.linger(self._keys, self._membership.epoch, self._membership.consumer, name, count)
 
-    def _tell(self, name: str) -> None:
+    def _record(self, name: str) -> None:
         wire = self._link.live
         if wire is None:
             self._settle(name)
         else:
             reply = wire.send(*self._call(name).eval())  # its text: a NOSCRIPT would let the end overtake it
-            reply.add_done_callback(partial(self._told, name))
+            reply.add_done_callback(partial(self._on_reply, name))
 
-    def _told(self, name: str, reply: asyncio.Future[Any]) -> None:
+    def _on_reply(self, name: str, reply: asyncio.Future[Any]) -> None:
         error = None if reply.cancelled() else reply.exception()
         if isinstance(error, BrokerUnavailableError):
             self._settle(name)
@@ -75,11 +73,9 @@ class Lingering:
             log.debug("lingering: %s", error)  # another data set, which knows nothing of us
 
     def _settle(self, name: str) -> None:
-        task = shared_task(self._until_told(name), "upnext-lingering")
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+        self._background.start(self._until_recorded(name))
 
-    async def _until_told(self, name: str) -> None:
+    async def _until_recorded(self, name: str) -> None:
         backoff = Backoff()
         while True:
             try:

@@ -11,15 +11,15 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from signal import Signals
-from typing import Any
 
 import orjson
 
 from upnext.core.spec import ServiceSpec
 from upnext.engine.attempt import Attempt
+from upnext.engine.background import BackgroundTasks
 from upnext.engine.contexts import shared_task
 from upnext.engine.worker import pool_frames
 from upnext.engine.worker.failures import PoolCrash, RemoteError
@@ -105,8 +105,8 @@ class ProcessPool:
         self._setup, self._spare = setup, spare
         self._idle: list[_Member] = []
         self._busy: set[_Member] = set()
-        self._burials: set[asyncio.Task[Any]] = set()
-        self._waits: set[asyncio.Task[None]] = set()
+        self._endings = BackgroundTasks("upnext-pool")
+        self._waits = BackgroundTasks("upnext-pool-wait")
 
     async def run(self, attempt: Attempt, payload: bytes, begins: Callable[[], None]) -> bytes:
         """-> the value, encoded. `begins` is called when a member takes it.
@@ -121,14 +121,14 @@ class ProcessPool:
             member.send(Kind.JOB, header(attempt, member.jobs) + b"\n" + payload)
             answer = await self._answer(member, attempt)
         except BaseException:
-            await asyncio.shield(self._bury(member))  # the job hasn't ended before its process has
+            await asyncio.shield(self._end(member))  # the job hasn't ended before its process has
             raise
         finally:
             self._busy.discard(member)
         if len(self._idle) < self._spare:
             self._idle.append(member)
         else:
-            self._bury(member)
+            self._end(member)
         try:
             if isinstance(answer, RemoteError):
                 raise answer
@@ -138,12 +138,11 @@ class ProcessPool:
 
     async def aclose(self) -> None:
         for member in [*self._idle, *self._busy]:
-            self._bury(member)
+            self._end(member)
         self._idle.clear()
-        for wait in self._waits:
-            wait.cancel()
-        while self._burials or self._waits:
-            await asyncio.gather(*self._burials, *self._waits, return_exceptions=True)
+        while self._waits or self._endings:  # the end of one may begin another
+            await self._waits.aclose()
+            await self._endings.finished()
 
     async def _answer(self, member: _Member, attempt: Attempt) -> bytes | RemoteError:
         while True:
@@ -152,15 +151,15 @@ class ProcessPool:
                 case Kind.VALUE:
                     return body
                 case Kind.ERROR:
-                    said = orjson.loads(body)
-                    return RemoteError(said["type"], said["message"], said["traceback"], said["delay_s"])
+                    error = orjson.loads(body)
+                    return RemoteError(error["type"], error["message"], error["traceback"], error["delay_s"])
                 case Kind.PARK:
                     if int(body) == member.jobs:
                         attempt.begin_wait()
                 case Kind.UNPARK:
                     job, wait, at_once = (int(part) for part in body.split())
                     if job == member.jobs:
-                        self._own(self._go_on(member, attempt, wait, at_once=bool(at_once)))
+                        self._waits.start(self._go_on(member, attempt, wait, at_once=bool(at_once)))
                     else:  # a thread that outlived its job
                         member.send(Kind.GO, b"%d" % wait)
                 case _:
@@ -171,17 +170,12 @@ class ProcessPool:
         if member.usable and not at_once:
             member.send(Kind.GO, b"%d" % wait)
 
-    def _own(self, work: Coroutine[Any, Any, None]) -> None:
-        task = shared_task(work, "upnext-pool-wait")
-        self._waits.add(task)
-        task.add_done_callback(self._waits.discard)
-
     async def _member(self) -> _Member:
         while self._idle:
             member = self._idle.pop()
             if member.usable:
                 return member
-            self._bury(member)
+            self._end(member)
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -199,23 +193,20 @@ class ProcessPool:
         try:
             kind, body = await member.read()
         except PoolCrash as crash:
-            self._bury(member)
+            self._end(member)
             raise RuntimeError(f"a pool process died while it imported the service ({crash.cause})") from None
         except BaseException:
-            self._bury(member)
+            self._end(member)
             raise
         if kind is not Kind.READY:
-            self._bury(member)
+            self._end(member)
             raise RuntimeError(f"a pool process can't import the service: {body.decode(errors='replace')}")
         log.debug("pool process %d is ready", process.pid)
         return member
 
-    def _bury(self, member: _Member) -> asyncio.Task[str]:
+    def _end(self, member: _Member) -> asyncio.Task[str]:
         member.kill()
-        task = shared_task(member.gone(), "upnext-pool")
-        self._burials.add(task)
-        task.add_done_callback(self._burials.discard)
-        return task
+        return self._endings.start(member.gone())
 
 
 def header(attempt: Attempt, number: int) -> bytes:
