@@ -10,13 +10,15 @@ from binascii import crc_hqx
 from dataclasses import dataclass, field
 from typing import Literal, Self, overload
 
+from upnext.core.lanes import Lane
+
 GROUP = "w"
 """The one consumer group of every stream."""
 
 SCHEMA = 1
 """Schema of entries and records written by this version."""
 
-LANE_LETTERS = "nhbx"
+LANE_LETTERS = "".join(Lane)
 """normal, high, back, suspect."""
 
 

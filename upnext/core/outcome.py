@@ -27,6 +27,15 @@ class JobStatus(StrEnum):
     """Buried: it crashed its worker max_crashes times. Kept as a dead letter."""
 
 
+class EndLetter(StrEnum):
+    """The ends of a job, as scripts are given them; named as in JobStatus."""
+
+    DONE = "d"
+    FAILED = "f"
+    CANCELLED = "c"
+    DEAD = "x"
+
+
 class FailureReason(StrEnum):
     """Why a job has no value."""
 
@@ -70,13 +79,13 @@ class Outcome:
 
 
 def encode(outcome: Outcome) -> bytes:
-    said: dict[str, Any] = {"s": outcome.status.value}
+    record: dict[str, Any] = {"s": outcome.status.value}
     if outcome.value != b"null":
-        said["v"] = orjson.Fragment(outcome.value)
+        record["v"] = orjson.Fragment(outcome.value)
     if outcome.attempt != 1:
-        said["a"] = outcome.attempt
+        record["a"] = outcome.attempt
     if outcome.crashes:
-        said["c"] = outcome.crashes
+        record["c"] = outcome.crashes
     for letter, value in (
         ("b", outcome.begun_ms),
         ("f", outcome.finished_ms),
@@ -87,38 +96,38 @@ def encode(outcome: Outcome) -> bytes:
         ("x", outcome.cause),
     ):
         if value is not None:
-            said[letter] = value
+            record[letter] = value
     if outcome.error is not None:
-        said["e"] = {
+        record["e"] = {
             "type": outcome.error.type,
             "message": outcome.error.message,
             "traceback": outcome.error.traceback,
         }
-    return orjson.dumps(said)
+    return orjson.dumps(record)
 
 
-def from_dict(said: dict[str, Any]) -> Outcome:
-    error = cast("dict[str, str] | None", said.get("e"))
-    reason = said.get("y")
+def from_dict(record: dict[str, Any]) -> Outcome:
+    error = cast("dict[str, str] | None", record.get("e"))
+    reason = record.get("y")
     return Outcome(
-        status=JobStatus(said["s"]),
-        value=orjson.dumps(said.get("v")),
-        attempt=said.get("a", 1),
-        crashes=said.get("c", 0),
-        begun_ms=said.get("b"),
-        finished_ms=said.get("f"),
-        worker=said.get("w"),
-        parent_id=said.get("p"),
-        root_id=said.get("r"),
+        status=JobStatus(record["s"]),
+        value=orjson.dumps(record.get("v")),
+        attempt=record.get("a", 1),
+        crashes=record.get("c", 0),
+        begun_ms=record.get("b"),
+        finished_ms=record.get("f"),
+        worker=record.get("w"),
+        parent_id=record.get("p"),
+        root_id=record.get("r"),
         error=ErrorInfo(error["type"], error["message"], error.get("traceback", "")) if error else None,
         reason=FailureReason(reason) if reason else None,
-        cause=said.get("x"),
+        cause=record.get("x"),
     )
 
 
 def decode(raw: bytes) -> Outcome:
-    """Raises ValueError for bytes that are no outcome."""
-    said = orjson.loads(raw)
-    if not isinstance(said, dict) or "s" not in said:
+    """Raise ValueError for bytes that are not an outcome."""
+    record = orjson.loads(raw)
+    if not isinstance(record, dict) or "s" not in record:
         raise ValueError("not an outcome")
-    return from_dict(cast("dict[str, Any]", said))
+    return from_dict(cast("dict[str, Any]", record))

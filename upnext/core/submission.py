@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from upnext.core.lanes import Lane
+
 
 @dataclass(slots=True)
 class Submission:
@@ -29,4 +31,4 @@ class Submission:
 
     @property
     def lane(self) -> str:
-        return "h" if self.priority == "high" else "n"
+        return Lane.HIGH if self.priority == "high" else Lane.NORMAL

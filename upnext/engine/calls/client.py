@@ -13,6 +13,7 @@ import orjson
 from upnext.core import entry, ids, outcome
 from upnext.core.entry import META_FIELD, PAYLOAD_FIELD
 from upnext.core.keys import Keys
+from upnext.core.lanes import Lane
 from upnext.core.outcome import Outcome
 from upnext.core.submission import Submission
 from upnext.engine.redis.connection import form, pack_command
@@ -206,7 +207,7 @@ def watch(keys: Keys, job_id: str, channel: str, number: int = 0) -> Call[Standi
     `number` rises with each registration of a channel: an `unwatch` of an older one leaves this one alone.
     """
     parsed = ids.parse(job_id)
-    born = parsed.born if parsed.born != "d" else "n"
+    born = parsed.born if parsed.born != "d" else Lane.NORMAL
 
     def parse(reply: list[bytes]) -> Standing:
         match reply:

@@ -13,6 +13,7 @@ import orjson
 from upnext.core import entry, ids, outcome
 from upnext.core.entry import Meta
 from upnext.core.keys import LANE_LETTERS, Keys
+from upnext.core.lanes import Lane
 from upnext.core.outcome import JobStatus, Outcome
 from upnext.engine.calls.worker import LETTERS, RATE_BUCKET_S
 from upnext.engine.redis.scripts import Call, script
@@ -125,7 +126,7 @@ def find_job(keys: Keys, job_id: str) -> Call[Found]:
 def _packed(dead: bool, score: bytes, raw: bytes | None) -> Packed:
     at_ms = int(float(score)) // (1 if dead else 1000)
     if raw is None:
-        return Packed(dead, at_ms, "n", Meta())
+        return Packed(dead, at_ms, Lane.NORMAL, Meta())
     lane, meta, payload = entry.unpack(raw)
     return Packed(dead, at_ms, lane, meta, payload or None)
 

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from upnext.core.keys import SCHEMA, Keys
+from upnext.core.lanes import Lane
 from upnext.core.naming import stem_of
 from upnext.core.ownership import Source
 from upnext.core.spec import STEPPED_BACK_MS, TaskKind, TaskSpec
@@ -260,7 +261,7 @@ def tick(
     """-> (FIRED, entry id) · (PASSED, cursor ms) · (EARLY, ms to wait) · (GONE, 0)."""
     return Call(
         script("tick"),
-        [keys.epoch, keys.leader, keys.crons, keys.cursors, keys.limits, keys.stream(cron, "n"), keys.fired],
+        [keys.epoch, keys.leader, keys.crons, keys.cursors, keys.limits, keys.stream(cron, Lane.NORMAL), keys.fired],
         [epoch, term, cron, tick_ms, payload, meta, keys.bell, int(fire), STEPPED_BACK_MS],
         lambda reply: (reply[0], text(reply[1]) if reply[0] == FIRED else reply[1]),
     )
@@ -350,7 +351,10 @@ def reap(
 def waiting_suspects(keys: Keys, tasks: Sequence[str]) -> Call[int]:
     """-> how many suspects of these tasks wait to be run alone; those of paused tasks are not counted."""
     return Call(
-        script("waiting_suspects"), [keys.paused, *(keys.stream(task, "x") for task in tasks)], list(tasks), int
+        script("waiting_suspects"),
+        [keys.paused, *(keys.stream(task, Lane.SUSPECT) for task in tasks)],
+        list(tasks),
+        int,
     )
 
 
@@ -362,7 +366,7 @@ def free_suspects(keys: Keys, epoch: str, crash: str, task: str, after: str) -> 
     """Sends suspects of that crash back to be run as any other job. -> (how many, where to go on, None at the end)."""
     return Call(
         script("free_suspects"),
-        [keys.epoch, keys.where, keys.stream(task, "x"), keys.stream(task, "b")],
+        [keys.epoch, keys.where, keys.stream(task, Lane.SUSPECT), keys.stream(task, Lane.BACK)],
         [epoch, crash, after, MOST_FREED, MOST_FREED_BYTES, keys.bell],
         lambda reply: (reply[0], text(reply[1]) or None),
     )

@@ -10,7 +10,8 @@ import orjson
 
 from upnext.core import entry
 from upnext.core.keys import LANE_LETTERS, Keys
-from upnext.core.outcome import JobStatus
+from upnext.core.lanes import Lane
+from upnext.core.outcome import EndLetter, JobStatus
 from upnext.engine.redis.scripts import Arg, Call, ident, script, text
 
 RATE_BUCKET_S = 10
@@ -60,7 +61,7 @@ def fetch(
     )
 
 
-LETTERS = {JobStatus.DONE: "d", JobStatus.FAILED: "f", JobStatus.CANCELLED: "c", JobStatus.DEAD: "x"}
+LETTERS = {status: EndLetter[status.name] for status in JobStatus if status.name in EndLetter.__members__}
 
 
 @dataclass(slots=True)
@@ -285,7 +286,7 @@ def hand_back(keys: Keys, epoch: str, jobs: Sequence[tuple[str, str, bytes]]) ->
         words += (pairs.setdefault((task, lane), len(pairs) + 1), entry_id)
     streams: list[str] = []
     for task, lane in pairs:
-        streams += (keys.stream(task, lane), keys.stream(task, "b"))
+        streams += (keys.stream(task, lane), keys.stream(task, Lane.BACK))
     return Call(
         script("hand_back"),
         [

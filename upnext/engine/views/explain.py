@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from upnext.core.keys import Keys
+from upnext.core.lanes import Lane
 from upnext.core.limits import gcra
 from upnext.core.outcome import JobStatus
 from upnext.core.spec import RateLimit
@@ -16,11 +17,11 @@ from upnext.engine.views.jobs import Job, Transport, job
 MOST_COUNTED = 10_000
 """A job further back in its lane than this is told so, not its exact position."""
 
-_LANES = {
-    "n": "lane normal",
-    "h": "lane high",
-    "b": "the lane of jobs that came back",
-    "x": "the lane of suspects of a crash",
+_LANES: dict[str, str] = {
+    Lane.NORMAL: "lane normal",
+    Lane.HIGH: "lane high",
+    Lane.BACK: "the lane of jobs that came back",
+    Lane.SUSPECT: "the lane of suspects of a crash",
 }
 
 
@@ -103,9 +104,9 @@ def _gate(found: Job, said: Gates, idle_pids: frozenset[tuple[str, int]]) -> tup
                 Gate.RATE,
                 f"rate_limit {limits['rate']} per {limits['period_s']:g} s; the next start is in {wait_ms / 1000:.2f} s",
             )
-    if found.lane == "x":
+    if found.lane == Lane.SUSPECT:
         return Gate.SUSPECT, f"one of several suspects of a crash: they run one at a time, {said.ahead} before it"
-    lane = _LANES[found.lane or "n"]
+    lane = _LANES[found.lane or Lane.NORMAL]
     if said.ahead >= MOST_COUNTED:
         return Gate.TURN, f"over {MOST_COUNTED} jobs are before it in {lane}; {len(workers)} workers have the task"
     return Gate.TURN, f"it is number {said.ahead + 1} in {lane}; {len(workers)} workers have the task"

@@ -15,6 +15,7 @@ from upnext.core.entry import META_FIELD, PAYLOAD_FIELD, Meta, decode_meta
 from upnext.core.fetchbudget import FetchBudget
 from upnext.core.fetchplan import FetchPlan
 from upnext.core.keys import GROUP
+from upnext.core.lanes import Lane
 from upnext.core.spec import WorkerSpec
 from upnext.core.suspects import Move, OneAtATime, Suspects, SuspectTurns
 from upnext.engine.attempt import Attempt
@@ -103,7 +104,7 @@ class Fetcher:
         self._lanes: dict[str, tuple[str, str]] = {
             stream: (task, lane)
             for task in worker.tasks
-            for lane, stream in zip("nhbx", broker.keys.streams(task), strict=True)
+            for lane, stream in zip(Lane, broker.keys.streams(task), strict=True)
         }
         self._checked_at = time.monotonic()
         self._link_seen: Wire | None = None
@@ -535,7 +536,7 @@ class Fetcher:
                     self._unstarted.keep_as_dead_letter(task, lane, entry_id, f"its meta can't be read: {error}")
                     continue
             attempt = Attempt(spec, lane, entry_id, meta, self._broker)
-            if lane == "x":
+            if lane == Lane.SUSPECT:
                 self._suspect = attempt
             executor.hold(attempt, payload, first=task in self._limited)
         if entries:
@@ -589,8 +590,8 @@ class Fetcher:
         self._limited = {name.decode() for name in await limited}.intersection(self._worker.tasks)
         closed = {name.decode() for name in [*await paused, *await limited]}
         open_tasks = [task for task in self._worker.tasks if task not in closed]
-        self._streams = [keys.stream(task, "h") for task in open_tasks] + [
-            keys.stream(task, "n") for task in open_tasks
+        self._streams = [keys.stream(task, Lane.HIGH) for task in open_tasks] + [
+            keys.stream(task, Lane.NORMAL) for task in open_tasks
         ]
         self._open_streams = frozenset(self._streams)
         self._backlog = None

@@ -26,6 +26,7 @@ from typing import Any
 import orjson
 
 from upnext.core.entry import Meta
+from upnext.core.lanes import Lane
 from upnext.core.retry import RetryIn, decide
 from upnext.core.spec import ServiceSpec, TaskKind, TaskSpec
 from upnext.engine import tracing
@@ -127,7 +128,7 @@ class MemberAttempt(Attempt):
             root_id=header["root_id"],
             trace=header["trace"],
         )
-        super().__init__(spec, "n", b"", meta, broker)
+        super().__init__(spec, Lane.NORMAL, b"", meta, broker)
         self.started_at = header["started_at"]
         self.state = header["state"]
         self._line, self._number = line, header["number"]
