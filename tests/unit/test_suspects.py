@@ -19,7 +19,7 @@ def test_none_waits_and_others_are_fetched_until_some_are_heard_of() -> None:
     turns.looked(0, waiting=False)
     assert turns.next(1, idle=True, room=True, suspect_runs=False) is Move.OTHERS
     assert turns.wait_s(1) is None
-    turns.heard()
+    turns.may_wait()
     assert turns.next(2, idle=True, room=True, suspect_runs=False) is Move.LOOK
 
 

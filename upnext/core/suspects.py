@@ -53,7 +53,7 @@ class SuspectTurns:
         self._others_until = 0.0
         self._others_have_none = False
 
-    def heard(self) -> None:
+    def may_wait(self) -> None:
         """Suspects may wait."""
         self._maybe = True
 
@@ -90,7 +90,7 @@ class SuspectTurns:
             self._maybe = held_back
 
     def wait_s(self, now: float) -> float | None:
-        """How long to wait at most before `next` is to be asked again; None: what ends, or is heard, says so."""
+        """How long to wait at most before `next` is to be asked again; None: an end or a wake-up says so."""
         match self.phase:
             case Phase.OTHERS:
                 return max(0.0, self._others_until - now) or None if self._maybe else None

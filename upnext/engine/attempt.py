@@ -109,7 +109,7 @@ class Attempt:
 
     @asynccontextmanager
     async def suspended(self) -> AsyncGenerator[None]:
-        """Gives the concurrency slot back while the job waits for other jobs; nested flows so finish at concurrency 1.
+        """Give the concurrency slot back while the job waits for other jobs; nested flows so finish at concurrency 1.
 
         Several may be open at once: the slot goes with the first and is taken again after the last. A wait that ends by an error (its
         timeout, a cancel) ends at once, whether there is a slot or not.

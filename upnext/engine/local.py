@@ -175,7 +175,7 @@ async def run_service(
     stopping: asyncio.Event | None = None,
     passing: bool = False,
 ) -> list[str]:
-    """Runs until SIGTERM or SIGINT (with `install_signals`) or `stopping`; drains, `stop_s` at most. -> ids of the jobs that still ran.
+    """Run until SIGTERM or SIGINT (with `install_signals`) or `stopping`; drain, `stop_s` at most. -> ids of the jobs that still ran.
 
     `redis_url` goes before those that workers name. `passing`: what it registers goes when it stops. Raises what a runtime raises at boot.
     """

@@ -195,14 +195,14 @@ def _evalsha_send(namespace: str, event: str, known_handlers: tuple[str, ...]) -
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a job stands: `outcome` when it ended, else whether anybody knows it."""
+    """How a job stands: `outcome` when it ended, else whether the broker knows it."""
 
     known: bool
     outcome: Outcome | None = None
 
 
 def watch(keys: Keys, job_id: str, channel: str, number: int = 0) -> Call[Standing]:
-    """Registers `channel` for the job's end unless it has ended or is unknown; '' only asks.
+    """Register `channel` for the job's end unless it has ended or is unknown; '' only asks.
 
     `number` rises with each registration of a channel: an `unwatch` of an older one leaves this one alone.
     """
@@ -237,7 +237,7 @@ def watch(keys: Keys, job_id: str, channel: str, number: int = 0) -> Call[Standi
 
 
 def unwatch(keys: Keys, job_id: str, channel: str, number: int) -> Call[bool]:
-    """Takes the registrations of `channel` back up to the one of this number. -> whether there was one."""
+    """Take the registrations of `channel` back up to the one of this number. -> whether there was one."""
     return Call(script("unwatch"), [keys.waiters], [job_id, channel, number], bool)
 
 
@@ -245,7 +245,7 @@ ENDED, ASKED = 1, 2
 
 
 def cancel(keys: Keys, job_id: str) -> Call[int]:
-    """-> ENDED (it will not run), ASKED (it runs, its worker was told), 0 (it has ended before, or is unknown)."""
+    """-> ENDED (it will not run), ASKED (it runs, its worker was asked to end it), 0 (it has ended before, or is unknown)."""
     parsed = ids.parse(job_id)
     return Call(
         script("cancel"),

@@ -26,8 +26,8 @@ RATE_BUCKETS = 6
 def _json(raw: bytes | None) -> dict[str, Any] | None:
     if raw is None:
         return None
-    said = orjson.loads(raw)
-    return cast("dict[str, Any]", said) if isinstance(said, dict) else None
+    value = orjson.loads(raw)
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
 def _pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
@@ -67,7 +67,7 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What find_job says. `place` is None for a job that nobody knows."""
+    """What find_job says. `place` is None for an unknown job."""
 
     server_ms: int
     cancel_ms: int | None
@@ -80,10 +80,10 @@ def find_job(keys: Keys, job_id: str) -> Call[Found]:
     """Raises UsageError for text that is no job id."""
     job = ids.parse(job_id)
 
-    def place(kind: bytes, said: Sequence[Any]) -> InLane | Packed | Outcome | None:
+    def place(kind: bytes, fields: Sequence[Any]) -> InLane | Packed | Outcome | None:
         match kind:
             case b"s":
-                lane, entry_id, payload, meta, *holder = said
+                lane, entry_id, payload, meta, *holder = fields
                 held = (
                     Held(holder[0].decode(), holder[1], _json(holder[2]))
                     if len(holder) == 3 and holder[0] is not None
@@ -91,16 +91,16 @@ def find_job(keys: Keys, job_id: str) -> Call[Found]:
                 )
                 return InLane(lane.decode(), entry_id.decode(), entry.decode_meta(meta), payload, held)
             case b"d" | b"z":
-                return _packed(kind == b"z", said[0], said[1])
+                return _packed(kind == b"z", fields[0], fields[1])
             case b"r":
-                return outcome.decode(said[0])
+                return outcome.decode(fields[0])
             case _:
                 return None
 
     def parse(reply: list[Any]) -> Found:
-        server_ms, cancel_ms, progress, definition, kind, *said = reply
+        server_ms, cancel_ms, progress, definition, kind, *fields = reply
         return Found(
-            server_ms, int(cancel_ms) if cancel_ms else None, _json(progress), _json(definition), place(kind, said)
+            server_ms, int(cancel_ms) if cancel_ms else None, _json(progress), _json(definition), place(kind, fields)
         )
 
     return Call(

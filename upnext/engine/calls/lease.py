@@ -60,34 +60,34 @@ def definition(task: TaskSpec, service: str, generation_ms: int, source: Source)
 
 
 def _origin(service: str, generation_ms: int, source: Source) -> dict[str, Any]:
-    said: dict[str, Any] = {
+    record: dict[str, Any] = {
         "owner": service,
         "generation_ms": generation_ms,
         "daemon": source.daemon if source.returns else None,
         "host": source.host,
         "file": source.file,
     }
-    return {**said, "passing": True} if source.passing else said
+    return {**record, "passing": True} if source.passing else record
 
 
 def limits(task: TaskSpec) -> dict[str, Any] | None:
     options = task.options
     if not options.limited:
         return None
-    said: dict[str, Any] = {}
+    record: dict[str, Any] = {}
     if options.rate_limit is not None:
-        said["rate"] = options.rate_limit.count
-        said["period_s"] = options.rate_limit.period_s
+        record["rate"] = options.rate_limit.count
+        record["period_s"] = options.rate_limit.period_s
         if options.rate_limit.burst is not None:
-            said["burst"] = options.rate_limit.burst
+            record["burst"] = options.rate_limit.burst
     if options.max_concurrency is not None:
-        said["concurrency"] = options.max_concurrency
-    return said
+        record["concurrency"] = options.max_concurrency
+    return record
 
 
 def register(keys: Keys, registration: Registration, new_epoch: str) -> Call[tuple[str, int]]:
     """-> (epoch, server ms). Error codes SCHEMA and CONFLICT come as ReplyError."""
-    told: list[Arg] = []
+    task_args: list[Arg] = []
     streams: list[str] = []
     crons: list[Arg] = []
     handlers: list[str] = []
@@ -95,7 +95,7 @@ def register(keys: Keys, registration: Registration, new_epoch: str) -> Call[tup
     generation_ms = 0 if registration.provisional else registration.generation_ms
     for task in registration.tasks:
         limit = limits(task)
-        told += (
+        task_args += (
             task.name,
             orjson.dumps(definition(task, registration.service, generation_ms, registration.source)),
             orjson.dumps(limit) if limit else b"",
@@ -150,7 +150,7 @@ def register(keys: Keys, registration: Registration, new_epoch: str) -> Call[tup
             len(crons) // 2,
             len(handlers),
             keys.bell,
-            *told,
+            *task_args,
             *crons,
             *handlers,
         ],
@@ -166,7 +166,7 @@ def _stem(registration: Registration) -> str:
 def define(
     keys: Keys, epoch: str, *, service: str, generation_ms: int, tasks: Sequence[TaskSpec], source: Source
 ) -> Call[tuple[str, int]]:
-    """Registers definitions without a consumer: those of code that was just committed."""
+    """Register definitions without a consumer: those of code that was just committed."""
     return register(keys, Registration("", {}, service, generation_ms, 0, tasks, source=source), epoch)
 
 
@@ -232,7 +232,7 @@ def resign(keys: Keys, epoch: str, *, daemon: str, token: str) -> Call[bool]:
 
 @dataclass(frozen=True, slots=True)
 class Promoted:
-    """`next_us` is how long until the next is due. `put_off` are jobs whose lane took nothing, each with what it said."""
+    """`next_us` is how long until the next is due. `put_off` are jobs whose lane took nothing, each with its error reply."""
 
     count: int
     next_us: int | None
@@ -363,7 +363,7 @@ MOST_FREED_BYTES = 4 << 20
 
 
 def free_suspects(keys: Keys, epoch: str, crash: str, task: str, after: str) -> Call[tuple[int, str | None]]:
-    """Sends suspects of that crash back to be run as any other job. -> (how many, where to go on, None at the end)."""
+    """Send suspects of that crash back to be run as any other job. -> (how many, where to go on, None at the end)."""
     return Call(
         script("free_suspects"),
         [keys.epoch, keys.where, keys.stream(task, Lane.SUSPECT), keys.stream(task, Lane.BACK)],

@@ -21,7 +21,7 @@ RATE_BUCKET_S = 10
 class Fetched:
     """What one fetch gave. `entries` are (task, lane letter, [[entry id, [field, value, …]], …]) in the order of the reply.
 
-    `problem` is what the broker said about a task that could not be read, while others could.
+    `problem` is the broker's error reply about a task that could not be read, while others could.
     """
 
     server_ms: int
@@ -66,7 +66,7 @@ LETTERS = {status: EndLetter[status.name] for status in JobStatus if status.name
 
 @dataclass(slots=True)
 class Finish:
-    """One job's end. `meta` is what its entry said, `job_id` set there when it moved; `bury` keeps it as a dead letter.
+    """One job's end. `meta` is what its entry holds, `job_id` set there when it moved; `bury` keeps it as a dead letter.
 
     `cache`: the key (`TASK:KEY`) under which the outcome is to be found by later jobs, and for how many ms.
     """
@@ -83,22 +83,22 @@ class Finish:
 
 def _extra(job: Finish) -> bytes:
     meta = job.meta
-    said: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
     if meta is not None:
         if meta.job_id is not None:
-            said["i"] = meta.job_id
+            extra["i"] = meta.job_id
         if meta.reply_to is not None:
-            said["w"] = meta.reply_to
+            extra["w"] = meta.reply_to
         if meta.idempotency_key is not None:
-            said["k"] = meta.idempotency_key
+            extra["k"] = meta.idempotency_key
         if meta.lane is not None:
-            said["l"] = meta.lane
+            extra["l"] = meta.lane
     if job.cache is not None:
-        said["cache"], said["cache_ttl"] = job.cache
+        extra["cache"], extra["cache_ttl"] = job.cache
     if job.bury:
-        said["bury"] = True
+        extra["bury"] = True
         kept = entry.Meta() if meta is None else meta
-        said["dead"] = entry.encode_meta(
+        extra["dead"] = entry.encode_meta(
             entry.Meta(
                 attempt=kept.attempt,
                 crashes=kept.crashes,
@@ -110,7 +110,7 @@ def _extra(job: Finish) -> bytes:
                 outcome=orjson.loads(job.outcome),
             )
         ).decode()
-    return orjson.dumps(said)
+    return orjson.dumps(extra)
 
 
 def finish(
@@ -142,9 +142,9 @@ def finish(
     for index, job in special:
         words += ("s", index, LETTERS[job.status], job.entry_id, job.outcome, _extra(job))
         order.append(job)
-    told: list[Arg] = []
+    task_args: list[Arg] = []
     for task, lane in streams:
-        told += (task, lane, result_ttl_ms[task])
+        task_args += (task, lane, result_ttl_ms[task])
     bucket = now_ms // 1000 // RATE_BUCKET_S * RATE_BUCKET_S
     return Call(
         script("finish"),
@@ -164,7 +164,7 @@ def finish(
             keys.bell,
             now_ms,
             keys.cache_prefix,
-            *told,
+            *task_args,
             *words,
         ],
         lambda reply: [order[position - 1] for position in reply],
@@ -195,12 +195,12 @@ class Ended:
 def ended_in(call: Call[list[Finish]], stale: Collection[bytes]) -> list[Ended]:
     """The ends that a call of `finish` held, less those of `stale` entries. From its arguments: nothing else of them is kept."""
     args: Sequence[Any] = call.args
-    told = [args[at : at + 2] for at in range(_FINISH_ARGS, _FINISH_ARGS + 3 * (len(call.keys) - _FINISH_KEYS), 3)]
-    at = _FINISH_ARGS + 3 * len(told)
+    task_args = [args[at : at + 2] for at in range(_FINISH_ARGS, _FINISH_ARGS + 3 * (len(call.keys) - _FINISH_KEYS), 3)]
+    at = _FINISH_ARGS + 3 * len(task_args)
     found: list[Ended] = []
     while at < len(args):
         kind, index, letter = args[at : at + 3]
-        task, lane = told[index - 1]
+        task, lane = task_args[index - 1]
         if kind == "p":
             stop = at + 4 + 2 * args[at + 3]
             rows = zip(args[at + 4 : stop : 2], args[at + 5 : stop : 2], strict=True)
@@ -220,9 +220,9 @@ def finish_again(keys: Keys, epoch: str, ends: Sequence[Ended], result_ttl_ms: M
         index = tasks.setdefault(end.task, len(tasks) + 1)
         where = f"{end.lane} {end.entry_id.decode()}"
         words += (index, end.letter, where, end.job_id, end.outcome, end.extra)
-    told: list[Arg] = []
+    task_args: list[Arg] = []
     for task in tasks:
-        told += (task, result_ttl_ms[task])
+        task_args += (task, result_ttl_ms[task])
     return Call(
         script("finish_again"),
         [
@@ -233,7 +233,7 @@ def finish_again(keys: Keys, epoch: str, ends: Sequence[Ended], result_ttl_ms: M
             keys.ends,
             *(stream for task in tasks for stream in keys.streams(task)),
         ],
-        [epoch, keys.result_prefix, keys.idem_prefix, keys.reply_prefix, len(tasks), *told, *words],
+        [epoch, keys.result_prefix, keys.idem_prefix, keys.reply_prefix, len(tasks), *task_args, *words],
         int,
     )
 

@@ -38,7 +38,7 @@ class _LoopClients:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.brokers: dict[_Where, QueueClient] = {}
-        self._said: dict[str | None, QueueClient] = {}
+        self._by_url: dict[str | None, QueueClient] = {}
         self._until = 0.0
 
     def at(self, where: _Where) -> QueueClient:
@@ -47,15 +47,15 @@ class _LoopClients:
             broker = self.brokers[where] = QueueClient(*where)
         return broker
 
-    def said(self, worker_url: str | None) -> QueueClient:
+    def by_environment(self, worker_url: str | None) -> QueueClient:
         """By the worker's URL and the environment."""
         now = time.monotonic()
         if now > self._until:
-            self._said.clear()
+            self._by_url.clear()
             self._until = now + FRESH_S
-        broker = self._said.get(worker_url)
+        broker = self._by_url.get(worker_url)
         if broker is None:
-            broker = self._said[worker_url] = self.at(_where(worker_url))
+            broker = self._by_url[worker_url] = self.at(_where(worker_url))
         return broker
 
 
@@ -65,13 +65,13 @@ def _where(worker_url: str | None) -> _Where:
         return _of_attempt(attempt.broker)
     get = os.environ.get
     url = get("UPNEXT_REDIS_URL")
-    said = (worker_url, url, get("UPNEXT_NAMESPACE"), *(() if url or worker_url else map(get, _PLACES)))
-    known = _resolved.get(said)
+    sources = (worker_url, url, get("UPNEXT_NAMESPACE"), *(() if url or worker_url else map(get, _PLACES)))
+    known = _resolved.get(sources)
     if known is None or known[1] < time.monotonic():
         resolved = redis_url(None, os.environ, worker_url)
         # a daemon's embedded broker may come and go; what was configured stays
         until = time.monotonic() + 1.0 if resolved.source is UrlSource.EMBEDDED else math.inf
-        known = _resolved[said] = ((resolved.url, read_namespace(None, os.environ)), until)
+        known = _resolved[sources] = ((resolved.url, read_namespace(None, os.environ)), until)
     return known[0]
 
 
@@ -91,7 +91,7 @@ def async_broker(worker_url: str | None = None) -> QueueClient:
         _close_with_the_loop(known.brokers)
     if attempt is not None:  # in a loop of its own: its broker's URL, not the environment's
         return known.at(_where(worker_url))
-    return known.said(worker_url)
+    return known.by_environment(worker_url)
 
 
 def sync_broker(worker_url: str | None = None) -> SyncQueueClient:
@@ -133,7 +133,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 async def aclose() -> None:
-    """Closes the clients of the running loop."""
+    """Close the clients of the running loop."""
     known = _async.pop(asyncio.get_running_loop(), None)
     for broker in known.brokers.values() if known is not None else ():
         await broker.aclose()

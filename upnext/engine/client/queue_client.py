@@ -315,13 +315,13 @@ class QueueClient:
                 _wake(future)
 
     async def cancel(self, job_id: str) -> bool:
-        """Ends a delayed or queued job as cancelled, asks a running one to end. -> False when it has ended, or is unknown."""
+        """End a delayed or queued job as cancelled, ask a running one to end. -> False when it has ended, or is unknown."""
         return await self.run(client.cancel(self.keys, job_id)) != 0
 
     # --- a running job's own notes
 
     async def progress(self, job_id: str, fields: dict[str, Any], ttl_s: float) -> None:
-        """Keeps `fields` (small, JSON) with the job; the newest replaces what was there."""
+        """Keep `fields` (small, JSON) with the job; the newest replaces what was there."""
         await self.link.command(
             "SET", self.keys.progress(job_id), orjson.dumps(fields), "PX", max(1000, round(ttl_s * 1000))
         )

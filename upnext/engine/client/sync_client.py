@@ -203,7 +203,7 @@ class SyncQueueClient:
                     pool.release(cast("Any", pool).get_connection())
                 except (theirs.ConnectionError, theirs.TimeoutError, OSError) as caught:
                     if isinstance(caught, theirs.AuthenticationError | theirs.BusyLoadingError):
-                        return node, pool  # it answers: the error is told where it is used
+                        return node, pool  # it answers: the error is raised where it is used
                     error = caught
                     self._places.avoid(node)
                 except theirs.RedisError:
@@ -379,7 +379,7 @@ class SyncQueueClient:
 
     def _await_message(self, ear: Ear, job_id: str, until_s: float) -> Outcome | None:
         while (left_s := until_s - time.monotonic()) > 0:
-            message = ear.hear(left_s)
+            message = ear.next_message(left_s)
             if message is None:
                 return None
             raw_id, _, raw = message.partition(b"\n")

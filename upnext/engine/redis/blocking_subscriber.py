@@ -33,7 +33,7 @@ class Ear:
         self._node: Node | None = None
 
     def open(self) -> None:
-        """Returns when the subscription stands. Raises BrokerUnavailableError or BrokerRefusedError."""
+        """Return when the subscription stands. Raises BrokerUnavailableError or BrokerRefusedError."""
         for _ in range(REDIRECTS):
             self.close()
             self._node, pool = self._pool()
@@ -51,16 +51,16 @@ class Ear:
         self.close()
         raise BrokerUnavailableError("the cluster keeps redirecting")
 
-    def hear(self, left_s: float) -> bytes | None:
+    def next_message(self, left_s: float) -> bytes | None:
         """What is published within `left_s`. None: nothing, or something may have been missed; reread the truth."""
         until = time.monotonic() + left_s
         try:
             if self._subscription is not None:
-                heard: dict[str, Any] | None = self._subscription.get_message(timeout=left_s)
-                if heard is None:
+                message: dict[str, Any] | None = self._subscription.get_message(timeout=left_s)
+                if message is None:
                     return None
-                if heard["type"] == "smessage":
-                    return heard["data"]
+                if message["type"] == "smessage":
+                    return message["data"]
         except (theirs.RedisError, OSError) as caught:
             if isinstance(error := self._failed(caught, self._node), BrokerRefusedError):
                 raise error from None

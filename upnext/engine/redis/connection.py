@@ -78,9 +78,9 @@ class Wire(asyncio.Protocol):
         self._head: asyncio.Future[Any] | None = None
         self._same_head = 0
         self.retired = False
-        """It was `retire` that said so."""
+        """Whether `retire` ended it."""
         self.wrong: WrongServerError | None = None
-        """It said that others are to be asked: what it owes still comes, nothing more is to be sent."""
+        """Whether a reply sent its client to other nodes: what it owes still comes, nothing more is to be sent."""
 
     # --- asyncio.Protocol
 
@@ -191,7 +191,7 @@ class Wire(asyncio.Protocol):
             self.close()
 
     def post(self, *command: Arg) -> None:
-        """Sends a command that has no reply of its own (SUBSCRIBE on a connection with `on_push`)."""
+        """Send a command that has no reply of its own (SUBSCRIBE on a connection with `on_push`)."""
         self._post(pack_command(command))
 
     def _post(self, request: bytes) -> None:
@@ -203,7 +203,7 @@ class Wire(asyncio.Protocol):
             self._loop.call_soon(self._flush)
 
     def start(self, call: Call[Any]) -> asyncio.Future[Any]:
-        """Sends a call at once, without waiting; the Future's raw reply still has to pass `call.parse`, and may be NoScriptError."""
+        """Send a call at once, without waiting; the Future's raw reply still has to pass `call.parse`, and may be NoScriptError."""
         if self.closed.done():
             raise BrokerUnavailableError(f"not connected: {self.closed.result()}")
         self._out.append(pack_command(call.evalsha()))
@@ -212,7 +212,7 @@ class Wire(asyncio.Protocol):
         return reply
 
     async def run(self, call: Call[T]) -> T:
-        """Runs a script. Raises LostReplyError when the connection breaks in between, and what the script raises."""
+        """Run a script. Raises LostReplyError when the connection breaks in between, and what the script raises."""
         if self._writable is not None:
             await self._writable.wait()
         try:
@@ -226,13 +226,13 @@ class Wire(asyncio.Protocol):
         return len(self._waiting)
 
     def close(self) -> None:
-        """Sends what is queued, then closes."""
+        """Send what is queued, then close."""
         if self._transport is not None and not self.closed.done():
             self.flush()
             self._transport.close()
 
     async def aclose(self) -> None:
-        """Closes, and returns when the connection is gone (TLS says goodbye first)."""
+        """Close, and return when the connection is gone (TLS says goodbye first)."""
         self.close()
         await asyncio.wait([self.closed], timeout=GOODBYE_S)
         if not self.closed.done():
@@ -248,7 +248,7 @@ class Wire(asyncio.Protocol):
         self.flush()
 
     def flush(self) -> None:
-        """Writes what is queued now, not at the end of this turn."""
+        """Write what is queued now, not at the end of this turn."""
         if self._out and self._transport is not None and not self.closed.done():
             self._transport.write(b"".join(self._out) if len(self._out) > 1 else self._out[0])
         self._out.clear()

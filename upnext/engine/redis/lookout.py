@@ -52,7 +52,7 @@ class Client(Protocol):
         ...
 
     def redirect(self, node: Node) -> None:
-        """Ends the connections to other nodes, if there are any; the next one goes to `node`."""
+        """End the connections to other nodes, if there are any; the next one goes to `node`."""
         ...
 
 
@@ -127,14 +127,14 @@ class Lookout:
             wire.send("SENTINEL", "MASTER", name),
             return_exceptions=True,
         )
-        address, said = both
+        address, state = both
         for one in both:
             if isinstance(one, BrokerUnavailableError):
                 raise one
-        if not address or isinstance(address, BaseException) or isinstance(said, BaseException):
+        if not address or isinstance(address, BaseException) or isinstance(state, BaseException):
             raise BrokerUnavailableError(f"the sentinel at {node[0]}:{node[1]} knows no master {name!r}")
         master: Node = (address[0].decode(), int(address[1]))
-        fields: dict[bytes, bytes] = dict(zip(said[::2], said[1::2], strict=True))
+        fields: dict[bytes, bytes] = dict(zip(state[::2], state[1::2], strict=True))
         # while it leads a failover it gives the promoted replica's address before the epoch of that is the master's
         promoted = (fields[b"ip"].decode(), int(fields[b"port"])) != master
         return Answer((int(fields[b"config-epoch"]), int(promoted)), master)
@@ -190,9 +190,9 @@ class Lookout:
             )
         finally:
             wire.abort()
-        for said in both:
-            if isinstance(said, BaseException):
-                raise said
+        for reply in both:
+            if isinstance(reply, BaseException):
+                raise reply
         info, slots = both
         fields: dict[str, str] = dict(line.split(":", 1) for line in info.decode().split() if ":" in line)
         nodes: list[Node] = [
@@ -231,7 +231,7 @@ class LookoutThread:
         atexit.register(self.stop)
 
     def stop(self) -> None:
-        """Returns when the thread has ended, or after 1 s. Safe to call again, and in a child after a fork."""
+        """Return when the thread has ended, or after 1 s. Safe to call again, and in a child after a fork."""
         atexit.unregister(self.stop)
         if self._thread.is_alive() and self._begun.wait(1.0) and self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended just now

@@ -33,13 +33,13 @@ class Places:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.home: Node | None = None
-        """The node that has our data, when something said so: a MOVED, a sentinel."""
+        """The node that has our data, by a MOVED reply or a sentinel."""
         self._good: Node | None = None
         self._poor: tuple[Node, ...] = ()
 
     @property
     def elsewhere(self) -> bool:
-        """Whether there is anybody to ask for another address."""
+        """Whether sentinels or other nodes can be asked for another address."""
         return self.endpoint.sentinel is not None or self.endpoint.cluster
 
     def candidates(self) -> list[Node]:
@@ -55,7 +55,7 @@ class Places:
         self._poor = tuple(other for other in self._poor if other != node)
 
     def resolve(self, address: Node) -> Node:
-        """The address in a MOVED: an empty host means the host that said it."""
+        """The address in a MOVED: an empty host means the host that sent it."""
         host, port = address
         return host or (self.home or self._good or self.endpoint.nodes[0])[0], port
 

@@ -26,7 +26,7 @@ CALM_S = 5.0
 
 
 class Link:
-    """`on_connect` runs on every new connection before anybody else uses it (to subscribe, to register).
+    """`on_connect` runs on every new connection before any other code uses it (to subscribe, to register).
 
     Links that share a `lookout` are sent to the broker's new place together. On a `patient` one a reply may take its time (a waiting read).
     """
@@ -118,7 +118,7 @@ class Link:
         return await self._following(lambda wire: wire.send(*command))
 
     async def _following(self, ask: Callable[[Wire], Awaitable[T]]) -> T:
-        """Asks again where a MOVED points to."""
+        """Ask again where a MOVED points to."""
         for _ in range(REDIRECTS):
             try:
                 return await ask(await self.wire())
@@ -156,7 +156,7 @@ class Link:
         raise BrokerUnavailableError("the cluster keeps redirecting")
 
     async def _heed(self, before: Wire | None) -> None:
-        """What the connection before said about where to go."""
+        """Follow what the last reply of the connection before says about where to go."""
         if before is None or before.wrong is None:
             return
         if isinstance(before.wrong, MovedError):

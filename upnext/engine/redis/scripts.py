@@ -35,7 +35,7 @@ _FOLDER = resources.files("upnext.engine") / "lua"
 
 
 def load_all() -> None:
-    """Reads every script now. A process that goes on over an update of the package would else call new scripts by old code."""
+    """Read every script now. A process that goes on over an update of the package would else call new scripts by old code."""
     for file in _FOLDER.iterdir():
         if file.name.endswith(".lua"):
             script(file.name.removesuffix(".lua"))

@@ -27,7 +27,7 @@ DEAF_S = 2.0
 
 
 class Listener:
-    """`heard(channel, data)` gets each delivery; `reconnected()` runs whenever deliveries may have been missed: reread the truth.
+    """`on_message(channel, data)` gets each delivery; `reconnected()` runs when deliveries may have been missed.
 
     `over` is the client's link for commands: words that prove delivery are published over it.
     """
@@ -38,19 +38,19 @@ class Listener:
         name: str,
         keys: Keys,
         channels: list[str],
-        heard: Callable[[str, bytes], None],
+        on_message: Callable[[str, bytes], None],
         reconnected: Callable[[], None],
     ) -> None:
         self._over = over
         self._own_channel = keys.ear(secrets.token_hex(8))
-        self._channels, self._heard, self._reconnected = [self._own_channel, *channels], heard, reconnected
+        self._channels, self._on_message, self._reconnected = [self._own_channel, *channels], on_message, reconnected
         self._link = over.another(name, on_push=self._push, on_connect=self._subscribe, patient=True)
         self._proof: asyncio.Future[None] | None = None
         self._subscribed: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Returns when the subscription stands; from then on it keeps itself up. Raises BrokerUnavailableError."""
+        """Return when the subscription stands; from then on it keeps itself up. Raises BrokerUnavailableError."""
         if self._task is None:
             await self._link.wire()
             if self._task is None:
@@ -82,7 +82,7 @@ class Listener:
                 await backoff.sleep()
 
     async def _watch(self, wire: Wire) -> None:
-        """Returns when the connection is gone, or brings nothing though the broker takes what is published."""
+        """Return when the connection is gone, or brings nothing though the broker takes what is published."""
         while True:
             await asyncio.wait([wire.closed], timeout=PROVE_S)
             if wire.closed.done():
@@ -128,7 +128,7 @@ class Listener:
             if channel.decode() == self._own_channel:
                 self._prove()
                 return
-            self._heard(channel.decode(), data)
+            self._on_message(channel.decode(), data)
         elif kind == b"ssubscribe" and isinstance(data, int) and data >= len(self._channels):
             self._confirmed()
         elif kind == b"sunsubscribe" and (wire := self._link.live) is not None:

@@ -1,4 +1,4 @@
-"""What a daemon states about its service in Redis, and the removal of what nobody declares any more (`upnext.core.ownership` decides)."""
+"""What a daemon states about its service in Redis, and the removal of what no service declares (`upnext.core.ownership` decides)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looks through the groups of all known tasks for consumers that nobody keeps, so that no entry stays with one for ever.
+"""Looks through the groups of all known tasks for consumers without lease and record, so that no entry stays with one for ever.
 
 A consumer is made known before its first read and removed in the script that saw nothing pending. One that is in a group without a lease or
 a grave was created anew by a read that arrived too late, or is what a data set that went back in time left behind.
@@ -26,7 +26,7 @@ MOST_CONSUMERS = 1000
 
 
 class ConsumerSweep:
-    """`leads()`: whether this scheduler leads, one sweeps for all; `found(consumer, tasks)` is called for each that nobody keeps."""
+    """`leads()`: whether this scheduler leads, one sweeps for all; `found(consumer, tasks)` is called for each of them."""
 
     def __init__(
         self,

@@ -76,7 +76,7 @@ class CronWork:
                 pass
 
     async def _turn(self) -> float:
-        """Fires what is due; -> seconds until the next."""
+        """Fire what is due; -> seconds until the next."""
         wire = await self._link.wire()
         definitions, cursors = wire.send("HGETALL", self._keys.crons), wire.send("HGETALL", self._keys.cursors)
         paused: set[bytes] = set(await self._link.command("SMEMBERS", self._keys.paused))
@@ -88,11 +88,11 @@ class CronWork:
         for name, raw in known.items():
             if name in paused:  # its cursor stays: what it missed is one gap for its policy when it is resumed
                 continue
-            said: dict[str, Any] = orjson.loads(raw)
+            definition: dict[str, Any] = orjson.loads(raw)
             now_ms = self._server_ms()
-            if said.get("last_seen_ms", 0) < now_ms - LAPSE_MS:
+            if definition.get("last_seen_ms", 0) < now_ms - LAPSE_MS:
                 continue
-            parsed = self._parse(name.decode(), said)
+            parsed = self._parse(name.decode(), definition)
             if parsed is None:
                 continue
             wait_ms = await self._fire(name.decode(), *parsed, int(at.get(name) or 0), now_ms)
@@ -100,14 +100,25 @@ class CronWork:
                 wait_s = min(wait_s, wait_ms / 1000)
         return max(0.001, wait_s)
 
-    def _parse(self, name: str, said: dict[str, Any]) -> tuple[CronSpec, Schedule] | None:
+    def _parse(self, name: str, definition: dict[str, Any]) -> tuple[CronSpec, Schedule] | None:
         from upnext.core import cron as crons  # noqa: PLC0415 - croniter is slow to import, and most schedulers have no cron
 
-        key = orjson.dumps([name, said["schedule"], said["timezone"], said["missed"], said.get("max_catch_up_s")])
+        key = orjson.dumps(
+            [
+                name,
+                definition["schedule"],
+                definition["timezone"],
+                definition["missed"],
+                definition.get("max_catch_up_s"),
+            ]
+        )
         if key not in self._parsed:
             try:
                 spec = CronSpec(
-                    said["schedule"], said["timezone"], MissedRunPolicy(said["missed"]), said.get("max_catch_up_s")
+                    definition["schedule"],
+                    definition["timezone"],
+                    MissedRunPolicy(definition["missed"]),
+                    definition.get("max_catch_up_s"),
                 )
                 self._parsed[key] = (spec, crons.parse(spec))
             except (UsageError, ValueError, KeyError) as error:

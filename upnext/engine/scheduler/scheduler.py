@@ -115,7 +115,7 @@ class Scheduler:
         endpoint = parse_url(settings.redis_url)
         self._link = Link(endpoint, "upnext-scheduler", lookout=Lookout(Places(endpoint), self._keys.slot))
         self._listener = Listener(
-            self._link, "upnext-bell", self._keys, [self._keys.bell], self._heard, self._bell_was_away
+            self._link, "upnext-bell", self._keys, [self._keys.bell], self._on_message, self._bell_was_away
         )
         self._beat_now = asyncio.Event()
         service = settings.service
@@ -216,7 +216,7 @@ class Scheduler:
         self.stop_soon()
 
     def stop_soon(self) -> None:
-        """Ends `run`; from its loop."""
+        """End `run`; from its loop."""
         self._stopped.set()
 
     async def _resign(self) -> None:
@@ -372,8 +372,8 @@ class Scheduler:
         raw = await self._link.command("HGETALL", self._keys.consumers)
         left_over: dict[str, str] = {}
         for name, record in zip(raw[::2], raw[1::2], strict=True):
-            said = orjson.loads(record)
-            if said["daemon"] == self._settings.daemon_id and said["since_ms"] < self._settings.since_ms:
+            owner = orjson.loads(record)
+            if owner["daemon"] == self._settings.daemon_id and owner["since_ms"] < self._settings.since_ms:
                 left_over[name.decode()] = beat.leases.get(name.decode(), NO_LEASE)
         left_over = {name: end for name, end in left_over.items() if name not in self._alive}
         self._former_done = True
@@ -402,7 +402,7 @@ class Scheduler:
             wait_s = ANNOUNCE_S
             self._announce_now.clear()
             if self._epoch and self._link.live is not None:
-                # After an outage of the broker nobody is announced until the others are back, too.
+                # After an outage of the broker no daemon is announced until the others are back, too.
                 up_s = time.monotonic() - self._connected_at
                 settled = self._connections <= 1 or up_s > ANNOUNCER_LEASE_MS / 1000
                 try:
@@ -462,7 +462,7 @@ class Scheduler:
             # The loop's timers go by milliseconds. Nobody is kept waiting for longer than FINE_S.
             time.sleep(max(0.0, due_at - time.monotonic()))  # noqa: ASYNC251
 
-    def _heard(self, _channel: str, data: bytes) -> None:
+    def _on_message(self, _channel: str, data: bytes) -> None:
         match wakeups.parse(data):
             case (wakeups.Word.DELAYED, _):
                 self._promote_now.set()

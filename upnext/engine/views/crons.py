@@ -32,8 +32,8 @@ def crons(transport: Transport, keys: Keys) -> list[Cron]:
     server_ms, found = transport.run(inspect.list_crons(keys))
     listed: list[Cron] = []
     for facts in found:
-        said = facts.definition
-        spec = CronSpec(said.get("schedule", ""), said.get("timezone", "UTC"))
+        definition = facts.definition
+        spec = CronSpec(definition.get("schedule", ""), definition.get("timezone", "UTC"))
         try:
             next_ms = cron.parse(spec).next_after(server_ms)
         except UsageError:
@@ -42,10 +42,10 @@ def crons(transport: Transport, keys: Keys) -> list[Cron]:
         listed.append(
             Cron(
                 facts.name,
-                said.get("task", facts.name),
+                definition.get("task", facts.name),
                 spec.schedule,
                 spec.timezone,
-                owner_of(said),
+                owner_of(definition),
                 facts.last_ms,
                 next_ms,
             )

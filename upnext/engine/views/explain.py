@@ -15,7 +15,7 @@ from upnext.engine.calls.inspect import Gates
 from upnext.engine.views.jobs import Job, Transport, job
 
 MOST_COUNTED = 10_000
-"""A job further back in its lane than this is told so, not its exact position."""
+"""Of a job further back in its lane than this the exact position is not counted."""
 
 _LANES: dict[str, str] = {
     Lane.NORMAL: "lane normal",
@@ -62,9 +62,9 @@ def explain(
     found = job(transport, keys, job_id)
     if found.status is not JobStatus.QUEUED or found.lane is None or found.entry_id is None:
         return Explanation(job_id, *_elsewhere(found))
-    said = transport.run(inspect.gates(keys, found.task, found.lane, found.entry_id, MOST_COUNTED))
-    position = said.ahead + 1 if said.ahead < MOST_COUNTED else None
-    gate, detail = _gate(found, said, idle_pids)
+    gates = transport.run(inspect.gates(keys, found.task, found.lane, found.entry_id, MOST_COUNTED))
+    position = gates.ahead + 1 if gates.ahead < MOST_COUNTED else None
+    gate, detail = _gate(found, gates, idle_pids)
     return Explanation(job_id, gate, position, detail)
 
 
@@ -82,31 +82,31 @@ def _elsewhere(found: Job) -> tuple[Gate, None, str]:
             return Gate.ENDED, None, f"it has ended: {found.status.value}"
 
 
-def _gate(found: Job, said: Gates, idle_pids: frozenset[tuple[str, int]]) -> tuple[Gate, str]:
+def _gate(found: Job, gates: Gates, idle_pids: frozenset[tuple[str, int]]) -> tuple[Gate, str]:
     task = found.task
-    if said.paused:
+    if gates.paused:
         return Gate.PAUSED, f"task {task} is paused (`upnext resume-task {task}`)"
-    workers = [record for record in said.consumers if task in record.get("tasks", ())]
+    workers = [record for record in gates.consumers if task in record.get("tasks", ())]
     if not workers:
         return Gate.NO_WORKER, f"no living worker has task {task}"
     if all((record.get("host"), record.get("pid")) in idle_pids for record in workers):
         return Gate.DRAINING, f"all {len(workers)} workers that have task {task} are paused or draining"
-    limits = said.limits or {}
+    limits = gates.limits or {}
     most = limits.get("concurrency")
-    if most is not None and said.held >= most:
-        return Gate.CONCURRENCY, f"{said.held} jobs of task {task} run, max_concurrency is {most}"
+    if most is not None and gates.held >= most:
+        return Gate.CONCURRENCY, f"{gates.held} jobs of task {task} run, max_concurrency is {most}"
     if limits.get("rate"):
         rate = RateLimit(limits["rate"], limits["period_s"], limits.get("burst"))
-        granted, _, _ = gcra(int(said.tat_us), said.server_us, rate, 1)
+        granted, _, _ = gcra(int(gates.tat_us), gates.server_us, rate, 1)
         if not granted:
-            _, _, wait_ms = gcra(int(said.tat_us), said.server_us, rate, 0)
+            _, _, wait_ms = gcra(int(gates.tat_us), gates.server_us, rate, 0)
             return (
                 Gate.RATE,
                 f"rate_limit {limits['rate']} per {limits['period_s']:g} s; the next start is in {wait_ms / 1000:.2f} s",
             )
     if found.lane == Lane.SUSPECT:
-        return Gate.SUSPECT, f"one of several suspects of a crash: they run one at a time, {said.ahead} before it"
+        return Gate.SUSPECT, f"one of several suspects of a crash: they run one at a time, {gates.ahead} before it"
     lane = _LANES[found.lane or Lane.NORMAL]
-    if said.ahead >= MOST_COUNTED:
+    if gates.ahead >= MOST_COUNTED:
         return Gate.TURN, f"over {MOST_COUNTED} jobs are before it in {lane}; {len(workers)} workers have the task"
-    return Gate.TURN, f"it is number {said.ahead + 1} in {lane}; {len(workers)} workers have the task"
+    return Gate.TURN, f"it is number {gates.ahead + 1} in {lane}; {len(workers)} workers have the task"

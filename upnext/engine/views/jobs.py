@@ -176,7 +176,7 @@ def _paged(transport: Transport, keys: Keys, *, dead: bool, task: str | None, li
 # -- one job from one source --------------------------------------------------------------------------------------------------------------
 
 
-def _told(job_id: str, meta: Meta) -> dict[str, Any]:
+def _fields(job_id: str, meta: Meta) -> dict[str, Any]:
     parsed = ids.parse(job_id)
     return {
         "job_id": job_id,
@@ -196,7 +196,7 @@ def _in_lane(job_id: str, place: InLane, server_ms: int | None, **extra: Any) ->
     entered_ms = int(place.entry_id.partition("-")[0])
     fetched_ms = server_ms - held.fetched_ms_ago if held is not None and server_ms is not None else None
     return Job(
-        **_told(job_id, place.meta),
+        **_fields(job_id, place.meta),
         status=JobStatus.QUEUED if held is None else JobStatus.RUNNING,
         since_ms=entered_ms if held is None else fetched_ms,
         started_ms=fetched_ms,
@@ -211,14 +211,14 @@ def _in_lane(job_id: str, place: InLane, server_ms: int | None, **extra: Any) ->
 
 def _packed(job_id: str, place: Packed, **extra: Any) -> Job:
     if not place.dead:
-        told = _told(job_id, place.meta)
+        fields = _fields(job_id, place.meta)
         return Job(
-            **told, status=JobStatus.DELAYED, due_ms=place.at_ms, lane=place.lane, payload=place.payload, **extra
+            **fields, status=JobStatus.DELAYED, due_ms=place.at_ms, lane=place.lane, payload=place.payload, **extra
         )
-    said = place.meta.outcome
+    record = place.meta.outcome
     end = (
-        outcome.from_dict(said)
-        if said
+        outcome.from_dict(record)
+        if record
         else Outcome(JobStatus.DEAD, attempt=place.meta.attempt, crashes=place.meta.crashes)
     )
     return _ended(job_id, end, at_ms=place.at_ms, lane=place.lane, payload=place.payload, dead_letter=True, **extra)

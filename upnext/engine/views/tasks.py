@@ -73,7 +73,7 @@ def known(transport: Transport, keys: Keys) -> list[TaskFacts]:
 
 
 def one(transport: Transport, keys: Keys, task: str) -> TaskFacts:
-    """Raises UsageError for a task that nobody registered, naming those that are alike."""
+    """Raises UsageError for a task that is not registered, naming those that are alike."""
     facts = {facts.name: facts for facts in known(transport, keys)}
     if task not in facts:
         raise _unknown(task, list(facts))
@@ -107,7 +107,7 @@ def set_limits(
 
 
 def forget(transport: Transport, keys: Keys, name: str) -> None:
-    """Remove a task, cron or handler that nobody declares any more, with what operators set for it.
+    """Remove a task, cron or handler that no service declares any more, with what operators set for it.
 
     Raises UsageError for an unknown name, and for one that is declared, served or has jobs, which names them.
     """
@@ -165,13 +165,13 @@ def purge(transport: Transport, keys: Keys, task: str) -> Purged:
 
 
 def _task(facts: TaskFacts, delayed: int, dead: int, window_s: float, skew: ownership.Skew | None) -> Task:
-    said = facts.definition
+    definition = facts.definition
     return Task(
         name=facts.name,
-        kind=said.get("kind", "task"),
-        service=owner_of(said),
-        signature=said.get("signature", ""),
-        event=said.get("event"),
+        kind=definition.get("kind", "task"),
+        service=owner_of(definition),
+        signature=definition.get("signature", ""),
+        event=definition.get("event"),
         queued=max(0, facts.stored - facts.held),
         running=facts.held,
         delayed=delayed,
@@ -181,7 +181,7 @@ def _task(facts: TaskFacts, delayed: int, dead: int, window_s: float, skew: owne
         rate_per_s=facts.recent_ends / window_s,
         paused=facts.paused,
         limits=facts.limits,
-        options=said.get("options") or {},
+        options=definition.get("options") or {},
         skew=skew,
     )
 

@@ -360,7 +360,7 @@ class Executor:
             self._host.started(cell, index, lane, ms, seq, ord(tail[0]), int(born_ms), int(born_seq))
 
     def _entry_of(self, attempt: Attempt) -> tuple[int, int, int]:
-        """-> (index of its task, ms, seq), as the host was told when it started."""
+        """-> (index of its task, ms, seq), as the host got them when it started."""
         ms, _, seq = attempt.entry_id.partition(b"-")
         return self.tasks[attempt.spec.name].index, int(ms), int(seq)
 

@@ -128,7 +128,7 @@ class Fetcher:
         """Look at all lanes of all tasks."""
         self._open.ask(Question.EVERY_LANE)
         if self._turns is not None:
-            self._turns.heard()
+            self._turns.may_wait()
         self.wake()
 
     def reread(self) -> None:
@@ -409,7 +409,7 @@ class Fetcher:
         return max(0 if waiting else 1, executor.free - waiting)
 
     async def _read_on(self, stream: str, budget: int) -> int:
-        """Reads one stream with a backlog, without the script: it would copy every payload twice. -> jobs taken"""
+        """Read one stream with a backlog, without the script: it would copy every payload twice. -> jobs taken"""
         wire = await self._recorded_wire()
         reply = await wire.send(
             "XREADGROUP", "GROUP", GROUP, self._membership.consumer, "COUNT", budget, "STREAMS", stream, ">"
@@ -493,7 +493,7 @@ class Fetcher:
         self._executor.wake_runner()
 
     async def _unblock(self) -> None:
-        """Ends the waiting read; what it had got counts."""
+        """End the waiting read; what it had got counts."""
         if self._blocked is None:
             return
         assert self._blocked_on is not None
@@ -504,7 +504,7 @@ class Fetcher:
         self._collect()
 
     def _forget_block(self) -> None:
-        """After an error: a reply still to come can't be told from a lost one, so the connection goes."""
+        """After an error: a reply still to come can't be distinguished from a lost one, so the connection goes."""
         if self._blocked is not None:
             if not self._blocked.done() and self._blocked_on is not None:
                 self._blocked_on.abort()
@@ -615,7 +615,7 @@ class Fetcher:
         self._executor.wake_runner()
 
     async def _check_pending(self) -> None:
-        """Compares what the broker believes we hold with what we do; the difference is handed back, unstarted."""
+        """Compare what the broker believes we hold with what we do; the difference is handed back, unstarted."""
         membership = self._membership
         believed = await self._broker.run(
             worker_calls.own_pending(self._keys, membership.epoch, membership.consumer, list(self._worker.tasks))

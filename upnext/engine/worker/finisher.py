@@ -69,7 +69,7 @@ class Finisher:
         self._schedule()
 
     async def flushed(self) -> None:
-        """Returns when everything is confirmed."""
+        """Return when everything is confirmed."""
         await self._idle.wait()
 
     def unconfirmed_entries(self) -> set[tuple[str, str, bytes]]:
@@ -78,7 +78,7 @@ class Finisher:
         return {(job.task, job.lane, job.entry_id) for batch in batches for job in batch}
 
     async def aclose(self) -> None:
-        """Gives up on what could not be confirmed; those jobs run again elsewhere."""
+        """Give up on what could not be confirmed; those jobs run again elsewhere."""
         await self._background.aclose()
 
     def _schedule(self) -> None:
@@ -89,7 +89,7 @@ class Finisher:
             asyncio.get_running_loop().call_soon(self._flush, context=none_of_a_job())
 
     def flush(self) -> None:
-        """Sends what has ended so far now, not at the end of this turn."""
+        """Send what has ended so far now, not at the end of this turn."""
         if self._ends or self._backs:
             self._flush()
 
@@ -136,7 +136,7 @@ class Finisher:
                     log.debug("finish: %s", reply.exception())
                 self._own(self._settle_ends(batch), batch)
                 return
-            self._told(call, batch, call.parse(reply.result()))
+            self._note_confirmed(call, batch, call.parse(reply.result()))
             self._confirm(batch)
 
         reply.add_done_callback(confirmed)
@@ -144,7 +144,7 @@ class Finisher:
     async def _settle_ends(self, batch: list[Finish]) -> None:
         async def once() -> None:
             call = self._finish_call(batch)
-            self._told(call, batch, await self._link.run(call))
+            self._note_confirmed(call, batch, await self._link.run(call))
 
         await self._until_done(once, "the end", len(batch))
 
@@ -195,7 +195,7 @@ class Finisher:
             start = stop
         return count
 
-    def _told(self, call: Call[list[Finish]], batch: list[Finish], stale: list[Finish]) -> None:
+    def _note_confirmed(self, call: Call[list[Finish]], batch: list[Finish], stale: list[Finish]) -> None:
         size = 0
         for job in batch:
             size += len(job.outcome)

@@ -1,4 +1,4 @@
-"""What a worker's runtime tells the process around it."""
+"""What a worker's runtime reports to the process around it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Host(Protocol):
         ...
 
     def failed(self, job_id: str, task: str, error: str) -> None:
-        """An attempt failed, before its `ended`. `error` is one line, of `upnext.engine.worker.failures.headline`. Not told of a cancel."""
+        """An attempt failed, before its `ended`. `error` is one line, of `upnext.engine.worker.failures.headline`. Not for a cancel."""
         ...
 
     def ended(self, cell: int, ok: bool) -> None:

@@ -106,9 +106,9 @@ class Around:
                 raise  # the job is not over: it goes to another worker
             error = classify_error(attempt, caught)
             try:
-                again = self._judge(attempt, error)
+                again = self._decide(attempt, error)
                 if task.hooked:
-                    await self._told_failure(attempt, error, again)
+                    await self._run_failure_hooks(attempt, error, again)
                 if error is caught:
                     raise
                 raise error from None
@@ -126,7 +126,7 @@ class Around:
         except QueueError as error:
             log.warning("the checkpoint of %s can't be read: %s", attempt.job_id, error)
 
-    def _judge(self, attempt: Attempt, error: BaseException) -> bool:
+    def _decide(self, attempt: Attempt, error: BaseException) -> bool:
         """Whether there will be another attempt; what was decided is kept for the executor, so that it is decided once."""
         if isinstance(error, JobCancelled):
             return False
@@ -137,7 +137,7 @@ class Around:
         attempt.verdict = retry_decision(attempt, error, self._rng)
         return isinstance(attempt.verdict, RetryIn)
 
-    async def _told_failure(self, attempt: Attempt, error: BaseException, again: bool) -> None:
+    async def _run_failure_hooks(self, attempt: Attempt, error: BaseException, again: bool) -> None:
         hooks = attempt.spec.hooks
         self._clock.stop(attempt)
         if again:
@@ -207,7 +207,7 @@ class Around:
             place.leave()
 
     def _over_at_last(self, attempt: Attempt, stuck: asyncio.TimerHandle, work: asyncio.Future[Any]) -> None:
-        """Its end, whatever it is, comes too late for anybody."""
+        """Its end, whatever it is, comes too late to be recorded."""
         stuck.cancel()
         if not work.cancelled():
             work.exception()

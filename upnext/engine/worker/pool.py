@@ -33,7 +33,7 @@ _GONE_POLL_S = 0.002
 
 
 def setup_of(service: ServiceSpec, redis_url: str, namespace: str, log_setup: str | None = None) -> bytes:
-    """What a member is told first. `log_setup` as in `RuntimeSettings`. Raises UsageError for a service that has no file to import."""
+    """What a member gets first. `log_setup` as in `RuntimeSettings`. Raises UsageError for a service that has no file to import."""
     if service.path is None or service.loader is None:
         raise UsageError("sync_executor='process' needs a service file: pool processes import it")
     return orjson.dumps(
@@ -62,7 +62,7 @@ class _Member:
         return self.process.poll() is None and not self._reader.at_eof()
 
     async def read(self) -> tuple[Kind, bytes]:
-        """Raises PoolCrash when it is dead."""
+        """Raise PoolCrash when it is dead."""
         try:
             kind, length = pool_frames.read_head(await self._reader.readexactly(pool_frames.HEAD.size))
             return kind, await self._reader.readexactly(length)
@@ -73,7 +73,7 @@ class _Member:
         self._writer.write(pool_frames.pack(kind, body))
 
     async def gone(self) -> str:
-        """Ends it if need be; returns how it ended, once it has."""
+        """End it if need be; return how it ended, once it has."""
         if self.process.poll() is None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.5):  # it hung up: it is ending by itself
@@ -163,7 +163,7 @@ class ProcessPool:
                     else:  # a thread that outlived its job
                         member.send(Kind.GO, b"%d" % wait)
                 case _:
-                    raise PoolCrash(f"it said {kind.name} in the middle of a job")
+                    raise PoolCrash(f"it sent {kind.name} in the middle of a job")
 
     async def _go_on(self, member: _Member, attempt: Attempt, wait: int, *, at_once: bool) -> None:
         await attempt.end_wait(at_once=at_once)
@@ -181,7 +181,7 @@ class ProcessPool:
             with theirs:
                 fd = theirs.fileno()
                 argv = [sys.executable, "-P", "-c", _ENTRY, str(os.getpid()), str(fd)]
-                # Not asyncio's own: its death must be seen by nobody else, and PDEATHSIG follows the thread that starts it.
+                # Not asyncio's own: no other code may wait for its death, and PDEATHSIG follows the thread that starts it.
                 process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, pass_fds=(fd,))  # noqa: ASYNC220 - exec, a few ms
             ours.setblocking(False)
             reader, writer = await shared_task(asyncio.open_connection(sock=ours), "upnext-pool-connect")

@@ -1,6 +1,6 @@
 """A pool process: runs plain functions of a service, one job at a time, for the worker that exec'd it.
 
-It is started fresh (never forked from a running loop), imports the service once, and is told a task's name and the encoded arguments; what
+It is started fresh (never forked from a running loop), imports the service once, and gets a task's name and the encoded arguments; what
 goes back is the encoded value, or the error as text. It belongs to the worker's session and dies with it.
 """
 
@@ -75,7 +75,7 @@ class Line:
         self._granted.discard(number)
 
     def _until(self, arrived: Callable[[], bool]) -> None:
-        """Returns when that is so, or the worker is gone. Whichever thread comes first reads, and sorts what comes for all of them."""
+        """Return when that is so, or the worker is gone. Whichever thread comes first reads, and sorts what comes for all of them."""
         with self._arrivals:
             while not arrived() and not self._gone:
                 if self._reading:
@@ -162,7 +162,7 @@ def main() -> None:
     _title(setup["path"])
     try:
         tasks = _tasks(_load(setup["loader"], setup["path"]))
-    except BaseException as error:  # noqa: BLE001 - an import runs the service's code: whatever it raises is told to the worker
+    except BaseException as error:  # noqa: BLE001 - an import runs the service's code: whatever it raises is sent to the worker
         line.send(Kind.FAILED, f"{type_name(error)}: {text_of(error)}".encode())
         os._exit(1)
     _log(setup["log_setup"])
@@ -206,8 +206,8 @@ def _failed(spec: TaskSpec | None, header: dict[str, Any], error: BaseException)
     if spec is not None and not is_permanent(error):
         decision = decide(spec.options, header["attempt"], error, random.Random())
         delay_s = decision.delay_s if isinstance(decision, RetryIn) else None
-    said = {"type": type_name(error), "message": text_of(error), "traceback": trace_of(error), "delay_s": delay_s}
-    return Kind.ERROR, orjson.dumps(said)
+    record = {"type": type_name(error), "message": text_of(error), "traceback": trace_of(error), "delay_s": delay_s}
+    return Kind.ERROR, orjson.dumps(record)
 
 
 def _load(loader: str, path: str) -> ServiceSpec:

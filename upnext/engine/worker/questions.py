@@ -16,7 +16,7 @@ class Question(Enum):
     PENDING = "does the broker count something as ours that never came here? Hand it back"
     JOBS = "are there jobs that the waiting read doesn't see?"
     EVERY_LANE = "are there some in any lane of any task? Without it the next tasks in turn are looked at"
-    READY = "has the host been told that the first fetch is out? Asked once, at the start"
+    READY = "does the host know that the first fetch is out? Asked once, at the start"
     ROOM = "has the executor room? The wait for it ends when it has"
 
 

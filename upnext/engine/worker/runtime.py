@@ -1,4 +1,4 @@
-"""One Worker's life in a process: register, fetch, run, finish, until it is told to stop.
+"""One Worker's life in a process: register, fetch, run, finish, until it is asked to stop.
 
 `Membership` is who the worker is to the broker, `Fetcher` takes jobs, `Executor` runs them, `Finisher` sends how they ended. This file
 joins them and knows the modes; none of them knows this file.
@@ -79,7 +79,7 @@ class WorkerRuntime:
     # --- life
 
     async def run(self) -> None:
-        """Raises BrokerRefusedError, BrokerUnavailableError (not within the boot timeout), ConflictError; else returns after `stop`."""
+        """Live until `stop`. Raises BrokerRefusedError, BrokerUnavailableError (not within the boot timeout), ConflictError."""
         try:
             await self._boot()
             async with asyncio.TaskGroup() as group:
@@ -110,7 +110,7 @@ class WorkerRuntime:
             self._fetcher.allow(True)
 
     async def drain(self) -> None:
-        """Fetches no more, hands the unstarted back; returns when nothing runs and the broker has confirmed every end."""
+        """Fetch no more, hand the unstarted back; return when nothing runs and the broker has confirmed every end."""
         if self.mode is Mode.STARTING:
             self._mode_after_boot = Mode.DRAINING
         elif self.mode is not Mode.STOPPED:

@@ -136,7 +136,7 @@ class Slots(Generic[H]):
         self.settle()
 
     def settle(self) -> None:
-        """Gives free slots to those that want one."""
+        """Give free slots to those that want one."""
         while self.free > 0 and (wanting := self._owing or self._returning):
             self.move(next(iter(wanting)), Event.GRANT)
 

@@ -27,18 +27,18 @@ def describe(tasks: Iterable[asyncio.Task[Any]]) -> str:
         frames = list(_frames(task.get_coro()))
         job = next((found for frame in frames if (found := _job(frame)) is not None), None)
         if job is not None:
-            jobs.append(_told(f"job {job}", task, frames))
+            jobs.append(_lines(f"job {job}", task, frames))
         elif any(not frame.f_code.co_filename.startswith(_OUR_PACKAGES) for frame in frames[:1]):
-            others.append(_told("task", task, frames))
+            others.append(_lines("task", task, frames))
         else:
             own += 1
-    told = [*jobs, *others][:_TASK_CAP]
+    lines = [*jobs, *others][:_TASK_CAP]
     if own:
-        told.append(f"and {own} tasks of the worker itself\n")
-    return "\n".join(told)[:_TEXT_CAP].encode("utf-8", "replace").decode()
+        lines.append(f"and {own} tasks of the worker itself\n")
+    return "\n".join(lines)[:_TEXT_CAP].encode("utf-8", "replace").decode()
 
 
-def _told(head: str, task: asyncio.Task[Any], frames: list[types.FrameType]) -> str:
+def _lines(head: str, task: asyncio.Task[Any], frames: list[types.FrameType]) -> str:
     lines = [f"{head} ({task.get_name()}), the latest call last:"]
     for frame in frames:
         code = frame.f_code

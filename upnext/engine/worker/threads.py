@@ -21,7 +21,7 @@ class Threads:
         self._closed = False
 
     def run(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
-        """Starts `function` at once in a thread of its own. Cancelling the Future doesn't stop it."""
+        """Start `function` at once in a thread of its own. Cancelling the Future doesn't stop it."""
         future: asyncio.Future[Any] = self._loop.create_future()
         if self._idle:
             todo = self._idle.pop()
@@ -34,7 +34,7 @@ class Threads:
         return future
 
     def close(self) -> None:
-        """Ends the idle threads; a busy one ends with its work."""
+        """End the idle threads; a busy one ends with its work."""
         self._closed = True
         for todo in self._idle:
             todo.put(None)
@@ -53,7 +53,7 @@ class Threads:
                     error.__cause__ = caught
             try:
                 self._loop.call_soon_threadsafe(self._done, todo, future, value, error)
-            except RuntimeError:  # the loop is closed: nobody waits any more
+            except RuntimeError:  # the loop is closed: nothing waits any more
                 return
             del work, function, future, value, error  # an idle thread keeps nothing alive
 
