@@ -43,7 +43,18 @@ class Results:
 
     def done(self, attempt: Attempt, begun_ns: int, value: bytes) -> None:
         """`value`: the encoded value."""
-        self._end(attempt, self._success(attempt, begun_ns, value))
+        if attempt.given_up:
+            return  # recorded already
+        consumer, meta = self._membership.consumer, attempt.meta
+        if meta is None:
+            # what `outcome.encode` would say, without the detour: this is the hot path
+            tail = b'"b":%d,"f":%d,"w":"%s"}' % (begun_ns // 1_000_000, time.time_ns() // 1_000_000, consumer.encode())
+            raw = b'{"s":"done",' + tail if value == b"null" else b'{"s":"done","v":' + value + b"," + tail
+        else:
+            raw = outcomes.encode(outcome_of(attempt, JobStatus.DONE, consumer, begun_ns, value=value))
+        job = Finish(attempt.spec.name, attempt.lane, attempt.entry_id, JobStatus.DONE, raw, meta)
+        job.cache = attempt.cached
+        self._finisher.finish(job)
 
     def expired(self, attempt: Attempt) -> None:
         late = ErrorInfo("Expired", "it did not start within its queue_ttl")
@@ -52,17 +63,6 @@ class Results:
 
     def cancelled_before_start(self, attempt: Attempt) -> None:
         self._end(attempt, self._failure(attempt, None, error_info(JobCancelled()), FailureReason.CANCELLED))
-
-    def _success(self, attempt: Attempt, begun_ns: int, value: bytes) -> Outcome | bytes:
-        if attempt.meta is None:
-            # what `outcome.encode` would say, without the detour: this is the hot path
-            tail = b'"b":%d,"f":%d,"w":"%s"}' % (
-                begun_ns // 1_000_000,
-                time.time_ns() // 1_000_000,
-                self._membership.consumer.encode(),
-            )
-            return b'{"s":"done",' + tail if value == b"null" else b'{"s":"done","v":' + value + b"," + tail
-        return outcome_of(attempt, JobStatus.DONE, self._membership.consumer, begun_ns, value=value)
 
     def _failure(
         self,
@@ -77,17 +77,13 @@ class Results:
         status = JobStatus.CANCELLED if reason is FailureReason.CANCELLED else JobStatus.FAILED
         return outcome_of(attempt, status, self._membership.consumer, begun_ns, error=error, reason=reason, cause=cause)
 
-    def _end(self, attempt: Attempt, outcome: Outcome | bytes, *, dead_letter: bool = False) -> None:
+    def _end(self, attempt: Attempt, outcome: Outcome, *, dead_letter: bool = False) -> None:
         if attempt.given_up:
             return  # recorded already
-        if isinstance(outcome, bytes):
-            status, raw = JobStatus.DONE, outcome
-        else:
-            status, raw = outcome.status, outcomes.encode(outcome)
-        job = Finish(attempt.spec.name, attempt.lane, attempt.entry_id, status, raw, attempt.meta, dead_letter)
-        if status is JobStatus.DONE:
-            job.cache = attempt.cached
-        self._finisher.finish(job)
+        raw = outcomes.encode(outcome)
+        self._finisher.finish(
+            Finish(attempt.spec.name, attempt.lane, attempt.entry_id, outcome.status, raw, attempt.meta, dead_letter)
+        )
 
     def failed(self, attempt: Attempt, begun_ns: int, error: BaseException) -> None:
         """Record what `error` means for the job: its end, or another attempt. Nothing for one that was given up."""
