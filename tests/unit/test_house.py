@@ -83,7 +83,7 @@ def test_keys_are_spelled_only_in_the_map_of_keys() -> None:
     assert not spelled
 
 
-def test_no_path_of_somebodys_machine() -> None:
+def test_no_path_of_a_private_machine() -> None:
     found = [
         f"{name(path)}:{number}: {line.strip()}"
         for path in tree()
@@ -169,3 +169,21 @@ def test_the_map_in_the_architecture_tells_the_truth() -> None:
     files = {path.name for path in sources(*PACKAGES)}
     missing |= set(re.findall(r"\b([a-z_]+\.py)\b", text)) - files
     assert not missing
+
+
+def test_the_architecture_names_every_module_or_its_folder() -> None:
+    where = (ROOT / "ARCHITECTURE.md").read_text().partition("## Where things are")[2]
+    for package in PACKAGES:
+        block = where.partition(f"\n{package}/\n")[2]
+        block = re.split(r"^\S", block, maxsplit=1, flags=re.MULTILINE)[0]
+        for folder, depth in ((ROOT / package, 2), (ROOT / package / "engine", 4)):
+            if not folder.is_dir():
+                continue
+            lines = [line for line in block.splitlines() if re.match(rf" {{{depth}}}\S", line)]
+            named = {word for line in lines for word in re.findall(r"[\w]+(?:\.py|/(?=\s))", line)}
+            there = {path.name for path in folder.glob("*.py")} | {
+                f"{path.parent.name}/" for path in folder.glob("*/__init__.py")
+            }
+            there |= {"lua/"} if folder.name == "engine" else set()
+            assert {entry for entry in there - named if entry != "__init__.py"} == set(), folder
+            assert {entry for entry in named if not (folder / entry).exists()} == set(), folder
