@@ -39,7 +39,7 @@ _EXAMPLE = "redis://HOST:6379/0, rediss://…, unix:///PATH, redis+sentinel://H1
 
 
 class UrlSource(StrEnum):
-    """Which of the places said it; the value names the place as a user would."""
+    """Which place gave it; the value names the place as a user would."""
 
     FLAG = "--redis-url"
     DAEMON_ENV = "UPNEXTD_REDIS_URL"
@@ -51,7 +51,7 @@ class UrlSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ResolvedUrl:
-    """A Redis URL that was checked, and who said it. Shown by `redact(url)` only."""
+    """A Redis URL that was checked, and where it was given. Shown by `redact(url)` only."""
 
     url: str
     source: UrlSource
@@ -79,14 +79,14 @@ def redis_url(
     `name` chooses among several running daemons. Raises NoBrokerError when there is none, UsageError when there are several,
     and for a URL that can't be one.
     """
-    said = configured_url(flag, env, worker_url, daemon=daemon)
-    return said if said is not None else embedded_url(env, name)
+    configured = configured_url(flag, env, worker_url, daemon=daemon)
+    return configured if configured is not None else embedded_url(env, name)
 
 
 def configured_url(
     flag: str | None, env: Mapping[str, str], worker_url: str | None = None, *, daemon: bool = False
 ) -> ResolvedUrl | None:
-    """As `redis_url`, but None when nobody named a URL, without looking for running daemons. Raises UsageError for a bad URL."""
+    """As `redis_url`, but None when no place names a URL, without searching for running daemons. Raises UsageError for a bad URL."""
     places = (
         (UrlSource.FLAG, flag),
         (UrlSource.DAEMON_ENV, env.get("UPNEXTD_REDIS_URL") if daemon else None),
@@ -193,17 +193,19 @@ def redact(url: str) -> str:
 
 def namespace(flag: str | None, env: Mapping[str, str]) -> str:
     """--namespace > UPNEXT_NAMESPACE > "default". Raises UsageError for a name that can't stand in a key."""
-    said = flag or _given(env, "UPNEXT_NAMESPACE") or "default"
-    if not _NAMESPACE.match(said):
-        raise UsageError(f"namespace {said!r}: use 1 to 100 characters without spaces, control characters or braces")
-    return said
+    namespace = flag or _given(env, "UPNEXT_NAMESPACE") or "default"
+    if not _NAMESPACE.match(namespace):
+        raise UsageError(
+            f"namespace {namespace!r}: use 1 to 100 characters without spaces, control characters or braces"
+        )
+    return namespace
 
 
 def service_name(flag: str | None, env: Mapping[str, str]) -> str | None:
     """--service-name > UPNEXT_SERVICE; None: it follows from the file. Raises UsageError for a name that can't be used."""
-    for source, said in (("--service-name", flag), ("UPNEXT_SERVICE", _given(env, "UPNEXT_SERVICE"))):
-        if said:
-            return naming.checked_service_name(said, source)
+    for source, name in (("--service-name", flag), ("UPNEXT_SERVICE", _given(env, "UPNEXT_SERVICE"))):
+        if name:
+            return naming.checked_service_name(name, source)
     return None
 
 

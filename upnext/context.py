@@ -81,7 +81,7 @@ class Context:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether somebody asked to cancel the job.
+        """Whether a caller asked to cancel the job.
 
         An `async def` is cancelled anyway; a plain `def` should look now and then, and return.
         """

@@ -1,4 +1,4 @@
-"""What can be said when a task, cron or handler is declared: the options by name, and their check with one clear line each.
+"""The options of a declaration of a task, cron or handler, by name, and their check with one clear line each.
 
 Durations are seconds (int or float) or a `timedelta`.
 """

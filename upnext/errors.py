@@ -13,12 +13,12 @@ UpNextError
 │   ├── SubmitUncertain            the reply to a submit was lost: it may or may not be queued
 │   └── BrokerFullError            maxmemory reached: nothing was written
 ├── JobError                   of one job
-│   ├── JobNotFoundError           nobody knows this id
+│   ├── JobNotFoundError           this id is not known
 │   ├── DuplicateJobError          the idempotency key is held by another job
 │   └── TaskExecutionError         the job ended without a value (`.task_result` tells how)
 │       └── TaskTimeoutError           … because it ran longer than its own timeout
 ├── ControlError               the daemon's: it answered a control request with an error
-├── DaemonNotRunningError      nobody answers on the control socket
+├── DaemonNotRunningError      no daemon answers on the control socket
 │   └── DaemonGoneError            it hung up before it answered
 ├── Retry                      raised by a task to ask for another attempt
 └── NoBrokerError              no Redis URL is configured and no daemon with an embedded broker is running
@@ -99,7 +99,7 @@ class ControlError(UpNextError):
 
 
 class DaemonNotRunningError(UpNextError):
-    """Nobody answers on the control socket."""
+    """No daemon answers on the control socket."""
 
 
 class DaemonGoneError(DaemonNotRunningError):

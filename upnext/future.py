@@ -79,7 +79,7 @@ class Future(Generic[T_co]):
         Raises TaskExecutionError when the job failed, was cancelled or buried (TaskTimeoutError when it ran longer than its own
         timeout), with
         `.task_result`; the built-in TimeoutError when `timeout` runs out, which leaves the job as it is; JobNotFoundError for an id that
-        nobody knows (its result expired, perhaps); QueueError when the broker is away.
+        is not known (its result expired, perhaps); QueueError when the broker is away.
         """
         timeout_s, outcome = _waiting_s(timeout), self._outcome
         if outcome is None:

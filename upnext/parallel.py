@@ -35,7 +35,7 @@ async def map_tasks(task: Submitter[..., T], inputs: Iterable[Input], *, concurr
     """
     try:
         whole("map_tasks", "concurrency", concurrency)
-    except ServiceError as error:  # said in a call, not in a declaration
+    except ServiceError as error:  # given in a call, not in a declaration
         raise UsageError(str(error)) from None
     todo = deque(enumerate(inputs))
     values: dict[int, T] = {}

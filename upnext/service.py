@@ -134,23 +134,23 @@ def _workers_of(module: ModuleType) -> tuple[Worker, ...]:
 # -- finding ------------------------------------------------------------------------------------------------------------
 
 
-def _as_path(said: str) -> Path | None:
+def _as_path(given: str) -> Path | None:
     """The file that is meant; None for a module's name."""
-    path = Path(said)
+    path = Path(given)
     if path.is_dir():
         inside = path / "__init__.py"
         if inside.is_file():
             return inside.resolve()
-        raise ServiceError(f"{said}: is a folder; name the service's file in it")
-    looks_like_file = path.suffix == ".py" or os.sep in said
+        raise ServiceError(f"{given}: is a folder; name the service's file in it")
+    looks_like_file = path.suffix == ".py" or os.sep in given
     if path.is_file():
         if path.suffix != ".py":
-            raise ServiceError(f"{said}: is not a Python file (its name doesn't end in .py)")
+            raise ServiceError(f"{given}: is not a Python file (its name doesn't end in .py)")
         return path.resolve()
     if looks_like_file:
-        raise ServiceError(f"{said}: {'is not a file' if path.exists() else 'there is no such file'}")
-    if not all(part.isidentifier() for part in said.split(".")):
-        raise ServiceError(f"{said!r}: is neither a file nor the name of a module")
+        raise ServiceError(f"{given}: {'is not a file' if path.exists() else 'there is no such file'}")
+    if not all(part.isidentifier() for part in given.split(".")):
+        raise ServiceError(f"{given!r}: is neither a file nor the name of a module")
     return None
 
 
@@ -225,14 +225,14 @@ class _FromSource(SourceFileLoader):
         return self.source_to_code(self.get_data(path), path)
 
 
-def _execute(spec: ModuleSpec | None, said: str) -> ModuleType:
+def _execute(spec: ModuleSpec | None, given: str) -> ModuleType:
     if spec is None or spec.loader is None:
-        raise ServiceError(f"{said}: can't be imported")
+        raise ServiceError(f"{given}: can't be imported")
     loader = spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
-        _guarded(said, lambda: loader.exec_module(module))
+        _guarded(given, lambda: loader.exec_module(module))
     except ServiceError:
         sys.modules.pop(spec.name, None)
         raise
@@ -242,15 +242,15 @@ def _execute(spec: ModuleSpec | None, said: str) -> ModuleType:
     return sys.modules[spec.name]
 
 
-def _guarded(said: str, do: Any) -> Any:
+def _guarded(given: str, do: Any) -> Any:
     try:
         return do()
     except UpNextError as error:  # a declaration that is refused: its own line says all
         kind = type(error) if isinstance(error, ServiceError) else ServiceError
-        raise kind(f"{_place(error) or said}: {error}") from error
+        raise kind(f"{_place(error) or given}: {error}") from error
     except (Exception, SystemExit) as error:  # the service's own code may raise anything
         line = traceback.format_exception_only(error)[-1].strip()
-        where = said
+        where = given
         if isinstance(error, SyntaxError) and error.filename is not None:
             where = f"{error.filename}:{error.lineno}"
         raise ServiceError(f"{where}: {line}") from error

@@ -76,7 +76,7 @@ class Submitter(Generic[P, T]):
         at: the moment from which it may start, with a time zone; not together with `delay`. A past one is due at once.
         priority: "high" jobs are taken before "normal" ones of the same task.
         queue_ttl: seconds within which it has to start for the first time once due; after that it ends as expired.
-        idempotency_ttl: seconds for which `submit_idempotent` may hold its key at most (a day, unless said).
+        idempotency_ttl: seconds for which `submit_idempotent` may hold its key at most (default: a day).
         wait_timeout: seconds that `wait` waits, unless the call says otherwise; None: until the job ends.
 
         What is not given stays as it was. Raises UsageError for a value that can't be meant.
@@ -312,7 +312,7 @@ def checked_key(key: object) -> str:
 def _given(what: str, name: str, value: Duration, *, zero: bool = False) -> float:
     try:
         return seconds(what, name, value, zero=zero)
-    except ServiceError as error:  # said in a call, not in a declaration
+    except ServiceError as error:  # given in a call, not in a declaration
         raise UsageError(str(error)) from None
 
 

@@ -113,8 +113,8 @@ class Worker:
         priority="normal": or "high", taken first; `options(priority=)` decides for a single job.
 
         Results:
-        result_ttl=600: seconds for which the result is kept; 0: not at all, and nobody can wait for it.
-        cache_key, cache_ttl: a result is kept under this key for cache_ttl seconds (result_ttl, unless said), and a later job that makes
+        result_ttl=600: seconds for which the result is kept; 0: not at all, and no caller can wait for it.
+        cache_key, cache_ttl: a result is kept under this key for cache_ttl seconds (default: result_ttl), and a later job that makes
         the same key ends with that value, without running and without hooks. The key is a template over the arguments
         ("user:{user_id}") or a function of them.
 
@@ -311,5 +311,5 @@ def _place(function: Callable[..., Any]) -> str | None:
 
 
 def _reraise(_name: str) -> None:
-    """walk_packages swallows ImportError unless told otherwise. Called while the error is handled."""
+    """walk_packages swallows ImportError without an `onerror`. Called while the error is handled."""
     raise  # noqa: PLE0704

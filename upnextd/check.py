@@ -69,7 +69,7 @@ def describe(spec: Any) -> list[str]:
 
 
 def _say(fd: int, line: str) -> None:
-    with suppress(BrokenPipeError):  # whoever read has enough
+    with suppress(BrokenPipeError):  # the reader has enough
         os.write(fd, f"{line}\n".encode("utf-8", "replace"))
 
 

@@ -100,7 +100,7 @@ def _option(name: str, *args: Any, **kwargs: Any) -> Any:
 @_option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @_option("--log-file", metavar="PATH", help="Log there instead of to stderr.")
 def start(service: str, **flags: Any) -> None:
-    """Run SERVICE (a file, or a module as pkg.mod) until told to stop. Stays in the foreground."""
+    """Run SERVICE (a file, or a module as pkg.mod) until it is asked to stop. Stays in the foreground."""
     inherited = upgrade.take_over(os.environ)
     sys.exit(_start(build(Flags(service, **flags), os.environ), os.environ, inherited))
 
@@ -136,7 +136,7 @@ def main() -> None:
 def _start(settings: Settings, env: Mapping[str, str], inherited: Inherited | None) -> int:
     """The daemon's life, from its lock to its exit code; or from an upgrade on."""
     if inherited is None:
-        # A parent may have had some ignored or blocked; without SIGCHLD, no end of a child is ever told.
+        # A parent may have had some ignored or blocked; without SIGCHLD, no end of a child is ever reported.
         process.default_signals()
     process.lift_descriptor_limit(None if inherited is None else inherited.descriptors)
     if inherited is None:

@@ -1,4 +1,4 @@
-"""What `upnextd start` was told, by flags, UPNEXTD_… variables and the defaults of the contract: read once, frozen."""
+"""Settings of `upnextd start`, from flags, UPNEXTD_… variables and the defaults of the contract: read once, frozen."""
 
 from __future__ import annotations
 
@@ -142,10 +142,10 @@ def child_env(env: Mapping[str, str], service_name: str | None) -> dict[str, str
 
 def _check_text(flags: Flags) -> None:
     """A path or a word that is no text would fail later, where it is sent to a child."""
-    for said in fields(flags):
-        for one in flags.only if said.name == "only" else (getattr(flags, said.name),):
+    for option in fields(flags):
+        for one in flags.only if option.name == "only" else (getattr(flags, option.name),):
             if isinstance(one, str) and not _is_text(one):
-                flag = "SERVICE" if said.name == "service" else "--" + said.name.replace("_", "-")
+                flag = "SERVICE" if option.name == "service" else "--" + option.name.replace("_", "-")
                 raise UsageError(f"{flag} {one!r}: is not UTF-8")
 
 

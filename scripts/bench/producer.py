@@ -93,8 +93,8 @@ ORDERS: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
 async def main() -> None:
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
-        said = json.loads(line)
-        print(json.dumps(await ORDERS[said.pop("op")](**said)), flush=True)
+        order = json.loads(line)
+        print(json.dumps(await ORDERS[order.pop("op")](**order)), flush=True)
     await upnext.aclose()
 
 

@@ -134,8 +134,8 @@ class Rig:
         assert self._server is not None
         if self._stats is None:
             self._stats = self._server.client()
-        said: Any = self._stats.info("stats")
-        return said["total_reads_processed"], said["total_commands_processed"]
+        stats: Any = self._stats.info("stats")
+        return stats["total_reads_processed"], stats["total_commands_processed"]
 
     # -- records --
 

@@ -172,7 +172,7 @@ def supervisor_death(size: Size) -> Values:
             os.kill(rig.daemon.pid, signal.SIGKILL)
             gone.append(1000 * (deaths.wait_all() - killed))
             if left := rig.daemon.left():
-                raise MeasureError(f"processes that nobody knew of are left: {left}")
+                raise MeasureError(f"unexpected processes are left: {left}")
     return spread("gone", gone)
 
 

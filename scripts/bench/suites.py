@@ -81,24 +81,24 @@ def main() -> int:
         print(f"bench: {options.suite} measures {', '.join(function.__name__ for function in suite.MEASURES)}")
         return 64
     size = Size(QUICK if options.quick else 1)
-    said: dict[str, Any] = {"suite": options.suite, "quick": options.quick, "machine": machine(), "runs": []}
+    report: dict[str, Any] = {"suite": options.suite, "quick": options.quick, "machine": machine(), "runs": []}
     # Round by round, so that a disturbance hits one sample of several measures and the median drops it.
     for repetition in range(options.repeat):
         for function in chosen:
             run = measure(function, size, repetition)
-            said["runs"].append(run)
+            report["runs"].append(run)
             print(json.dumps(run), file=sys.stderr, flush=True)
             if options.results:
-                options.results.write_text(json.dumps({**said, "medians": medians(said["runs"])}, indent=1) + "\n")
-    for line in markdown(suite.ROWS, medians(said["runs"])):
+                options.results.write_text(json.dumps({**report, "medians": medians(report["runs"])}, indent=1) + "\n")
+    for line in markdown(suite.ROWS, medians(report["runs"])):
         print(line)
     print()
-    print(", ".join(f"{name} {value}" for name, value in said["machine"].items()))
+    print(", ".join(f"{name} {value}" for name, value in report["machine"].items()))
     if options.quick:
         print("--quick: a tenth of the work, the figures mean nothing")
-    if noisy := busy(said["runs"]):
+    if noisy := busy(report["runs"]):
         print(f"measured while the machine was busy with other things: {', '.join(noisy)}")
-    failed = [run for run in said["runs"] if "failed" in run]
+    failed = [run for run in report["runs"] if "failed" in run]
     for run in failed:
         print(f"{run['measure']} failed: {run['failed']}")
     return 1 if failed else 0

@@ -22,7 +22,7 @@ def cancel(ctx: click.Context, job_id: str) -> None:
     from upnext.engine.views import jobs
 
     with queue() as broker:
-        # Asking twice is the same as once; a job that nobody knows raises.
+        # Asking twice is the same as once; an unknown job raises.
         cancelled = broker.cancel(job_id) or jobs.job(broker, broker.keys, job_id).status is JobStatus.CANCELLED
     if flags().json:
         output.print_json({"job_id": job_id, "cancelled": cancelled})

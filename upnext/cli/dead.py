@@ -1,4 +1,4 @@
-"""`upnext dead`: jobs that ran out of attempts or crashed too often, kept until somebody decides."""
+"""`upnext dead`: jobs that ran out of attempts or crashed too often, kept until an operator decides."""
 
 # ruff: noqa: PLC0415 - heavy modules are imported by the commands that need them
 

@@ -43,8 +43,8 @@ def job(ctx: click.Context, job_id: str, tree: bool, follow: bool) -> None:
         found = jobs_module.job(broker, broker.keys, job_id)
         family = _family(broker, found) if tree else []
     if flags().json:
-        said = json_views.job(found)
-        output.print_json({**said, "tree": [json_views.job(one) for one in family]} if tree else said)
+        view = json_views.job(found)
+        output.print_json({**view, "tree": [json_views.job(one) for one in family]} if tree else view)
         return
     if tree:
         for depth, one in _ordered(family):
@@ -181,12 +181,12 @@ def _ordered(family: Sequence[Job]) -> list[tuple[int, Job]]:
 def _follow(broker: SyncQueueClient, job_id: str) -> ExitCode:
     from upnext.engine.views import jobs as jobs_module
 
-    told: tuple[Any, ...] | None = None
+    printed: tuple[Any, ...] | None = None
     while True:
         found = jobs_module.job(broker, broker.keys, job_id)
         state = (found.status.value, found.attempt, found.crashes, found.worker, orjson.dumps(found.progress))
-        if state != told:
-            told = state
+        if state != printed:
+            printed = state
             _tell_change(found)
         if found.status.value in _ENDED:
             return ExitCode.OK if found.status.value == "done" else ExitCode.FAILED

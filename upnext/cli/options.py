@@ -15,7 +15,7 @@ _META = "upnext.cli"
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What the shared flags said; None: not given."""
+    """Values of the shared flags; None: not given."""
 
     json: bool = False
     redis_url: str | None = None

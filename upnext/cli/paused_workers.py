@@ -23,10 +23,10 @@ def idle_workers() -> frozenset[tuple[str, int]]:
     for _, path in config.find_control_sockets(os.environ):
         try:
             with ControlClient(str(path), timeout_s=2.0, servers=config.unit_users(path)) as client:
-                said = client.call("status")
+                report = client.call("status")
         except (ControlError, DaemonNotRunningError, TimeoutError):
             continue
-        for child in said.get("children", ()):
-            if child.get("pid") and (said.get("mode") in _IDLE_MODES or child.get("state") in _IDLE_STATES):
+        for child in report.get("children", ()):
+            if child.get("pid") and (report.get("mode") in _IDLE_MODES or child.get("state") in _IDLE_STATES):
                 idle.add((host, child["pid"]))
     return frozenset(idle)

@@ -21,7 +21,7 @@ def keep_running(services: Sequence[str], lifeline: str) -> int:
 
     `lifeline` names the variable that tells it a descriptor whose other end this process holds.
 
-    A service that can't be imported is told and waited for: the next change starts it again.
+    A service that can't be imported is reported and waited for: the next change starts it again.
     """
     folders = _folders(services)
     stopping: list[int] = []

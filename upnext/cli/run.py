@@ -131,7 +131,7 @@ async def _serve(specs: Sequence[ServiceSpec], namespace: str) -> list[str] | No
     ]
     _listen(stopping, lives)
     try:
-        # One that fails ends all: half a set of services helps nobody.
+        # One that fails ends all: half a set of services is of no use.
         await asyncio.wait(lives, return_when=asyncio.FIRST_COMPLETED)
         stopping.set()
         ended = await asyncio.gather(*lives, return_exceptions=True)

@@ -1,6 +1,6 @@
 """Reads a registered signature, `ship(order_id: str, *, express: bool = False) -> dict`, and fits keyword arguments to it. Pure.
 
-Names and presence are checked here, so that a slip of the pen is told at once; types are the worker's business.
+Names and presence are checked here, so that a slip of the pen is reported at once; types are the worker's business.
 """
 
 from __future__ import annotations

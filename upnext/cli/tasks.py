@@ -204,7 +204,7 @@ def forget(registered: str) -> None:
 
 
 def confirm(yes: bool, question: str) -> None:
-    """Ask on a terminal. Raises UsageError where nobody can answer, click.Abort for a no."""
+    """Ask on a terminal. Raises UsageError where there is no terminal, click.Abort for a no."""
     if yes:
         return
     if not sys.stdin.isatty():

@@ -36,7 +36,7 @@ class ControlClient:
 
     `timeout_s` is how long the daemon may take to answer one request; operations that take longer are followed by `wait`.
     `servers` are uids whose processes may serve there besides this user's and root's; None: anybody's.
-    Raises DaemonNotRunningError when nobody listens, ControlError when the daemon refuses us, speaks another protocol, or is another
+    Raises DaemonNotRunningError when no daemon listens, ControlError when the daemon refuses us, speaks another protocol, or is another
     user's, TimeoutError when it doesn't answer.
     """
 
@@ -102,19 +102,19 @@ class ControlClient:
         """
         request_id = self._send("wait", {"op_id": op_id})
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        said = ""
+        latest = ""
 
         def late() -> str:
-            return f"not done within {timeout_s:g} s, it goes on in the daemon" + (f": {said}" if said else "")
+            return f"not done within {timeout_s:g} s, it goes on in the daemon" + (f": {latest}" if latest else "")
 
         for message in self._messages(deadline, late):
             if isinstance(message, Notification):
                 if message.method != "progress":
                     self._events.append(message)
                 elif message.params.get("op_id") == op_id and not message.params.get("done"):
-                    said = str(message.params.get("text", ""))
+                    latest = str(message.params.get("text", ""))
                     if on_progress is not None:
-                        on_progress(said)
+                        on_progress(latest)
                 continue
             answer = self._answer(message, request_id)
             if answer is not None:
@@ -233,7 +233,7 @@ def _connect(path: str, timeout_s: float) -> socket.socket:
 
 
 def _check_server(connection: socket.socket, path: str, servers: Collection[int] | None) -> None:
-    """Before a word is said: a folder of our name in the temporary directory may have been made by anybody. Raises ControlError."""
+    """Called before anything is sent: another user may have made a folder of our name in the temporary directory. Raises ControlError."""
     if servers is None or not hasattr(socket, "SO_PEERCRED"):
         return
     _, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))

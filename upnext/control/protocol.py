@@ -166,31 +166,31 @@ def encode(message: Message) -> bytes:
 
 
 def _to_json(message: Message) -> dict[str, Any]:
-    said: dict[str, Any] = {"jsonrpc": "2.0"}
+    content: dict[str, Any] = {"jsonrpc": "2.0"}
     match message:
         case Request(request_id, method, params):
-            said |= {"id": request_id, "method": method, "params": params}
+            content |= {"id": request_id, "method": method, "params": params}
         case Response(request_id, result):
-            said |= {"id": request_id, "result": result}
+            content |= {"id": request_id, "result": result}
         case ErrorResponse(request_id, code, text, data):
             error: dict[str, Any] = {"code": int(code), "message": text}
             if data is not None:
                 error["data"] = data
-            said |= {"id": request_id, "error": error}
+            content |= {"id": request_id, "error": error}
         case Notification(method, params):
-            said |= {"method": method, "params": params}
-    return said
+            content |= {"method": method, "params": params}
+    return content
 
 
 def decode(frame: bytes) -> Message:
     """One line -> message. Raises ProtocolError, whose `request_id` is the line's id where it has a usable one."""
     try:
-        said = orjson.loads(frame)
+        content = orjson.loads(frame)
     except ValueError:
         raise ProtocolError(ErrorCode.PARSE, "not a line of JSON") from None
-    if not isinstance(said, dict):
+    if not isinstance(content, dict):
         raise ProtocolError(ErrorCode.INVALID_REQUEST, "not a JSON object")
-    fields = cast("dict[str, Any]", said)
+    fields = cast("dict[str, Any]", content)
     request_id = fields.get("id")
     if request_id is not None and (isinstance(request_id, bool) or not isinstance(request_id, int | str)):
         raise ProtocolError(ErrorCode.INVALID_REQUEST, "id is neither a number nor a text")

@@ -80,6 +80,6 @@ class Status(TypedDict):
 def degraded(status: Status) -> bool:
     """Fewer workers ready than desired, or the broker is away.
 
-    A daemon that was asked to pause or drain does as it was told: its paused workers are counted as ready by the daemon.
+    A daemon that was asked to pause or drain obeys: its paused workers are counted as ready by the daemon.
     """
     return status["ready_workers"] < status["desired_workers"] or not status["broker"]["connected"]

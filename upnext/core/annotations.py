@@ -106,7 +106,7 @@ def _one_line(error: Any) -> str:
 
 
 def _adapted(annotation: Any) -> Any:
-    """The same as pydantic has to be told it.
+    """The same as pydantic needs it.
 
     Each `typing.TypedDict` as its `typing_extensions` twin (before Python 3.12 pydantic takes no other), an Iterable as a list
     (pydantic's can be read once), a Literal of an Enum's members by their values.

@@ -150,7 +150,7 @@ def _shown(path: str) -> str:
 
 
 class _NoJsonFormError(TypeError):
-    """Said without a path; `_plain` adds it."""
+    """The text without a path; `_plain` adds it."""
 
 
 def _simpler(value: Any) -> Any:

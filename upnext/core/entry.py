@@ -15,11 +15,11 @@ says something, is a JSON object of one-letter keys:
 | d | str | the crash whose suspect it is, until it has run alone | none |
 | p, r | str | parent and root job ids | it has no parent |
 | k | str | idempotency key | none |
-| w | str | channel of a waiter | nobody said that they wait |
+| w | str | channel of a waiter | no client waits |
 | q | int | expires at, server ms, unless it has started; gone after its first start | never |
 | t | int | the tick of a cron, ms | not from a cron |
 | o | str | W3C traceparent | none |
-| x | str | cause of the latest crash | it crashed nobody |
+| x | str | cause of the latest crash | it never crashed a worker |
 
 Outside a stream (delayed, dead) a job is packed as `LANE LENGTH:META PAYLOAD` without the spaces, LENGTH counting META's bytes;
 a dead job's META has `z`, its outcome (see `upnext.core.outcome`).
@@ -91,23 +91,23 @@ _FIELDS: dict[str, tuple[str, type]] = {
 
 def encode_meta(meta: Meta) -> bytes:
     """Only what differs from the default; b"" when nothing does."""
-    said: dict[str, Any] = {}
+    record: dict[str, Any] = {}
     for name, letter in _LETTERS.items():
         value = getattr(meta, name)
         if value != _DEFAULTS[name]:
-            said[letter] = int(value) if name in _FLAGS else value
-    return orjson.dumps(said) if said else b""
+            record[letter] = int(value) if name in _FLAGS else value
+    return orjson.dumps(record) if record else b""
 
 
 def decode_meta(raw: bytes | None) -> Meta:
     """Raises ValueError for bytes that are no JSON object, or for a value of the wrong type; letters of newer versions are passed over."""
     if not raw:
         return Meta()
-    said = orjson.loads(raw)
-    if not isinstance(said, dict):
+    record = orjson.loads(raw)
+    if not isinstance(record, dict):
         raise ValueError("meta is not a JSON object")
     meta = Meta()
-    for letter, value in cast("dict[str, Any]", said).items():
+    for letter, value in cast("dict[str, Any]", record).items():
         known = _FIELDS.get(letter)
         if known is not None:
             name, kind = known

@@ -56,7 +56,7 @@ class Sightings:
         return {name: self.leases[name].value for _, name in sorted(over)}
 
     def next_end_s(self) -> float | None:
-        """When the first lease ends that has not ended yet, if nobody renews it."""
+        """When the first lease ends that has not ended yet, if it is not renewed."""
         looked_s = self.looked_s
         if looked_s is None:
             return None

@@ -104,7 +104,7 @@ class EmbeddedBroker:
     @classmethod
     def from_state(
         cls,
-        said: dict[str, Any],
+        state: dict[str, Any],
         state_dir: Path,
         env: Mapping[str, str],
         log: Log,
@@ -112,10 +112,10 @@ class EmbeddedBroker:
         kernel: Kernel,
     ) -> Self:
         """What `to_state` wrote, kept running from now on. Needs a running loop."""
-        broker = cls(state_dir, Path(said["socket"]), env, log, on_change, kernel)
-        broker.restarts = said["restarts"]
-        broker._watch(said["pid"], *said["ends"])
-        broker.started_at = said["started_at"]
+        broker = cls(state_dir, Path(state["socket"]), env, log, on_change, kernel)
+        broker.restarts = state["restarts"]
+        broker._watch(state["pid"], *state["ends"])
+        broker.started_at = state["started_at"]
         broker.up = True
         broker._keeper = asyncio.get_running_loop().create_task(broker._keep(find_server() or ""))
         return broker

@@ -259,7 +259,7 @@ class WorkerChild(Body):
         self._draining: asyncio.Task[Any] | None = None
 
     async def main(self) -> int:
-        """Until it was told to end, or can't go on. -> exit code."""
+        """Until it was ordered to end, or can't go on. -> exit code."""
         self.watch_signals()
         beating = self.must(self.beat())
         if self.assignment.paused:
@@ -280,7 +280,7 @@ class WorkerChild(Body):
         return ExitCode.FAILED
 
     def one_failed(self, job: messages.JobFailed) -> None:
-        """Told to whoever follows the events, at most _FAILURES_PER_S; the counters have them all."""
+        """Sent to the subscribers of events, at most _FAILURES_PER_S; the counters have them all."""
         second = int(self.loop.time())
         if second != self._failures[0]:
             self._failures = (second, 0)
@@ -343,7 +343,7 @@ class WorkerChild(Body):
         self.channel.send(messages.Stopped(abandoned=tuple(job_id for ids in given_up for job_id in ids)))
 
     async def _settled(self) -> None:
-        """Let what the end of the runs left behind be said."""
+        """Let what the end of the runs left behind be sent."""
         rest = [task for task in self._tasks if not task.done() and task is not asyncio.current_task()]
         if rest:
             await asyncio.wait(rest, timeout=BEAT_S)

@@ -47,7 +47,7 @@ _SHARED_MODULES = ("upnextd.forked.child",)
 """What every child needs, the engine with it: imported once, shared by all. By name: the service is imported before them."""
 _TRACEBACK_CAP_BYTES = 48 << 10
 _SAID = 113
-"""What the process between template and child ends with when it has said what became of the fork; a fork hook may end it with any code."""
+"""What the process between template and child ends with once it has reported the fork; a fork hook may end it with any code."""
 
 
 class UnfitServiceError(Exception):
@@ -83,7 +83,7 @@ def main() -> None:
         os._exit(ExitCode.OK)
     faulthandler.unregister(signal.SIGUSR2)
     faulthandler.disable()
-    # What the service did to them holds for nobody: where SIGCHLD is ignored, no end of a forked process is ever told.
+    # What the service did to them is undone: where SIGCHLD is ignored, no end of a forked process is ever reported.
     process.default_signals()
     child = importlib.import_module("upnextd.forked.child")
     gc.collect()

@@ -29,12 +29,12 @@ class Counters:
         return self.as_json(())
 
     @classmethod
-    def from_state(cls, said: Mapping[str, Any]) -> Self:
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
         """What `to_state` wrote."""
         tally = cls()
-        tally.restarts = Counter({(row["role"], row["cause"]): row["count"] for row in said["restarts"]})
-        tally.reloads = Counter(said["reloads"])
-        tally._gone = {task: TaskMeter.from_json(one) for task, one in said["tasks"].items()}
+        tally.restarts = Counter({(row["role"], row["cause"]): row["count"] for row in state["restarts"]})
+        tally.reloads = Counter(state["reloads"])
+        tally._gone = {task: TaskMeter.from_json(one) for task, one in state["tasks"].items()}
         return tally
 
     def as_json(self, living: Iterable[Meters]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ _PROVEN_S = 10.0
 
 
 class Exporter:
-    """Keeps one process. `order` makes what it is told, anew for each."""
+    """Keeps one process. `order` makes what it is to do, anew for each."""
 
     def __init__(self, order: Callable[[], dict[str, Any]], env: Mapping[str, str], log: Log, kernel: Kernel) -> None:
         self.pid: int | None = None
@@ -58,18 +58,18 @@ class Exporter:
             self._kernel.signal(self._pidfd, signal.SIGKILL)
 
     def _launch(self) -> None:
-        order, told = os.pipe2(os.O_CLOEXEC)
+        order, order_in = os.pipe2(os.O_CLOEXEC)
         out, into = self._kernel.pipe()
         try:
             argv = process.python_argv("upnextd.metrics.exporter_process:main")
             self.pid = self._kernel.spawn(argv, self._env, {0: order, 1: into, 2: into})
             # By a pipe, not as an argument: a URL may have a password in it. It fits into the pipe.
-            os.write(told, orjson.dumps(self._order()))
+            os.write(order_in, orjson.dumps(self._order()))
         except OSError:
             os.close(out)
             raise
         finally:
-            for fd in (order, told, into):
+            for fd in (order, order_in, into):
                 os.close(fd)
         self._pidfd = self._kernel.open_pidfd(self.pid)
         self.started_at = self._loop.time()

@@ -73,7 +73,7 @@ class DaemonCollector(Collector):
         up = GaugeMetricFamily("upnext_daemon_up", "1: the daemon answers", labels=["daemon"])
         try:
             with ControlClient(self._path, timeout_s=5.0) as client:
-                status, said = client.call("status"), client.call("metrics")
+                status, counted = client.call("status"), client.call("metrics")
         except (UpNextError, ControlError, OSError):
             up.add_metric([self._name], 0)
             yield up
@@ -81,7 +81,7 @@ class DaemonCollector(Collector):
         up.add_metric([self._name], 1)
         yield up
         yield from self._of_status(status)
-        yield from self._of_counters(said)
+        yield from self._of_counters(counted)
 
     def _of_status(self, status: dict[str, Any]) -> Iterator[Metric]:
         name = self._name
@@ -115,16 +115,16 @@ class DaemonCollector(Collector):
             family.add_metric([name], value)
             yield family
 
-    def _of_counters(self, said: dict[str, Any]) -> Iterator[Metric]:
+    def _of_counters(self, counted: dict[str, Any]) -> Iterator[Metric]:
         name = self._name
         restarts = CounterMetricFamily(
             "upnext_restarts", "Children that were replaced, by what ended them", labels=["daemon", "role", "cause"]
         )
-        for row in said["restarts"]:
+        for row in counted["restarts"]:
             restarts.add_metric([name, row["role"], row["cause"]], row["count"])
         yield restarts
         reloads = CounterMetricFamily("upnext_reloads", "Reloads by outcome", labels=["daemon", "outcome"])
-        for outcome, count in said["reloads"].items():
+        for outcome, count in counted["reloads"].items():
             reloads.add_metric([name, outcome], count)
         yield reloads
         attempts = CounterMetricFamily(
@@ -136,7 +136,7 @@ class DaemonCollector(Collector):
         lateness = HistogramMetricFamily(
             "upnext_lateness_seconds", "From when a job could have started to when it did", labels=["daemon", "task"]
         )
-        for task, meter in said["tasks"].items():
+        for task, meter in counted["tasks"].items():
             attempts.add_metric([name, task, "ok"], meter["ok"])
             attempts.add_metric([name, task, "failed"], meter["failed"])
             durations.add_metric([name, task], cumulative(meter["durations"]["counts"]), meter["durations"]["sum_s"])
@@ -175,7 +175,7 @@ class QueueCollector(Collector):
         up.add_metric([self._namespace], 1)
         yield up
         depth = GaugeMetricFamily("upnext_queue_depth", "Jobs by task and state", labels=["namespace", "task", "state"])
-        paused = GaugeMetricFamily("upnext_task_paused", "1: nobody fetches it", labels=["namespace", "task"])
+        paused = GaugeMetricFamily("upnext_task_paused", "1: no worker fetches it", labels=["namespace", "task"])
         jobs = CounterMetricFamily("upnext_jobs", "Jobs by how they ended", labels=["namespace", "task", "outcome"])
         for task in found:
             for state in ("queued", "running", "delayed", "dead"):

@@ -16,7 +16,7 @@ class Pulse(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Heart:
-    """The last change of a child's heartbeat, and what was said about it since."""
+    """The last change of a child's heartbeat, and what was reported about it since."""
 
     counter: int
     changed_at: float
@@ -27,7 +27,7 @@ class Heart:
 
 
 def look(heart: Heart, counter: int, now: float, hang_timeout_s: float) -> tuple[Heart, Pulse]:
-    """A look at the counter -> the heart, and what is new: each of HUNG and HUNG_ON is said once."""
+    """A look at the counter -> the heart, and what is new: each of HUNG and HUNG_ON is reported once."""
     if counter != heart.counter:
         return Heart(counter, now), Pulse.FINE
     age_s = heart.age_s(now)
@@ -39,7 +39,7 @@ def look(heart: Heart, counter: int, now: float, hang_timeout_s: float) -> tuple
 
 
 def due(heart: Heart, hang_timeout_s: float) -> float | None:
-    """When the next thing is to be said of this heart, should it not beat again; None: all is said."""
+    """When the next thing is to be reported of this heart, should it not beat again; None: all is reported."""
     match heart.said:
         case Pulse.FINE:
             return heart.changed_at + hang_timeout_s

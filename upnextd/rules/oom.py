@@ -1,7 +1,7 @@
 """Whether a SIGKILL that we didn't send was the kernel's, for memory. Pure; times are the supervisor's monotonic clock.
 
-The kernel counts its kills for memory and names nobody. A child that died by a SIGKILL that was not ours is taken for one of them while
-there is a kill that no other death has been explained with. Kills that nobody claims (of processes that were no children of ours) lapse,
+The kernel counts its kills for memory and names no process. A child that died by a SIGKILL that was not ours is taken for one of them while
+there is a kill that no other death has been explained with. Kills that no death claims (of processes that were no children of ours) lapse,
 so that a SIGKILL by hand is not called `oom` hours later.
 """
 

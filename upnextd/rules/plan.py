@@ -288,7 +288,7 @@ class Cause(StrEnum):
     """What kind of bad end it was. Each kind has a budget of its own, for each role."""
 
     FORK = "died inside the fork"
-    START = "said why it can't start"
+    START = "reported why it can't start"
     DEATH = "ended without a word"
 
 
@@ -297,7 +297,7 @@ class Exit:
     """What the restart policy needs to know of an ended child."""
 
     asked: bool = False
-    """We told it to end, or it is being replaced."""
+    """We asked it to end, or it is being replaced."""
     ran_job: bool = False
     ready_for_s: float | None = None
     blameless: bool = False

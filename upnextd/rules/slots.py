@@ -22,12 +22,12 @@ class State(Enum):
 
     EMPTY = "no child"
     SPAWNING = "the template was asked to fork; the pid isn't known yet"
-    STARTING = "it runs, but has not said ready"
+    STARTING = "it runs, but has not reported ready"
     READY = "it fetches jobs"
     PAUSED = "it doesn't fetch; drained, when nothing runs in it either"
     DRAINING = "it finishes what runs and fetches nothing"
-    STOPPING = "it was told to end by a deadline"
-    KILLING = "it is to die soon: it was told so, or its pid isn't known yet; the deadline brings SIGKILL"
+    STOPPING = "it was asked to end by a deadline"
+    KILLING = "it is to die soon: it was asked to, or its pid isn't known yet; the deadline brings SIGKILL"
     KILLED = "SIGKILL was sent; its end is awaited"
     EXITED = "it is gone; what becomes of the slot is being judged"
     BACKOFF = "the next one is due later"
@@ -40,11 +40,11 @@ class Event(Enum):
     SPAWN = "a child is wanted here"
     FORKED = "the template reported its pid"
     FORK_FAILED = "the template couldn't fork, is gone or doesn't answer"
-    BECAME_READY = "the child said ready"
+    BECAME_READY = "the child reported ready"
     PAUSE = "asked to pause"
     RESUME = "asked to resume"
     DRAIN = "asked to drain"
-    DRAINED = "the child said that nothing runs and nothing is pending"
+    DRAINED = "the child reported that nothing runs and nothing is pending"
     STOP = "asked to end, with time for what runs"
     KILL = "asked to end now"
     HUNG = "no heartbeat for the hang timeout"
@@ -70,8 +70,8 @@ class Action(Enum):
     ABORT = "SIGABRT"
     KILL = "SIGKILL"
     ABANDON = "no longer wait for the end of what SIGKILL did not end"
-    FORSAKE = "give its burial up"
-    CLASSIFY_EXIT = "bury it: session, jobs, status; then decide what follows"
+    FORSAKE = "give up handling its exit"
+    CLASSIFY_EXIT = "handle its exit: session, jobs, status; then decide what follows"
     LOG_UNEXPECTED = "log that this can't happen"
 
 
@@ -95,7 +95,7 @@ class Limits:
     end_s: float = 10.0
     """What the kernel gets for a SIGKILL: longer waits are those of a disk or a network file system that is away."""
     judge_s: float = 60.0
-    """More than a burial ever takes."""
+    """More than handling an exit ever takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ TABLE: dict[State, dict[Event, Cell]] = {
         Event.RESUME: _STAY,
         Event.DRAIN: _STAY,
         Event.DRAINED: _ODD,
-        # Told politely, because it may have fetched a moment ago; SIGKILL follows soon.
+        # Asked to stop first, because it may have fetched a moment ago; SIGKILL follows soon.
         Event.STOP: _to(State.KILLING, Action.TELL_STOP),
         Event.KILL: _TO_KILL,
         Event.HUNG: _STAY,
@@ -332,10 +332,10 @@ LIVING = frozenset(
 """States that have a process (KILLING and KILLED may be waiting for the pid of one)."""
 
 SERVING = frozenset({State.READY, State.PAUSED, State.DRAINING})
-"""States of a child that started well and was not told to end."""
+"""States of a child that started well and was not asked to end."""
 
 RESTING = frozenset({State.EMPTY, State.READY, State.PAUSED, State.DRAINING, State.FAILED})
-"""States that last as long as nobody wants anything else."""
+"""States that last as long as nothing else is wanted."""
 
 ENDING = frozenset({State.KILLED, State.EXITED})
 """States in which a child is as good as gone: nothing is left to be asked of it."""

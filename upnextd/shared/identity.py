@@ -25,7 +25,7 @@ _ID = re.compile(r"[0-9a-f]{16}\Z")
 class InstanceView:
     """Where a name was made. inode: of the file that holds it; a copy has another one.
 
-    After a reboot a machine is another place: an image that was started twice can't be told from a machine that was started again.
+    After a reboot a machine is another place: an image that was started twice can't be distinguished from a machine that was started again.
     """
 
     machine: str

@@ -91,7 +91,7 @@ class Kernel(Pipes, Protocol):
         ...
 
     def reap_orphans(self, ours: set[int]) -> int:
-        """Reap ended children of ours that nobody here knows; stops at the first of `ours`. -> how many."""
+        """Reap ended children of ours that are unknown here; stops at the first of `ours`. -> how many."""
         ...
 
     def kill_session(self, session: int) -> int:

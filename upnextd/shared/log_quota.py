@@ -9,7 +9,7 @@ LINE_COST_BYTES = 100
 
 
 class LogQuota:
-    """What is left of it; `take` a line, or be told that there is not enough."""
+    """What is left of it; `take` a line, or learn that there is not enough."""
 
     __slots__ = ("_at", "_left")
 

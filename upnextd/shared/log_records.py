@@ -35,8 +35,8 @@ def parse(line: str) -> Record | None:
     if not line.startswith(MARK):
         return None
     try:
-        said = orjson.loads(line[1:])
-        return Record(str(said["l"]), str(said["n"]), str(said["m"]), said.get("j"))
+        fields = orjson.loads(line[1:])
+        return Record(str(fields["l"]), str(fields["n"]), str(fields["m"]), fields.get("j"))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -45,10 +45,10 @@ def encode(record: Record) -> bytes:
     """-> a line with its newline, at most LINE_CAP_BYTES: the middle of a longer message is left out."""
     keep = _TEXT_CAP
     while True:
-        said: dict[str, Any] = {"l": record.level, "n": record.logger, "m": _bounded(record.message, keep)}
+        fields: dict[str, Any] = {"l": record.level, "n": record.logger, "m": _bounded(record.message, keep)}
         if record.job_id is not None:
-            said["j"] = record.job_id
-        line = MARK.encode() + orjson.dumps(said) + b"\n"
+            fields["j"] = record.job_id
+        line = MARK.encode() + orjson.dumps(fields) + b"\n"
         if len(line) <= LINE_CAP_BYTES or keep < 16:
             return line
         keep //= 2
@@ -65,8 +65,8 @@ class RecordHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            said = Record(record.levelname.lower(), record.name, self.format(record), self._job_id())
-            os.write(self._fd, encode(said))
+            fields = Record(record.levelname.lower(), record.name, self.format(record), self._job_id())
+            os.write(self._fd, encode(fields))
         except Exception:  # noqa: BLE001 - logging's own boundary: a bad format string must not fail the job
             self.handleError(record)
 
@@ -79,7 +79,7 @@ def install(job_id: Callable[[], str | None]) -> None:
 
 
 def _bounded(text: str, keep: int) -> str:
-    # Lone surrogates can't be said in JSON.
+    # Lone surrogates don't exist in JSON.
     text = text.encode("utf-8", "replace").decode()
     if len(text) <= 2 * keep:
         return text

@@ -1,6 +1,6 @@
 """Where lines go: the daemon's own and its children's stdout and stderr, to our stderr or a file, without ever blocking.
 
-A reader of our stderr that stops reading costs lines (counted and told), not the supervisor's time; so does a child that floods.
+A reader of our stderr that stops reading costs lines (counted and reported), not the supervisor's time; so does a child that floods.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Sink:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._poll: asyncio.TimerHandle | None = None
         self.dropped = 0
-        self.told: Callable[[int], bytes] = _told_plainly
-        """How the number of dropped lines is said in the log itself."""
+        self.report: Callable[[int], bytes] = _reported_plainly
+        """How the number of dropped lines is reported in the log itself."""
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """From now on a backlog is written out by the loop."""
@@ -56,7 +56,7 @@ class Sink:
             self.dropped += 1
             return
         if self.dropped and not self._backlog:
-            line = self.told(self.dropped) + line
+            line = self.report(self.dropped) + line
             self.dropped = 0
         waiting = bool(self._backlog)
         self._backlog += line
@@ -143,7 +143,7 @@ class Log:
         self._sink = sink
         self._as_json = as_json
         self._timestamps = timestamps
-        sink.told = lambda dropped: self._format(
+        sink.report = lambda dropped: self._format(
             "upnextd", os.getpid(), f"{dropped} lines were dropped: they could not be written", "warning"
         )
 
@@ -182,12 +182,12 @@ class Log:
         job_id: str | None = None,
     ) -> bytes:
         if self._as_json:
-            said = {"at": now_iso(), "slot": slot, "pid": pid, "level": level or "info", "message": message}
+            fields = {"at": now_iso(), "slot": slot, "pid": pid, "level": level or "info", "message": message}
             if logger is not None:
-                said["logger"] = logger
+                fields["logger"] = logger
             if job_id is not None:
-                said["job_id"] = job_id
-            return orjson.dumps(said) + b"\n"
+                fields["job_id"] = job_id
+            return orjson.dumps(fields) + b"\n"
         head = f"{now_iso()} " if self._timestamps else ""
         job = f" {job_id}" if job_id is not None else ""
         mark = f"{level}: " if logger is not None or level in ("warning", "error") else ""
@@ -200,7 +200,7 @@ class LineReader:
     """Reads a child's output from a pipe and gives it on line by line. Over-long lines are cut into pieces.
 
     A child that prints faster than its allowance (`upnextd.shared.log_quota`) is not held up: what is too much is dropped, counted, and
-    told within a second by a record of `upnextd.shared.log_records` in its place.
+    reported within a second by a record of `upnextd.shared.log_records` in its place.
     """
 
     def __init__(
@@ -293,8 +293,8 @@ class LineReader:
         dropped, self._dropped = self._dropped, 0
         if dropped:
             rate = f"{RATE_BYTES_PER_S >> 20} MiB/s"
-            said = Record("warning", "upnextd.shared.logs", f"{dropped} lines were dropped: more than {rate}")
-            self._on_line(log_records.encode(said).decode().rstrip("\n"))
+            notice = Record("warning", "upnextd.shared.logs", f"{dropped} lines were dropped: more than {rate}")
+            self._on_line(log_records.encode(notice).decode().rstrip("\n"))
 
 
 def now_iso() -> str:
@@ -302,7 +302,7 @@ def now_iso() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _told_plainly(dropped: int) -> bytes:
+def _reported_plainly(dropped: int) -> bytes:
     return b"upnextd: %d lines were dropped\n" % dropped
 
 

@@ -74,9 +74,9 @@ class TaskMeter:
         }
 
     @classmethod
-    def from_json(cls, said: Mapping[str, Any]) -> Self:
+    def from_json(cls, state: Mapping[str, Any]) -> Self:
         """What `as_json` wrote."""
-        return cls(said["ok"], said["failed"], Histogram(**said["durations"]), Histogram(**said["lateness"]))
+        return cls(state["ok"], state["failed"], Histogram(**state["durations"]), Histogram(**state["lateness"]))
 
 
 Meters = dict[str, TaskMeter]

@@ -63,7 +63,7 @@ def die_with_parent(parent_pid: int, with_signal: signal.Signals = signal.SIGKIL
 
 
 def await_adoption(by_pid: int, from_pid: int, within_s: float = 1.0) -> None:
-    """Return once `by_pid` is the parent. Ends this process when someone else adopted it or nobody did in time."""
+    """Return once `by_pid` is the parent. Ends this process when someone else adopted it or none did in time."""
     deadline = time.monotonic() + within_s
     while (parent := os.getppid()) != by_pid:
         if parent != from_pid or time.monotonic() > deadline:
@@ -181,7 +181,7 @@ def reap(pidfd: int) -> ExitStatus | None:
 
 
 def is_reaped(pidfd: int) -> bool:
-    """Whether a process has ended and its exit status was taken; not so for a zombie, whoever's child it is."""
+    """Whether a process has ended and its exit status was taken; not so for a zombie, be it our child or another's."""
     try:
         signal.pidfd_send_signal(pidfd, 0)
     except ProcessLookupError:
@@ -192,7 +192,7 @@ def is_reaped(pidfd: int) -> bool:
 
 
 def reap_orphans(ours: set[int]) -> int:
-    """Reap ended children that nobody here knows: orphans that we adopted. Returns how many; stops at the first of `ours`."""
+    """Reap ended children that are unknown here: orphans that we adopted. Returns how many; stops at the first of `ours`."""
     reaped = 0
     while True:
         try:

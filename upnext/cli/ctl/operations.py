@@ -1,4 +1,4 @@
-"""The commands that change something: each asks for an operation and, when told to, follows it to its end."""
+"""The commands that change something: each asks for an operation and, with --wait, follows it to its end."""
 
 # ruff: noqa: PLC0415 - heavy modules are imported by the commands that need them
 

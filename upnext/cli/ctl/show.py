@@ -28,11 +28,11 @@ def status(ctx: click.Context) -> None:
     if flags().json:
         output.print_json(answer)
     else:
-        said = cast("Status", answer)
-        output.print_line(headline(said))
-        if said.get("problem"):
-            output.print_line(f"PROBLEM: {said['problem']}")
-        output.print_table(COLUMNS, [row(child) for child in said["children"]], none="no children", right=NUMBERS)
+        report = cast("Status", answer)
+        output.print_line(headline(report))
+        if report.get("problem"):
+            output.print_line(f"PROBLEM: {report['problem']}")
+        output.print_table(COLUMNS, [row(child) for child in report["children"]], none="no children", right=NUMBERS)
     ctx.exit(ExitCode.DEGRADED if degraded(cast("Status", answer)) else ExitCode.OK)
 
 
@@ -49,17 +49,17 @@ def dump(slot: str) -> None:
         output.print_line(str(answer.get("stacks", "")).rstrip("\n"))
 
 
-def headline(said: Status) -> str:
+def headline(report: Status) -> str:
     """One line about the whole daemon."""
-    broker = said["broker"]
+    broker = report["broker"]
     parts = [
-        f"{said['name']} (pid {said['pid']}): {said['mode']}{', then exit' if said.get('exit_when_drained') else ''}",
-        f"{said['ready_workers']} of {said['desired_workers']} workers ready"
-        if said["desired_workers"]
+        f"{report['name']} (pid {report['pid']}): {report['mode']}{', then exit' if report.get('exit_when_drained') else ''}",
+        f"{report['ready_workers']} of {report['desired_workers']} workers ready"
+        if report["desired_workers"]
         else "scaled to 0: no job runs here",
-        f"generation {said['generation']}",
+        f"generation {report['generation']}",
         f"broker {broker['url']}{' (embedded)' if broker['embedded'] else ''}{'' if broker['connected'] else ' NOT CONNECTED'}",
-        "leader" if said["scheduler"]["leader"] else "not leader",
+        "leader" if report["scheduler"]["leader"] else "not leader",
     ]
     return " · ".join(parts)
 

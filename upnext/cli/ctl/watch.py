@@ -93,7 +93,7 @@ class _Queue:
         self._asked_at_s = 0.0
         self._not_before_s = 0.0
 
-    def look(self, said: dict[str, Any]) -> tuple[list[TaskLook] | None, float]:
+    def look(self, report: dict[str, Any]) -> tuple[list[TaskLook] | None, float]:
         """-> the tasks (None: not known) and when they were asked for, in monotonic seconds."""
         from upnext.engine.views import tasks
 
@@ -101,7 +101,7 @@ class _Queue:
         if begun_s < self._not_before_s:
             return self._known, self._asked_at_s
         try:
-            broker = self._broker or self._connect(said)
+            broker = self._broker or self._connect(report)
             found = tasks.tasks(broker, broker.keys, time.time_ns() // 1_000_000)
         except UpNextError:
             self._known, self._not_before_s = None, begun_s + 5.0
@@ -124,14 +124,14 @@ class _Queue:
         self._not_before_s = begun_s + (time.monotonic() - begun_s) / _QUEUE_SHARE
         return self._known, begun_s
 
-    def _connect(self, said: dict[str, Any]) -> SyncQueueClient:
+    def _connect(self, report: dict[str, Any]) -> SyncQueueClient:
         from upnext import config
         from upnext.engine.client.sync_client import SyncQueueClient
 
-        url = str(said["broker"]["url"])
+        url = str(report["broker"]["url"])
         if not url or config.redact(url) != url or "***" in url:
-            url = config.redis_url(None, os.environ, name=said["name"]).url
-        self._broker = SyncQueueClient(url, said.get("namespace") or "default", name="upnext-cli")
+            url = config.redis_url(None, os.environ, name=report["name"]).url
+        self._broker = SyncQueueClient(url, report.get("namespace") or "default", name="upnext-cli")
         return self._broker
 
     def close(self) -> None:
@@ -150,15 +150,15 @@ def _looks(interval_s: float, count: int | None, tell: Callable[[str], None]) ->
             if seen:
                 time.sleep(interval_s)
             try:
-                said = client.call("status")
+                report = client.call("status")
             except DaemonGoneError:
                 client = _again(client, tell)
                 before = None
-                said = client.call("status")
-            pids = [child["pid"] for child in said["children"] if child["pid"] is not None]
+                report = client.call("status")
+            pids = [child["pid"] for child in report["children"] if child["pid"] is not None]
             at_s, cpu_s = time.monotonic(), _cpu_s(pids)
-            tasks, tasks_at_s = queue.look(said)
-            now = Look(at_s, cast("Status", said), cpu_s, tasks, tasks_at_s)
+            tasks, tasks_at_s = queue.look(report)
+            now = Look(at_s, cast("Status", report), cpu_s, tasks, tasks_at_s)
             yield now, before
             before = now
             seen += 1
@@ -205,7 +205,7 @@ def _full_screen(interval_s: float, count: int | None) -> None:
         return output.rich_table(columns, cells, right)
 
     looking = _looks(interval_s, count, lambda text: live.update(Text(text), refresh=True))
-    first = next(looking)  # a daemon that isn't there is told of on the plain screen
+    first = next(looking)  # a daemon that isn't there is reported on the plain screen
     with Live(console=Console(highlight=False), screen=True, auto_refresh=False) as live:
         for now, before in itertools.chain((first,), looking):
             shown = [
