@@ -209,7 +209,7 @@ class QueueClient:
     async def submit_and_wait(self, job: Submission, timeout_s: float | None) -> tuple[str, Outcome]:
         """Raises TimeoutError (its `job_id` says which job) and what submit and wait raise."""
         loop = asyncio.get_running_loop()
-        await drive(waiting.subscribe(waiting.subscribe_patience_s(timeout_s), loop.time, self._is_closed), self._do)
+        await self._subscribe(waiting.subscribe_patience_s(timeout_s))
         self._expecting += 1
         try:
             job_id = await self._submit(job, self._nonce)
@@ -229,7 +229,7 @@ class QueueClient:
         """
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
-        await drive(waiting.subscribe(timeout_s, loop.time, self._is_closed), self._do)
+        await self._subscribe(timeout_s)
         return await self._wait(job_id, timeout_s, registered=False, begun_s=begun_s)
 
     async def _wait(self, job_id: str, timeout_s: float | None, *, registered: bool, begun_s: float) -> Outcome:
@@ -240,10 +240,6 @@ class QueueClient:
         async def do(step: Step) -> Any:
             nonlocal woken, watched
             match step:
-                case Watch():
-                    watched = True
-                    self._registrations += 1
-                    return await self.run(client.watch(self.keys, job_id, self._nonce, self._registrations))
                 case Await(until_s):
                     timer = loop.call_later(max(0.0, until_s - loop.time()), _wake, woken)
                     try:
@@ -254,6 +250,10 @@ class QueueClient:
                         self._forget(job_id, woken)
                         woken = self._remember(job_id)
                     return outcome
+                case Watch():
+                    watched = True
+                    self._registrations += 1
+                    return await self.run(client.watch(self.keys, job_id, self._nonce, self._registrations))
                 case _:
                     return await self._do(step)
 
@@ -284,6 +284,11 @@ class QueueClient:
             waits.remove(future)
             if not waits:
                 del self._waits[job_id]
+
+    async def _subscribe(self, patience_s: float | None) -> None:
+        if self._listener is None or not self._listener.started:
+            clock = asyncio.get_running_loop().time
+            await drive(waiting.subscribe(patience_s, clock, self._is_closed), self._do)
 
     def _is_closed(self) -> bool:
         return self.closed

@@ -57,6 +57,11 @@ class Listener:
                 self._task = shared_task(self._keep(), "upnext-listener")
 
     @property
+    def started(self) -> bool:
+        """Whether `start` has returned once."""
+        return self._task is not None
+
+    @property
     def up(self) -> bool:
         return self._link.live is not None
 

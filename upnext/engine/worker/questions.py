@@ -19,6 +19,8 @@ class Question(Enum):
     READY = "does the host know that the first fetch is out? Asked once, at the start"
     ROOM = "has the executor room? The wait for it ends when it has"
 
+    __hash__ = object.__hash__  # of identity, in C: a turn looks into the set a dozen times
+
 
 class OpenQuestions:
     """Belongs to one loop."""

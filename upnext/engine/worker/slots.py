@@ -30,6 +30,8 @@ class Slot(Enum):
     ENDED = auto()
     """It is over. What it left behind in the background may wait, and has no slot to give."""
 
+    __hash__ = object.__hash__  # of identity, in C: TABLE is keyed by it
+
 
 class Event(Enum):
     """What happens to an attempt."""
@@ -46,6 +48,8 @@ class Event(Enum):
     """A slot is given to it."""
     END = auto()
     """It is over."""
+
+    __hash__ = object.__hash__
 
 
 _ENDED = dict.fromkeys(Event, Slot.ENDED)
