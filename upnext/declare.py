@@ -73,9 +73,16 @@ def check_names(what: str, given: Collection[str], known: type) -> None:
     names = inspect.get_annotations(known).keys() | CommonSettings.__annotations__.keys()
     for name in given:
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(names))}"
-            raise ServiceError(f"{what}: there is no option {name!r}; {hint}")
+            raise ServiceError(f"{what}: there is no option {name!r}; {_hint(name, known, names)}")
+
+
+def _hint(name: str, known: type, names: Collection[str]) -> str:
+    if name == "shared" and known is CronSettings:
+        return "a cron belongs to one service: declare it in one and have it submit a shared task, or give each its own name="
+    if name == "shared" and known is HandlerSettings:
+        return "every service may handle an event: give each handler its own name="
+    near = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(names))}"
 
 
 def function_name(what: str, function: Callable[..., Any], name: str | None) -> str:
@@ -88,6 +95,11 @@ def function_name(what: str, function: Callable[..., Any], name: str | None) -> 
             raise ServiceError(f"{what}: a function without a name of its own needs name=")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ServiceError(f"{what} {name!r}: is a generator; a task returns one value")
+    if not is_async(function) and is_async(inspect.unwrap(function)):
+        raise ServiceError(
+            f"{what} {name!r}: a plain decorator around an `async def` would never run its body; "
+            "have the decorator return an `async def` that awaits the function"
+        )
     try:
         inspect.signature(function)
     except ValueError:  # built in, and silent about what it takes

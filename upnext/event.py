@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
+from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 from upnext import access
 from upnext.core import codec
@@ -12,6 +12,7 @@ from upnext.core.binding import Signature
 from upnext.core.spec import TaskKind, TaskSpec
 from upnext.declare import HandlerSettings, check_names, checked_name, function_name, is_async, task_options
 from upnext.engine import tracing
+from upnext.errors import ServiceError
 from upnext.hooks import hooks
 from upnext.task import checked_key
 
@@ -63,6 +64,7 @@ class Event:
         what = f"handler {self.name}.{own}"
         check_names(what, settings, HandlerSettings)
         signature = Signature.of(function)
+        signature.check()
         spec = TaskSpec(
             name=checked_name(what, f"{self.name}.{own}"),
             kind=TaskKind.EVENT,
@@ -128,6 +130,12 @@ class Event:
     def _payload(self, fields: dict[str, Any]) -> bytes:
         return codec.dumps(fields, f"event {self.name}: ")
 
+    def __call__(self, *_given: object, **_named: object) -> NoReturn:
+        """Raises ServiceError: an event is no decorator, its `on` is."""
+        raise ServiceError(
+            f'event {self.name!r}: declare a handler with @worker.event("{self.name}").on, send it with send'
+        )
+
     def __repr__(self) -> str:
         return f"<Event {self.name}>"
 
@@ -156,14 +164,14 @@ class EventHandler(Generic[P, T]):
         """The function as it was written."""
         return self.spec.function
 
-    async def send(self, *args: P.args, **kwargs: P.kwargs) -> int:
+    async def send(self, /, *args: P.args, **kwargs: P.kwargs) -> int:
         """Sends the event to all its handlers -> how many.
 
         Raises InvalidArgumentsError when the fields don't fit this handler's signature.
         """
         return await self.event.send_payload(self._signature.encode_event(args, kwargs))
 
-    def send_sync(self, *args: P.args, **kwargs: P.kwargs) -> int:
+    def send_sync(self, /, *args: P.args, **kwargs: P.kwargs) -> int:
         """`send` for plain code: blocks the thread."""
         return self.event.send_payload_sync(self._signature.encode_event(args, kwargs))
 

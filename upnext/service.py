@@ -83,7 +83,13 @@ def load(path_or_module: str, *, only: Sequence[str] = (), name: str | None = No
     except ConflictError as error:
         raise ConflictError(f"{path_or_module}: {error}") from None
     spec = ServiceSpec(name=named.name, workers=specs, path=source, loader=LOADER, file=file, declared=declared)
-    return Service(spec, workers, module, vague_name_warning(named, file))
+    return Service(spec, workers, module, (*vague_name_warning(named, file), *unresolved(spec)))
+
+
+def unresolved(spec: ServiceSpec) -> list[str]:
+    """A line for each annotation that can't be looked up. Raises ServiceError for one whose values would not come back from JSON."""
+    signatures = [task.arguments for task in spec.served_tasks if isinstance(task.arguments, Signature)]
+    return [line for signature in signatures for line in signature.check()]
 
 
 def vague_name_warning(named: ServiceName, file: str | None) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
 
 from upnext import access
 from upnext.core.spec import TaskSpec
@@ -37,6 +37,18 @@ class SubmitOptions:
 
 
 AS_DECLARED = SubmitOptions()
+
+_NAMED_ELSEWHERE = {
+    "delay": "submit",
+    "apply_async": "options(…).submit",
+    "apply": "a call of the task itself, or wait",
+    "send": "submit",
+    "send_with_options": "options(…).submit",
+    "enqueue": "submit",
+    "kiq": "submit",
+    "starmap": "submit_many",
+}
+"""What other queues' users look for, and what it is called here."""
 
 
 class Submitter(Generic[P, T]):
@@ -105,12 +117,12 @@ class Submitter(Generic[P, T]):
 
     # -- submit: queue a job, go on ------------------------------------------------------------------------------
 
-    async def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    async def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queues a job -> its Future. Returns when the broker has it."""
         job_id = await access.async_broker(self._redis_url).submit(self._submission(args, kwargs))
         return self.future(job_id)
 
-    def submit_sync(self, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    def submit_sync(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """`submit` for plain code."""
         return self.future(access.sync_broker(self._redis_url).submit(self._submission(args, kwargs)))
 
@@ -143,10 +155,10 @@ class Submitter(Generic[P, T]):
     # -- wait: queue a job, wait for its end -----------------------------------------------------------------------
 
     @overload
-    async def wait(self, *args: P.args, **kwargs: P.kwargs) -> TaskResult[T]: ...
+    async def wait(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskResult[T]: ...
     @overload
-    async def wait(self, *args: Any, wait_timeout: float | None, **kwargs: Any) -> TaskResult[T]: ...
-    async def wait(self, *args: Any, **kwargs: Any) -> TaskResult[T]:
+    async def wait(self, /, *args: Any, wait_timeout: float | None, **kwargs: Any) -> TaskResult[T]: ...
+    async def wait(self, /, *args: Any, **kwargs: Any) -> TaskResult[T]:
         """Queues a job and waits for its end -> TaskResult, whose `.value` is what the function returned.
 
         `wait_timeout=`: seconds to wait at most (None: as long as it takes); then the built-in TimeoutError, with the job's id as
@@ -161,10 +173,10 @@ class Submitter(Generic[P, T]):
         return await self._wait(None, args, kwargs)
 
     @overload
-    def wait_sync(self, *args: P.args, **kwargs: P.kwargs) -> TaskResult[T]: ...
+    def wait_sync(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskResult[T]: ...
     @overload
-    def wait_sync(self, *args: Any, wait_timeout: float | None, **kwargs: Any) -> TaskResult[T]: ...
-    def wait_sync(self, *args: Any, **kwargs: Any) -> TaskResult[T]:
+    def wait_sync(self, /, *args: Any, wait_timeout: float | None, **kwargs: Any) -> TaskResult[T]: ...
+    def wait_sync(self, /, *args: Any, **kwargs: Any) -> TaskResult[T]:
         """`wait` for plain code."""
         return self._wait_sync(None, args, kwargs)
 
@@ -233,7 +245,19 @@ class Submitter(Generic[P, T]):
 
     def _submissions(self, inputs: Sequence[Input]) -> list[Submission]:
         origin = _origin()
-        return [self._submission(*arguments_of(one), None, origin) for one in inputs]
+        return [self._numbered(number, one, origin) for number, one in enumerate(inputs)]
+
+    def _numbered(self, number: int, one: Input, origin: _Origin) -> Submission:
+        try:
+            return self._submission(*arguments_of(one), None, origin)
+        except UsageError as error:
+            raise type(error)(f"input {number}: {error}") from error
+
+    if not TYPE_CHECKING:  # a type checker is to know of no such attribute
+
+        def __getattr__(self, name: str) -> NoReturn:
+            hint = f"; use {_NAMED_ELSEWHERE[name]}" if name in _NAMED_ELSEWHERE else ""
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{hint}", name=name, obj=self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.spec.arguments.describe()}>"

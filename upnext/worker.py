@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import pkgutil
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Never, ParamSpec, TypeVar, Unpack, overload
 
 from upnext import config
 from upnext.core.binding import Signature
@@ -61,7 +62,13 @@ class Worker:
         sync_pool_size: int | None = None,
         redis_url: str | None = None,
         secrets: Sequence[str] = (),
+        **unknown: Never,
     ) -> None:
+        for option in unknown:
+            known = [one for one in inspect.signature(Worker).parameters if one != "unknown"]
+            near = difflib.get_close_matches(option, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            raise ServiceError(f"Worker: there is no option {option!r}; {hint}")
         if secrets:
             raise UsageError("Worker(secrets=…) is not available yet: pass secrets by the environment or by files")
         what = "Worker" if name is None else f"worker {name!r}"
@@ -244,12 +251,14 @@ class Worker:
         when: CronSpec | None = None,
     ) -> TaskSpec:
         what = f"{kind.value} {name!r}"
+        arguments = Signature.of(function, name=name)
+        arguments.check()
         return TaskSpec(
             name=name,
             kind=kind,
             function=function,
             is_async=is_async(function),
-            arguments=Signature.of(function, name=name),
+            arguments=arguments,
             options=task_options(what, function, settings),
             hooks=hooks(what, settings),
             cron=when,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 def process_order(order_id: str, items: list[str]) -> dict[str, Any]: ...
+def untyped_order(order_id, items): ...
 def defaults(a: int, b: int = 2, *, c: date | None = None) -> None: ...
 def anything(order_id: str, **rest: UUID) -> None: ...
 def positional(a: date, /, b: int = 1) -> None: ...
@@ -83,7 +84,7 @@ def test_a_signature_is_arguments_of_the_spec() -> None:
             unknown,
             (5, datetime(2026, 1, 2, tzinfo=UTC)),
             {},
-            b'{"a":5,"when":"2026-01-02T00:00:00+00:00"}',
+            b'{"a":5,"when":"2026-01-02T00:00:00Z"}',
             ((), {"a": 5, "when": datetime(2026, 1, 2, tzinfo=UTC)}),
         ),
         (later, (Later(4),), {}, b'{"it":{"n":4}}', ((), {"it": Later(4)})),
@@ -102,7 +103,7 @@ NAMES = st.dictionaries(
 
 
 @settings(deadline=None)
-@given(st.sampled_from([process_order, nothing, bare, gap]), st.lists(st.integers(0, 9), max_size=3).map(tuple), NAMES)
+@given(st.sampled_from([untyped_order, nothing, bare, gap]), st.lists(st.integers(0, 9), max_size=3).map(tuple), NAMES)
 def test_encode_accepts_exactly_what_python_would(function: Any, args: Any, kwargs: Any) -> None:
     signature = Signature.of(function)
     try:
@@ -201,7 +202,7 @@ def test_a_payload_that_is_no_json_is_refused() -> None:
             "process_order(): argument items[1]: nan has no JSON form",
         ),
         (anything, {"order_id": object()}, "anything(): argument order_id: object has no JSON form"),
-        (starred, {"a": {"b": object()}}, "starred(): arguments[1].a.b: object has no JSON form"),
+        (starred, {"a": {"b": object()}}, "starred(): argument a.b: object has no JSON form"),
     ],
 )
 def test_a_value_without_json_is_refused_by_argument(function: Any, kwargs: Any, message: str) -> None:

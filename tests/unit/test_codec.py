@@ -23,7 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upnext.core import codec
-from upnext.core.annotations import converter, is_plain
+from upnext.core.adapters import kind_of
+from upnext.core.annotations import is_plain
 from upnext.errors import EncodingError
 
 
@@ -69,9 +70,9 @@ class New(typing_extensions.TypedDict):
 
 
 def back(value: Any, annotation: Any) -> Any:
-    convert = converter(annotation)
+    kind = kind_of(annotation)
     plain = codec.loads(codec.dumps(value, "value"))
-    return convert(plain) if convert else plain
+    return kind.load(plain) if kind else plain
 
 
 YEAR_2 = datetime(2, 1, 1)
@@ -245,13 +246,17 @@ Name = typing.NewType("Name", str)
 )  # fmt: skip
 def test_plain_annotations_need_no_conversion(annotation: Any) -> None:
     assert is_plain(annotation)
-    assert converter(annotation) is None
+    kind = kind_of(annotation)
+    assert kind is None or kind.plain
 
 
 @pytest.mark.parametrize("annotation", [Odd, list[Odd], tuple[Odd], typing.Annotated[Odd, 1]], ids=str)
 def test_an_annotation_that_is_no_type_of_data_takes_anything(annotation: Any) -> None:
-    convert = converter(annotation)
-    assert convert is None
+    kind, value = kind_of(annotation), object()
+    assert kind is not None
+    kind.prepare()
+    assert kind.dump(value) is value
+    assert kind.load(value) is value
 
 
 @pytest.mark.parametrize(
@@ -265,8 +270,8 @@ def test_an_annotation_that_is_no_type_of_data_takes_anything(annotation: Any) -
     ],
 )
 def test_conversion_says_what_does_not_fit(annotation: Any, value: Any, message: str) -> None:
-    convert = converter(annotation)
-    assert convert is not None
+    kind = kind_of(annotation)
+    assert kind is not None
     with pytest.raises(ValueError, match=r".") as caught:
-        convert(value)
+        kind.load(value)
     assert str(caught.value) == message

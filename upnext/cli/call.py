@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -54,7 +55,7 @@ def call(
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        value = orjson.loads(text)
+        value = json.loads(text)  # orjson would round an integer beyond 64 bits; this way it is refused
     except ValueError as error:
         raise UsageError(f"--kwargs is not JSON: {error}") from None
     if not isinstance(value, dict):
@@ -64,10 +65,11 @@ def _object(text: str) -> dict[str, Any]:
 
 def _submission(task: str, kwargs: dict[str, Any], definition: dict[str, Any], delay_s: float | None) -> Submission:
     from upnext.cli.signature import payload
+    from upnext.core import codec
     from upnext.core.submission import Submission
 
     signature = definition.get("signature")
-    encoded = payload(signature, kwargs) if signature else orjson.dumps(kwargs)
+    encoded = payload(signature, kwargs) if signature else codec.dumps(kwargs, "argument ")
     options: dict[str, Any] = definition.get("options") or {}
     return Submission(
         task,

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
+from upnext.core import codec
 from upnext.errors import InvalidArgumentsError
 
 _PARAMETER = re.compile(r"(\*{0,2})([^\W\d]\w*)(.*)\Z", re.DOTALL)
@@ -57,7 +56,10 @@ def parameters(signature: str) -> Parameters:
 
 
 def payload(signature: str, kwargs: Mapping[str, Any]) -> bytes:
-    """The encoded arguments of a call. Raises InvalidArgumentsError, which shows the signature."""
+    """The encoded arguments of a call.
+
+    Raises InvalidArgumentsError, which shows the signature; EncodingError for a number that JSON can't carry exactly.
+    """
     declared = parameters(signature)
     names = {one.name for one in declared.named}
     unknown = [name for name in kwargs if name not in names]
@@ -67,8 +69,8 @@ def payload(signature: str, kwargs: Mapping[str, Any]) -> bytes:
     if missing:
         raise InvalidArgumentsError(f"missing argument {missing[0]!r}; the task is {signature}")
     if not declared.by_list:
-        return orjson.dumps(dict(kwargs))
-    return orjson.dumps([_positional(declared, kwargs, signature), _keywords(declared, kwargs)])
+        return codec.dumps(dict(kwargs), "argument ")
+    return codec.dumps([_positional(declared, kwargs, signature), _keywords(declared, kwargs)], "arguments")
 
 
 def _positional(declared: Parameters, kwargs: Mapping[str, Any], signature: str) -> list[Any]:

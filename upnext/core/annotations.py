@@ -1,22 +1,22 @@
-"""From an annotation to the function that makes its value out of plain JSON values, or to None where JSON's own values will do.
-
-pydantic does the work, and is imported only where an annotation asks for more than JSON has.
-"""
+"""What an annotation asks for: whether JSON's own values will do, which values those are, and what can't come back from JSON."""
 
 from __future__ import annotations
 
 import collections.abc
-import sys
 import types
 import typing
 from collections.abc import Callable
-from enum import Enum
-from typing import Any, cast
+from datetime import date, time, timedelta
+from decimal import Decimal
+from pathlib import PurePath
+from typing import Any
+from uuid import UUID
 
-from upnext.core import codec
+_TEXT = frozenset({str})
 
-Converter = Callable[[Any], Any]
-"""A plain JSON value -> the annotated type. Raises ValueError with one line that says what doesn't fit."""
+Fits = Callable[[Any], bool]
+Flat = tuple[type | None, bool, frozenset[type] | None]
+"""(list, dict or None for a scalar; whether its keys are text; the classes of what is in it, or of itself; None: any)."""
 
 _PLAIN: frozenset[Any] = frozenset({Any, object, str, int, float, bool, None, type(None), list, dict})
 _LISTS: frozenset[Any] = frozenset(
@@ -31,14 +31,20 @@ _LISTS: frozenset[Any] = frozenset(
 _OBJECTS: frozenset[Any] = frozenset({dict, collections.abc.Mapping, collections.abc.MutableMapping})
 
 
-def resolve(annotation: Any, names: dict[str, Any]) -> Any:
-    """The annotation with its forward references looked up in `names` (a module's globals); Any when one isn't there."""
+_TEXT_IN_JSON = (bytes, bytearray, UUID, date, time, timedelta, Decimal, PurePath)
 
+
+class UnresolvedError(Exception):
+    """An annotation names what isn't there at run time."""
+
+
+def resolve(annotation: Any, names: dict[str, Any]) -> Any:
+    """The annotation with its forward references looked up in `names` (a module's globals). Raises UnresolvedError."""
     holder: Any = types.SimpleNamespace(__annotations__={"it": annotation})
     try:
         return typing.get_type_hints(holder, names, names, include_extras=True)["it"]
-    except Exception:  # noqa: BLE001 - an annotation is any expression, of names that may exist only for a type checker
-        return Any
+    except Exception as error:  # noqa: BLE001 - an annotation is any expression, of names that may exist only for a type checker
+        raise UnresolvedError(f"{type(error).__name__}: {error}") from None
 
 
 def is_plain(annotation: Any) -> bool:
@@ -67,90 +73,91 @@ def _in(annotation: Any, kinds: frozenset[Any]) -> bool:
         return False
 
 
-def converter(annotation: Any) -> Converter | None:
-    """None: take JSON's value as it is, because the annotation asks for nothing else or is no type of data."""
-    if is_plain(annotation):
+def fits(annotation: Any) -> Fits | None:
+    """For a plain annotation: whether a value is one of its values already. None: every value is."""
+    if isinstance(annotation, typing.TypeVar):
         return None
-    import pydantic  # noqa: PLC0415 - 90 ms that most services never need
-    from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError  # noqa: PLC0415
-
-    # The value sits in a 1-tuple: pydantic takes no config for a bare dataclass or TypedDict, and it is in JSON mode alone
-    # that bytes are read as base64.
-    boxed: Any = tuple[_adapted(annotation)]
-    try:
-        adapter = pydantic.TypeAdapter[tuple[Any]](boxed, config=pydantic.ConfigDict(val_json_bytes="base64"))
-        validate = adapter.validator.validate_json
-    except (PydanticUserError, PydanticUndefinedAnnotation, NameError):
-        return None
-    encode = codec.dumps
-    refusal = pydantic.ValidationError
-
-    def convert(value: Any) -> Any:
-        try:
-            return validate(encode((value,), ""))[0]
-        except refusal as error:
-            raise ValueError(_one_line(error)) from None
-        except OverflowError as error:
-            raise ValueError(str(error)) from None
-
-    return convert
-
-
-def _one_line(error: Any) -> str:
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"][1:])
-    got = repr(first["input"])
-    if len(got) > 80:
-        got = got[:77] + "..."
-    return f"{place.lstrip('.') + ': ' if place else ''}{first['msg']}, got {got}"
-
-
-def _adapted(annotation: Any) -> Any:
-    """The same as pydantic needs it.
-
-    Each `typing.TypedDict` as its `typing_extensions` twin (before Python 3.12 pydantic takes no other), an Iterable as a list
-    (pydantic's can be read once), a Literal of an Enum's members by their values.
-    """
-    if sys.version_info < (3, 12) and typing.is_typeddict(annotation) and type(annotation).__module__ == "typing":
-        return _twin(annotation)
-    inner = typing.get_args(annotation)
-    origin = typing.get_origin(annotation)
-    if origin is None:
-        return annotation
+    if isinstance(annotation, typing.NewType):
+        return fits(annotation.__supertype__)
+    kinds = scalars(annotation)
+    if kinds is not None:
+        return lambda value: value.__class__ in kinds
+    origin, inner = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
     if origin is typing.Literal:
-        return _literal(annotation, inner)
-    if origin is types.UnionType or origin is typing.Union:
-        return typing.Union[tuple(_adapted(kind) for kind in inner)]  # noqa: UP007 - the members are known only now
+        return lambda value: any(value is one or (value == one and value.__class__ is one.__class__) for one in inner)
+    if origin is typing.Union or origin is types.UnionType:
+        members = [fits(kind) for kind in inner]
+        known = [member for member in members if member is not None]
+        return None if len(known) < len(members) else lambda value: any(member(value) for member in known)
+    if _in(origin, _LISTS):
+        each = fits(inner[0]) if inner else None
+        return lambda value: value.__class__ is list and (each is None or all(map(each, value)))
+    if _in(origin, _OBJECTS):
+        each = fits(inner[1]) if inner else None
+        return lambda value: (
+            value.__class__ is dict
+            and (not inner or _TEXT.issuperset(map(type, value)))
+            and (each is None or all(map(each, value.values())))
+        )
+    return None
+
+
+def scalars(annotation: Any) -> frozenset[type] | None:
+    """The classes of the values of a plain annotation without an inside; None for any other annotation."""
+    if isinstance(annotation, typing.NewType):
+        return scalars(annotation.__supertype__)
+    if _in(annotation, frozenset(_SCALARS)):
+        return _SCALARS[annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        members = [scalars(kind) for kind in typing.get_args(annotation)]
+        return None if None in members else frozenset[type]().union(*(one for one in members if one is not None))
+    return None
+
+
+def flat(annotation: Any) -> Flat | None:
+    """For a plain annotation that is a scalar, or a list or object of scalars or of anything; None for any other."""
+    if isinstance(annotation, typing.NewType):
+        return flat(annotation.__supertype__)
+    classes = scalars(annotation)
+    if classes is not None:
+        return None, False, classes
+    origin, inner = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    outer = list if _in(origin, _LISTS) else dict if _in(origin, _OBJECTS) else None
+    if outer is None or not is_plain(annotation):
+        return None
+    each = inner[-1] if inner else Any
+    classes = scalars(each)
+    return (outer, outer is dict and bool(inner), classes) if classes is not None or fits(each) is None else None
+
+
+_SCALARS: dict[Any, frozenset[type]] = {
+    str: frozenset({str}),
+    int: frozenset({int}),
+    bool: frozenset({bool}),
+    float: frozenset({float, int}),
+    None: frozenset({type(None)}),
+    type(None): frozenset({type(None)}),
+}
+
+
+def refusal(annotation: Any) -> str | None:
+    """Why values of this type can't come back from JSON as they went, where the annotation alone shows it, and what to write instead."""
+    if _is_secret(annotation):
+        return f"{annotation.__name__} is dumped as asterisks; send what names the secret, and look it up in the task"
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        return typing.Annotated[(_adapted(inner[0]), *inner[1:])]
-    if origin is collections.abc.Iterable:
-        origin = list
-    try:
-        return origin[tuple(kind if kind is Ellipsis else _adapted(kind) for kind in inner)]
-    except TypeError:
-        return annotation
+        # What else it says may be a serializer.
+        return None if _is_secret(inner[0]) else refusal(inner[0])
+    if origin is typing.Literal:
+        return None
+    if (origin is typing.Union or origin is types.UnionType) and str in inner:
+        for kind in inner:
+            if isinstance(kind, type) and issubclass(kind, _TEXT_IN_JSON):
+                return f"str and {kind.__name__} are both text in JSON; annotate it with one of them"
+    return next((found for kind in inner if (found := refusal(kind)) is not None), None)
 
 
-def _literal(annotation: Any, values: tuple[Any, ...]) -> Any:
-    members = {codec.dumps(one, ""): one for one in values if isinstance(one, Enum)}
-    if not members:
-        return annotation
-    import pydantic  # noqa: PLC0415 - imported already, by `converter`
-
-    return typing.Annotated[
-        annotation, pydantic.BeforeValidator(lambda value: members.get(codec.dumps(value, ""), value))
-    ]
-
-
-def _twin(kind: Any) -> Any:
-    import typing_extensions  # noqa: PLC0415 - a dependency of pydantic, as lazy as it is
-
-    members: dict[str, Any] = {}
-    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
-        # `__required_keys__` misses a NotRequired that stood in a string, as under `from __future__ import annotations`.
-        origin = typing.get_origin(hint)
-        marked = origin is typing.Required or origin is typing.NotRequired
-        required = origin is typing.Required if marked else name in cast("frozenset[str]", kind.__required_keys__)
-        inner = _adapted(typing.get_args(hint)[0] if marked else hint)
-        members[name] = inner if required else typing_extensions.NotRequired[inner]
-    return typing_extensions.TypedDict(kind.__name__, members)  # type: ignore[operator]
+def _is_secret(annotation: Any) -> bool:
+    """By name: pydantic is not imported for it."""
+    bases = getattr(annotation, "__mro__", ())
+    return any(base.__name__ == "_SecretBase" and base.__module__ == "pydantic.types" for base in bases)

@@ -12,13 +12,14 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, Optional, cast
 
 import orjson
 
 from upnext.core import codec
-from upnext.core.annotations import Converter, converter, resolve
-from upnext.errors import EncodingError, InvalidArgumentsError
+from upnext.core.adapters import Kind, LossyError, UnfitError, kind_of
+from upnext.core.annotations import Flat, UnresolvedError, refusal, resolve
+from upnext.errors import EncodingError, InvalidArgumentsError, ServiceError
 
 _loads = orjson.loads
 _dumps = codec.dumps
@@ -33,8 +34,10 @@ class Signature:
 
     __slots__ = (
         "_arrayed",
-        "_converters",
+        "_flat",
+        "_flat_only",
         "_function",
+        "_kinds",
         "_name",
         "_parameters",
         "_places",
@@ -73,9 +76,11 @@ class Signature:
         )
         self._prepared = False
         self._straight = False
-        self._converters: dict[str, Converter] = {}
-        self._rest: tuple[Converter | None, Converter | None] = (None, None)
-        self._result: Converter | None = None
+        self._kinds: dict[str, Kind] = {}
+        self._flat: tuple[tuple[str, Flat], ...] = ()
+        self._flat_only = False
+        self._rest: tuple[Kind | None, Kind | None] = (None, None)
+        self._result: Kind | None = None
 
     @classmethod
     def of(cls, function: Callable[..., Any], *, skip: int = 0, name: str | None = None) -> Signature:
@@ -95,18 +100,48 @@ class Signature:
         """Whether `prepare` was done."""
         return self._prepared
 
+    def check(self) -> list[str]:
+        """-> a line for each annotation that names what isn't there at run time.
+
+        Raises ServiceError for an annotation whose values can't come back from JSON as they went.
+        """
+        names, unresolved = _globals(self._function), list[str]()
+        for what, annotation in self._annotations():
+            try:
+                why = refusal(resolve(annotation, names))
+            except UnresolvedError as error:
+                unresolved.append(
+                    f"{self._name}(): the annotation {_shown_annotation(annotation)} of {what} can't be looked up ({error}): "
+                    "it travels as plain JSON; import its type at module level, outside of TYPE_CHECKING"
+                )
+            else:
+                if why is not None:
+                    raise ServiceError(f"{self._name}(): {what}: {why}")
+        return unresolved
+
+    def _annotations(self) -> list[tuple[str, Any]]:
+        """(of what, annotation)"""
+        given = [(f"argument {p.name!r}", _annotation_of(p)) for p in self._parameters]
+        return [*given, ("the result", _annotation(self._returns))]
+
     def prepare(self) -> None:
-        """Looks up the annotations and makes the converters now (else at first decode): call it before forking workers."""
+        """Looks up the annotations and makes the adapters now (else at first use): call it before forking workers."""
         names = _globals(self._function)
-        converters = {p.name: converter(resolve(_annotation(p.annotation), names)) for p in self._parameters}
-        kinds = {p.kind: p.name for p in self._parameters}
+        kinds = {p.name: _kind(_annotation_of(p), names) for p in self._parameters}
+        starred = {p.kind: p.name for p in self._parameters}
         self._rest = (
-            converters.pop(kinds.get(_Parameter.VAR_POSITIONAL, ""), None),
-            converters.pop(kinds.get(_Parameter.VAR_KEYWORD, ""), None),
+            kinds.pop(starred.get(_Parameter.VAR_POSITIONAL, ""), None),
+            kinds.pop(starred.get(_Parameter.VAR_KEYWORD, ""), None),
         )
-        self._converters = {name: convert for name, convert in converters.items() if convert is not None}
-        self._result = converter(resolve(_annotation(self._returns), names))
-        self._straight = not (self._arrayed or self._converters or self._rest[1])
+        self._kinds = {name: kind for name, kind in kinds.items() if kind is not None}
+        self._flat = tuple((name, kind.flat) for name, kind in self._kinds.items() if kind.flat is not None)
+        self._flat_only = len(self._flat) == len(self._kinds) and self._rest[1] is None
+        result = _kind(_annotation(self._returns), names)
+        self._result = None if result is None or result.plain else result
+        self._straight = self._flat_only and not self._arrayed
+        for kind in (*self._kinds.values(), *self._rest, self._result):
+            if kind is not None:
+                kind.prepare()
         self._prepared = True
 
     # ---- submit
@@ -118,8 +153,11 @@ class Signature:
         values = self._by_name(args, kwargs) if args else kwargs
         if values.keys() != self.names:
             self._check(values.keys(), self._required, self.names)
+        if not self._prepared:
+            self.prepare()
+        plain = self._flat_only and _are_flat(values, self._flat)  # most calls
         try:
-            return _dumps(values, "argument ")
+            return _dumps(values if plain else self._dumped(values), "argument ")
         except EncodingError as error:
             raise EncodingError(f"{self._name}(): {error}") from error
 
@@ -129,15 +167,24 @@ class Signature:
             self._refuse("an event carries named values only, none for *args")
         values = self._by_name(args, kwargs)
         self._check(values.keys(), self._required, self.names | self._positional_only)
+        if not self._prepared:
+            self.prepare()
         try:
-            return _dumps(values, "argument ")
+            return _dumps(self._dumped(values), "argument ")
         except EncodingError as error:
             raise EncodingError(f"{self._name}(): {error}") from error
 
     def encode_result(self, value: Any) -> bytes:
-        """-> JSON. Raises EncodingError naming which part of the value has no JSON form, or for one over the cap."""
+        """-> JSON. Raises EncodingError naming which part of the value has no JSON form or would not come back, or for one over the cap.
+
+        A value that isn't of the annotated type is dumped as it is: `decode_result` says so to those who wait for it.
+        """
         if value is None:
             return b"null"
+        if not self._prepared:
+            self.prepare()
+        if self._result is not None:
+            value = self._dumped_result(self._result, value)
         raw = _dumps(value, "result")
         if len(raw) > RESULT_CAP_BYTES:
             raise EncodingError(
@@ -145,6 +192,33 @@ class Signature:
                 "store the data elsewhere and return a reference"
             )
         return raw
+
+    def _dumped_result(self, kind: Kind, value: Any) -> Any:
+        try:
+            return kind.dump(value)
+        except UnfitError:
+            return value
+        except LossyError as error:
+            raise EncodingError(f"result: {error}") from error
+
+    def _dumped(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        kinds, rest = self._kinds, self._rest[1]
+        dumped: dict[str, Any] = {}
+        for name, value in values.items():
+            kind = kinds.get(name)
+            if kind is None and name not in self.names and name not in self._positional_only:
+                kind = rest
+            dumped[name] = value if kind is None else self._dumped_one(name, kind, value)
+        return dumped
+
+    def _dumped_one(self, name: str, kind: Kind, value: Any) -> Any:
+        try:
+            return kind.dump(value)
+        except (UnfitError, EncodingError) as error:
+            _dumps({name: value}, "argument ")  # that it has no JSON form at all says more
+            self._refuse(f"argument {name!r} doesn't fit: {error}", error)
+        except LossyError as error:
+            raise EncodingError(f"argument {name}: {error}") from error
 
     def _by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         if len(args) > len(self._positional):
@@ -164,10 +238,24 @@ class Signature:
             if name in kwargs and name not in self._positional_only:
                 self._refuse(f"got argument {name!r} twice")
         self._check_array(args, kwargs)
+        if not self._prepared:
+            self.prepare()
         try:
-            return _dumps([args, kwargs], "arguments")
+            dumped = [self._dumped_place(index, value) for index, value in enumerate(args)]
+            return _dumps([dumped, self._dumped(kwargs)], "arguments")
         except EncodingError as error:
             raise EncodingError(f"{self._name}(): {error}") from error
+
+    def _dumped_place(self, index: int, value: Any) -> Any:
+        name, kind = self._place(index)
+        return value if kind is None else self._dumped_one(name, kind, value)
+
+    def _place(self, index: int) -> tuple[str, Kind | None]:
+        """What stands at a position: its name for messages, and its type."""
+        if index < len(self._positional):
+            name = self._positional[index]
+            return name, self._kinds.get(name)
+        return f"[{index}]", self._rest[0]
 
     # ---- worker
 
@@ -178,7 +266,7 @@ class Signature:
                 values = _loads(payload)
             except ValueError:
                 return self._decode_carefully(payload)
-            if values.__class__ is dict and values.keys() == self.names:
+            if values.__class__ is dict and values.keys() == self.names and _are_flat(values, self._flat):
                 return (), values
         return self._decode_carefully(payload)
 
@@ -193,7 +281,7 @@ class Signature:
         values = cast("dict[str, Any]", values)
         if values.keys() != self.names:
             self._check(values.keys(), self._required, self.names)
-        if self._converters or self._rest[1] is not None:
+        if self._kinds or self._rest[1] is not None:
             self._convert(values)
         return (), values
 
@@ -233,8 +321,8 @@ class Signature:
         if self._result is None:
             return value
         try:
-            return self._result(value)
-        except ValueError as error:
+            return self._result.load(value)
+        except UnfitError as error:
             shown = _shown_annotation(self._returns)
             raise EncodingError(f"the result of {self._name}() is no {shown} as annotated: {error}") from error
 
@@ -245,19 +333,18 @@ class Signature:
             self._refuse(f"the payload is not JSON ({error})")
 
     def _convert(self, values: dict[str, Any]) -> None:
-        converters = self._converters
-        for name, convert in converters.items():
+        for name, kind in self._kinds.items():
             if name in values:
-                values[name] = self._converted(name, convert, values[name])
+                values[name] = self._loaded(name, kind, values[name])
         rest = self._rest[1]
         if rest is not None:
             for name in values.keys() - self.names - self._positional_only:
-                values[name] = self._converted(name, rest, values[name])
+                values[name] = self._loaded(name, rest, values[name])
 
-    def _converted(self, name: str, convert: Converter, value: Any) -> Any:
+    def _loaded(self, name: str, kind: Kind, value: Any) -> Any:
         try:
-            return convert(value)
-        except ValueError as error:
+            return kind.load(value)
+        except UnfitError as error:
             self._refuse(f"argument {name!r} doesn't fit: {error}", error)
 
     def _decode_array(self, values: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -270,13 +357,9 @@ class Signature:
             self._refuse(f"takes {self._places} positional arguments, got {len(args)}")
         self._check_array(tuple(args), kwargs)
         for index, value in enumerate(args):
-            if index < len(self._positional):
-                name = self._positional[index]
-                convert = self._converters.get(name)
-            else:
-                name, convert = f"[{index}]", self._rest[0]
-            if convert is not None:
-                args[index] = self._converted(name, convert, value)
+            name, kind = self._place(index)
+            if kind is not None:
+                args[index] = self._loaded(name, kind, value)
         self._convert(kwargs)
         return tuple(args), kwargs
 
@@ -322,6 +405,24 @@ class Signature:
         return f"{self._name}({', '.join(parts)}){returns}"
 
 
+def _are_flat(values: Mapping[str, Any], flat: tuple[tuple[str, Flat], ...]) -> bool:
+    """Whether each value is one of JSON's own and of the annotated class. On the way of every job: without a further call."""
+    for name, (outer, keyed, classes) in flat:
+        if name not in values:
+            continue
+        value = values[name]
+        if outer is None:
+            fits = classes is None or value.__class__ in classes
+        else:
+            fits = value.__class__ is outer and not (keyed and not _TEXT.issuperset(map(type, value)))
+            if fits and classes is not None:
+                fits = classes.issuperset(map(type, value if outer is list else value.values()))
+        if not fits:
+            return False
+    return True
+
+
+_TEXT = frozenset({str})
 _STARS = {_Parameter.VAR_POSITIONAL: "*", _Parameter.VAR_KEYWORD: "**"}
 
 
@@ -344,6 +445,21 @@ def _shown_annotation(annotation: Any) -> str:
 
 def _annotation(annotation: Any) -> Any:
     return Any if annotation is _Parameter.empty else annotation
+
+
+def _annotation_of(parameter: _Parameter) -> Any:
+    """As written, or with the None that its default adds."""
+    annotation = _annotation(parameter.annotation)
+    if parameter.default is not None or annotation is Any:
+        return annotation
+    return f"({annotation}) | None" if isinstance(annotation, str) else Optional[annotation]  # noqa: UP045 - what is annotated may have no `|`
+
+
+def _kind(annotation: Any, names: dict[str, Any]) -> Kind | None:
+    try:
+        return kind_of(resolve(annotation, names))
+    except UnresolvedError:
+        return None  # `check` says so
 
 
 def _globals(function: Any) -> dict[str, Any]:

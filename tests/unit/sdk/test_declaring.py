@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
@@ -12,7 +13,7 @@ import pytest
 
 import upnext
 from upnext.core.spec import CronSpec, MissedRunPolicy, RateLimit, SyncExecutor, TaskKind, TaskOptions
-from upnext.errors import ConflictError, ServiceError, UsageError
+from upnext.errors import ConflictError, InvalidArgumentsError, ServiceError, UsageError
 from upnext.hooks import Hook
 
 
@@ -351,3 +352,34 @@ def test_autodiscover_imports_every_module_of_a_package(tmp_path: Path, monkeypa
     finally:
         for name in [name for name in sys.modules if name.startswith("shop_of_tests")]:
             del sys.modules[name]
+
+
+def test_a_plain_decorator_around_an_async_function_is_refused() -> None:
+    def logged(function: Any) -> Any:
+        @functools.wraps(function)
+        def inner(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        return inner
+
+    async def body() -> None: ...
+
+    with pytest.raises(ServiceError, match="never run its body"):
+        upnext.Worker("w").task(logged(body))
+
+
+def test_slips_of_a_declaration_name_the_right_word() -> None:
+    worker = upnext.Worker("w")
+    with pytest.raises(ServiceError, match=r"no option 'concurency'; did you mean 'concurrency'\?"):
+        upnext.Worker("x", concurency=3)  # type: ignore[arg-type]
+    with pytest.raises(ServiceError, match=r'@worker\.event\("paid"\)\.on'):
+        worker.event("paid")(print)
+    with pytest.raises(ServiceError, match="a cron belongs to one service"):
+        worker.cron("* * * * *", shared=True)(print_nothing)  # type: ignore[call-arg]
+    with pytest.raises(AttributeError, match="use submit"):
+        worker.task(print_nothing).delay()  # type: ignore[attr-defined]
+    with pytest.raises(InvalidArgumentsError, match="input 1: print_nothing"):
+        worker.task(name="other")(print_nothing).submit_many_sync([(), (1,)])
+
+
+def print_nothing() -> None: ...
