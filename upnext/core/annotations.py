@@ -8,7 +8,6 @@ import typing
 from collections.abc import Callable
 from datetime import date, time, timedelta
 from decimal import Decimal
-from pathlib import PurePath
 from typing import Any
 from uuid import UUID
 
@@ -31,7 +30,7 @@ _LISTS: frozenset[Any] = frozenset(
 _OBJECTS: frozenset[Any] = frozenset({dict, collections.abc.Mapping, collections.abc.MutableMapping})
 
 
-_TEXT_IN_JSON = (bytes, bytearray, UUID, date, time, timedelta, Decimal, PurePath)
+_TEXT_IN_JSON = (bytes, bytearray, UUID, date, time, timedelta, Decimal)
 
 
 class UnresolvedError(Exception):
@@ -152,7 +151,7 @@ def refusal(annotation: Any) -> str | None:
         return None
     if (origin is typing.Union or origin is types.UnionType) and str in inner:
         for kind in inner:
-            if isinstance(kind, type) and issubclass(kind, _TEXT_IN_JSON):
+            if isinstance(kind, type) and (issubclass(kind, _TEXT_IN_JSON) or hasattr(kind, "__fspath__")):
                 return f"str and {kind.__name__} are both text in JSON; annotate it with one of them"
     return next((found for kind in inner if (found := refusal(kind)) is not None), None)
 
