@@ -58,6 +58,7 @@ class CronSettings(CommonSettings, total=False):
     timezone: str
     missed_run_policy: MissedRunPolicy | Literal["catch_up", "latest_only", "skip"]
     max_catch_up_seconds: Duration | None
+    overlap: bool
 
 
 class TaskSettings(CommonSettings, total=False):
@@ -170,6 +171,12 @@ def seconds(what: str, name: str, value: Any, *, zero: bool = False) -> float:
 def priority(what: str, value: Any) -> str:
     if value not in ("normal", "high"):
         raise ServiceError(f"{what}: priority must be 'normal' or 'high', not {value!r}")
+    return value
+
+
+def yes_or_no(what: str, name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ServiceError(f"{what}: {name} must be True or False, not {value!r}")
     return value
 
 

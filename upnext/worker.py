@@ -26,6 +26,7 @@ from upnext.declare import (
     seconds,
     task_options,
     whole,
+    yes_or_no,
 )
 from upnext.errors import ConflictError, ServiceError, UsageError
 from upnext.event import Event
@@ -155,6 +156,8 @@ class Worker:
         forward over it.
         missed_run_policy=MissedRunPolicy.LATEST_ONLY: what happens to ticks that fell due while no scheduler was there.
         max_catch_up_seconds: missed ticks older than this are left out; None: none is too old.
+        overlap=True: whether a tick starts a job while that of an earlier tick still waits, runs or is to be tried again; False: it is
+        skipped, and counted.
 
         The other options are those of `task`. Raises ServiceError for a schedule or zone that doesn't exist.
         """
@@ -176,6 +179,7 @@ class Worker:
             timezone=settings.get("timezone", "UTC"),
             missed=missed_run_policy(what, settings.get("missed_run_policy", MissedRunPolicy.LATEST_ONLY)),
             max_catch_up_s=None if catch_up is None else seconds(what, "max_catch_up_seconds", catch_up),
+            overlap=yes_or_no(what, "overlap", settings.get("overlap", True)),
         )
         from upnext.core import cron  # noqa: PLC0415 - croniter is slow to import, and most services have no cron
 

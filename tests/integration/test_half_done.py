@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.integration.lua_harness import CONSUMER, Taken, Workbench, task
-from upnext.core.entry import Meta, encode_meta
+from upnext.core.entry import Meta
 from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
 from upnext.core.spec import CronSpec
@@ -86,7 +86,7 @@ def _tick(work: Workbench) -> Call[Any]:
     term = int(work.hash(work.keys.leader)["epoch"])
     return lease.tick(
         work.keys, work.epoch, term=term, cron="tidy", tick_ms=tick_ms, payload=b"{}",
-        meta=encode_meta(Meta(tick_ms=tick_ms)), fire=True,
+        meta=Meta(tick_ms=tick_ms), fire=True,
     )  # fmt: skip
 
 

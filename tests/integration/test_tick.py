@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.integration.lua_harness import Workbench, task
-from upnext.core.entry import Meta, encode_meta
+from upnext.core.entry import Meta
 from upnext.core.spec import STEPPED_BACK_MS, CronSpec
-from upnext.engine.calls import lease
-from upnext.engine.calls.lease import EARLY, FIRED, GONE, PASSED
+from upnext.engine.calls import admin, inspect, lease
+from upnext.engine.calls.lease import EARLY, FIRED, GONE, HELD, PASSED
 from upnext.engine.redis.replies import ReplyError
 from upnext.engine.redis.scripts import Call
 
@@ -41,11 +41,19 @@ def lead(work: Workbench, daemon: str = "d1") -> None:
 
 
 def call(
-    work: Workbench, tick_ms: int, *, term: int = 1, fire: bool = True, epoch: str | None = None
+    work: Workbench, tick_ms: int, *, term: int = 1, fire: bool = True, epoch: str | None = None, overlap: bool = True
 ) -> Call[tuple[int, int | str]]:
-    meta = encode_meta(Meta(tick_ms=tick_ms))
+    meta = Meta(tick_ms=tick_ms)
     return lease.tick(
-        work.keys, epoch or work.epoch, term=term, cron="tidy", tick_ms=tick_ms, payload=b"{}", meta=meta, fire=fire
+        work.keys,
+        epoch or work.epoch,
+        term=term,
+        cron="tidy",
+        tick_ms=tick_ms,
+        payload=b"{}",
+        meta=meta,
+        fire=fire,
+        overlap=overlap,
     )
 
 
@@ -132,3 +140,19 @@ def test_a_cursor_from_before_the_clock_was_set_back_is_moved_by_a_skipped_tick_
         assert kind == (FIRED if moves else PASSED)
         assert work.hash(work.keys.cursors)["tidy"] == str(tick_ms if moves else cursor)
     assert work.lane("tidy", "n") == []
+
+
+def test_a_tick_that_may_not_overlap_is_skipped_and_counted_until_the_job_before_has_ended(work: Workbench) -> None:
+    tick_ms = ready(work)
+    kind, entry_id = work.broker.run(call(work, tick_ms - 180_000, overlap=False))
+    assert kind == FIRED
+    for earlier in (120_000, 60_000):
+        assert work.broker.run(call(work, tick_ms - earlier, overlap=False)) == (HELD, f"tidy:n{entry_id}")
+    assert work.hash(work.keys.cursors)["tidy"] == str(tick_ms - 60_000)
+    assert work.hash(work.keys.stats)["tidy:skipped"] == "2"
+    assert len(work.lane("tidy", "n")) == 1
+    [listed] = work.broker.run(inspect.list_crons(work.keys))[1]
+    assert listed.skipped == 2
+
+    assert work.broker.run(admin.purge_queued(work.keys, "tidy", "n")) == 1
+    assert work.broker.run(call(work, tick_ms, overlap=False))[0] == FIRED

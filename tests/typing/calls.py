@@ -169,7 +169,7 @@ async def wrong() -> None:
     placed.on(cache_ttl=5)  # pyright: ignore[reportCallIssue]
     called.options(delay="5")  # pyright: ignore[reportArgumentType]
     called.options(priority="low")  # pyright: ignore[reportArgumentType]
-    upnext.Worker(concurency=5)  # pyright: ignore[reportCallIssue]
+    upnext.Worker(concurency=5)  # pyright: ignore[reportArgumentType]
     upnext.Worker("shop", sync_executor="fiber")  # pyright: ignore[reportArgumentType]
     await upnext.map_tasks(called, [5])  # pyright: ignore[reportArgumentType]
     upnext.Wroker()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]

@@ -28,8 +28,12 @@ def list_() -> None:
     if flags().json:
         output.print_json(listed)
         return
-    columns = ("name", "schedule", "timezone", "last", "next", "service")
-    output.print_table(columns, [[one[column] for column in columns] for one in listed], none="no crons are registered")
+    columns = ("name", "schedule", "timezone", "last", "next", "overlap", "skipped", "service")
+    rows = [
+        [("yes" if one["overlap"] else "no") if column == "overlap" else one[column] for column in columns]
+        for one in listed
+    ]
+    output.print_table(columns, rows, none="no crons are registered")
 
 
 @cron.command()

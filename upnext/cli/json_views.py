@@ -99,6 +99,8 @@ def cron(one: Cron) -> dict[str, Any]:
         "last": iso(one.last_ms),
         "next": iso(one.next_ms),
         "service": one.service,
+        "overlap": one.overlap,
+        "skipped": one.skipped,
     }
 
 

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable
 from datetime import date, time, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 _TEXT = frozenset({str})
@@ -151,7 +151,7 @@ def refusal(annotation: Any) -> str | None:
         return None
     if (origin is typing.Union or origin is types.UnionType) and str in inner:
         for kind in inner:
-            if isinstance(kind, type) and (issubclass(kind, _TEXT_IN_JSON) or hasattr(kind, "__fspath__")):
+            if isinstance(kind, type) and (issubclass(kind, _TEXT_IN_JSON) or hasattr(cast("Any", kind), "__fspath__")):
                 return f"str and {kind.__name__} are both text in JSON; annotate it with one of them"
     return next((found for kind in inner if (found := refusal(kind)) is not None), None)
 

@@ -1,4 +1,4 @@
-"""When a cron is due. croniter reads the expression; what a wall clock does twice a year is settled here.
+"""When a cron is due. `crontab` reads the expression, croniter finds its times; what a wall clock does twice a year is settled here.
 
 Expressions are matched against the wall clock of the cron's zone; ticks are compared in UTC.
 
@@ -10,7 +10,6 @@ Expressions are matched against the wall clock of the cron's zone; ticks are com
 
 from __future__ import annotations
 
-import re
 import zoneinfo
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from croniter import croniter
 from croniter.croniter import CroniterBadDateError
 
+from upnext.core import crontab
 from upnext.core.spec import STEPPED_BACK_MS, CronSpec, MissedRunPolicy
 from upnext.errors import UsageError
 
@@ -28,17 +28,6 @@ MISSED_AFTER_S = 60.0
 MAX_TICKS_PER_CALL = 100
 """`due` names at most so many; the rest is due in the next call."""
 
-_ALIASES = {
-    "@hourly": "0 * * * *",
-    "@daily": "0 0 * * *",
-    "@midnight": "0 0 * * *",
-    "@weekly": "0 0 * * 0",
-    "@monthly": "0 0 1 * *",
-    "@yearly": "0 0 1 1 *",
-    "@annually": "0 0 1 1 *",
-}
-_NAMES = re.compile("jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|sun|mon|tue|wed|thu|fri|sat")
-_HASHED = re.compile("[hr]")
 _SECOND = timedelta(seconds=1)
 _LONGEST_SHIFT = timedelta(hours=26)  # zones have skipped and repeated a whole day
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -53,6 +42,8 @@ class Schedule:
     zone: zoneinfo.ZoneInfo
     every_hour: bool
     """The hour field is `*`."""
+    both_days: bool = True
+    """A day has to match month day and weekday, not one of them."""
     _memo: dict[int, int | None] = field(default_factory=dict[int, "int | None"], repr=False, compare=False)
 
     def next_after(self, ms: int) -> int | None:
@@ -111,8 +102,8 @@ class Schedule:
     def _match(self, wall: datetime) -> datetime:
         """The first reading of the wall clock, `wall` or later, that the expression matches."""
         start = (wall - _SECOND).replace(tzinfo=UTC)
-        found = croniter(self.expression, start, second_at_beginning=True).get_next(datetime)
-        return found.replace(tzinfo=None)
+        found = croniter(self.expression, start, second_at_beginning=True, day_or=not self.both_days)
+        return found.get_next(datetime).replace(tzinfo=None)
 
     def _wall(self, instant: datetime) -> datetime:
         return instant.astimezone(self.zone).replace(tzinfo=None, fold=0)
@@ -158,27 +149,19 @@ def _first_second(low: datetime, high: datetime, holds: Callable[[datetime], boo
 def parse(spec: CronSpec) -> Schedule:
     """Raises UsageError with one clear line for a bad expression or zone."""
     shown = spec.schedule
-    expression = _ALIASES.get(shown.strip().lower(), shown)
-    fields = expression.split()
-    if len(fields) not in {5, 6}:
-        raise UsageError(
-            f"cron {shown!r}: it has {len(fields)} fields; write 5 (minute hour day month weekday), or 6 with seconds first"
-        )
-    if _HASHED.search(_NAMES.sub("", expression.lower())):
-        raise UsageError(f"cron {shown!r}: hashed and random fields (H, R) are not supported")
-    expression = " ".join(fields)
+    fields = crontab.read(shown)
     try:
-        croniter(expression, _EPOCH, second_at_beginning=True)
-        hours = croniter.expand(expression, second_at_beginning=True)[0][1]
+        croniter(fields.text, _EPOCH, second_at_beginning=True)
+        hours = croniter.expand(fields.text, second_at_beginning=True)[0][1]
     except (ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise UsageError(f"cron {shown!r}: {_plain(error, expression)}") from None
+        raise UsageError(f"cron {shown!r}: {_plain(error, fields.text)}") from None
     try:
         zone = zoneinfo.ZoneInfo(spec.timezone)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, TypeError, OSError):
         raise UsageError(
             f"cron {shown!r}: no time zone {spec.timezone!r}; use an IANA name like Europe/Paris"
         ) from None
-    return Schedule(expression, zone, every_hour=hours == ["*"])
+    return Schedule(fields.text, zone, every_hour=hours == ["*"], both_days=fields.both_days)
 
 
 def _plain(error: Exception, expression: str) -> str:

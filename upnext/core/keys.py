@@ -132,7 +132,7 @@ class Keys:
         variable="KEY",
         life="its own ttl",
         holds="job id of the job that holds the key; every terminal path deletes it",
-        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap send submit",
+        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap send submit tick",
     )
     sent_prefix = Key(
         "sent:",
@@ -245,7 +245,7 @@ class Keys:
         "hash",
         life="with P:tasks",
         holds="TASK:done, TASK:failed, … -> count",
-        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap remove retry",
+        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap remove retry tick",
     )
     rate_prefix = Key(
         "rate:", "hash", variable="BUCKET", life="120 s", holds="task -> ends in that 10 s bucket", writers="finish"

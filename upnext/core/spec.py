@@ -118,12 +118,16 @@ STEPPED_BACK_MS = 300_000
 
 @dataclass(frozen=True, slots=True)
 class CronSpec:
-    """When a cron is due. `schedule` has 5 fields, or 6 with seconds first; `timezone` is an IANA name."""
+    """When a cron is due. `schedule` has 5 fields, or 6 with seconds first; `timezone` is an IANA name.
+
+    overlap: whether a tick starts a job while that of an earlier tick has not ended; else it is skipped.
+    """
 
     schedule: str
     timezone: str = "UTC"
     missed: MissedRunPolicy = MissedRunPolicy.LATEST_ONLY
     max_catch_up_s: float | None = None
+    overlap: bool = True
 
 
 @dataclass(frozen=True, slots=True)

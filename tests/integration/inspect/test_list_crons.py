@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.integration.inspect.bench import Bench, task
-from upnext.core.entry import Meta, encode_meta
+from upnext.core.entry import Meta
 from upnext.core.spec import CronSpec
 from upnext.engine.calls import lease
 from upnext.engine.views import crons
@@ -38,9 +38,7 @@ def test_last_is_the_newest_tick_that_fired(bench: Bench) -> None:
     )
     for back, fire, expected in ((3, False, None), (2, True, 2), (1, False, 2)):
         at_ms = tick_ms - back * 60_000
-        call = lease.tick(
-            keys, bench.epoch, term=1, cron="tidy", tick_ms=at_ms, payload=b"{}", meta=encode_meta(Meta()), fire=fire
-        )
+        call = lease.tick(keys, bench.epoch, term=1, cron="tidy", tick_ms=at_ms, payload=b"{}", meta=Meta(), fire=fire)
         assert bench.broker.run(call)[0] == lease.FIRED
         assert last(bench) == (expected and tick_ms - expected * 60_000)
 

@@ -305,11 +305,12 @@ def gates(keys: Keys, task: str, lane: str, entry_id: str, most_counted: int) ->
 
 @dataclass(frozen=True, slots=True)
 class CronFacts:
-    """One known cron. `last_ms` is its newest tick that fired; None: it never did."""
+    """One known cron. `last_ms` is its newest tick that fired; None: it never did. `skipped` ticks found the one before unfinished."""
 
     name: str
     definition: dict[str, Any]
     last_ms: int | None
+    skipped: int
 
 
 def list_crons(keys: Keys) -> Call[tuple[int, list[CronFacts]]]:
@@ -317,12 +318,17 @@ def list_crons(keys: Keys) -> Call[tuple[int, list[CronFacts]]]:
 
     def parse(reply: list[Any]) -> tuple[int, list[CronFacts]]:
         facts = [
-            CronFacts(reply[at].decode(), _json(reply[at + 1]) or {}, int(reply[at + 2]) if reply[at + 2] else None)
-            for at in range(1, len(reply), 3)
+            CronFacts(
+                reply[at].decode(),
+                _json(reply[at + 1]) or {},
+                int(reply[at + 2]) if reply[at + 2] else None,
+                int(reply[at + 3] or 0),
+            )
+            for at in range(1, len(reply), 4)
         ]
         return reply[0], sorted(facts, key=operator.attrgetter("name"))
 
-    return Call(script("list_crons"), [keys.crons, keys.fired], [], parse)
+    return Call(script("list_crons"), [keys.crons, keys.fired, keys.stats], [], parse)
 
 
 def _readable(raw: bytes) -> dict[str, Any] | None:

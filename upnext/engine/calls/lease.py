@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
+from upnext.core.entry import Meta, encode_meta
 from upnext.core.keys import SCHEMA, Keys
 from upnext.core.lanes import Lane
 from upnext.core.naming import stem_of
@@ -110,6 +111,7 @@ def register(keys: Keys, registration: Registration, new_epoch: str) -> Call[tup
                 "timezone": task.cron.timezone,
                 "missed": task.cron.missed.value,
                 "max_catch_up_s": task.cron.max_catch_up_s,
+                **({} if task.cron.overlap else {"overlap": False}),
                 **_origin(registration.service, registration.generation_ms, registration.source),
             }
             crons += (task.name, orjson.dumps(cron))
@@ -252,18 +254,52 @@ def promote(keys: Keys, epoch: str, most: int) -> Call[Promoted]:
     )
 
 
-FIRED, PASSED, EARLY, GONE = 1, 2, 3, 4
+FIRED, PASSED, EARLY, GONE, HELD = 1, 2, 3, 4, 5
+HOLDER_TTL_MS = 30 * 86_400_000
+"""A tick's job that is lost without an end holds up the next ones for so long at most. Every end frees them."""
 
 
 def tick(
-    keys: Keys, epoch: str, *, term: int, cron: str, tick_ms: int, payload: bytes, meta: bytes, fire: bool
+    keys: Keys,
+    epoch: str,
+    *,
+    term: int,
+    cron: str,
+    tick_ms: int,
+    payload: bytes,
+    meta: Meta,
+    fire: bool,
+    overlap: bool = True,
 ) -> Call[tuple[int, int | str]]:
-    """-> (FIRED, entry id) · (PASSED, cursor ms) · (EARLY, ms to wait) · (GONE, 0)."""
+    """-> (FIRED, entry id) · (PASSED, cursor ms) · (EARLY, ms to wait) · (GONE, 0) · (HELD, job of an earlier tick)."""
+    key = "" if overlap else f"tick@{cron}"
+    said = encode_meta(replace(meta, idempotency_key=key or None))
     return Call(
         script("tick"),
-        [keys.epoch, keys.leader, keys.crons, keys.cursors, keys.limits, keys.stream(cron, Lane.NORMAL), keys.fired],
-        [epoch, term, cron, tick_ms, payload, meta, keys.bell, int(fire), STEPPED_BACK_MS],
-        lambda reply: (reply[0], text(reply[1]) if reply[0] == FIRED else reply[1]),
+        [
+            keys.epoch,
+            keys.leader,
+            keys.crons,
+            keys.cursors,
+            keys.limits,
+            keys.stream(cron, Lane.NORMAL),
+            keys.fired,
+            keys.stats,
+        ],
+        [
+            epoch,
+            term,
+            cron,
+            tick_ms,
+            payload,
+            said,
+            keys.bell,
+            int(fire),
+            STEPPED_BACK_MS,
+            keys.idem(key) if key else "",
+            HOLDER_TTL_MS,
+        ],
+        lambda reply: (reply[0], text(reply[1]) if reply[0] in {FIRED, HELD} else reply[1]),
     )
 
 

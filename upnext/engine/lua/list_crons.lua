@@ -1,8 +1,8 @@
 #!lua flags=no-writes
 -- All known crons and when each ran last.
--- KEYS: 1 crons, 2 fired
+-- KEYS: 1 crons, 2 fired, 3 stats
 -- ARGV: none
--- Returns: {server ms, then triples: name, definition, newest tick that fired, ms, or nil}
+-- Returns: {server ms, then for each four: name, definition, newest tick that fired, ms, or nil; ticks that were skipped, or nil}
 -- Errors: none
 local time = redis.call('TIME')
 local reply = {time[1] * 1000 + math.floor(time[2] / 1000)}
@@ -10,5 +10,6 @@ local crons = redis.call('HGETALL', KEYS[1])
 for at = 1, #crons, 2 do
   local size = #reply
   reply[size + 1], reply[size + 2], reply[size + 3] = crons[at], crons[at + 1], redis.call('HGET', KEYS[2], crons[at])
+  reply[size + 4] = redis.call('HGET', KEYS[3], crons[at] .. ':skipped')
 end
 return reply

@@ -44,7 +44,7 @@ redis.call('HDEL', KEYS[2], name)
 redis.call('HDEL', KEYS[6], name)
 redis.call('HDEL', KEYS[8], name)
 redis.call('HDEL', KEYS[9], name)
-for _, word in ipairs({'done', 'failed', 'dead', 'cancelled', 'retried', 'crashes', 'expired'}) do
+for _, word in ipairs({'done', 'failed', 'dead', 'cancelled', 'retried', 'crashes', 'expired', 'skipped'}) do
   redis.call('HDEL', KEYS[10], name .. ':' .. word)
 end
 if ARGV[9] == '1' then

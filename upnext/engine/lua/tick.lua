@@ -1,14 +1,15 @@
 #!lua flags=allow-oom
 -- Fires one tick of a cron: at most once ever, only when it is due by the server's clock, only for the leader's current term.
 -- A skipped tick may move the cursor back when that is far ahead of the server's clock, which was set back then.
--- KEYS: 1 epoch, 2 leader, 3 crons, 4 cursors, 5 limits, 6 the task's normal stream, 7 fired
+-- KEYS: 1 epoch, 2 leader, 3 crons, 4 cursors, 5 limits, 6 the task's normal stream, 7 fired, 8 stats
 -- ARGV: 1 epoch, 2 the leader's term, 3 cron, 4 tick ms, 5 payload, 6 meta, 7 bell channel, 8 '0': only move the cursor (a tick that is skipped),
---       9 so many ms ahead the cursor may be
--- Returns: {1, entry id} fired; {2, cursor ms} somebody fired or skipped it; {3, ms until due} too early; {4, 0} the cron is gone
+--       9 so many ms ahead the cursor may be, 10 key that the job of a tick holds until it ends, so that no two overlap ('' none), 11 its ttl ms
+-- Returns: {1, entry id} fired; {2, cursor ms} somebody fired or skipped it; {3, ms until due} too early; {4, 0} the cron is gone;
+--          {5, job id} the job of an earlier tick has not ended: this tick is skipped, and counted
 -- Errors: EPOCH; TERM when another scheduler leads
 -- include: epoch
 -- include: must_be
-must_be('hash', KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[7])
+must_be('hash', KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[7], KEYS[8])
 if redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[2] then
   return redis.error_reply('TERM another scheduler leads')
 end
@@ -26,13 +27,23 @@ local wait = tick - now
 if wait > 0 then
   return {3, math.ceil(wait)}
 end
+local fires = ARGV[8] ~= '0'
+local held = fires and ARGV[10] ~= '' and redis.pcall('GET', ARGV[10])
+if type(held) == 'string' then
+  redis.call('HINCRBY', KEYS[8], ARGV[3] .. ':skipped', 1)
+  redis.call('HSET', KEYS[4], ARGV[3], ARGV[4])
+  return {5, string.match(held, '^%S+') or ''}
+end
 local id = ''
-if ARGV[8] ~= '0' then
+if fires then
   id = redis.call('XADD', KEYS[6], '*', 'p1', ARGV[5], 'm', ARGV[6])
   redis.call('HSET', KEYS[7], ARGV[3], ARGV[4])
+  if ARGV[10] ~= '' then
+    redis.call('SET', ARGV[10], ARGV[3] .. ':n' .. id .. ' ' .. ARGV[4], 'PX', ARGV[11])
+  end
 end
 redis.call('HSET', KEYS[4], ARGV[3], ARGV[4])
-if ARGV[8] == '0' then
+if not fires then
   return {1, ''}
 end
 if redis.call('HEXISTS', KEYS[5], ARGV[3]) == 1 then

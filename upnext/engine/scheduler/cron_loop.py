@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from upnext.core import ownership
-from upnext.core.entry import Meta, encode_meta
+from upnext.core.entry import Meta
 from upnext.core.keys import Keys
 from upnext.core.spec import CronSpec, MissedRunPolicy, TaskKind
 from upnext.engine.calls import lease
@@ -103,6 +103,7 @@ class CronWork:
     def _parse(self, name: str, definition: dict[str, Any]) -> tuple[CronSpec, Schedule] | None:
         from upnext.core import cron as crons  # noqa: PLC0415 - croniter is slow to import, and most schedulers have no cron
 
+        overlap = definition.get("overlap") is not False
         key = orjson.dumps(
             [
                 name,
@@ -110,6 +111,7 @@ class CronWork:
                 definition["timezone"],
                 definition["missed"],
                 definition.get("max_catch_up_s"),
+                overlap,
             ]
         )
         if key not in self._parsed:
@@ -119,6 +121,7 @@ class CronWork:
                     definition["timezone"],
                     MissedRunPolicy(definition["missed"]),
                     definition.get("max_catch_up_s"),
+                    overlap,
                 )
                 self._parsed[key] = (spec, crons.parse(spec))
             except (UsageError, ValueError, KeyError) as error:
@@ -132,14 +135,14 @@ class CronWork:
 
         due = crons.due(schedule, spec, cursor_ms, now_ms)
         for tick_ms in due.fire:
-            await self._tick(name, tick_ms, fire=True)
+            await self._tick(name, tick_ms, fire=True, overlap=spec.overlap)
         if not due.fire and due.cursor != cursor_ms:
             await self._tick(name, due.cursor, fire=False)
         if due.next_ms is None:
             return None
         return max(0, due.next_ms - self._server_ms())
 
-    async def _tick(self, name: str, tick_ms: int, *, fire: bool) -> None:
+    async def _tick(self, name: str, tick_ms: int, *, fire: bool, overlap: bool = True) -> None:
         term = self._term()
         if term is None:
             return
@@ -151,13 +154,18 @@ class CronWork:
                 cron=name,
                 tick_ms=tick_ms,
                 payload=b"{}",
-                meta=encode_meta(Meta(tick_ms=tick_ms)),
+                meta=Meta(tick_ms=tick_ms),
                 fire=fire,
+                overlap=overlap,
             )
             kind, value = await self._link.run(call)
             if kind != lease.EARLY:
                 break
             await asyncio.sleep(int(value) / 1000)
+        if kind == lease.HELD:
+            log.info(
+                "cron %s: a tick is skipped, for job %s of an earlier one has not ended (overlap=False)", name, value
+            )
         if kind == lease.FIRED and fire:
             due = time.strftime("%FT%TZ", time.gmtime(tick_ms / 1000))
             log.debug("cron %s fired for %s (%+d ms)", name, due, self._server_ms() - tick_ms)

@@ -25,6 +25,10 @@ class Cron:
     service: str
     last_ms: int | None
     next_ms: int | None
+    overlap: bool
+    """Whether a tick starts a job while that of an earlier one has not ended."""
+    skipped: int
+    """Ticks that started none for that."""
 
 
 def crons(transport: Transport, keys: Keys) -> list[Cron]:
@@ -48,6 +52,8 @@ def crons(transport: Transport, keys: Keys) -> list[Cron]:
                 owner_of(definition),
                 facts.last_ms,
                 next_ms,
+                said.get("overlap", True) is not False,
+                facts.skipped,
             )
         )
     return listed
