@@ -57,6 +57,11 @@ if TYPE_CHECKING:
     from upnext.later import ArtifactType as ArtifactType
     from upnext.later import create_artifact as create_artifact
     from upnext.later import create_artifact_sync as create_artifact_sync
+    from upnext.lookup import Job as Job
+    from upnext.lookup import job as job
+    from upnext.lookup import job_sync as job_sync
+    from upnext.lookup import jobs as jobs
+    from upnext.lookup import jobs_sync as jobs_sync
     from upnext.parallel import first_completed as first_completed
     from upnext.parallel import gather as gather
     from upnext.parallel import map_tasks as map_tasks
@@ -96,6 +101,7 @@ _HOMES = {
     "upnext.event": ("Event", "EventHandler"),
     "upnext.future": ("Future", "TaskResult"),
     "upnext.later": ("Api", "ArtifactType", "create_artifact", "create_artifact_sync"),
+    "upnext.lookup": ("Job", "job", "job_sync", "jobs", "jobs_sync"),
     "upnext.parallel": ("first_completed", "gather", "map_tasks", "submit_many", "submit_many_sync"),
     "upnext.running": ("run",),
     "upnext.task": ("Submitter", "Task"),

@@ -10,11 +10,13 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequ
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any, Protocol, TypeVar
 
+from upnext.core.keys import Keys
 from upnext.core.outcome import Outcome
 from upnext.core.spec import TaskSpec
 from upnext.core.submission import Submission
 from upnext.engine.attempt import CURRENT
 from upnext.engine.client import per_loop
+from upnext.engine.redis.scripts import Call
 
 T = TypeVar("T")
 
@@ -63,6 +65,14 @@ class SyncQueueClient(Protocol):
     def progress(self, job_id: str, fields: dict[str, Any], ttl_s: float) -> None: ...
 
 
+class LookingClient(Protocol):
+    """What the views of the engine take: blocking, of one process, from any of its threads."""
+
+    keys: Keys
+
+    def run(self, call: Call[T], /) -> T: ...
+
+
 class RunningAttempt(Protocol):
     """One try of a job, seen from inside it. `loop` is None in a pool process, which gives the slot back by `parked`."""
 
@@ -73,7 +83,7 @@ class RunningAttempt(Protocol):
     @property
     def attempt(self) -> int: ...
     @property
-    def max_attempts(self) -> int: ...
+    def max_attempts(self) -> int | None: ...
     @property
     def started_at(self) -> float: ...
     @property
@@ -110,6 +120,11 @@ async_broker: Callable[[str | None], AsyncBroker] = per_loop.async_broker
 
 def sync_broker(redis_url: str | None) -> SyncQueueClient:
     """The blocking broker of this process. Raises NoBrokerError when no URL is set anywhere."""
+    return per_loop.sync_broker(redis_url)
+
+
+def looking_client(redis_url: str | None) -> LookingClient:
+    """`sync_broker` for the views. Raises NoBrokerError when no URL is set anywhere."""
     return per_loop.sync_broker(redis_url)
 
 

@@ -41,8 +41,8 @@ class Context:
         return self._attempt.attempt
 
     @property
-    def max_attempts(self) -> int:
-        """The task's retries + 1."""
+    def max_attempts(self) -> int | None:
+        """The task's retries + 1; None: it is tried for ever."""
         return self._attempt.max_attempts
 
     @property
@@ -122,7 +122,7 @@ class Context:
         progress.write(self._attempt, fields)
 
     def __repr__(self) -> str:
-        return f"<Context {self.job_id} attempt {self.attempt} of {self.max_attempts}>"
+        return f"<Context {self.job_id} attempt {self.attempt} of {self.max_attempts or 'any number'}>"
 
 
 def get_current_context() -> Context:

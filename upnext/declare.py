@@ -6,6 +6,7 @@ Durations are seconds (int or float) or a `timedelta`.
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,6 +22,7 @@ Duration = float | timedelta
 Priority = Literal["normal", "high"]
 Hook = Callable[..., Any]
 Errors = type[BaseException] | Sequence[type[BaseException]]
+RetryOn = Errors | Callable[[Any], object]
 
 MOST = 1_000_000_000
 MOST_CONCURRENCY = 100_000
@@ -30,10 +32,12 @@ class CommonSettings(TypedDict, total=False):
     """Options that every kind of task has; `Worker.task` documents them."""
 
     name: str | None
-    retries: int
-    retry_delay: Duration
+    retries: int | None
+    retry_delay: Duration | Sequence[Duration]
     retry_backoff: float
-    retry_on: Errors
+    retry_max_delay: Duration
+    retry_jitter: bool
+    retry_on: RetryOn
     no_retry_on: Errors
     timeout: Duration | None
     rate_limit: str | RateLimit | None
@@ -131,17 +135,25 @@ def task_options(what: str, function: Callable[..., Any], given: Mapping[str, An
     backoff = given.get("retry_backoff", defaults.retry_backoff)
     if not is_number(backoff) or backoff < 1:
         raise ServiceError(f"{what}: retry_backoff must be a number of at least 1, not {backoff!r}")
+    delay_s, delays_s = _delays(what, given)
+    longest_s = max(defaults.retry_max_delay_s, *delays_s) if delays_s else defaults.retry_max_delay_s
+    retry_on = given.get("retry_on", ())
+    retry_if = _predicate(what, retry_on)
     return TaskOptions(
-        retries=whole(what, "retries", given.get("retries", defaults.retries), least=0),
-        retry_delay_s=seconds(what, "retry_delay", given.get("retry_delay", defaults.retry_delay_s), zero=True),
+        retries=_or_none(functools.partial(whole, least=0), what, "retries", given.get("retries", defaults.retries)),
+        retry_delay_s=delay_s,
         retry_backoff=float(backoff),
+        retry_delays_s=delays_s,
+        retry_max_delay_s=seconds(what, "retry_max_delay", given.get("retry_max_delay", longest_s)),
+        retry_jitter=yes_or_no(what, "retry_jitter", given.get("retry_jitter", defaults.retry_jitter)),
+        retry_if=retry_if,
         timeout_s=_or_none(seconds, what, "timeout", given.get("timeout", defaults.timeout_s)),
         rate_limit=_rate(what, given.get("rate_limit")),
         max_concurrency=_or_none(whole, what, "max_concurrency", given.get("max_concurrency")),
         priority=priority(what, given.get("priority", defaults.priority)),
         result_ttl_s=result_ttl_s,
         max_crashes=whole(what, "max_crashes", given.get("max_crashes", defaults.max_crashes), least=1),
-        retry_on=_errors(what, "retry_on", given.get("retry_on", ())),
+        retry_on=() if retry_if is not None else _errors(what, "retry_on", retry_on),
         no_retry_on=_errors(what, "no_retry_on", given.get("no_retry_on", ())),
         cache_key=_cache_key(what, function, cache_key),
         cache_ttl_s=_or_none(seconds, what, "cache_ttl", cache_ttl),
@@ -217,6 +229,36 @@ def _errors(what: str, name: str, value: Any) -> tuple[type[BaseException], ...]
         if not isinstance(kind, type) or not issubclass(kind, BaseException):
             raise ServiceError(f"{what}: {name} takes exception types, not {kind!r}")
     return kinds
+
+
+def _delays(what: str, given: Mapping[str, Any]) -> tuple[float, tuple[float, ...]]:
+    """(a delay to grow by the backoff, or a delay for each retry)"""
+    value = given.get("retry_delay", TaskOptions().retry_delay_s)
+    if not isinstance(value, (list, tuple)):
+        return seconds(what, "retry_delay", value, zero=True), ()
+    delays = tuple(seconds(what, "retry_delay", one, zero=True) for one in cast("Sequence[Any]", value))
+    if not delays:
+        raise ServiceError(
+            f"{what}: retry_delay lists no delay; give one for each retry, the last serves all further ones"
+        )
+    if "retry_backoff" in given:
+        raise ServiceError(f"{what}: retry_delay lists the delays, so there is nothing for retry_backoff to grow")
+    return delays[0], delays
+
+
+def _predicate(what: str, value: Any) -> Callable[[BaseException], object] | None:
+    """`retry_on` as a function of the error; None where it names types."""
+    if isinstance(value, type) or not callable(value):
+        return None
+    if is_async(value):
+        raise ServiceError(f"{what}: retry_on must be a plain function of the error, not an async one")
+    try:
+        inspect.signature(value).bind(ValueError())
+    except TypeError as error:
+        raise ServiceError(f"{what}: retry_on is called with the error, but {error}") from None
+    except ValueError:  # built in, and silent about what it takes
+        pass
+    return value
 
 
 def _cache_key(what: str, function: Callable[..., Any], value: Any) -> str | Callable[..., str] | None:

@@ -26,7 +26,7 @@ UpNextError
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
@@ -140,11 +140,32 @@ class TaskTimeoutError(TaskExecutionError):
 
 
 class Retry(UpNextError):  # noqa: N818 - reads `raise upnext.Retry(delay=5)`
-    """Raised inside a task: run me again, after `delay` (seconds or a timedelta; None: the task's own backoff)."""
+    """Raised inside a task: run me again, after `delay` (seconds or a timedelta) or at the moment `at` (with a time zone; a past one: now).
 
-    def __init__(self, message: str = "retry requested", *, delay: float | timedelta | None = None) -> None:
+    Neither: after the task's own backoff. Raises UsageError for both, and for a value that can't be meant.
+    """
+
+    def __init__(
+        self,
+        message: str = "retry requested",
+        *,
+        delay: float | timedelta | None = None,
+        at: datetime | None = None,
+    ) -> None:
         super().__init__(message)
+        if at is not None:
+            delay = _until(at, delay)
         delay = delay.total_seconds() if isinstance(delay, timedelta) else delay
         if not isinstance(delay, (int, float, NoneType)):  # pyright: ignore[reportUnnecessaryIsInstance] - tasks may not be type checked
             raise UsageError(f"Retry: delay must be seconds or a timedelta, not {delay!r}")
         self.delay_s = delay
+
+
+def _until(at: datetime, delay: object) -> timedelta:
+    if delay is not None:
+        raise UsageError("Retry: give delay= or at=, not both")
+    if not isinstance(at, datetime):  # pyright: ignore[reportUnnecessaryIsInstance] - as above
+        raise UsageError(f"Retry: at must be a datetime, not {at!r}")
+    if at.tzinfo is None:
+        raise UsageError("Retry: at needs a time zone, as in datetime.now(UTC)")
+    return max(timedelta(0), at - datetime.now(UTC))

@@ -91,6 +91,15 @@ class Future(Generic[T_co]):
         """What the function returned. Waits and raises as `result` does."""
         return (await self.result(timeout)).value
 
+    async def status(self) -> JobStatus:
+        """The job's state now, without waiting for its end; `upnext.job(job_id)` has more.
+
+        Raises JobNotFoundError for an id that nobody knows (any more).
+        """
+        from upnext import lookup  # noqa: PLC0415 - most code waits for results instead
+
+        return (await lookup.job(self.job_id, redis_url=self._redis_url)).status
+
     async def cancel(self) -> bool:
         """Asks to end the job: a waiting one is removed, a running one is stopped. -> whether it was still there to be cancelled.
 
@@ -109,6 +118,12 @@ class Future(Generic[T_co]):
     def value_sync(self, timeout: Duration | None = None) -> T_co:
         """`value` for plain code; blocks as `result_sync` does."""
         return self.result_sync(timeout).value
+
+    def status_sync(self) -> JobStatus:
+        """`status` for plain code; blocks for a round trip."""
+        from upnext import lookup  # noqa: PLC0415 - as above
+
+        return lookup.job_sync(self.job_id, redis_url=self._redis_url).status
 
     def cancel_sync(self) -> bool:
         """`cancel` for plain code; blocks for a round trip."""

@@ -105,10 +105,12 @@ class Worker:
         name: unique in the namespace; default the function's `__name__`.
 
         Trying again:
-        retries=0: further attempts after one that failed.
+        retries=0: further attempts after one that failed; None: for ever.
         retry_delay=1.0, retry_backoff=2.0: attempt n is followed by a pause of retry_delay x retry_backoff^(n-1) seconds, give or take
-        20 %, at most an hour.
-        retry_on, no_retry_on: exception types; only these, all but these. `raise upnext.Retry(delay=5)` asks for another attempt in any
+        20 %, at most retry_max_delay=3600. retry_delay=[1, 5, 30] gives each retry its own pause, and further ones the last.
+        retry_jitter=True: False leaves the 20 % out.
+        retry_on, no_retry_on: exception types; only these, all but these. retry_on can be a function, too: of the error, true for one
+        that is retried. `raise upnext.Retry(delay=5)` asks for another attempt in any
         case.
         max_crashes=3: a job whose worker died that often while running it is buried. Crashes are not attempts.
 

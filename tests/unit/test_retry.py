@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -95,4 +96,51 @@ def test_a_delay_that_is_no_duration_is_refused() -> None:
 
 def test_asking_for_a_retry_is_an_attempt_too() -> None:
     assert decide(TaskOptions(retries=1), 2, Retry(delay=1), random.Random(1)) == GiveUp(Why.OUT_OF_ATTEMPTS)
-    assert [str(why) for why in Why] == ["out of attempts", "its type is not retried"]
+    assert [str(why) for why in Why] == [
+        "out of attempts",
+        "its type is not retried",
+        "its retry_on failed itself",
+    ]
+
+
+def test_a_list_has_a_delay_for_each_retry_and_the_last_for_the_rest() -> None:
+    options = TaskOptions(retries=None, retry_delays_s=(1.0, 5.0, 30.0), retry_jitter=False)
+    rng = random.Random(1)
+    assert [decide(options, attempt, ValueError(), rng) for attempt in (1, 2, 3, 4, 10**6)] == [
+        RetryIn(1.0), RetryIn(5.0), RetryIn(30.0), RetryIn(30.0), RetryIn(30.0),
+    ]  # fmt: skip
+    spread = {delay_s(TaskOptions(retry_delays_s=(10.0,)), 1, rng) for _ in range(20)}
+    assert len(spread) == 20
+    assert all(8 <= one <= 12 for one in spread)
+
+
+def test_the_longest_delay_and_no_jitter() -> None:
+    options = TaskOptions(retry_max_delay_s=7.0, retry_jitter=False)
+    assert [delay_s(options, attempt, random.Random(1)) for attempt in (1, 2, 3, 4, 5000)] == [1, 2, 4, 7, 7]
+
+
+def test_a_predicate_decides_unless_no_retry_on_does() -> None:
+    def busy(error: BaseException) -> bool:
+        return error.args[0] == "busy"
+
+    options, rng = TaskOptions(retries=3, retry_if=busy, no_retry_on=(KeyError,)), random.Random(1)
+    assert isinstance(decide(options, 1, ValueError("busy"), rng), RetryIn)
+    assert decide(options, 1, ValueError("gone"), rng) == GiveUp(Why.NOT_RETRIED)
+    assert decide(options, 1, KeyError("busy"), rng) == GiveUp(Why.NOT_RETRIED)
+    assert decide(options, 1, ValueError(), rng) == GiveUp(Why.NOT_DECIDED)
+    assert isinstance(decide(options, 1, Retry(), rng), RetryIn)
+
+
+def test_retry_at_a_moment() -> None:
+    delay = Retry(at=datetime.now(UTC) + timedelta(hours=1)).delay_s
+    assert delay is not None
+    assert 3500 < delay <= 3600
+    assert Retry(at=datetime(2020, 1, 1, tzinfo=UTC)).delay_s == 0
+    mistakes: tuple[dict[str, Any], ...] = (
+        {"at": datetime(2020, 1, 1)},
+        {"at": 5},
+        {"at": datetime.now(UTC), "delay": 1},
+    )
+    for wrong in mistakes:
+        with pytest.raises(UsageError, match="Retry: "):
+            Retry(**wrong)

@@ -51,9 +51,14 @@ class RateLimit:
 class TaskOptions:
     """Options of a task, cron or handler; see `Worker.task` for their meaning."""
 
-    retries: int = 0
+    retries: int | None = 0
+    """None: for ever."""
     retry_delay_s: float = 1.0
     retry_backoff: float = 2.0
+    retry_delays_s: tuple[float, ...] = ()
+    """One for each retry, the last for all further ones, in place of the two above."""
+    retry_max_delay_s: float = 3600.0
+    retry_jitter: bool = True
     timeout_s: float | None = 1800.0
     rate_limit: RateLimit | None = None
     max_concurrency: int | None = None
@@ -61,6 +66,8 @@ class TaskOptions:
     result_ttl_s: float = 600.0
     max_crashes: int = 3
     retry_on: tuple[type[BaseException], ...] = ()
+    retry_if: Callable[[BaseException], object] | None = None
+    """In place of `retry_on`: true for an error that is retried."""
     no_retry_on: tuple[type[BaseException], ...] = ()
     cache_key: str | Callable[..., str] | None = None
     cache_ttl_s: float | None = None

@@ -86,8 +86,9 @@ class Attempt:
         return self.meta.attempt if self.meta is not None else 1
 
     @property
-    def max_attempts(self) -> int:
-        return self.spec.options.retries + 1
+    def max_attempts(self) -> int | None:
+        retries = self.spec.options.retries
+        return None if retries is None else retries + 1
 
     @property
     def crashes(self) -> int:

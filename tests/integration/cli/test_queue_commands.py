@@ -359,7 +359,7 @@ class TestCron:
     def test_list_and_run(self, bench: Bench, cli: Cli) -> None:
         bench.register(task("nightly", cron=CronSpec("0 3 * * *", "Europe/Berlin")))
         [nightly] = cli.json("cron", "list")
-        assert nightly.keys() == {"name", "schedule", "timezone", "last", "next", "service"}
+        assert nightly.keys() == {"name", "schedule", "timezone", "last", "next", "service", "overlap", "skipped"}
         assert (nightly["name"], nightly["timezone"], nightly["service"]) == ("nightly", "Europe/Berlin", "orders")
         assert cli("cron", "run", "nightly") == 0
         assert bench.take().job_id == cli.out.strip()

@@ -383,3 +383,36 @@ def test_slips_of_a_declaration_name_the_right_word() -> None:
 
 
 def print_nothing() -> None: ...
+
+
+def test_the_shapes_of_retries() -> None:
+    worker = upnext.Worker("w")
+
+    def busy(error: Exception) -> bool:
+        return bool(error)
+
+    options = worker.task(retries=None, retry_delay=[1, timedelta(hours=2)], retry_on=busy, retry_jitter=False)(
+        print_nothing
+    )
+    assert options.spec.options.retries is None
+    assert options.spec.options.retry_delays_s == (1.0, 7200.0)
+    assert options.spec.options.retry_max_delay_s == 7200.0
+    assert options.spec.options.retry_if is busy
+    assert not options.spec.options.retry_jitter
+
+    async def later(error: Exception) -> bool:
+        return bool(error)
+
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"retry_delay": []}, "lists no delay"),
+        ({"retry_delay": [1, -1]}, "retry_delay must be 0 or more seconds"),
+        ({"retry_delay": [1], "retry_backoff": 2}, "nothing for retry_backoff to grow"),
+        ({"retry_max_delay": 0}, "retry_max_delay must be more than 0"),
+        ({"retry_jitter": 1}, "retry_jitter must be True or False"),
+        ({"retry_on": later}, "must be a plain function"),
+        ({"retry_on": print_nothing}, "is called with the error, but"),
+        ({"retries": -1}, "retries must be a whole number"),
+    ]
+    for settings, why in wrong:
+        with pytest.raises(ServiceError, match=why):
+            worker.task(name="x", **settings)(print_nothing)

@@ -3,7 +3,8 @@
 -- A skipped tick may move the cursor back when that is far ahead of the server's clock, which was set back then.
 -- KEYS: 1 epoch, 2 leader, 3 crons, 4 cursors, 5 limits, 6 the task's normal stream, 7 fired, 8 stats
 -- ARGV: 1 epoch, 2 the leader's term, 3 cron, 4 tick ms, 5 payload, 6 meta, 7 bell channel, 8 '0': only move the cursor (a tick that is skipped),
---       9 so many ms ahead the cursor may be, 10 key that the job of a tick holds until it ends, so that no two overlap ('' none), 11 its ttl ms
+--       9 so many ms ahead the cursor may be, 10 idempotency prefix, 11 key that the job of a tick holds until it ends,
+--       so that no two overlap ('' none), 12 its ttl ms
 -- Returns: {1, entry id} fired; {2, cursor ms} somebody fired or skipped it; {3, ms until due} too early; {4, 0} the cron is gone;
 --          {5, job id} the job of an earlier tick has not ended: this tick is skipped, and counted
 -- Errors: EPOCH; TERM when another scheduler leads
@@ -28,7 +29,7 @@ if wait > 0 then
   return {3, math.ceil(wait)}
 end
 local fires = ARGV[8] ~= '0'
-local held = fires and ARGV[10] ~= '' and redis.pcall('GET', ARGV[10])
+local held = fires and ARGV[11] ~= '' and redis.pcall('GET', ARGV[10] .. ARGV[11])
 if type(held) == 'string' then
   redis.call('HINCRBY', KEYS[8], ARGV[3] .. ':skipped', 1)
   redis.call('HSET', KEYS[4], ARGV[3], ARGV[4])
@@ -38,8 +39,8 @@ local id = ''
 if fires then
   id = redis.call('XADD', KEYS[6], '*', 'p1', ARGV[5], 'm', ARGV[6])
   redis.call('HSET', KEYS[7], ARGV[3], ARGV[4])
-  if ARGV[10] ~= '' then
-    redis.call('SET', ARGV[10], ARGV[3] .. ':n' .. id .. ' ' .. ARGV[4], 'PX', ARGV[11])
+  if ARGV[11] ~= '' then
+    redis.call('SET', ARGV[10] .. ARGV[11], ARGV[3] .. ':n' .. id .. ' ' .. ARGV[4], 'PX', ARGV[12])
   end
 end
 redis.call('HSET', KEYS[4], ARGV[3], ARGV[4])

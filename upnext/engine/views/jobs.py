@@ -139,7 +139,8 @@ def dead_letter(transport: Transport, keys: Keys, job_id: str) -> Job:
 
 def _max_attempts(definition: dict[str, Any] | None) -> int | None:
     options: dict[str, Any] = (definition or {}).get("options") or {}
-    return options["retries"] + 1 if "retries" in options else None
+    retries = options.get("retries")
+    return None if retries is None else retries + 1
 
 
 def _with_max_attempts(found: Iterable[Job], known: Iterable[TaskFacts]) -> list[Job]:

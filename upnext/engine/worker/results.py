@@ -104,15 +104,15 @@ class Results:
             decision = attempt.verdict or retry_decision(attempt, error, self._rng)
         if isinstance(decision, RetryIn):
             log.info(
-                "%s failed (attempt %d of %d), again in %.1f s: %s",
-                attempt.job_id, attempt.attempt, attempt.max_attempts, decision.delay_s, info,
+                "%s failed (attempt %d of %s), again in %.1f s: %s",
+                attempt.job_id, attempt.attempt, attempt.max_attempts or "any number", decision.delay_s, info,
             )  # fmt: skip
             self._put_back(attempt, decision.delay_s, attempt=attempt.attempt + 1)
             return
         reason = FailureReason.TIMEOUT if isinstance(error, JobTimeout) else FailureReason.ERROR
         log.warning(
-            "%s failed for good (attempt %d of %d): %s",
-            attempt.job_id, attempt.attempt, attempt.max_attempts, info,
+            "%s failed for good (attempt %d of %s): %s",
+            attempt.job_id, attempt.attempt, attempt.max_attempts or "any number", info,
         )  # fmt: skip
         self._end(attempt, self._failure(attempt, begun_ns, info, reason), dead_letter=True)
 
