@@ -52,7 +52,7 @@ def crons(transport: Transport, keys: Keys) -> list[Cron]:
                 owner_of(definition),
                 facts.last_ms,
                 next_ms,
-                said.get("overlap", True) is not False,
+                definition.get("overlap", True) is not False,
                 facts.skipped,
             )
         )
