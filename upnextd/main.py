@@ -15,6 +15,7 @@ import setproctitle
 
 import upnext
 from upnext import config
+from upnext.cli.nearest import NearestGroup
 from upnext.control.exits import ExitCode
 from upnext.errors import UsageError
 from upnextd import check as service_check
@@ -34,7 +35,7 @@ from upnextd.supervisor.systemd import Notifier
 from upnextd.supervisor.upgrade import OUR_SIGNALS, Inherited, Upgrades
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=NearestGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(upnext.__version__, prog_name="upnextd")
 def cli() -> None:
     """Supervises a service: worker processes, the scheduler, and a broker where none is configured."""
@@ -54,8 +55,12 @@ def _option(name: str, *args: Any, **kwargs: Any) -> Any:
 @_option("--only", multiple=True, metavar="NAME", help="Only these Workers of the service; may be repeated.")
 @_option("--name", metavar="NAME", help="Name of this daemon. [default: the file's stem]")
 @_option("--service-name", metavar="NAME", help="Name of the service in Redis (UPNEXT_SERVICE). [default: its file's]")
-@_option("--redis-url", metavar="URL", help="Redis or Valkey; without any, an embedded one is started.")
-@_option("--namespace", metavar="NAME", help="Namespace of the queue. [default: default]")
+@_option(
+    "--redis-url",
+    metavar="URL",
+    help="Redis or Valkey (UPNEXTD_REDIS_URL, UPNEXT_REDIS_URL); without any, an embedded one is started.",
+)
+@_option("--namespace", metavar="NAME", help="Namespace of the queue (UPNEXT_NAMESPACE). [default: default]")
 @_option("--socket", metavar="PATH", help="Control socket.")
 @_option("--state-dir", metavar="PATH", help="Lock and data of the embedded broker.")
 @_option(
@@ -127,6 +132,9 @@ def main() -> None:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(ExitCode.USAGE)
     except click.ClickException as error:
         _die(ExitCode.USAGE, error.format_message())
     except UsageError as error:
@@ -167,7 +175,10 @@ def _take_place(settings: Settings) -> tuple[int, Identity]:
             leftovers.end_all(known.daemon_id)
         return held, known
     except lock.LockedError as error:
-        _die(ExitCode.LOCKED, str(error))
+        _die(
+            ExitCode.LOCKED,
+            f"{error}; to run this one beside it, give this one another --name (it is {settings.name!r})",
+        )
     except OSError as error:
         _die(ExitCode.USAGE, f"{error.filename}: {error.strerror}")
 
@@ -182,6 +193,8 @@ async def _supervise(
     under_journal = "JOURNAL_STREAM" in env and settings.log_file is None
     log = Log(sink, as_json=settings.log_format == "json", timestamps=not under_journal)
     loop.set_exception_handler(lambda _loop, context: log.fault(_unhandled(context)))
+    for line in settings.warnings:
+        log.caution(line)
     notifier = Notifier(env)
     supervisor = Supervisor(settings, known.daemon_id, log, notifier, LinuxKernel())
     server = ControlServer(settings.socket, ControlCommands(supervisor))

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 
 from upnext import config
@@ -16,6 +17,7 @@ from upnextd.shared import process
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?\Z", re.IGNORECASE)
 _ADDRESS = re.compile(r"(\[[^][]+\]|[^][:]*):([0-9]{1,5})\Z")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_OTHER_VARIABLES = frozenset({"UPNEXTD_CANARY_S", "UPNEXTD_START_TIMEOUT_S", "UPNEXTD_DAEMON", "UPNEXTD_UPGRADE_FD"})
 _PRIVATE_VARIABLES = ("NOTIFY_", "WATCHDOG_", "LISTEN_")
 
 
@@ -78,6 +80,8 @@ class Settings:
     """How long a child may take until it is ready. `UPNEXTD_START_TIMEOUT_S` changes it; for tests."""
     log_format: str
     log_file: Path | None
+    warnings: tuple[str, ...]
+    """What was set and means nothing, a line each."""
     child_env: Mapping[str, str]
     """The environment that the service gets: see `child_env`."""
 
@@ -126,6 +130,7 @@ def build(flags: Flags, env: Mapping[str, str]) -> Settings:
         start_timeout_s=_seconds(env, "UPNEXTD_START_TIMEOUT_S", 60.0),
         log_format=flags.log_format,
         log_file=Path(flags.log_file).absolute() if flags.log_file else None,
+        warnings=tuple(unknown_variables(env)),
         child_env=child_env(env, flags.service_name),
     )
 
@@ -138,6 +143,21 @@ def child_env(env: Mapping[str, str], service_name: str | None) -> dict[str, str
     kept = {key: value for key, value in env.items() if not key.startswith(_PRIVATE_VARIABLES)}
     name = config.service_name(service_name, env)
     return kept if name is None else {**kept, "UPNEXT_SERVICE": name}
+
+
+def unknown_variables(env: Mapping[str, str]) -> list[str]:
+    """Return a line for each UPNEXTD_… variable that nothing reads, with the nearest that something does."""
+    known = {"UPNEXTD_" + field.name.upper() for field in fields(Flags)} | _OTHER_VARIABLES
+    lines: list[str] = []
+    for name in sorted(env):
+        if name.startswith("UPNEXTD_") and name not in known:
+            near = get_close_matches(
+                name.removeprefix("UPNEXTD_"), (one.removeprefix("UPNEXTD_") for one in sorted(known)), 1
+            )
+            lines.append(
+                f"{name} is set, and no setting has that name" + (f"; did you mean UPNEXTD_{near[0]}?" if near else "")
+            )
+    return lines
 
 
 def _check_text(flags: Flags) -> None:

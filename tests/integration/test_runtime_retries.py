@@ -39,7 +39,9 @@ async def test_attempts_come_after_their_delay_and_never_early(redis_url: str, n
         assert await fleet.stats() == {"flaky:retried": 2, "flaky:done": 1}
 
 
-async def test_out_of_attempts_it_is_a_dead_letter(redis_url: str, namespace: str) -> None:
+async def test_out_of_attempts_it_is_a_dead_letter(
+    redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def broken() -> None:
         raise ValueError("no such order")
 
@@ -54,6 +56,11 @@ async def test_out_of_attempts_it_is_a_dead_letter(redis_url: str, namespace: st
         assert "executor.py" not in outcome.error.traceback
         assert await fleet.command("ZCARD", fleet.keys.dead) == 1
         assert await fleet.leaks() == []
+    [line] = [record for record in caplog.records if "failed for good" in record.getMessage()]
+    assert line.levelname == "ERROR"
+    assert "raise ValueError" in line.getMessage()
+    assert (vars(line)["task"], vars(line)["attempt"]) == ("broken", 2)
+    assert vars(line)["job_id"].startswith("broken:")
 
 
 async def test_a_job_may_choose_its_own_delay(redis_url: str, namespace: str) -> None:

@@ -79,7 +79,7 @@ class Daemon:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": "", "UPNEXTD_TEST": self.directory.name, **self._env}
+        return {**os.environ, "PYTHONPATH": "", "UPNEXT_TEST_DIRECTORY": self.directory.name, **self._env}
 
     def launch(self) -> Self:
         """Starts it and doesn't wait."""

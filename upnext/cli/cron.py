@@ -7,11 +7,12 @@ from __future__ import annotations
 import click
 
 from upnext.cli import json_views, output
+from upnext.cli.nearest import NearestGroup
 from upnext.cli.options import flags, queue_options
 from upnext.cli.queue import queue
 
 
-@click.group()
+@click.group(cls=NearestGroup)
 @queue_options
 def cron() -> None:
     """Look at crons, or run one now."""

@@ -9,6 +9,7 @@ import orjson
 
 from upnext.cli import json_views, output
 from upnext.cli.jobs import fields, print_jobs
+from upnext.cli.nearest import NearestGroup
 from upnext.cli.options import flags, queue_options
 from upnext.cli.queue import queue
 from upnext.cli.tasks import confirm
@@ -20,7 +21,7 @@ _all = click.option("--all", "all_", is_flag=True, help="All dead letters.")
 _task = click.option("--task", default=None, help="All of this task.")
 
 
-@click.group()
+@click.group(cls=NearestGroup)
 @queue_options
 def dead() -> None:
     """Look at dead letters, retry them, or forget them."""

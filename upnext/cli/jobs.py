@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 STATES = ("queued", "running", "delayed", "done", "failed", "cancelled", "dead")
 _ENDED = ("done", "failed", "cancelled", "dead")
+_ARGUMENTS_CAP = 1000
+"""Characters of a job's arguments that are shown; --json has them all."""
 _LOOK_S = 0.25
 """Between two looks of --follow."""
 
@@ -80,7 +82,7 @@ def explain(job_id: str) -> None:
     from upnext.engine.views.explain import explain as find_gate
 
     with queue() as broker:
-        found = find_gate(broker, broker.keys, job_id, idle_workers())
+        found = find_gate(broker, broker.keys, job_id, idle_workers(), now_ms=time.time_ns() // 1_000_000)
     if flags().json:
         output.print_json(json_views.explanation(found))
     else:
@@ -108,6 +110,7 @@ def fields(found: Job) -> list[tuple[str, Any]]:
     return [
         ("job", found.job_id),
         ("task", found.task),
+        ("arguments", _arguments(found.payload)),
         ("status", f"{found.status.value} (dead letter)" if found.dead_letter else found.status.value),
         ("since", formatting.iso(found.since_ms)),
         ("due", formatting.iso(found.due_ms)),
@@ -129,6 +132,14 @@ def fields(found: Job) -> list[tuple[str, Any]]:
         ("error", _error(found)),
         ("traceback", f"{found.error.traceback.rstrip()}\n" if found.error and found.error.traceback else None),
     ]
+
+
+def _arguments(payload: bytes | None) -> str | None:
+    """As JSON, cut where it is long."""
+    if not payload:
+        return None
+    text = payload[: 4 * _ARGUMENTS_CAP].decode("utf-8", "replace")
+    return text if len(text) <= _ARGUMENTS_CAP else f"{text[:_ARGUMENTS_CAP]}… ({len(payload)} bytes)"
 
 
 def _took(found: Job) -> str | None:

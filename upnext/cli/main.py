@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from upnext import errors
+from upnext.cli.nearest import NearestGroup
 from upnext.cli.options import queue_options
 from upnext.control.exits import ExitCode
 from upnext.control.protocol import ErrorCode
@@ -42,7 +43,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
 """name -> where it is. Modules are imported when their command is asked for, and import what is heavy when it runs."""
 
 
-class LazyGroup(click.Group):
+class LazyGroup(NearestGroup):
     """A group whose commands are imported when they are asked for."""
 
     def __init__(self, *args: Any, lazy: Mapping[str, str], **kwargs: Any) -> None:
@@ -138,6 +139,17 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def _fit_streams() -> None:
+    """Make the standard streams fit for any text: what a locale can't carry is escaped, and what is closed leads nowhere."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the life of the process
+        else:
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """Entry point of the `upnext` script."""
+    _fit_streams()
     sys.exit(run(sys.argv[1:]))

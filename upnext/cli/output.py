@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,8 @@ import click
 import orjson
 
 _GAP = "  "
+_RICH_GAP = 2
+"""Between two columns of a table on a terminal."""
 
 
 def on_terminal() -> bool:
@@ -28,13 +31,24 @@ def print_line(text: str = "") -> None:
     click.echo(text)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, none: str, right: Sequence[str] = ()) -> None:
-    """`none` is the line to print when there are no rows; `right` names the columns of numbers. None in a cell prints as `-`."""
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    none: str,
+    right: Sequence[str] = (),
+    spare: Sequence[str] = (),
+) -> None:
+    """`none` is the line to print when there are no rows; `right` names the columns of numbers. None in a cell prints as `-`.
+
+    `spare` are the columns that a terminal too narrow for all does without, the first of them first.
+    """
     if not rows:
         click.echo(none)
         return
     cells = [[_cell(value) for value in row] for row in rows]
     if on_terminal():
+        columns, cells = fitting(columns, cells, spare, shutil.get_terminal_size().columns)
         _print_rich(columns, cells, right)
         return
     for line in aligned(columns, cells, right):
@@ -52,6 +66,19 @@ def print_fields(fields: Sequence[tuple[str, Any]]) -> None:
                 click.echo(f"  {line}")
         else:
             click.echo(f"{_styled(name)}{' ' * (width - len(name))}  {value}")
+
+
+def fitting(
+    columns: Sequence[str], cells: Sequence[Sequence[str]], spare: Sequence[str], width: int
+) -> tuple[list[str], list[list[str]]]:
+    """Return the columns, and their cells, that are left when as many `spare` ones are dropped as do not fit into `width`."""
+    kept = list(range(len(columns)))
+    widths = [max(len(column), *(len(row[at]) for row in cells)) for at, column in enumerate(columns)]
+    for name in spare:
+        if sum(widths[at] for at in kept) + _RICH_GAP * (len(kept) - 1) <= width:
+            break
+        kept = [at for at in kept if columns[at] != name]
+    return [columns[at] for at in kept], [[row[at] for at in kept] for row in cells]
 
 
 def aligned(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[str] = ()) -> list[str]:

@@ -96,7 +96,8 @@ def tasks_() -> None:
     if flags().json:
         output.print_json(listed)
         return
-    output.print_table(COLUMNS, [_row(one) for one in listed], none="no tasks are registered", right=NUMBERS)
+    none = f"no tasks are registered in namespace {broker.keys.namespace} of {broker.endpoint.describe()}"
+    output.print_table(COLUMNS, [_row(one) for one in listed], none=none, right=NUMBERS)
 
 
 def _row(task: dict[str, Any]) -> list[Any]:

@@ -78,8 +78,9 @@ class Status(TypedDict):
 
 
 def degraded(status: Status) -> bool:
-    """Fewer workers ready than desired, or the broker is away.
+    """Fewer workers ready than desired, a child that hangs, or the broker is away.
 
     A daemon that was asked to pause or drain obeys: its paused workers are counted as ready by the daemon.
     """
-    return status["ready_workers"] < status["desired_workers"] or not status["broker"]["connected"]
+    hung = any(child["state"] == "HUNG" for child in status["children"])
+    return hung or status["ready_workers"] < status["desired_workers"] or not status["broker"]["connected"]

@@ -77,11 +77,14 @@ def _child(supervisor: Supervisor, instance: Instance, now: float) -> dict[str, 
     }
     if child is None or child.pid is None:
         return said
+    age_s = None if child.ready_at is None else child.heart.age_s(now)
+    if age_s is not None and age_s > supervisor.settings.hang_timeout_s:
+        said["state"] = "HUNG"
     running = [job for jobs in child.page.running(now) for job in jobs]
     return said | {
         "pid": child.pid,
         "uptime_s": round(now - child.born_at, 3),
-        "heartbeat_age_s": None if child.ready_at is None else round(child.heart.age_s(now), 3),
+        "heartbeat_age_s": None if age_s is None else round(age_s, 3),
         "in_flight": [{"job_id": job.job_id, "task": job.task, "age_s": round(job.age_s, 3)} for job in running],
         "jobs_done": child.page.done,
         "jobs_failed": child.page.failed,

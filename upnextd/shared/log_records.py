@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -18,16 +18,19 @@ MARK = "\x1e"
 LINE_CAP_BYTES = 15 << 10
 """Below what a reader takes for one line."""
 _TEXT_CAP = 6000
+_FIELD_CAP = 1000
+_OF_LOGGING = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What was logged. `job_id` is the job that was running where it was logged."""
+    """What was logged. `job_id` is the job that was running where it was logged; `fields` is what `extra=` gave."""
 
     level: str
     logger: str
     message: str
     job_id: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def parse(line: str) -> Record | None:
@@ -36,7 +39,7 @@ def parse(line: str) -> Record | None:
         return None
     try:
         fields = orjson.loads(line[1:])
-        return Record(str(fields["l"]), str(fields["n"]), str(fields["m"]), fields.get("j"))
+        return Record(str(fields["l"]), str(fields["n"]), str(fields["m"]), fields.get("j"), dict(fields.get("x", {})))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -48,6 +51,8 @@ def encode(record: Record) -> bytes:
         fields: dict[str, Any] = {"l": record.level, "n": record.logger, "m": _bounded(record.message, keep)}
         if record.job_id is not None:
             fields["j"] = record.job_id
+        if record.fields and keep > _TEXT_CAP >> 4:
+            fields["x"] = record.fields
         line = MARK.encode() + orjson.dumps(fields) + b"\n"
         if len(line) <= LINE_CAP_BYTES or keep < 16:
             return line
@@ -65,8 +70,10 @@ class RecordHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            fields = Record(record.levelname.lower(), record.name, self.format(record), self._job_id())
-            os.write(self._fd, encode(fields))
+            fields = _extra(record)
+            job_id = fields.pop("job_id", None) or self._job_id()
+            entry = Record(record.levelname.lower(), record.name, self.format(record), job_id, fields)
+            os.write(self._fd, encode(entry))
         except Exception:  # noqa: BLE001 - logging's own boundary: a bad format string must not fail the job
             self.handleError(record)
 
@@ -76,6 +83,22 @@ def install(job_id: Callable[[], str | None]) -> None:
     if not logging.root.handlers:
         logging.root.addHandler(RecordHandler(2, job_id))
         logging.root.setLevel(logging.INFO)
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    """What `extra=` gave: plain values as they are, others as text."""
+    return {
+        _bounded(name, _FIELD_CAP): value if _is_plain(value) else _bounded(str(value), _FIELD_CAP)
+        for name, value in vars(record).items()
+        if name not in _OF_LOGGING
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    """JSON here has integers of 64 bits."""
+    return (
+        value is None or isinstance(value, bool | float) or (isinstance(value, int) and -(1 << 63) <= value < 1 << 64)
+    )
 
 
 def _bounded(text: str, keep: int) -> str:

@@ -170,7 +170,7 @@ class Log:
         if record is None:
             self.line(slot, pid, line)
         else:
-            self._sink.write(self._format(slot, pid, record.message, record.level, record.logger, record.job_id))
+            self._sink.write(self._format(slot, pid, record.message, record.level, record))
 
     def _format(
         self,
@@ -178,15 +178,19 @@ class Log:
         pid: int | None,
         message: str,
         level: str | None,
-        logger: str | None = None,
-        job_id: str | None = None,
+        record: Record | None = None,
     ) -> bytes:
+        logger = None if record is None else record.logger
+        job_id = None if record is None else record.job_id
         if self._as_json:
             fields = {"at": now_iso(), "slot": slot, "pid": pid, "level": level or "info", "message": message}
             if logger is not None:
                 fields["logger"] = logger
             if job_id is not None:
                 fields["job_id"] = job_id
+            if record is not None:
+                # What the line itself has under such a name stays.
+                fields = {**record.fields, **fields}
             return orjson.dumps(fields) + b"\n"
         head = f"{now_iso()} " if self._timestamps else ""
         job = f" {job_id}" if job_id is not None else ""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import time
+
 from tests.integration.inspect.bench import Bench, task
 from upnext.core.spec import RateLimit
 from upnext.engine.views import tasks
@@ -84,6 +87,13 @@ def test_elsewhere(bench: Bench) -> None:
     job_id = bench.submit("ship")
     taken = bench.take()
     assert (why(bench, job_id).gate, why(bench, job_id).position) == (Gate.RUNNING, None)
+    now_ms = time.time_ns() // 1_000_000
+    running = explain(bench.broker, bench.keys, job_id, now_ms=now_ms).detail
+    assert re.fullmatch(r".+ \(pid \d+\) has it since \d+\.\d s", running), running
     bench.finish(taken)
     assert why(bench, job_id).gate is Gate.ENDED
-    assert why(bench, bench.submit("ship", delay_s=60.0)).gate is Gate.DELAYED
+    later = explain(bench.broker, bench.keys, bench.submit("ship", delay_s=60.0), now_ms=now_ms)
+    assert later.gate is Gate.DELAYED
+    due = re.fullmatch(r"it is due at \d{4}-\S+Z, in (\d+\.\d) s", later.detail)
+    assert due is not None, later.detail
+    assert 50 < float(due[1]) <= 70

@@ -83,7 +83,12 @@ def test_status_as_json_is_the_answer_as_it_came(
 
 
 @pytest.mark.parametrize(
-    "change", [{"ready_workers": 0}, {"broker": {"url": "redis://x", "embedded": False, "connected": False}}]
+    "change",
+    [
+        {"ready_workers": 0},
+        {"broker": {"url": "redis://x", "embedded": False, "connected": False}},
+        {"children": [{**STATUS["children"][0], "state": "HUNG"}]},
+    ],
 )
 def test_a_degraded_daemon_is_exit_4(path: Path, change: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     with FakeDaemon(path, answers(status={**STATUS, **change})):

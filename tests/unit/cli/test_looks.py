@@ -49,5 +49,8 @@ def test_tasks_busiest_first() -> None:
         ("mail", "0.0", "yes"),
         ("ship", "5.0", None),
     ]
+    idle = TaskLook("a", 0, 0, 0, 0, 0, 0, 0.0, False)
+    shown = cells(TASK_COLUMNS, task_rows(look(12.0, tasks=[idle, TaskLook("z", 0, 1, 0, 0, 0, 0, 0.0, False)]), None))
+    assert [row["task"] for row in shown] == ["z", "a"], "idle tasks stand below"
     first = cells(TASK_COLUMNS, task_rows(look(12.0, tasks=now), None))
     assert [row["jobs/s"] for row in first] == ["99", "0.0"], "the broker's own figure, at the first look"

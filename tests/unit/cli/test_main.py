@@ -16,6 +16,37 @@ from upnext.control.protocol import ErrorCode
 
 
 @pytest.mark.parametrize(
+    ("words", "meant"),
+    [(["jbos"], "upnext jobs"), (["ctl", "statsu"], "upnext ctl status"), (["cron", "lst"], "upnext cron list")],
+)
+def test_a_typing_error_gets_the_nearest_command(
+    words: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(words) == 64
+    assert f"did you mean `{meant}`?" in capsys.readouterr().err
+
+
+def test_a_word_that_is_near_to_nothing_gets_no_guess(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["zzzzzz"]) == 64
+    assert "did you mean" not in capsys.readouterr().err
+
+
+def test_closed_stdout_is_no_failure() -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m upnext --help >&-"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_the_locale_cannot_carry_is_escaped() -> None:
+    program = "from upnext.cli import main, output; main._fit_streams(); output.print_line('a \u2192 b')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, env={"PYTHONIOENCODING": "latin-1"}, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"a \\u2192 b\n", b"")
+
+
+@pytest.mark.parametrize(
     ("error", "code"),
     [
         (errors.UsageError("x"), 64),

@@ -20,6 +20,22 @@ def test_a_table_in_a_pipe_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "JOB        OK\n[red]a[/]  yes\nb          -\n"
 
 
+@pytest.mark.parametrize(
+    ("width", "left"),
+    [
+        (40, ["slot", "pid", "gen", "done"]),
+        (22, ["slot", "pid", "done"]),
+        (15, ["slot", "done"]),
+        (3, ["slot", "done"]),
+    ],
+)
+def test_a_narrow_terminal_does_without_spare_columns(width: int, left: list[str]) -> None:
+    rows = [["worker-1", "12345", "1", "17"]]
+    columns, cells = output.fitting(["slot", "pid", "gen", "done"], rows, ("gen", "pid"), width)
+    assert columns == left
+    assert cells == [[dict(zip(["slot", "pid", "gen", "done"], rows[0], strict=True))[name] for name in left]]
+
+
 def test_an_empty_table_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     output.print_table(["job"], [], none="no jobs")
     assert capsys.readouterr().out == "no jobs\n"

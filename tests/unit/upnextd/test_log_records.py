@@ -48,6 +48,48 @@ def test_what_is_no_record_is_a_printed_line(line: str) -> None:
     assert parse(line) is None
 
 
+def logged(extra: dict[str, Any], job_id: str | None = None) -> Record:
+    out, into = os.pipe()
+    logger = logging.getLogger("shop.extra")
+    handler = RecordHandler(into, lambda: job_id)
+    logger.addHandler(handler)
+    logger.warning("paid", extra=extra)
+    logger.removeHandler(handler)
+    os.close(into)
+    with os.fdopen(out) as file:
+        found = parse(file.read().rstrip("\n"))
+    assert found is not None
+    return found
+
+
+def test_fields_of_extra_are_kept() -> None:
+    found = logged(
+        {"order": 7, "total": 1.5, "paid": True, "who": None, "tags": ["a"], "big": 1 << 70, "bad": "\ud800"}
+    )
+    assert found.fields == {
+        "order": 7, "total": 1.5, "paid": True, "who": None, "tags": "['a']", "big": str(1 << 70), "bad": "?",
+    }  # fmt: skip
+    assert logged({"x": "y" * 100_000}).message == "paid"
+
+
+def test_a_job_named_in_extra_is_the_job_of_the_line() -> None:
+    assert logged({"job_id": "ship:n1-0"}).job_id == "ship:n1-0"
+    assert logged({"job_id": "ship:n1-0"}).fields == {}
+    assert logged({}, "ship:n2-0").job_id == "ship:n2-0"
+
+
+def test_fields_stand_beside_the_line_s_own_in_json() -> None:
+    out, into = os.pipe()
+    sink = Sink(into)
+    record = Record("error", "shop", "failed", "ship:n1-0", {"task": "ship", "attempt": 3, "level": "mine"})
+    Log(sink, as_json=True, timestamps=False).child_line("worker-1", 7, line_of(record))
+    sink.finish()
+    os.close(into)
+    with os.fdopen(out) as file:
+        said = json.loads(file.readline())
+    assert (said["task"], said["attempt"], said["level"], said["job_id"]) == ("ship", 3, "error", "ship:n1-0")
+
+
 def handled(**fields: Any) -> Record | None:
     out, into = os.pipe()
     handler = RecordHandler(into, lambda: "ship:n1-0")

@@ -45,6 +45,14 @@ def test_the_daemon_s_own_url_counts_first() -> None:
     assert build(Flags("shop.py", redis_url="redis://c"), env).redis_url == "redis://c"
 
 
+def test_a_variable_that_nothing_reads_is_named_with_the_nearest() -> None:
+    env = ENV | {"UPNEXTD_WORKER": "2", "UPNEXTD_STOP_TIMEOUT": "3", "UPNEXTD_XQ": "1", "UPNEXT_REDIS_URL": "redis://a"}
+    assert build(Flags("shop.py"), env).warnings == (
+        "UPNEXTD_WORKER is set, and no setting has that name; did you mean UPNEXTD_WORKERS?",
+        "UPNEXTD_XQ is set, and no setting has that name",
+    )
+
+
 def test_only_takes_lists() -> None:
     assert build(Flags("shop.py", only=("a,b", "c")), ENV).only == ("a", "b", "c")
 

@@ -7,10 +7,11 @@ import click
 from upnext.cli.ctl.operations import drain, pause, reload, restart, resume, scale, stop
 from upnext.cli.ctl.show import dump, status
 from upnext.cli.ctl.watch import events, top
+from upnext.cli.nearest import NearestGroup
 from upnext.cli.options import control_options
 
 
-@click.group()
+@click.group(cls=NearestGroup)
 @control_options
 def ctl() -> None:
     """Control a running upnextd."""

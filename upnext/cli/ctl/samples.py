@@ -27,6 +27,9 @@ SLOT_COLUMNS = (
     "last exit",
 )
 SLOT_NUMBERS = ("pid", "gen", "age", "jobs/s", "done", "failed", "cpu", "rss", "pss", "up", "restarts")
+SLOT_SPARE = ("gen", "pss", "up", "restarts", "pid", "cpu", "last exit", "failed", "done", "rss")
+"""What a narrow terminal does without, the first of them first."""
+TASK_SPARE = ("paused", "delayed", "done", "failed")
 TASK_COLUMNS = ("task", "queued", "running", "delayed", "dead", "done", "failed", "jobs/s", "paused")
 TASK_NUMBERS = ("queued", "running", "delayed", "dead", "done", "failed", "jobs/s")
 
@@ -69,18 +72,19 @@ def slot_rows(now: Look, before: Look | None) -> list[list[Any]]:
 
 
 def task_rows(now: Look, before: Look | None) -> list[list[Any]]:
-    """Cells in the order of TASK_COLUMNS, the busiest first."""
+    """Cells in the order of TASK_COLUMNS, the busiest first, those with nothing to do last."""
     ended: dict[str, int] = {}
     if before is not None and before.tasks is not None and now.tasks_at_s > before.tasks_at_s:
         ended = {task.task: task.done + task.failed for task in before.tasks}
-    rows: list[tuple[float, list[Any]]] = []
+    rows: list[tuple[bool, float, list[Any]]] = []
     for task in now.tasks or ():
         rate = task.rate_per_s
         if task.task in ended and before is not None:
             rate = max(0, task.done + task.failed - ended[task.task]) / (now.tasks_at_s - before.tasks_at_s)
         cells = [task.task, task.queued, task.running, task.delayed, task.dead, task.done, task.failed, _rate(rate)]
-        rows.append((rate + task.queued, [*cells, "yes" if task.paused else None]))
-    return [row for _, row in sorted(rows, key=lambda pair: (-pair[0], pair[1][0]))]
+        idle = not (rate or task.queued or task.running or task.delayed)
+        rows.append((idle, rate + task.queued, [*cells, "yes" if task.paused else None]))
+    return [cells for _, _, cells in sorted(rows, key=lambda row: (row[0], -row[1], row[2][0]))]
 
 
 def _slot_row(child: ChildStatus, now: Look, before: Look | None) -> list[Any]:

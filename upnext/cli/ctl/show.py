@@ -15,6 +15,8 @@ from upnext.control.exits import ExitCode
 from upnext.control.status import ChildStatus, Status, degraded
 
 COLUMNS = ("slot", "state", "pid", "gen", "up", "beat", "running", "done", "failed", "rss", "restarts", "last exit")
+SPARE = ("gen", "beat", "restarts", "up", "pid", "rss", "last exit", "failed")
+"""What a narrow terminal does without, the first of them first."""
 NUMBERS = ("pid", "gen", "up", "beat", "done", "failed", "rss", "restarts")
 
 
@@ -32,7 +34,8 @@ def status(ctx: click.Context) -> None:
         output.print_line(headline(report))
         if report.get("problem"):
             output.print_line(f"PROBLEM: {report['problem']}")
-        output.print_table(COLUMNS, [row(child) for child in report["children"]], none="no children", right=NUMBERS)
+        rows = [row(child) for child in report["children"]]
+        output.print_table(COLUMNS, rows, none="no children", right=NUMBERS, spare=SPARE)
     ctx.exit(ExitCode.DEGRADED if degraded(cast("Status", answer)) else ExitCode.OK)
 
 

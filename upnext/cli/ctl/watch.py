@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -139,16 +141,23 @@ class _Queue:
             self._broker.close()
 
 
-def _looks(interval_s: float, count: int | None, tell: Callable[[str], None]) -> Iterator[tuple[Look, Look | None]]:
-    """Yields a look and the one before it, `interval_s` apart. `tell` gets a line when the daemon hung up."""
+def _sleep(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
+
+
+def _looks(
+    interval_s: float, count: int | None, tell: Callable[[str], None], wait: Callable[[float], bool] = _sleep
+) -> Iterator[tuple[Look, Look | None]]:
+    """Yield a look and the one before it, `interval_s` apart, until `wait` returns True. `tell` gets a line when the daemon hung up."""
     client = connect()
     seen = 0
     before: Look | None = None
     queue = _Queue()
     try:
         while count is None or seen < count:
-            if seen:
-                time.sleep(interval_s)
+            if seen and wait(interval_s):
+                return
             try:
                 report = client.call("status")
             except DaemonGoneError:
@@ -195,27 +204,62 @@ def _in_a_pipe(interval_s: float, count: int | None) -> None:
             output.print_table(samples.TASK_COLUMNS, rows, none="no tasks", right=samples.TASK_NUMBERS)
 
 
+@contextmanager
+def _keys() -> Generator[Callable[[float], bool]]:
+    """Yield a wait that returns True as soon as `q` is pressed. The terminal hands single keys over meanwhile, and shows none."""
+    if not sys.stdin.isatty():
+        yield _sleep
+        return
+    import select
+    import termios
+    import tty
+
+    fd = sys.stdin.fileno()
+
+    def wait(seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if os.read(fd, 1) in (b"q", b"Q", b""):
+                return True
+        return False
+
+    before = termios.tcgetattr(fd)
+    try:
+        tty.setcbreak(fd)
+        yield wait
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
 def _full_screen(interval_s: float, count: int | None) -> None:
+    """Until `q` or Ctrl-C: both are the way out of it, no failure."""
+    with suppress(KeyboardInterrupt), _keys() as wait:
+        _draw(interval_s, count, wait)
+
+
+def _draw(interval_s: float, count: int | None, wait: Callable[[float], bool]) -> None:
     from rich.console import Console, Group
     from rich.live import Live
     from rich.text import Text
 
-    def table(columns: tuple[str, ...], rows: list[list[Any]], right: tuple[str, ...]) -> Any:
-        cells = [[Text("-" if cell is None else str(cell)) for cell in row] for row in rows]
-        return output.rich_table(columns, cells, right)
+    def table(columns: tuple[str, ...], rows: list[list[Any]], right: tuple[str, ...], spare: tuple[str, ...]) -> Any:
+        texts = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+        kept, texts = output.fitting(columns, texts, spare, live.console.width)
+        return output.rich_table(kept, [[Text(text) for text in row] for row in texts], right)
 
-    looking = _looks(interval_s, count, lambda text: live.update(Text(text), refresh=True))
+    looking = _looks(interval_s, count, lambda text: live.update(Text(text), refresh=True), wait)
     first = next(looking)  # a daemon that isn't there is reported on the plain screen
     with Live(console=Console(highlight=False), screen=True, auto_refresh=False) as live:
         for now, before in itertools.chain((first,), looking):
             shown = [
                 Text(_title(now, before), style="bold"),
-                table(samples.SLOT_COLUMNS, samples.slot_rows(now, before), samples.SLOT_NUMBERS),
+                table(samples.SLOT_COLUMNS, samples.slot_rows(now, before), samples.SLOT_NUMBERS, samples.SLOT_SPARE),
             ]
             if now.tasks is None:
                 shown.append(Text("the queue can't be asked from here"))
             else:
-                shown.append(table(samples.TASK_COLUMNS, samples.task_rows(now, before), samples.TASK_NUMBERS))
+                rows = samples.task_rows(now, before)
+                shown.append(table(samples.TASK_COLUMNS, rows, samples.TASK_NUMBERS, samples.TASK_SPARE))
             live.update(Group(*shown), refresh=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from upnext.core.keys import Keys
@@ -53,33 +54,56 @@ class Explanation:
 
 
 def explain(
-    transport: Transport, keys: Keys, job_id: str, idle_pids: frozenset[tuple[str, int]] = frozenset()
+    transport: Transport,
+    keys: Keys,
+    job_id: str,
+    idle_pids: frozenset[tuple[str, int]] = frozenset(),
+    *,
+    now_ms: int | None = None,
 ) -> Explanation:
-    """`idle_pids` are (host, pid) of workers known to be paused or draining: Redis doesn't know, their daemon does.
+    """Say what holds a job. Ages count up to `now_ms` (Unix ms).
+
+    `idle_pids` are (host, pid) of workers known to be paused or draining: Redis doesn't know, their daemon does.
 
     Raises JobNotFoundError and what the transport raises.
     """
     found = job(transport, keys, job_id)
     if found.status is not JobStatus.QUEUED or found.lane is None or found.entry_id is None:
-        return Explanation(job_id, *_elsewhere(found))
+        return Explanation(job_id, *_elsewhere(found, now_ms))
     gates = transport.run(inspect.gates(keys, found.task, found.lane, found.entry_id, MOST_COUNTED))
     position = gates.ahead + 1 if gates.ahead < MOST_COUNTED else None
     gate, detail = _gate(found, gates, idle_pids)
     return Explanation(job_id, gate, position, detail)
 
 
-def _elsewhere(found: Job) -> tuple[Gate, None, str]:
+def _elsewhere(found: Job, now_ms: int | None) -> tuple[Gate, None, str]:
     match found.status:
         case JobStatus.DELAYED:
-            return (
-                Gate.DELAYED,
-                None,
-                "it is not due yet" if found.attempt == 1 else f"it waits for its attempt {found.attempt}",
-            )
+            what = "it" if found.attempt == 1 else f"its attempt {found.attempt}"
+            return Gate.DELAYED, None, f"{what} is due {_due(found.due_ms, now_ms)}"
         case JobStatus.RUNNING:
-            return Gate.RUNNING, None, f"worker {found.worker} has it"
+            return Gate.RUNNING, None, _place(found, now_ms)
         case _:
             return Gate.ENDED, None, f"it has ended: {found.status.value}"
+
+
+def _due(due_ms: int | None, now_ms: int | None) -> str:
+    if due_ms is None:
+        return "later"
+    at = f"at {datetime.fromtimestamp(due_ms / 1000, UTC).isoformat(timespec='milliseconds').replace('+00:00', 'Z')}"
+    return at if now_ms is None else f"{at}, in {max(0, due_ms - now_ms) / 1000:.1f} s"
+
+
+def _place(found: Job, now_ms: int | None) -> str:
+    """Where it runs: slot, daemon, host and pid, as far as the worker's record tells, and for how long."""
+    record = found.worker_record or {}
+    where = f"worker {found.worker}"
+    if record.get("pid"):
+        slot = f"{record['slot']} of {record.get('name')}" if record.get("slot") else f"worker {record.get('worker')}"
+        where = f"{slot} on {record.get('host')} (pid {record['pid']})"
+    if now_ms is None or found.since_ms is None:
+        return f"{where} has it"
+    return f"{where} has it since {max(0, now_ms - found.since_ms) / 1000:.1f} s"
 
 
 def _gate(found: Job, gates: Gates, idle_pids: frozenset[tuple[str, int]]) -> tuple[Gate, str]:

@@ -110,9 +110,10 @@ class Results:
             self._put_back(attempt, decision.delay_s, attempt=attempt.attempt + 1)
             return
         reason = FailureReason.TIMEOUT if isinstance(error, JobTimeout) else FailureReason.ERROR
-        log.warning(
-            "%s failed for good (attempt %d of %s): %s",
-            attempt.job_id, attempt.attempt, attempt.max_attempts or "any number", info,
+        log.error(
+            "%s failed for good (attempt %d of %s): %s%s",
+            attempt.job_id, attempt.attempt, attempt.max_attempts or "any number", info, f"\n{info.traceback}".rstrip(),
+            extra={"job_id": attempt.job_id, "task": attempt.spec.name, "attempt": attempt.attempt},
         )  # fmt: skip
         self._end(attempt, self._failure(attempt, begun_ns, info, reason), dead_letter=True)
 

@@ -1,0 +1,5 @@
+"""`python -m upnext` is `upnext`."""
+
+from upnext.cli.main import main
+
+main()
