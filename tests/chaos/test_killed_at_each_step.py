@@ -24,7 +24,7 @@ STEPPING = Path(__file__).parents[1] / "support" / "stepping"
 
 FORKING = "template.py:fork_child,_middle,_settle child.py:run,_move_in process.py:await_adoption,block_signals"
 ORDERING = (
-    "births.py:fork,forked,watch children.py:_open,ordered,watch generations.py:fork,_launch,_obey process.py:spawn"
+    "spawning.py:fork,forked,watch children.py:_open,ordered,watch generations.py:fork,_launch,_obey process.py:spawn"
 )
 IMPORTING = "template.py:main,load,_read_order process.py:die_with_parent,default_signals"
 RELOADING = (
@@ -32,8 +32,8 @@ RELOADING = (
     " generations.py:_launch,_obey,retire,kill,_ended"
 )
 UPGRADING = (
-    "upgrading.py:ask,_upgrade,_probed,_exec,freeze,_instance_to_state,take_over,thaw,_instance_from_state supervisor.py:take_over"
-    " main.py:start,_start,_supervise children.py:freeze,thaw,rewatch control.py:start"
+    "upgrade.py:ask,_upgrade,_probed,_exec,to_state,_instance_to_state,take_over,from_state,_instance_from_state supervisor.py:take_over"
+    " main.py:start,_start,_supervise children.py:to_state,from_state,rewatch server.py:start"
 )
 
 
