@@ -29,7 +29,7 @@ _noted: set[str] = set()
 def _enter(frame: FrameType, event: str, arg: Any) -> Any:
     code = frame.f_code
     head, _, file = code.co_filename.rpartition("/")
-    return _line if (file, code.co_name) in _OF and head.endswith("/upnextd") else None
+    return _line if (file, code.co_name) in _OF and "/upnextd" in head else None
 
 
 def _line(frame: FrameType, event: str, arg: Any) -> Any:
