@@ -94,7 +94,7 @@ class Future(Generic[T_co]):
     async def status(self) -> JobStatus:
         """The job's state now, without waiting for its end; `upnext.job(job_id)` has more.
 
-        Raises JobNotFoundError for an id that nobody knows (any more).
+        Raises JobNotFoundError for an id that is not known (any more).
         """
         from upnext import lookup  # noqa: PLC0415 - most code waits for results instead
 
