@@ -29,7 +29,7 @@ hypothesis.settings.load_profile("patient")
 LONGEST_TMPDIR = 30
 """Tests make Unix sockets some 60 bytes below, and the path of one may have 107."""
 
-SUITES = ("unit", "integration", "conformance", "e2e", "chaos")
+SUITES = ("unit", "sim", "integration", "conformance", "e2e", "chaos")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -205,7 +205,7 @@ async def _supervise(
             # Before a kept connection can ask for anything.
             supervisor.take_over(inherited.state)
             await server.start(inherited.control)
-        _watch_signals(loop, supervisor, Upgrades(supervisor, server, held, sink.flush))
+        watch_signals(loop, supervisor, Upgrades(supervisor, server, held, sink.flush))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, OUR_SIGNALS)
         return await supervisor.run()
     finally:
@@ -223,7 +223,7 @@ def _log_fd(settings: Settings) -> int:
         raise UsageError(f"--log-file {settings.log_file}: {error.strerror}") from None
 
 
-def _watch_signals(loop: asyncio.AbstractEventLoop, supervisor: Supervisor, upgrades: Upgrades) -> None:
+def watch_signals(loop: asyncio.AbstractEventLoop, supervisor: Supervisor, upgrades: Upgrades) -> None:
     """Signals edit the desired state, as commands do."""
 
     def scale(request: Request, by: int) -> None:

@@ -97,6 +97,11 @@ class ChildMessages:
         if instance.life.state is State.STARTING:
             supervisor.log.fault(f"{instance.slot}[{child.pid}] closed its channel before it was ready: killed")
             child.signal(signal.SIGKILL)
+        elif instance.life.state is State.DRAINING:
+            # It can't answer the drain that is waited for: a signal ends it, once nothing runs.
+            supervisor.log.fault(f"{instance.slot}[{child.pid}] closed its channel while it drained: it is ended")
+            child.asked = True
+            child.signal(signal.SIGTERM)
         elif instance.life.state in SERVING:
             supervisor.log.fault(
                 f"{instance.slot}[{child.pid}] closed its channel and can't be steered: it is replaced"

@@ -77,11 +77,17 @@ class Reloads:
     def _next(self) -> None:
         """The queued one's turn, when it has come."""
         now = self._queued
-        if now is None or self._active or not self._supervisor.booted:
+        if now is None or self._active or not self._may_begin():
             return
         self._queued, self.current = None, now
         now.former = self._supervisor.desired.generation
         self._post(now, Event.TURN)
+
+    def _may_begin(self) -> bool:
+        """Not before the daemon has started; but at once where it can't start without a reload: no template, or a crash loop."""
+        supervisor = self._supervisor
+        stuck = supervisor.templates.problem() is not None or self._doom is not None
+        return supervisor.booted or (supervisor.opened and stuck)
 
     def _import(self, now: Rollout) -> None:
         self._step_said(f"generation {now.generation} imports the service")
@@ -302,6 +308,9 @@ class Reloads:
                 return Progress(f"generation {number}: {done} of {supervisor.desired.workers} workers replaced")
             case Phase.SWITCHING:
                 return Progress(f"generation {number}: its scheduler takes over")
+            case Phase.COMMITTED if supervisor.desired.generation != number:
+                text = f"reloaded: generation {number}, which generation {supervisor.desired.generation} has replaced since"
+                return Progress(text, done=True, data={"generation": supervisor.desired.generation})
             case Phase.COMMITTED:
                 old = [s for s in supervisor.instances if s.generation != number and s.life.state is not State.EXITED]
                 if old and not supervisor.desired.stopping:

@@ -130,6 +130,8 @@ class Supervisor:
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
+        # A stop that was asked for meanwhile has an end, too.
+        await self._tell_stopped()
         killed = self.ending.killed_jobs
         if killed:
             self.log.fault(
@@ -257,6 +259,11 @@ class Supervisor:
 
     def resume_ids(self, last: int) -> None:
         self._ids = last
+
+    @property
+    def opened(self) -> bool:
+        """The service was imported once, and the broker, if it needs one, was started: children may be forked."""
+        return self._open
 
     @property
     def booted(self) -> bool:

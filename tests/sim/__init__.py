@@ -1,0 +1,1 @@
+"""The supervisor in a simulated kernel, many lives of it."""
