@@ -26,9 +26,9 @@ FORKING = "template.py:fork_child,_middle,_settle child.py:run,_move_in process.
 ORDERING = (
     "spawning.py:fork,forked,watch children.py:_open,ordered,watch generations.py:fork,_launch,_obey process.py:spawn"
 )
-IMPORTING = "template.py:main,load process.py:die_with_parent,default_signals"
+IMPORTING = "template.py:main,load messages.py:decode_order process.py:die_with_parent,default_signals"
 RELOADING = (
-    "reloads.py:begin,imported,look,_post,_commit,_roll_back,_broke,child_ended"
+    "reloads.py:begin,_next,_import,imported,look,_post,_commit,_roll_back,_broke,child_ended"
     " generations.py:_launch,_obey,retire,kill,_ended"
 )
 UPGRADING = (

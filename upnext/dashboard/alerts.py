@@ -30,9 +30,6 @@ def alerts(snapshot: Snapshot, oldest_ms: Mapping[str, int], new_dead: int) -> l
     if new_dead:
         jobs = "1 job died" if new_dead == 1 else f"{new_dead} jobs died"
         found.append(Alert("warn", f"{jobs} within the last hour.", "", "/dead", "Dead letters"))
-    missed = [one.name for one in snapshot.crons if one.next_ms is not None and one.next_ms < snapshot.at_ms - 60_000]
-    if missed:
-        found.append(Alert("warn", "A cron is late:", ", ".join(missed[:5]), "/crons", "Crons"))
     return sorted(found, key=lambda one: one.tone != "bad")
 
 

@@ -153,8 +153,8 @@ class Pages:
 
     async def preview(self, request: Request) -> Response:
         one, slot, steerable = await self._slot(request)
-        said = {"slot": slot["slot"], "in_flight_count": slot["in_flight_count"], "text": shapes.preview(slot)}
-        return self._answer(request, "slot.html", self.slot_values(one, slot, steerable=steerable), said)
+        report = {"slot": slot["slot"], "in_flight_count": slot["in_flight_count"], "text": shapes.preview(slot)}
+        return self._answer(request, "slot.html", self.slot_values(one, slot, steerable=steerable), report)
 
     async def _daemon(self, request: Request) -> tuple[dict[str, Any], bool]:
         snapshot = await self._ask(self._source.snapshot)
@@ -214,11 +214,8 @@ class Pages:
                 or "none",
                 "rate_text": shapes.rate_field(limits),
                 "concurrency": limits.get("concurrency"),
-                "rates": None,
-                "latency": None,
-                "runtime": None,
                 "errors": [
-                    {**group, "location": group["fingerprint"].split("\n")[2], "first_ms": None}
+                    {**group, "location": group["fingerprint"].split("\n")[2]}
                     for group in shapes.dead_groups(letters, payload=False)
                 ],
                 "example": "{}",
@@ -238,7 +235,6 @@ class Pages:
                 "running": one.running,
                 "queued": one.queued,
                 "paused": one.paused,
-                "set_by": "",
             }
             for one in snapshot.tasks
             if one.limits or one.paused
@@ -358,9 +354,7 @@ class Pages:
     async def crons(self, request: Request) -> Response:
         snapshot = await self._ask(self._source.snapshot)
         paused = {one.name for one in snapshot.tasks if one.paused}
-        rows = [
-            {**shapes.cron(one, snapshot.at_ms), "words": "", "paused": one.task in paused} for one in snapshot.crons
-        ]
+        rows = [{**shapes.cron(one), "paused": one.task in paused} for one in snapshot.crons]
         return self._answer(request, "crons.html", {"rows": rows}, rows)
 
     async def events(self, request: Request) -> Response:

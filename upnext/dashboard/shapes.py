@@ -1,6 +1,6 @@
 """What pages show of jobs, tasks, daemons: the JSON of the CLI with what a page needs beside it. Pure.
 
-Names in `redact` and payloads that a role may not see are left out here, in one place, for pages and JSON alike.
+Payloads that a role may not see are left out here, in one place, for pages and JSON alike.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from upnext.engine.views.tasks import Task
 from upnext.engine.views.workers import Consumer
 
 HIDDEN = "•••"
-STALE_HEARTBEAT_S = 60.0
 
 
 def job(one: Job, *, payload: bool) -> dict[str, Any]:
@@ -82,13 +81,12 @@ def rate_field(limits: Mapping[str, Any] | None) -> str:
     return f"{limits['rate']}/{words[limits['period_s']]}"
 
 
-def cron(one: Cron, now_ms: int) -> dict[str, Any]:
-    """The CLI's shape with Unix ms; `missed`: its next tick is over a minute ago."""
+def cron(one: Cron) -> dict[str, Any]:
+    """The CLI's shape with Unix ms."""
     return {
         **json_views.cron(one),
         "last_ms": one.last_ms,
         "next_ms": one.next_ms,
-        "missed": one.next_ms is not None and one.next_ms < now_ms - 60_000,
     }
 
 
@@ -160,7 +158,7 @@ def exit_text(last: Mapping[str, Any]) -> str:
     return " ".join(str(part) for part in (last.get("cause"), what, "at", last.get("at")) if part)
 
 
-def preview(slot: Mapping[str, Any], stop_timeout_s: float = 30.0) -> str:
+def preview(slot: Mapping[str, Any]) -> str:
     """What stopping this process would do to its jobs, by how long they run already."""
     count = slot["in_flight_count"]
     if not count:
@@ -170,7 +168,7 @@ def preview(slot: Mapping[str, Any], stop_timeout_s: float = 30.0) -> str:
     oldest = max((job["age_s"] for job in slot["in_flight"]), default=0.0)
     jobs = "1 job runs" if count == 1 else f"{count} jobs run"
     return (
-        f"{jobs} here, the oldest for {oldest:.0f} s. They have {stop_timeout_s:.0f} s to end;"
+        f"{jobs} here, the oldest for {oldest:.0f} s. They have the daemon's stop timeout to end;"
         " those that don't are killed, named in the log, and run again elsewhere."
     )
 

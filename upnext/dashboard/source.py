@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from upnext import config
+from upnext.cli import local_daemons
 from upnext.control.client import ControlClient
 from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
@@ -28,7 +29,7 @@ from upnext.engine.views.crons import Cron
 from upnext.engine.views.jobs import Job
 from upnext.engine.views.tasks import Task
 from upnext.engine.views.workers import Consumer
-from upnext.errors import ControlError, DaemonNotRunningError, JobNotFoundError
+from upnext.errors import JobNotFoundError
 
 SNAPSHOT_S = 1.0
 """A snapshot is shared by all viewers for so long."""
@@ -38,7 +39,8 @@ GROUPED = 500
 """Groups of dead letters are made of the newest so many."""
 AUDIT_KEPT = 10_000
 PAGE = 100
-_CONTROL_S = 2.0
+_CONTROL_S = 10.0
+"""How long a method of a daemon may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ class Source:
             at_ms=at_ms,
             tasks=tuple(found),
             consumers=consumers,
-            daemons=tuple(_daemons(consumers, local_daemons(self.keys.namespace))),
+            daemons=tuple(_daemons(consumers, daemons_of(self.keys.namespace))),
             crons=tuple(crons.crons(self.client, self.keys)),
             dead=int(self.client.command("ZCARD", self.keys.dead)),
             delayed=int(self.client.command("ZCARD", self.keys.delayed)),
@@ -179,26 +181,16 @@ class Source:
         return found
 
 
-def local_daemons(namespace: str) -> list[tuple[str, dict[str, Any]]]:
+def daemons_of(namespace: str) -> list[tuple[str, dict[str, Any]]]:
     """(control socket, status) of each daemon of this user on this machine that serves the namespace and answers."""
-    found: list[tuple[str, dict[str, Any]]] = []
-    places = [path for _, path in config.find_control_sockets(os.environ)]
-    if given := os.environ.get("UPNEXTD_SOCKET"):
-        places.append(Path(given))
-    for path in dict.fromkeys(places):
-        try:
-            with ControlClient(str(path), timeout_s=_CONTROL_S, servers=config.unit_users(path)) as client:
-                status = client.call("status")
-        except (ControlError, DaemonNotRunningError, TimeoutError):
-            continue
-        if status.get("namespace", namespace) == namespace:
-            found.append((str(path), status))
-    return found
+    given = os.environ.get("UPNEXTD_SOCKET")
+    found = local_daemons.statuses([Path(given)] if given else [])
+    return [(str(path), status) for path, status in found if status.get("namespace", namespace) == namespace]
 
 
 def call_daemon(path: str, method: str, **params: Any) -> dict[str, Any]:
     """One method of a daemon's control socket. Raises ControlError, DaemonNotRunningError, TimeoutError."""
-    with ControlClient(path, timeout_s=10.0, servers=config.unit_users(Path(path))) as client:
+    with ControlClient(path, timeout_s=_CONTROL_S, servers=config.unit_users(Path(path))) as client:
         return client.call(method, **params)
 
 

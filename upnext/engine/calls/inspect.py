@@ -15,6 +15,7 @@ from upnext.core.entry import Meta
 from upnext.core.keys import LANE_LETTERS, Keys
 from upnext.core.lanes import Lane
 from upnext.core.outcome import JobStatus, Outcome
+from upnext.engine.calls.rows import pairs, readable
 from upnext.engine.calls.worker import LETTERS, RATE_BUCKET_S
 from upnext.engine.redis.scripts import Call, script
 
@@ -28,10 +29,6 @@ def _json(raw: bytes | None) -> dict[str, Any] | None:
         return None
     value = orjson.loads(raw)
     return cast("dict[str, Any]", value) if isinstance(value, dict) else None
-
-
-def _pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
-    return list(zip(flat[::2], flat[1::2], strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,14 +234,14 @@ def list_tasks(keys: Keys, now_ms: int) -> Call[list[TaskFacts]]:
     def parse(reply: list[Any]) -> list[TaskFacts]:
         _, tasks, counted, limits, paused, rates, depths = reply
         stats: dict[str, dict[str, int]] = {}
-        for name, count in _pairs(counted):
+        for name, count in pairs(counted):
             task, _, word = name.decode().rpartition(":")
             stats.setdefault(task, {})[word] = int(count)
-        limited = {name.decode(): _json(raw) for name, raw in _pairs(limits)}
-        ended = {name.decode(): int(count) for name, count in _pairs(rates)}
+        limited = {name.decode(): _json(raw) for name, raw in pairs(limits)}
+        ended = {name.decode(): int(count) for name, count in pairs(rates)}
         depth = {depths[at].decode(): (depths[at + 1], depths[at + 2]) for at in range(0, len(depths), 3)}
         facts: list[TaskFacts] = []
-        for raw_name, raw in sorted(_pairs(tasks)):
+        for raw_name, raw in sorted(pairs(tasks)):
             name = raw_name.decode()
             stored, held = depth[name]
             facts.append(
@@ -270,7 +267,7 @@ def count_by_task(keys: Keys, *, dead: bool, cursor: str, look: int) -> Call[tup
     """-> (next cursor, "0" at the end; counts by task of the part that was looked at)."""
 
     def parse(reply: list[Any]) -> tuple[str, dict[str, int]]:
-        return reply[0].decode(), {task.decode(): count for task, count in _pairs(reply[1:])}
+        return reply[0].decode(), {task.decode(): count for task, count in pairs(reply[1:])}
 
     return Call(script("count_by_task"), [keys.dead if dead else keys.delayed], [cursor, look], parse)
 
@@ -331,15 +328,6 @@ def list_crons(keys: Keys) -> Call[tuple[int, list[CronFacts]]]:
     return Call(script("list_crons"), [keys.crons, keys.fired, keys.stats], [], parse)
 
 
-def _readable(raw: bytes) -> dict[str, Any] | None:
-    """A row's JSON object; None for a row that is something else."""
-    try:
-        row = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return None
-    return cast("dict[str, Any]", row) if isinstance(row, dict) else None
-
-
 @dataclass(frozen=True, slots=True)
 class ConsumerFacts:
     """One consumer. `lease_ms`: until when its lease holds (server ms); None: it has none, or is being reaped."""
@@ -355,7 +343,7 @@ def list_consumers(keys: Keys, cursor: str, look: int) -> Call[tuple[str, int, l
     def parse(reply: list[Any]) -> tuple[str, int, list[ConsumerFacts]]:
         found: list[ConsumerFacts] = []
         for at in range(2, len(reply), 3):
-            record, lease = _readable(reply[at + 1]), float(reply[at + 2])
+            record, lease = readable(reply[at + 1]), float(reply[at + 2])
             if record is not None:
                 found.append(
                     ConsumerFacts(reply[at].decode("utf-8", "replace"), record, int(lease) if lease >= 0 else None)

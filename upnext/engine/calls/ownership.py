@@ -11,6 +11,7 @@ import orjson
 from upnext.core.keys import Keys
 from upnext.core.ownership import Announcer, Definition, owner_of
 from upnext.core.spec import TaskKind
+from upnext.engine.calls.rows import pairs, readable
 from upnext.engine.redis.scripts import Arg, Call, script, text
 
 BATCH = 200
@@ -123,15 +124,15 @@ def registry(keys: Keys) -> Call[Registry]:
 
         def rows(key: str, flat: list[bytes]) -> dict[str, dict[str, Any]]:
             found: dict[str, dict[str, Any]] = {}
-            for raw_name, raw in _pairs(flat):
-                row = _row(raw)
+            for raw_name, raw in pairs(flat):
+                row = readable(raw)
                 if row is None or (name := _name(raw_name)) is None:
                     unreadable.append(f"{key} {raw_name!r}")
                 else:
                     found[name] = row
             return found
 
-        raw_tasks, raw_crons, seen_at, by_event = (dict(_pairs(flat)) for flat in (tasks, crons, seen, subscribed))
+        raw_tasks, raw_crons, seen_at, by_event = (dict(pairs(flat)) for flat in (tasks, crons, seen, subscribed))
         task_rows, cron_rows = rows(keys.tasks, tasks), rows(keys.crons, crons)
         definitions: list[Definition] = []
         raw: dict[str, Raw] = {}
@@ -144,9 +145,9 @@ def registry(keys: Keys) -> Call[Registry]:
                 raw_tasks.get(key, b""), raw_crons.get(key, b""), seen_at.get(key, b""), by_event.get(key, b""), event
             )
             definitions.append(_definition(name, row, cron, seen_at.get(key), by_event.get(key)))
-        until = {_name(name): _number(score) for name, score in _pairs(leases)}
+        until = {_name(name): _number(score) for name, score in pairs(leases)}
         announcers = [_announcer(name, row, until.get(name, 0)) for name, row in rows(keys.announcers, records).items()]
-        served = {str(name) for record in consumers for name in (_row(record) or {}).get("tasks") or ()}
+        served = {str(name) for record in consumers for name in (readable(record) or {}).get("tasks") or ()}
         gone = {name: _number(row.get("at_ms")) for name, row in rows(keys.lapsed, lapsed).items()}
         return Registry(now_ms, definitions, raw, announcers, served, gone, unreadable, text(epoch or b""))
 
@@ -226,18 +227,6 @@ def set_limits(
 
 
 # -- rows, each by itself
-
-
-def _pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
-    return list(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _row(raw: bytes) -> dict[str, Any] | None:
-    try:
-        row = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return None
-    return cast("dict[str, Any]", row) if isinstance(row, dict) else None
 
 
 def _name(raw: bytes) -> str | None:
