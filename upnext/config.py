@@ -19,9 +19,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from upnext.core import naming
+from upnext.core import redis_url as redis_url_rules
 from upnext.errors import NoBrokerError, UsageError
-
-SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 
 MAX_SOCKET_PATH_BYTES = 100
 """The kernel takes 107 bytes; the rest is for a temporary name beside it."""
@@ -33,9 +32,6 @@ _CONNECT_TIMEOUT_S = 1.0
 _URL_CAP_BYTES = 1 << 14
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}\Z")
 _NAMESPACE = re.compile(r"[^\s\x00-\x1f\ud800-\udfff{}]{1,100}\Z")
-_PASSWORD = re.compile(r"(?<=://)([^/?#]*?):([^/?#]*)@")
-_PASSWORD_FIELD = re.compile(r"(?i)([?&](?:password|sentinel_password)=)[^&#]*")
-_EXAMPLE = "redis://HOST:6379/0, rediss://…, unix:///PATH, redis+sentinel://H1,H2/NAME or redis+cluster://HOST"
 
 
 class UrlSource(StrEnum):
@@ -159,36 +155,15 @@ def broker_url_of(state: Path) -> str | None:
 def validate_url(url: str) -> str:
     """The URL without surrounding space. Raises UsageError, never showing the password, unless it can be a broker's."""
     if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may not be type checked
-        raise UsageError(f"a Redis URL is text, not {type(url).__name__}; use {_EXAMPLE}")
+        raise UsageError(f"a Redis URL is text, not {type(url).__name__}; use {redis_url_rules.EXAMPLE}")
     url = url.strip()
-    shown = redact(url)
-    try:
-        url.encode()
-        parts = urllib.parse.urlsplit(url)
-        hosts = parts.netloc.rpartition("@")[2]
-        if "," not in hosts:
-            _ = parts.port  # raises ValueError for a port that is no number
-    except ValueError as error:
-        raise UsageError(f"{shown!r} is not a Redis URL: {redact(str(error))}") from None
-    if parts.scheme not in SCHEMES:
-        raise UsageError(f"{shown!r} is not a Redis URL; use {_EXAMPLE}")
-    if parts.scheme == "unix":
-        if hosts or not parts.path.startswith("/") or parts.path == "/":
-            raise UsageError(f"{shown!r} names no socket; write unix:///PATH with three slashes")
-    elif not hosts:
-        raise UsageError(f"{shown!r} names no host; use {_EXAMPLE}")
-    elif parts.scheme.endswith("+sentinel") and not parts.path.strip("/"):
-        raise UsageError(f"{shown!r} names no master; write redis+sentinel://H1,H2/NAME")
-    elif "+sentinel" not in parts.scheme and not re.fullmatch(r"/?\d*/?", parts.path):
-        raise UsageError(f"{shown!r}: after the host comes the number of a database, as in redis://HOST:6379/0")
-    elif "," in hosts and "+" not in parts.scheme:
-        raise UsageError(f"{shown!r} names several hosts; only redis+sentinel:// and redis+cluster:// do")
+    redis_url_rules.split(url)
     return url
 
 
 def redact(url: str) -> str:
     """The same URL with *** for its password, fit for a log."""
-    return _PASSWORD_FIELD.sub(r"\1***", _PASSWORD.sub(r"\1:***@", url))
+    return redis_url_rules.redact(url)
 
 
 def namespace(flag: str | None, env: Mapping[str, str]) -> str:

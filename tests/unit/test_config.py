@@ -190,8 +190,8 @@ HINT = "redis://HOST:6379/0, rediss://…, unix:///PATH, redis+sentinel://H1,H2/
             "'redis://u:***@a/jobs': after the host comes the number of a database, as in redis://HOST:6379/0",
         ),
         ("redis://a,b/0", "'redis://a,b/0' names several hosts; only redis+sentinel:// and redis+cluster:// do"),
-        ("redis://a:port", "'redis://a:port' is not a Redis URL: Port could not be cast to integer value as 'port'"),
-        ("redis://[::1", "'redis://[::1' is not a Redis URL: Invalid IPv6 URL"),
+        ("redis://a:port", "'redis://a:port': a port is a number from 0 to 65535"),
+        ("redis://[::1", "'redis://[::1' is not a Redis URL: the brackets of its IPv6 address don't match"),
     ],
 )
 def test_bad_urls_are_refused_without_their_password(url: str, message: str) -> None:

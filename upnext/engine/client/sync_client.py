@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -39,7 +40,7 @@ from upnext.engine.client.waiting import (
     drive_blocking,
 )
 from upnext.engine.redis.blocking_subscriber import Ear
-from upnext.engine.redis.endpoint import Endpoint, is_no, parse_url
+from upnext.engine.redis.endpoint import Endpoint, parse_url
 from upnext.engine.redis.lookout import LookoutThread
 from upnext.engine.redis.places import Node, Places
 from upnext.engine.redis.reconnecting import REDIRECTS
@@ -86,14 +87,15 @@ def _ours(error: Exception) -> QueueError:
     return read_error(str(error))
 
 
-def _tls(options: Mapping[str, str]) -> dict[str, Any]:
-    """As redis-py takes them; what they mean is `Endpoint.tls_context`'s to say."""
-    known: dict[str, Any] = dict(options)
-    if "ssl_check_hostname" in known:
-        known["ssl_check_hostname"] = not is_no(known["ssl_check_hostname"])
-    if is_no(known.get("ssl_cert_reqs", "required")):
-        known.update(ssl_cert_reqs="none", ssl_check_hostname=False)
-    return known
+class _TlsConnection(redis.SSLConnection):
+    """redis-py's, with the same TLS context as the asyncio client."""
+
+    def __init__(self, *, tls: ssl.SSLContext, **settings: Any) -> None:
+        super().__init__(**settings)  # pyright: ignore[reportUnknownMemberType]
+        self._tls = tls
+
+    def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
+        return self._tls.wrap_socket(sock, server_hostname=self.host)
 
 
 class SyncQueueClient:
@@ -235,18 +237,25 @@ class SyncQueueClient:
         }
         if endpoint.path is not None:
             return redis.ConnectionPool(cast("Any", redis.UnixDomainSocketConnection), path=endpoint.path, **settings)
-        if endpoint.tls:
-            settings["connection_class"] = redis.SSLConnection
-            settings.update(_tls(endpoint.tls_options))
         assert node is not None
-        return redis.ConnectionPool(host=node[0], port=node[1], **settings)
+        return self._tcp_pool(node, settings)
+
+    def _tcp_pool(self, node: Node, settings: Mapping[str, Any]) -> redis.ConnectionPool:
+        tls: dict[str, Any] = {}
+        try:
+            if (context := self.endpoint.tls_context()) is not None:
+                tls = {"connection_class": _TlsConnection, "tls": context}
+        except OSError as error:  # a file that can't be read, or holds no certificate
+            raise BrokerUnavailableError(
+                f"can't reach Redis at {self.endpoint.describe()}: {error.strerror or error}"
+            ) from None
+        return redis.ConnectionPool(host=node[0], port=node[1], **settings, **tls)
 
     def _ask_sentinels(self) -> Node:
         endpoint = self.endpoint
         settings: dict[str, Any] = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0, "driver_info": None}
-        if endpoint.tls:
-            settings |= {"ssl": True, **_tls(endpoint.tls_options)}
-        sentinels = Sentinel(list(endpoint.nodes), sentinel_kwargs=settings)
+        sentinels = Sentinel([])
+        sentinels.sentinels = [redis.Redis(connection_pool=self._tcp_pool(node, settings)) for node in endpoint.nodes]
         try:
             host, port = cast("Any", sentinels).discover_master(endpoint.sentinel)
         except (theirs.ConnectionError, theirs.TimeoutError):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
+from upnext.core import redis_url
+from upnext.core.redis_url import TlsOptions
 from upnext.errors import UsageError
 
 
@@ -24,7 +25,7 @@ class Endpoint:
     password: str | None = field(default=None, repr=False)
     db: int = 0
     tls: bool = False
-    tls_options: Mapping[str, str] = field(default_factory=dict[str, str])
+    tls_options: TlsOptions = field(default_factory=TlsOptions)
     sentinel: str | None = None
     cluster: bool = False
 
@@ -40,20 +41,16 @@ class Endpoint:
         if not self.tls:
             return None
         options = self.tls_options
-        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"), capath=options.get("ssl_ca_path"))
-        if is_no(options.get("ssl_check_hostname", "")):
-            context.check_hostname = False
-        if is_no(options.get("ssl_cert_reqs", "required")):
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if "ssl_certfile" in options:
-            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+        context = ssl.create_default_context(cafile=options.ca_certs, capath=options.ca_path)
+        context.check_hostname = options.check_hostname
+        context.verify_mode = ssl.CERT_REQUIRED if options.verify else ssl.CERT_NONE
+        if options.certfile is not None:
+            context.load_cert_chain(options.certfile, options.keyfile, options.key_password)
+        if options.min_version is not None:
+            context.minimum_version = ssl.TLSVersion[options.min_version]
+        if options.ciphers is not None:
+            context.set_ciphers(options.ciphers)
         return context
-
-
-def is_no(text: str) -> bool:
-    """How a URL's option says no."""
-    return text.lower() in ("0", "false", "no", "none")
 
 
 _SCHEMES = {
@@ -77,37 +74,29 @@ def _node(text: str, port: int) -> tuple[str, int]:
 def parse_url(url: str) -> Endpoint:
     """`redis[s]://[user:password@]host[:port][/db]`, `unix://[user:password@]/path[?db=N]`, `redis+sentinel://h1,h2/name[/db]`,
     `redis+cluster://h1,h2`. Raises UsageError."""
-    parts = urlsplit(url)
-    if parts.scheme not in _SCHEMES:
-        raise UsageError(
-            f"not a Redis URL: {parts.scheme or url!r}; use redis://, rediss://, unix:///path, redis+sentinel:// or redis+cluster://"
-        )
+    parts = redis_url.split(url)
     options = dict(parse_qsl(parts.query))
     credentials, _, hosts = parts.netloc.rpartition("@")
     username, _, password = credentials.partition(":")
     known: dict[str, Any] = {
         "username": unquote(username) or options.get("username"),
         "password": unquote(password) or options.get("password"),
-        "tls": parts.scheme.startswith("rediss") or options.get("ssl", "").lower() in ("1", "true", "yes"),
-        "tls_options": {key: value for key, value in options.items() if key.startswith("ssl_")},
+        "tls": parts.scheme.startswith("rediss") or redis_url.wants_tls(options),
+        "tls_options": redis_url.tls_options(options),
     }
-    try:
-        if parts.scheme == "unix":
-            path = unquote((hosts if hosts != "localhost" else "") + parts.path)
-            if not path:
-                raise UsageError(f"the URL {parts.scheme}:// names no socket path")
-            return Endpoint(path=path, db=int(options.get("db", "0")), **known)
-        nodes = tuple(_node(host, _SCHEMES[parts.scheme]) for host in hosts.split(",") if host) or (
-            ("localhost", _SCHEMES[parts.scheme]),
+    if parts.scheme == "unix":
+        return Endpoint(path=unquote(parts.path), db=int(options.get("db", "0")), **known)
+    nodes = tuple(_node(host, _SCHEMES[parts.scheme]) for host in hosts.split(",") if host)
+    path = [unquote(part) for part in parts.path.split("/") if part]
+    if parts.scheme.endswith("+sentinel"):
+        return Endpoint(nodes=nodes, sentinel=path[0], db=_number(path[1]) if len(path) > 1 else 0, **known)
+    db = int(path[0]) if path else int(options.get("db", "0"))
+    return Endpoint(nodes=nodes, db=db, cluster=parts.scheme.endswith("cluster"), **known)
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError(
+            "a Sentinel URL ends with the master's name and the number of a database: redis+sentinel://H1,H2/NAME/0"
         )
-        path = [unquote(part) for part in parts.path.split("/") if part]
-        if parts.scheme.endswith("+sentinel"):
-            if not path:
-                raise UsageError(
-                    "a redis+sentinel:// URL ends with the master's name: redis+sentinel://host1,host2/mymaster"
-                )
-            return Endpoint(nodes=nodes, sentinel=path[0], db=int(path[1]) if len(path) > 1 else 0, **known)
-        db = int(path[0]) if path else int(options.get("db", "0"))
-        return Endpoint(nodes=nodes, db=db, cluster=parts.scheme.endswith("cluster"), **known)
-    except ValueError as error:
-        raise UsageError(f"not a usable Redis URL: {error}") from None
+    return int(text)
