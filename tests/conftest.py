@@ -9,6 +9,7 @@ import shutil
 import signal
 import tempfile
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,16 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     wanted = pyfuncitem._fixtureinfo.argnames
     arguments = {name: pyfuncitem.funcargs[name] for name in wanted}
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(pyfuncitem.obj(**arguments))
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    with warnings.catch_warnings(record=True) as left_open:
+        # Where a failed test leaves a connection open, the loop would wait for its end for ever, were the warning about it an error.
+        warnings.simplefilter("always", ResourceWarning)
+        try:
+            runner.run(pyfuncitem.obj(**arguments))
+        finally:
+            runner.close()
+    for one in left_open:
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     return True
 
 

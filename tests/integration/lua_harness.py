@@ -122,9 +122,11 @@ class Workbench(Bench):
         return self.broker.run(worker.retry(self.keys, self.epoch, backs))
 
     def hand_back(self, *taken: Taken) -> int:
-        return self.broker.run(
+        ours, looked_at = self.broker.run(
             worker.hand_back(self.keys, self.epoch, [(one.task, one.lane, one.entry_id) for one in taken])
         )
+        assert looked_at == len(taken)
+        return ours
 
     def promote(self, most: int = 100) -> tuple[int, int | None]:
         done = self.broker.run(lease.promote(self.keys, self.epoch, most))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from upnext.core.batches import CALL_BYTES
 from upnext.core.fetchbudget import MOST_BYTES, MOST_JOBS, FetchBudget
 from upnext.engine.worker.questions import OpenQuestions, Question
 
@@ -37,15 +38,38 @@ def test_a_question_whose_answer_failed_is_open_again() -> None:
     assert Question.GROUP in questions
 
 
+def of_small_jobs(prefetch: int | None = None) -> FetchBudget:
+    """A budget that has seen small jobs only."""
+    budget = FetchBudget(prefetch, 0.0)
+    for _ in range(10):
+        budget.took(4, 80)
+    return budget
+
+
 def after_work(prefetch: int | None = None, *, per_s: int = 1000) -> FetchBudget:
     """A budget that has seen `per_s` jobs end in its first second."""
-    budget = FetchBudget(prefetch, 0.0)
+    budget = of_small_jobs(prefetch)
     budget.jobs(1.0, finished=per_s, room=0, held=0)
     return budget
 
 
 def test_an_idle_worker_asks_for_what_can_start() -> None:
-    assert FetchBudget(None, 0.0).jobs(0.0, finished=0, room=7, held=0) == 7
+    assert of_small_jobs().jobs(0.0, finished=0, room=7, held=0) == 7
+
+
+def test_jobs_count_as_large_until_some_were_seen() -> None:
+    budget = FetchBudget(None, 0.0)
+    most = [budget.jobs(0.0, finished=0, room=50_000, held=0)]
+    for _ in range(5):
+        budget.took(4, 80)
+        most.append(budget.jobs(0.0, finished=0, room=50_000, held=0))
+    assert most[0] == MOST_BYTES // CALL_BYTES
+    assert most == sorted(most)
+    assert most[-1] == MOST_JOBS
+
+
+def test_what_is_held_counts_against_the_bytes() -> None:
+    assert FetchBudget(None, 0.0).jobs(0.0, finished=0, room=100, held=2) == MOST_BYTES // CALL_BYTES - 2
 
 
 def test_the_adapted_prefetch_covers_a_twentieth_of_a_second() -> None:
@@ -80,4 +104,4 @@ def test_fat_jobs_are_fetched_by_their_bytes() -> None:
 
 
 def test_one_fetch_takes_a_thousand_at_most() -> None:
-    assert FetchBudget(None, 0.0).jobs(0.0, finished=0, room=50_000, held=0) == MOST_JOBS
+    assert of_small_jobs().jobs(0.0, finished=0, room=50_000, held=0) == MOST_JOBS

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from upnext.core.batches import CALL_BYTES
+
 MOST_JOBS = 1000
-MOST_BYTES = 8 * 1024 * 1024
+MOST_BYTES = 4 * 1024 * 1024
+"""About so many bytes of jobs are held unstarted. How large jobs are is guessed from the newest, at first as the largest."""
 PREFETCH_S = 0.05
 """Short jobs are buffered for so long a time of work, to cover the round trip of a fetch."""
 MEASURE_S = 0.005
@@ -23,7 +26,7 @@ class FetchBudget:
         self._at = now
         self._finished = 0
         self._stalled_at = -1
-        self._entry_bytes = 200.0
+        self._entry_bytes = float(CALL_BYTES)
 
     def jobs(self, now: float, *, finished: int, room: int, held: int) -> int:
         """How many to fetch, 0 for none. `finished` counts all ends so far; `room` more could start; `held` wait here for their start."""
@@ -31,7 +34,7 @@ class FetchBudget:
         depth = int(self._rate * PREFETCH_S) if self._prefetch is None else self._prefetch
         if finished == self._stalled_at:
             depth = 0  # what was fetched ahead had to be handed back, and nothing has ended since
-        most = min(MOST_JOBS, max(1, int(MOST_BYTES / self._entry_bytes)))
+        most = min(MOST_JOBS, max(1, int(MOST_BYTES / self._entry_bytes) - held))
         budget = min(most, room + depth)
         if held and budget < depth // 4:
             return 0  # no small fetches while there is work
@@ -46,7 +49,7 @@ class FetchBudget:
 
     def took(self, jobs: int, payload_bytes: int) -> None:
         """Learn from what came how large entries are."""
-        self._entry_bytes += 0.1 * (ENTRY_BYTES + payload_bytes / jobs - self._entry_bytes)
+        self._entry_bytes = max(ENTRY_BYTES + payload_bytes / jobs, self._entry_bytes / 8)
 
     def stalled(self, finished: int) -> None:
         """What was fetched ahead did not start in time: fetch nothing ahead until something ends."""

@@ -39,6 +39,7 @@ class Attempt:
         "lane",
         "loop",
         "meta",
+        "payload_bytes",
         "release",
         "retake",
         "runner",
@@ -73,6 +74,7 @@ class Attempt:
         self.retake: Callable[[bool], Awaitable[None]] | None = None
         self.state: dict[str, Any] | None = None
         self.waits = 0
+        self.payload_bytes = 0
         self.cached = self.verdict = None
 
     @property

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from upnext.core import outcome
+from upnext.core.batches import CALL_BYTES
 from upnext.core.keys import Keys
 from upnext.core.outcome import FailureReason, JobStatus, Outcome
 from upnext.engine.redis.scripts import Call, ident, script
 
-BATCH = 500
+BATCH = 200
 """Most jobs that one run of a script moves or removes, so that none holds the broker up for long."""
 
 CHANGED, UNCHANGED, UNKNOWN_TASK = 1, 0, -1
@@ -34,21 +35,21 @@ def purge_queued(keys: Keys, task: str, lane: str) -> Call[int]:
     return Call(
         script("purge_queued"),
         [keys.stream(task, lane), *keys.of_an_end],
-        [keys.result_prefix, keys.idem_prefix, keys.reply_prefix, task, _PURGED, BATCH],
+        [keys.result_prefix, keys.idem_prefix, keys.reply_prefix, task, _PURGED, BATCH, CALL_BYTES],
         ident,
     )
 
 
-def purge_delayed(keys: Keys, task: str, cursor: str) -> Call[tuple[str, int]]:
-    """-> (next cursor, "0" at the end; how many jobs this run removed)."""
+def purge_delayed(keys: Keys, task: str, cursor: str) -> Call[tuple[str, int, bool]]:
+    """-> (next cursor, "0" at the end; how many jobs this run removed; whether it is to be repeated with the same cursor first)."""
 
-    def parse(reply: list[Any]) -> tuple[str, int]:
-        return reply[0].decode(), reply[1]
+    def parse(reply: list[Any]) -> tuple[str, int, bool]:
+        return reply[0].decode(), reply[1], reply[2] == 1
 
     return Call(
         script("purge_delayed"),
         [keys.delayed, keys.delayed_jobs, *keys.of_an_end],
-        [keys.result_prefix, keys.idem_prefix, keys.reply_prefix, task, _PURGED, cursor, BATCH],
+        [keys.result_prefix, keys.idem_prefix, keys.reply_prefix, task, _PURGED, cursor, BATCH, CALL_BYTES],
         parse,
     )
 
@@ -57,16 +58,21 @@ def _ids(reply: list[bytes]) -> list[str]:
     return [job_id.decode() for job_id in reply]
 
 
-def retry_dead(keys: Keys, job_ids: Sequence[str]) -> Call[list[str]]:
-    """At most BATCH ids. -> those that were no dead letters."""
+def retry_dead(keys: Keys, job_ids: Sequence[str]) -> Call[tuple[int, list[str]]]:
+    """At most BATCH ids. -> (how many of them were looked at, which of these were not dead letters)."""
     return Call(
         script("retry_dead"),
         [keys.dead, keys.dead_jobs, keys.where, keys.limits],
-        [keys.stream_prefix, keys.result_prefix, keys.bell, *job_ids],
-        _ids,
+        [keys.stream_prefix, keys.result_prefix, keys.bell, CALL_BYTES, *job_ids],
+        lambda reply: (reply[0], _ids(reply[1:])),
     )
 
 
-def purge_dead(keys: Keys, job_ids: Sequence[str]) -> Call[list[str]]:
-    """At most BATCH ids. -> those that were no dead letters."""
-    return Call(script("purge_dead"), [keys.dead, keys.dead_jobs], [keys.result_prefix, *job_ids], _ids)
+def purge_dead(keys: Keys, job_ids: Sequence[str]) -> Call[tuple[int, list[str]]]:
+    """As retry_dead."""
+    return Call(
+        script("purge_dead"),
+        [keys.dead, keys.dead_jobs],
+        [keys.result_prefix, *job_ids],
+        lambda reply: (len(job_ids), _ids(reply)),
+    )

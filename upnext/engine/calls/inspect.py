@@ -11,6 +11,7 @@ from typing import Any, cast
 import orjson
 
 from upnext.core import entry, ids, outcome
+from upnext.core.batches import CALL_BYTES
 from upnext.core.entry import Meta
 from upnext.core.keys import LANE_LETTERS, Keys
 from upnext.core.lanes import Lane
@@ -20,6 +21,10 @@ from upnext.engine.calls.worker import LETTERS, RATE_BUCKET_S
 from upnext.engine.redis.scripts import Call, script
 
 STATUSES = {letter: status for status, letter in LETTERS.items()}
+MOST_JOBS = 1000
+"""Most jobs that one call looks at."""
+MOST_HELD = 300
+"""Most jobs that one call looks at where each has to be found by its id."""
 RATE_BUCKETS = 6
 """Complete buckets that a rate is taken over, besides the current one."""
 
@@ -132,31 +137,48 @@ def _job_id(task: str, lane: str, entry_id: str, meta: Meta) -> str:
     return meta.job_id or ids.make(task, lane, entry_id)
 
 
-def queued_jobs(keys: Keys, task: str, limit: int) -> Call[list[tuple[str, InLane]]]:
-    """-> (job id, where it waits), oldest first in each lane."""
+@dataclass(frozen=True, slots=True)
+class LanePart:
+    """A part of a lane. `after` is where to go on; "": that was all."""
 
-    def parse(reply: list[Any]) -> list[tuple[str, InLane]]:
+    server_ms: int | None
+    after: str
+    jobs: list[tuple[str, InLane]]
+
+
+def queued_jobs(keys: Keys, task: str, lane: str, after: str, limit: int) -> Call[LanePart]:
+    """Jobs that wait in a lane, oldest first: at most `limit`, and no more than CALL_BYTES hold."""
+
+    def parse(reply: list[Any]) -> LanePart:
         found: list[tuple[str, InLane]] = []
-        for at in range(0, len(reply), 3):
-            lane, entry_id, meta = reply[at].decode(), reply[at + 1].decode(), entry.decode_meta(reply[at + 2])
+        for at in range(1, len(reply), 2):
+            entry_id, meta = reply[at].decode(), _meta(reply[at + 1])
             found.append((_job_id(task, lane, entry_id, meta), InLane(lane, entry_id, meta)))
-        return found
+        return LanePart(None, reply[0].decode(), found)
 
-    return Call(script("queued_jobs"), keys.streams(task), [limit], parse)
+    return Call(script("queued_jobs"), [keys.stream(task, lane)], [after, min(limit, MOST_JOBS), CALL_BYTES], parse)
 
 
-def running_jobs(keys: Keys, task: str, limit: int) -> Call[tuple[int, list[tuple[str, InLane]]]]:
-    """-> (server ms, (job id, who holds it) ...)."""
+def running_jobs(keys: Keys, task: str, lane: str, after: str, limit: int) -> Call[LanePart]:
+    """Jobs of a lane that consumers hold: as queued_jobs."""
 
-    def parse(reply: list[Any]) -> tuple[int, list[tuple[str, InLane]]]:
+    def parse(reply: list[Any]) -> LanePart:
         found: list[tuple[str, InLane]] = []
-        for at in range(1, len(reply), 5):
-            lane, entry_id, meta = reply[at].decode(), reply[at + 1].decode(), entry.decode_meta(reply[at + 2])
-            held = Held(reply[at + 3].decode(), reply[at + 4])
+        for at in range(2, len(reply), 4):
+            entry_id, meta = reply[at].decode(), _meta(reply[at + 1])
+            held = Held(reply[at + 2].decode(), reply[at + 3])
             found.append((_job_id(task, lane, entry_id, meta), InLane(lane, entry_id, meta, None, held)))
-        return reply[0], found
+        return LanePart(reply[0], reply[1].decode(), found)
 
-    return Call(script("running_jobs"), keys.streams(task), [limit], parse)
+    return Call(script("running_jobs"), [keys.stream(task, lane)], [after, min(limit, MOST_HELD), CALL_BYTES], parse)
+
+
+def _meta(raw: bytes | None) -> Meta:
+    """What can't be read says nothing: a look goes on beside it."""
+    try:
+        return entry.decode_meta(raw)
+    except ValueError:
+        return Meta()
 
 
 def read_dead(keys: Keys, job_id: str) -> Call[Packed | None]:
@@ -184,7 +206,7 @@ def page_jobs(keys: Keys, *, dead: bool, task: str | None, rank: int, look: int,
         return Page(reply[0] if reply[0] >= 0 else None, jobs)
 
     names = [keys.dead, keys.dead_jobs] if dead else [keys.delayed, keys.delayed_jobs]
-    return Call(script("page_jobs"), names, [task or "", rank, look, limit, int(dead)], parse)
+    return Call(script("page_jobs"), names, [task or "", rank, look, limit, CALL_BYTES, int(dead)], parse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,19 +219,34 @@ class End:
     outcome: Outcome | None
 
 
-def recent_ends(keys: Keys, task: str | None, statuses: Sequence[JobStatus], limit: int) -> Call[list[End]]:
-    """Newest first, of the few thousand that are remembered."""
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """A part of the remembered ends. `after` is where to go on; None: that was all."""
 
-    def parse(reply: list[Any]) -> list[End]:
+    after: tuple[str, int] | None
+    ends: list[End]
+
+
+NEWEST = ("+", 0)
+
+
+def recent_ends(
+    keys: Keys, task: str | None, statuses: Sequence[JobStatus], limit: int, after: tuple[str, int] = NEWEST
+) -> Call[Ends]:
+    """Newest first, of the few thousand that are remembered: at most `limit`, and no more than CALL_BYTES hold."""
+
+    def parse(reply: list[Any]) -> Ends:
         ends: list[End] = []
-        for at in range(0, len(reply), 4):
+        for at in range(2, len(reply), 4):
             raw = reply[at + 3]
             status = STATUSES[reply[at + 1].decode()]
             ends.append(End(reply[at].decode(), status, int(reply[at + 2]), outcome.decode(raw) if raw else None))
-        return ends
+        return Ends((reply[0].decode(), reply[1]) if reply[0] else None, ends)
 
     letters = "".join(LETTERS[status] for status in statuses)
-    return Call(script("recent_ends"), [keys.ends], [keys.result_prefix, task or "", letters, limit], parse)
+    return Call(
+        script("recent_ends"), [keys.ends], [keys.result_prefix, task or "", letters, limit, CALL_BYTES, *after], parse
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,28 +311,41 @@ def count_by_task(keys: Keys, *, dead: bool, cursor: str, look: int) -> Call[tup
 
 @dataclass(frozen=True, slots=True)
 class Gates:
-    """What may hold a queued job back. `ahead` counts the entries before it in its lane, at most as many as asked for."""
+    """What may hold a queued job back.
+
+    `ahead` counts the entries before it in its lane, None where they are more than could be counted from either end; `waiting` all in it.
+    """
 
     server_us: int
     paused: bool
     limits: dict[str, Any] | None
     tat_us: float
     held: int
-    ahead: int
+    ahead: int | None
+    waiting: int
     consumers: list[dict[str, Any]]
 
 
-def gates(keys: Keys, task: str, lane: str, entry_id: str, most_counted: int) -> Call[Gates]:
+def gates(keys: Keys, task: str, lane: str, entry_id: str) -> Call[Gates]:
     def parse(reply: list[Any]) -> Gates:
-        server_us, paused, limits, tat_us, held, ahead, *records = reply
+        server_us, paused, limits, tat_us, held, ahead, waiting, *records = reply
         consumers = [record for raw in records if (record := _json(raw)) is not None]
-        return Gates(int(server_us), paused == 1, _json(limits), float(tat_us or 0), held, ahead, consumers)
+        return Gates(
+            int(server_us),
+            paused == 1,
+            _json(limits),
+            float(tat_us or 0),
+            held,
+            ahead if ahead >= 0 else None,
+            waiting,
+            consumers,
+        )
 
     assert lane in LANE_LETTERS
     return Call(
         script("gates"),
         [keys.paused, keys.limits, keys.gcra, keys.leases, keys.consumers, keys.lingering, *keys.streams(task)],
-        [task, lane, entry_id, most_counted],
+        [task, lane, entry_id, MOST_JOBS, CALL_BYTES],
         parse,
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from upnext.core.batches import CALL_BYTES
 from upnext.core.entry import Meta, encode_meta
 from upnext.core.keys import SCHEMA, Keys
 from upnext.core.lanes import Lane
@@ -249,7 +250,7 @@ def promote(keys: Keys, epoch: str, most: int) -> Call[Promoted]:
     return Call(
         script("promote"),
         [keys.epoch, keys.delayed, keys.delayed_jobs, keys.where, keys.limits],
-        [epoch, keys.stream_prefix, keys.bell, most],
+        [epoch, keys.stream_prefix, keys.bell, most, CALL_BYTES],
         parse,
     )
 

@@ -79,6 +79,8 @@ class Finish:
     meta: entry.Meta | None = None
     bury: bool = False
     cache: tuple[str, int] | None = None
+    letter_bytes: int = 0
+    """About how large the dead letter is."""
 
 
 def _extra(job: Finish) -> bytes:
@@ -255,7 +257,7 @@ RETRIED, STALE, CANCELLED = 1, 0, 2
 
 
 def retry(keys: Keys, epoch: str, jobs: Sequence[PutBack]) -> Call[list[int]]:
-    """-> for each RETRIED, STALE (another owner has it) or CANCELLED (finish it as cancelled)."""
+    """-> for each (of at most about 1 MiB) RETRIED, STALE (another owner has it) or CANCELLED (finish it as cancelled)."""
     streams: dict[tuple[str, str], int] = {}
     words: list[Arg] = []
     for job in jobs:
@@ -278,8 +280,8 @@ def retry(keys: Keys, epoch: str, jobs: Sequence[PutBack]) -> Call[list[int]]:
     )
 
 
-def hand_back(keys: Keys, epoch: str, jobs: Sequence[tuple[str, str, bytes]]) -> Call[int]:
-    """Jobs as (task, lane letter, entry id). -> how many were still ours."""
+def hand_back(keys: Keys, epoch: str, jobs: Sequence[tuple[str, str, bytes]]) -> Call[tuple[int, int]]:
+    """Jobs as (task, lane letter, entry id). -> (how many were still ours, how many were looked at: call again for the rest)."""
     pairs: dict[tuple[str, str], int] = {}
     words: list[Arg] = []
     for task, lane, entry_id in jobs:
@@ -304,7 +306,7 @@ def hand_back(keys: Keys, epoch: str, jobs: Sequence[tuple[str, str, bytes]]) ->
             *(task for task, _ in pairs),
             *words,
         ],
-        ident,
+        lambda reply: (reply[0], reply[1]),
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from upnext.core import entry
+from upnext.core.batches import batches
 from upnext.core.keys import Keys
 from upnext.core.outcome import Outcome, decode
 from upnext.core.submission import Submission
@@ -36,6 +37,7 @@ from upnext.engine.client.waiting import (
     drive,
     settle,
     settle_event,
+    size_of,
     uncertain,
 )
 from upnext.engine.contexts import none_of_a_job
@@ -161,11 +163,11 @@ class QueueClient:
         queue, self._queue = self._queue, []
         keyed, others = [item for item in queue if item[2]], [item for item in queue if not item[2]]
         for batch in (keyed, others):
-            for start in range(0, len(batch), BATCH_JOBS):
-                self._background.start(self._submit_batch(batch[start : start + BATCH_JOBS], repeatable=batch is keyed))
+            for part in batches(batch, lambda item: size_of(item[0]), BATCH_JOBS):
+                self._background.start(self._submit_batch(part, repeatable=batch is keyed))
 
     @staticmethod
-    def _give_up(batch: list[_Waiting], error: BaseException) -> None:
+    def _give_up(batch: Sequence[_Waiting], error: BaseException) -> None:
         for *_, future in batch:
             if not future.done():
                 if isinstance(error, asyncio.CancelledError):
@@ -173,7 +175,7 @@ class QueueClient:
                 else:
                     future.set_exception(error)
 
-    async def _submit_batch(self, batch: list[_Waiting], *, repeatable: bool) -> None:
+    async def _submit_batch(self, batch: Sequence[_Waiting], *, repeatable: bool) -> None:
         jobs, nonces = [(job, reply_to) for job, reply_to, _, _ in batch], [nonce for _, _, nonce, _ in batch]
         try:
             call = client.submit(self.keys, jobs, nonces)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from upnext.core import entry
+from upnext.core.batches import batches
 from upnext.core.keys import Keys
 from upnext.core.outcome import Outcome
 from upnext.core.submission import Submission
@@ -35,6 +36,8 @@ log = logging.getLogger("upnext.engine")
 
 PAYLOAD_CAP_BYTES = 1024 * 1024
 BATCH_JOBS = 1000
+SPECIAL_BYTES = 2 * 1024
+"""What a job that is more than a stream entry counts besides its payload."""
 SUBMIT_PATIENCE_S = 5.0
 """How long a submit goes on trying to reach a broker that is away."""
 REREAD_S = 5.0
@@ -129,6 +132,13 @@ def check_payload(name: str, payload: bytes) -> None:
         )
 
 
+def size_of(job: Submission) -> int:
+    """What it takes of a call: one with a delay, a key or a queue_ttl takes the broker several times as long."""
+    if job.delay_s is None and job.at_us is None and job.queue_ttl_s is None and job.idempotency_key is None:
+        return len(job.payload)
+    return len(job.payload) + SPECIAL_BYTES
+
+
 def submit_call(call: Call[T], clock: Clock, *, repeatable: bool) -> Steps[T]:
     """Retry while nothing was sent; send a call whose reply was lost again only where a key settles it, for as long again."""
     deadline_s = clock() + SUBMIT_PATIENCE_S
@@ -169,9 +179,8 @@ def submit_many(keys: Keys, jobs: Sequence[Submission], clock: Clock) -> Steps[l
     for job in jobs:
         check_payload(job.task, job.payload)
     done: list[str] = []
-    for start in range(0, len(jobs), BATCH_JOBS):
+    for batch in batches(jobs, size_of, BATCH_JOBS):
         nonce = secrets.token_hex(8)
-        batch = jobs[start : start + BATCH_JOBS]
         call = client.submit(keys, [(job, None) for job in batch], nonce)
         answers = yield from submit_call(call, clock, repeatable=all(job.idempotency_key for job in batch))
         done += [settle(job.idempotency_key, answer, nonce) for job, answer in zip(batch, answers, strict=True)]

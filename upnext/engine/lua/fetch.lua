@@ -10,6 +10,8 @@
 -- include: epoch
 -- include: gcra
 -- include: lingering
+local MOST_BYTES, FIRST_STEP = 2097152, 4
+local left_bytes = MOST_BYTES
 local consumer, budget, suspect, orders = ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5]
 if not redis.call('ZSCORE', KEYS[2], consumer) then
   return redis.error_reply('REAPED ' .. consumer)
@@ -26,15 +28,36 @@ end
 local paused = redis.call('SCARD', KEYS[3]) > 0 and redis.call('SMISMEMBER', KEYS[3], unpack(ARGV, 7)) or nil
 local limits = redis.call('HLEN', KEYS[4]) > 0 and redis.call('HMGET', KEYS[4], unpack(ARGV, 7)) or nil
 
+-- In steps that grow as long as the entries are small: how large an entry is shows only when it is taken. With MOST_BYTES nothing more is taken.
 local function take(position, lane, want)
-  local read = redis.call('XREADGROUP', 'GROUP', 'w', consumer, 'COUNT', want, 'STREAMS', KEYS[OFFSET[lane] + 4 * (position - 1)], '>')
-  if not read then
-    return 0
+  local taken, step = nil, FIRST_STEP
+  while want > 0 and left_bytes > 0 do
+    local asked = math.min(want, step)
+    local read = redis.call('XREADGROUP', 'GROUP', 'w', consumer, 'COUNT', asked, 'STREAMS', KEYS[OFFSET[lane] + 4 * (position - 1)], '>')
+    if not read then
+      break
+    end
+    local entries, biggest = read[1][2], 1
+    for _, entry in ipairs(entries) do
+      local bytes = #(entry[2][2] or '')
+      left_bytes = left_bytes - bytes
+      biggest = math.max(biggest, bytes)
+      if taken then
+        taken[#taken + 1] = entry
+      end
+    end
+    if not taken then
+      taken = entries
+      local size = #reply
+      reply[size + 1], reply[size + 2], reply[size + 3] = position, lane, entries
+    end
+    want = want - #entries
+    if #entries < asked then
+      break
+    end
+    step = math.max(1, math.min(8 * step, math.floor(left_bytes / biggest)))
   end
-  local entries = read[1][2]
-  local size = #reply
-  reply[size + 1], reply[size + 2], reply[size + 3] = position, lane, entries
-  return #entries
+  return taken and #taken or 0
 end
 
 local function take_in_order(position, want)

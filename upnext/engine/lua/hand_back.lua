@@ -4,7 +4,7 @@
 -- KEYS: 1 epoch, 2 where, 3 waiters, 4 dead, 5 dead:jobs, 6 cancel, 7 stats, 8 tasks, 9... for each (task, lane) two: the stream, the task's back stream
 -- ARGV: 1 epoch, 2 bell channel, 3 result prefix, 4 idempotency prefix, 5 reply prefix, then for each pair of KEYS: its task; then for each job two:
 --       index of its pair from 1, entry id
--- Returns: the number of jobs that were ours (others have another owner)
+-- Returns: {the number of jobs that were ours (others have another owner), how many were looked at, in their order: at most about 1 MiB of them}
 -- Errors: EPOCH; what the back lane says when it takes nothing more, and no job was given up
 -- include: epoch
 -- include: must_be
@@ -24,7 +24,7 @@ must_be('zset', KEYS[4])
 must_be('stream', unpack(KEYS, 9))
 local FIRST = 8
 local pairs_count = (#KEYS - FIRST) / 2
-local count, moved, problem = 0, 0, nil
+local count, moved, looked_at, left, problem = 0, 0, 0, 1048576, nil
 
 local function put(back, fields)
   local new, why = put_entry(back, fields)
@@ -33,6 +33,10 @@ local function put(back, fields)
 end
 
 for at = 6 + pairs_count, #ARGV, 2 do
+  if left <= 0 then
+    break
+  end
+  looked_at = looked_at + 1
   local index, entry = tonumber(ARGV[at]), ARGV[at + 1]
   local stream, back, task = KEYS[FIRST - 1 + 2 * index], KEYS[FIRST + 2 * index], ARGV[5 + index]
   local held = redis.pcall('XPENDING', stream, 'w', entry, entry, 1)
@@ -41,6 +45,7 @@ for at = 6 + pairs_count, #ARGV, 2 do
     local given_up = true
     if found[1] then
       local fields = found[1][2]
+      left = left - #(fields[2] or '')
       local meta = read_meta(fields)
       if not meta then
         given_up = put(back, fields) ~= nil
@@ -77,4 +82,4 @@ end
 if moved > 0 then
   redis.call('SPUBLISH', ARGV[2], 'b')
 end
-return count
+return {count, looked_at}

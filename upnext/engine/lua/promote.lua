@@ -2,7 +2,7 @@
 -- Moves due jobs from the delayed set into their lanes, by the server's clock; never early. Any scheduler may.
 -- What can't be read as a job goes into its task's lane as it is: the worker that takes it keeps it as a dead letter. A job whose lane takes nothing is put off.
 -- KEYS: 1 epoch, 2 delayed, 3 delayed:jobs, 4 where, 5 limits
--- ARGV: 1 epoch, 2 stream prefix, 3 bell channel, 4 most jobs in this run
+-- ARGV: 1 epoch, 2 stream prefix, 3 bell channel, 4 most jobs in this run, 5 most bytes
 -- Returns: {jobs promoted, us until the next is due (-1: none; 0: more are due now), then pairs: a job that was put off, what its lane says}
 -- Errors: EPOCH
 -- include: epoch
@@ -15,9 +15,13 @@ must_be('hash', KEYS[3], KEYS[4], KEYS[5])
 local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]
 local due = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', now_us), 'LIMIT', 0, ARGV[4])
-local rung, put_off, promoted = {}, {}, 0
+local rung, put_off, promoted, left = {}, {}, 0, tonumber(ARGV[5])
 for _, job in ipairs(due) do
+  if left <= 0 then
+    break
+  end
   local packed = redis.call('HGET', KEYS[3], job)
+  left = left - #(packed or '')
   local id, why
   if packed then
     local task = string.match(job, '^(.*):[^:]*$') or ''

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- Removes a task's jobs from a part of the delayed set; called until the cursor is 0 again. Each ends cancelled: its waiters wake, its key is free.
 -- KEYS: 1 delayed, 2 delayed:jobs, 3 where, 4 waiters, 5 dead, 6 dead:jobs, 7 cancel, 8 stats
--- ARGV: 1 result prefix, 2 idempotency prefix, 3 reply prefix, 4 task, 5 outcome, 6 cursor, 7 about how many jobs to look at
--- Returns: {next cursor, the number of jobs removed}
+-- ARGV: 1 result prefix, 2 idempotency prefix, 3 reply prefix, 4 task, 5 outcome, 6 cursor, 7 about how many jobs to look at, 8 most bytes read
+-- Returns: {next cursor, the number of jobs removed, 1 when this part is not done: call again with the cursor of this call}
 -- Errors: none
 -- include: must_be
 -- include: unpack_job
@@ -15,11 +15,17 @@ local keys = {
   have_waiters = redis.call('HLEN', KEYS[4]) > 0, have_cancels = redis.call('HLEN', KEYS[7]) > 0,
 }
 local found = redis.call('ZSCAN', KEYS[1], ARGV[6], 'COUNT', ARGV[7])
-local removed = 0
+local removed, left, more = 0, tonumber(ARGV[8]), 0
 for at = 1, #found[2], 2 do
   local job = found[2][at]
+  if left <= 0 then
+    more = 1
+    break
+  end
   if string.match(job, '^(.*):[^:]*$') == ARGV[4] and redis.call('ZREM', KEYS[1], job) == 1 then
-    local _, meta = unpack_job(redis.call('HGET', KEYS[2], job))
+    local packed = redis.call('HGET', KEYS[2], job)
+    left = left - #(packed or '')
+    local _, meta = unpack_job(packed)
     redis.call('HDEL', KEYS[2], job)
     end_job(keys, 0, job, ARGV[5], 0, meta or {}, nil, false)
     removed = removed + 1
@@ -28,4 +34,4 @@ end
 if removed > 0 then
   redis.pcall('HINCRBY', KEYS[8], ARGV[4] .. ':cancelled', removed)
 end
-return {found[1], removed}
+return {found[1], removed, more}

@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
 -- Removes jobs that wait in one lane of a task; called until it removed none. Each ends cancelled: its waiters wake, its key is free.
 -- KEYS: 1 the lane's stream, 2 where, 3 waiters, 4 dead, 5 dead:jobs, 6 cancel, 7 stats
--- ARGV: 1 result prefix, 2 idempotency prefix, 3 reply prefix, 4 task, 5 outcome, 6 most jobs
+-- ARGV: 1 result prefix, 2 idempotency prefix, 3 reply prefix, 4 task, 5 outcome, 6 most jobs, 7 most bytes read
 -- Returns: the number of jobs removed
 -- Errors: none
 -- include: last_fetched
 -- include: must_be
 -- include: read_meta
+-- include: walk
 -- include: end_job
 local lane = string.sub(KEYS[1], -1)
 local keys = {
@@ -16,14 +17,13 @@ local keys = {
 }
 must_be('hash', KEYS[2], KEYS[3], KEYS[5], KEYS[6])
 must_be('zset', KEYS[4])
-local entries = redis.call('XRANGE', KEYS[1], '(' .. last_fetched(KEYS[1]), '+', 'COUNT', ARGV[6])
-for _, entry in ipairs(entries) do
-  local meta = read_meta(entry[2]) or {}
-  local job = meta.i or (ARGV[4] .. ':' .. lane .. entry[1])
-  redis.call('XDEL', KEYS[1], entry[1])
+local removed = walk(KEYS[1], '(' .. last_fetched(KEYS[1]), '+', tonumber(ARGV[6]), tonumber(ARGV[7]), false, function(id, fields)
+  local meta = read_meta(fields) or {}
+  local job = meta.i or (ARGV[4] .. ':' .. lane .. id)
+  redis.call('XDEL', KEYS[1], id)
   end_job(keys, 0, job, ARGV[5], 0, meta, nil, meta.i ~= nil)
+end)
+if removed > 0 then
+  redis.pcall('HINCRBY', KEYS[7], ARGV[4] .. ':cancelled', removed)
 end
-if #entries > 0 then
-  redis.pcall('HINCRBY', KEYS[7], ARGV[4] .. ':cancelled', #entries)
-end
-return #entries
+return removed

@@ -1,19 +1,17 @@
 #!lua flags=no-writes
--- Jobs of one task that wait in its lanes, oldest first in each lane.
--- KEYS: 1... lanes normal, high, back, suspect
--- ARGV: 1 most jobs
--- Returns: triples: lane letter, entry id, meta or nil
+-- Jobs of one task that wait in a lane, oldest first.
+-- KEYS: 1 the lane's stream
+-- ARGV: 1 entry id to go on after ('': from the first that waits), 2 most jobs, 3 most bytes read
+-- Returns: {entry id to go on after ('': that was the last), then pairs: entry id, meta or nil}
 -- Errors: none
 -- include: last_fetched
-local limit = tonumber(ARGV[1])
-local reply = {}
-for _, stream in ipairs(KEYS) do
-  local left = limit - #reply / 3
-  if left > 0 then
-    for _, entry in ipairs(redis.call('XRANGE', stream, '(' .. last_fetched(stream), '+', 'COUNT', left)) do
-      local size = #reply
-      reply[size + 1], reply[size + 2], reply[size + 3] = string.sub(stream, -1), entry[1], entry[2][4] or false
-    end
-  end
-end
+-- include: walk
+local reply = {''}
+local last = ARGV[1] ~= '' and ARGV[1] or last_fetched(KEYS[1])
+local _, more = walk(KEYS[1], '(' .. last, '+', tonumber(ARGV[2]), tonumber(ARGV[3]), false, function(id, fields)
+  last = id
+  reply[#reply + 1] = id
+  reply[#reply + 1] = fields[4] or false
+end)
+reply[1] = more and last or ''
 return reply

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Takes a dead consumer's entries back, at most 500 a call, and removes the consumer once nothing is pending. A clean stop is the same, by the consumer itself.
+-- Takes a dead consumer's entries back, at most 200 and about 1 MiB a call, and removes the consumer once nothing is pending. A clean stop is the same, by the consumer itself.
 -- KEYS: 1 epoch, 2 leases, 3 graves, 4 consumers, 5 where, 6 waiters, 7 dead, 8 dead:jobs, 9 cancel, 10 stats, 11 tasks, 12 lingering, 13... four streams per task
 -- ARGV: 1 epoch, 2 consumer, 3 '': whatever its lease is; else its lease's end as it was seen, as text: only while
 --       that is unchanged, or gone (a foreign consumer), 4 '1': remove the consumer when nothing is pending,
@@ -51,7 +51,7 @@ local function count(task, word)
   redis.pcall('HINCRBY', KEYS[10], task .. ':' .. word, 1)
 end
 
-local moved, buried, budget, problem = 0, 0, 500, nil
+local moved, buried, budget, left_bytes, problem = 0, 0, 200, 1048576, nil
 
 -- A lane that takes nothing leaves the entry where it is, pending: it is moved once the lane takes it.
 local function put(stream, entry, target, fields)
@@ -79,6 +79,7 @@ for position = 1, tasks do
       local entry = row[1]
       budget = budget - 1
       local found = redis.call('XRANGE', stream, entry, entry)
+      left_bytes = left_bytes - (found[1] and #(found[1][2][2] or '') or 0)
       local meta = found[1] and read_meta(found[1][2])
       local settled = true
       if found[1] and not meta then
@@ -146,11 +147,17 @@ for position = 1, tasks do
           apart = apart + (settled and target == 'x' and 1 or 0)
         end
       end
+      if left_bytes <= 0 then
+        budget = 0
+      end
       if not settled then
         break -- the rest of this lane would go the same way
       end
       redis.call('XACK', stream, 'w', entry)
       redis.call('XDEL', stream, entry)
+      if budget <= 0 then
+        break
+      end
     end
   end
 end

@@ -3,7 +3,7 @@
 -- KEYS: 1 epoch, 2 where, 3 delayed, 4 delayed:jobs, 5 cancel, 6 stats, 7 limits, 8... streams
 -- ARGV: 1 epoch, 2 bell channel, then for each stream: its task; then for each job six: index of its stream from 1, entry id, job id, own lane letter,
 --       meta of the next attempt (JSON), delay ms
--- Returns: for each job 1 (put back), 0 (not ours any more), 2 (a cancel was asked for: nothing was changed, finish it as cancelled)
+-- Returns: for each job, in their order and for at most about 1 MiB of them, 1 (put back), 0 (not ours any more), 2 (a cancel was asked for: nothing was changed, finish it as cancelled)
 -- Errors: EPOCH
 -- include: epoch
 -- include: must_be
@@ -20,8 +20,11 @@ local streams = #KEYS - 7
 local head = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
 head = head and tonumber(head)
 local ring, freed = false, {}
-local done = {}
+local done, left = {}, 1048576
 for at = 3 + streams, #ARGV, 6 do
+  if left <= 0 then
+    break
+  end
   local index, entry, job, lane, meta = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   local stream = KEYS[7 + index]
   local answer = 1
@@ -32,6 +35,7 @@ for at = 3 + streams, #ARGV, 6 do
   else
     local found = redis.call('XRANGE', stream, entry, entry)
     local payload = found[1] and found[1][2][2] or '{}'
+    left = left - #payload
     redis.call('XDEL', stream, entry)
     local due = now_us + ARGV[at + 5] * 1000
     redis.call('HSET', KEYS[4], job, lane .. #meta .. ':' .. meta .. payload)

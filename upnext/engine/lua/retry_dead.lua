@@ -1,17 +1,23 @@
 #!lua flags=allow-oom
 -- Queues dead letters again, each under its own job id, as a first attempt without crashes, in the lane it was born for.
 -- KEYS: 1 dead, 2 dead:jobs, 3 where, 4 limits
--- ARGV: 1 stream prefix, 2 result prefix, 3 bell channel, 4... job ids
--- Returns: the ids that were no dead letters, or whose lane takes nothing more: those are dead letters still
+-- ARGV: 1 stream prefix, 2 result prefix, 3 bell channel, 4 most bytes, 5... job ids
+-- Returns: {how many of the ids were looked at, in their order, then those of them that were no dead letters, or whose lane takes nothing more: they are
+--           dead letters still}
 -- Errors: what the lane says, when no job could be queued for it
 -- include: must_be
 -- include: unpack_job
 -- include: put_entry
 must_be('zset', KEYS[1])
 must_be('hash', KEYS[2], KEYS[3], KEYS[4])
-local unknown, problem, retried = {}, nil, 0
-for at = 4, #ARGV do
+local unknown, problem, retried, left = {0}, nil, 0, tonumber(ARGV[4])
+for at = 5, #ARGV do
+  if left <= 0 then
+    break
+  end
   local job = ARGV[at]
+  unknown[1] = at - 4
+  left = left - redis.call('HSTRLEN', KEYS[2], job)
   local lane, old, payload = unpack_job(redis.call('HGET', KEYS[2], job))
   if not lane then
     unknown[#unknown + 1] = job

@@ -1,22 +1,23 @@
 #!lua flags=no-writes
--- Jobs of one task that a consumer holds.
--- KEYS: 1... lanes normal, high, back, suspect
--- ARGV: 1 most jobs
--- Returns: {server ms, then fives: lane letter, entry id, meta or nil, consumer, ms since it was fetched}
+-- Jobs of one lane that consumers hold.
+-- KEYS: 1 the lane's stream
+-- ARGV: 1 entry id to go on after ('': from the first), 2 most jobs, 3 most bytes read
+-- Returns: {server ms, entry id to go on after ('': that was the last), then fours: entry id, meta or nil, consumer, ms since it was fetched}
 -- Errors: none
 local time = redis.call('TIME')
-local reply = {time[1] * 1000 + math.floor(time[2] / 1000)}
-local left = tonumber(ARGV[1])
-for _, stream in ipairs(KEYS) do
-  local pending = left > 0 and redis.pcall('XPENDING', stream, 'w', '-', '+', left) or {}
-  for _, held in ipairs(pending.err and {} or pending) do
-    local entry = redis.call('XRANGE', stream, held[1], held[1])[1]
-    if entry then
-      local size = #reply
-      reply[size + 1], reply[size + 2], reply[size + 3] = string.sub(stream, -1), held[1], entry[2][4] or false
-      reply[size + 4], reply[size + 5] = held[2], held[3]
-      left = left - 1
-    end
+local reply = {time[1] * 1000 + math.floor(time[2] / 1000), ''}
+local most, left = tonumber(ARGV[2]), tonumber(ARGV[3])
+local pending = redis.pcall('XPENDING', KEYS[1], 'w', ARGV[1] ~= '' and '(' .. ARGV[1] or '-', '+', most)
+for at, held in ipairs(pending.err and {} or pending) do
+  local entry = redis.call('XRANGE', KEYS[1], held[1], held[1])[1]
+  if entry then
+    local size = #reply
+    reply[size + 1], reply[size + 2], reply[size + 3], reply[size + 4] = held[1], entry[2][4] or false, held[2], held[3]
+    left = left - #(entry[2][2] or '')
+  end
+  if left <= 0 or at == most then
+    reply[2] = held[1]
+    break
   end
 end
 return reply

@@ -44,7 +44,7 @@ log = logging.getLogger("upnext.scheduler")
 
 BEAT_S = 2.5
 LEADERSHIP_MS = 6_000
-PROMOTE_JOBS = 500
+PROMOTE_JOBS = 200
 MOST_REAPED = 20
 """So many lost consumers are begun with at each beat."""
 SUSPECTS_OF_TASKS = 500

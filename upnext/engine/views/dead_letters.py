@@ -46,10 +46,13 @@ def purge(transport: Transport, keys: Keys, job_ids: Sequence[str]) -> Handled:
 
 
 def _in_batches(
-    transport: Transport, job_ids: Sequence[str], call: Callable[[Sequence[str]], Call[list[str]]]
+    transport: Transport, job_ids: Sequence[str], call: Callable[[Sequence[str]], Call[tuple[int, list[str]]]]
 ) -> Handled:
     unknown: list[str] = []
-    for start in range(0, len(job_ids), admin.BATCH):
-        unknown += transport.run(call(job_ids[start : start + admin.BATCH]))
-    lost = set(unknown)
-    return Handled([job_id for job_id in job_ids if job_id not in lost], unknown)
+    start = 0
+    while start < len(job_ids):
+        looked_at, lost = transport.run(call(job_ids[start : start + admin.BATCH]))
+        unknown += lost
+        start += max(1, looked_at)
+    left = set(unknown)
+    return Handled([job_id for job_id in job_ids if job_id not in left], unknown)

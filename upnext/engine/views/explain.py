@@ -15,9 +15,6 @@ from upnext.engine.calls import inspect
 from upnext.engine.calls.inspect import Gates
 from upnext.engine.views.jobs import Job, Transport, job
 
-MOST_COUNTED = 10_000
-"""Of a job further back in its lane than this the exact position is not counted."""
-
 _LANES: dict[str, str] = {
     Lane.NORMAL: "lane normal",
     Lane.HIGH: "lane high",
@@ -45,7 +42,7 @@ class Gate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """`position` counts from 1 in the job's lane; None where it stands in none, or beyond MOST_COUNTED."""
+    """`position` counts from 1 in the job's lane; None where it stands in none, or too far from both ends to be counted."""
 
     job_id: str
     gate: Gate
@@ -70,8 +67,8 @@ def explain(
     found = job(transport, keys, job_id)
     if found.status is not JobStatus.QUEUED or found.lane is None or found.entry_id is None:
         return Explanation(job_id, *_elsewhere(found, now_ms))
-    gates = transport.run(inspect.gates(keys, found.task, found.lane, found.entry_id, MOST_COUNTED))
-    position = gates.ahead + 1 if gates.ahead < MOST_COUNTED else None
+    gates = transport.run(inspect.gates(keys, found.task, found.lane, found.entry_id))
+    position = gates.ahead + 1 if gates.ahead is not None else None
     gate, detail = _gate(found, gates, idle_pids)
     return Explanation(job_id, gate, position, detail)
 
@@ -131,6 +128,6 @@ def _gate(found: Job, gates: Gates, idle_pids: frozenset[tuple[str, int]]) -> tu
     if found.lane == Lane.SUSPECT:
         return Gate.SUSPECT, f"one of several suspects of a crash: they run one at a time, {gates.ahead} before it"
     lane = _LANES[found.lane or Lane.NORMAL]
-    if gates.ahead >= MOST_COUNTED:
-        return Gate.TURN, f"over {MOST_COUNTED} jobs are before it in {lane}; {len(workers)} workers have the task"
+    if gates.ahead is None:
+        return Gate.TURN, f"it is one of {gates.waiting} in {lane}; {len(workers)} workers have the task"
     return Gate.TURN, f"it is number {gates.ahead + 1} in {lane}; {len(workers)} workers have the task"

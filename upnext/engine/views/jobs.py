@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from upnext.core import ids, outcome
 from upnext.core.entry import Meta
-from upnext.core.keys import Keys
+from upnext.core.keys import LANE_LETTERS, Keys
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
 from upnext.engine.calls import inspect
-from upnext.engine.calls.inspect import End, InLane, Packed, TaskFacts
+from upnext.engine.calls.inspect import End, InLane, LanePart, Packed, TaskFacts
 from upnext.engine.redis.scripts import Call
 from upnext.errors import JobNotFoundError
 
@@ -19,6 +20,8 @@ T = TypeVar("T")
 
 _LOOK = 2000
 """Jobs of other tasks that one run of a script may pass over."""
+MOST_PARTS = 64
+"""Most calls for the jobs of one task: of jobs with much data a look shows fewer than it was asked for."""
 
 ENDED = (JobStatus.DONE, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.DEAD)
 
@@ -107,14 +110,14 @@ def jobs(
         found += _paged(transport, keys, dead=True, task=task, limit=limit - len(found))
     elif (status is None or status in ENDED) and len(found) < limit:
         wanted = ENDED if status is None else (status,)
-        ends = transport.run(inspect.recent_ends(keys, task, wanted, limit - len(found)))
+        ends = _ends(transport, keys, task, wanted, limit - len(found))
         # A dead letter that was retried has ended before and lives again: it is listed as what it is now.
         living = {one.job_id for one in found}
         found += [_recent(end) for end in ends if end.job_id not in living]
     return _with_max_attempts(found[:limit], known)
 
 
-def lineage(transport: Transport, keys: Keys, root_id: str, limit: int = 10_000) -> list[Job]:
+def lineage(transport: Transport, keys: Keys, root_id: str, limit: int = 2_000) -> list[Job]:
     """The jobs known to descend from `root_id`, itself not among them: of the newest `limit` that live or have ended."""
     everything = [*jobs(transport, keys, limit=limit), *dead_letters(transport, keys, limit=limit)]
     unique = {one.job_id: one for one in reversed(everything)}
@@ -149,23 +152,44 @@ def _with_max_attempts(found: Iterable[Job], known: Iterable[TaskFacts]) -> list
     return [replace(one, max_attempts=most.get(one.task)) for one in found]
 
 
-def _queued(transport: Transport, keys: Keys, task: str, limit: int) -> Iterable[Job]:
-    if limit <= 0:
-        return []
-    return [_in_lane(job_id, place, None) for job_id, place in transport.run(inspect.queued_jobs(keys, task, limit))]
+def _queued(transport: Transport, keys: Keys, task: str, limit: int) -> list[Job]:
+    return _in_lanes(transport, partial(inspect.queued_jobs, keys, task), limit)
 
 
-def _running(transport: Transport, keys: Keys, task: str, limit: int) -> Iterable[Job]:
-    if limit <= 0:
-        return []
-    server_ms, found = transport.run(inspect.running_jobs(keys, task, limit))
-    return [_in_lane(job_id, place, server_ms) for job_id, place in found]
+def _running(transport: Transport, keys: Keys, task: str, limit: int) -> list[Job]:
+    return _in_lanes(transport, partial(inspect.running_jobs, keys, task), limit)
+
+
+def _in_lanes(transport: Transport, call: Callable[[str, str, int], Call[LanePart]], limit: int) -> list[Job]:
+    """`call(lane, after, limit)`, until there are `limit`, or MOST_PARTS calls have been made."""
+    found: list[Job] = []
+    parts = 0
+    for lane in LANE_LETTERS:
+        after: str | None = ""
+        while after is not None and len(found) < limit and parts < MOST_PARTS:
+            part = transport.run(call(lane, after, limit - len(found)))
+            found += [_in_lane(job_id, place, part.server_ms) for job_id, place in part.jobs]
+            after = part.after or None
+            parts += 1
+    return found
+
+
+def _ends(transport: Transport, keys: Keys, task: str | None, wanted: Sequence[JobStatus], limit: int) -> list[End]:
+    found: list[End] = []
+    after: tuple[str, int] | None = inspect.NEWEST
+    while after is not None and len(found) < limit:
+        part = transport.run(inspect.recent_ends(keys, task, wanted, limit - len(found), after))
+        found += part.ends
+        after = part.after
+    return found
 
 
 def _paged(transport: Transport, keys: Keys, *, dead: bool, task: str | None, limit: int) -> list[Job]:
     found: list[Job] = []
     rank: int | None = 0
-    while rank is not None and len(found) < limit:
+    parts = 0
+    while rank is not None and len(found) < limit and parts < MOST_PARTS:
+        parts += 1
         page = transport.run(
             inspect.page_jobs(keys, dead=dead, task=task, rank=rank, look=_LOOK, limit=limit - len(found))
         )

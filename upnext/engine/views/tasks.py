@@ -20,7 +20,7 @@ from upnext.engine.redis.scripts import Call
 from upnext.engine.views.jobs import Transport
 from upnext.errors import UsageError
 
-_LOOK = 10_000
+_LOOK = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +158,11 @@ def purge(transport: Transport, keys: Keys, task: str) -> Purged:
             queued += removed
     delayed, cursor = 0, "0"
     while True:
-        cursor, removed = transport.run(admin.purge_delayed(keys, task, cursor))
+        following, removed, more = transport.run(admin.purge_delayed(keys, task, cursor))
         delayed += removed
+        if more:
+            continue
+        cursor = following
         if cursor == "0":
             return Purged(queued, delayed)
 

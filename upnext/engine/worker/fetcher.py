@@ -536,6 +536,7 @@ class Fetcher:
                     self._unstarted.keep_as_dead_letter(task, lane, entry_id, f"its meta can't be read: {error}")
                     continue
             attempt = Attempt(spec, lane, entry_id, meta, self._broker)
+            attempt.payload_bytes = len(payload)
             if lane == Lane.SUSPECT:
                 self._suspect = attempt
             executor.hold(attempt, payload, first=task in self._limited)

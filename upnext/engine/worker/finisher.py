@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from upnext.core.batches import CALL_BYTES
 from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
 from upnext.core.recent import Recent
@@ -31,7 +32,6 @@ log = logging.getLogger("upnext.engine")
 BATCH_JOBS = 500
 MOST_OPEN = 2
 """With so many requests unconfirmed, further ends wait for a reply: many jobs that each wait a little would make a request each."""
-BATCH_BYTES = 4 * 1024 * 1024
 KEPT_S, KEPT_JOBS, KEPT_BYTES = 60.0, 10_000, 4 * 1024 * 1024
 """Confirmed ends are kept for so long, and no more than this, in case the broker goes back in time."""
 AGAIN_JOBS, AGAIN_BYTES = 200, 1024 * 1024
@@ -102,8 +102,8 @@ class Finisher:
         while start < len(ends):
             size = stop = 0
             for stop in range(start, min(start + BATCH_JOBS, len(ends))):
-                size += len(ends[stop].outcome)
-                if size > BATCH_BYTES:
+                size += len(ends[stop].outcome) + ends[stop].letter_bytes
+                if size > CALL_BYTES:
                     break
             batch = ends[start : stop + 1]
             self._open[id(batch)] = batch
@@ -149,13 +149,18 @@ class Finisher:
         await self._until_done(once, "the end", len(batch))
 
     async def _settle_backs(self, batch: list[PutBack]) -> None:
+        rest = batch
+
         async def once() -> None:
-            answers = await self._link.run(worker.retry(self._keys, self._membership.epoch, batch))
-            for job, answer in zip(batch, answers, strict=True):
-                if answer == worker.CANCELLED:
-                    self.finish(cancelled_end(job, self._membership.consumer))
-                elif answer == worker.STALE:
-                    log.debug("%s was taken over by another worker while it ran here", job.job_id)
+            nonlocal rest
+            while rest:
+                answers = await self._link.run(worker.retry(self._keys, self._membership.epoch, rest[:BATCH_JOBS]))
+                for job, answer in zip(rest, answers, strict=False):
+                    if answer == worker.CANCELLED:
+                        self.finish(cancelled_end(job, self._membership.consumer))
+                    elif answer == worker.STALE:
+                        log.debug("%s was taken over by another worker while it ran here", job.job_id)
+                rest = rest[len(answers) :]
 
         await self._until_done(once, "the retry", len(batch))
 

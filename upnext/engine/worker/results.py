@@ -81,9 +81,10 @@ class Results:
         if attempt.given_up:
             return  # recorded already
         raw = outcomes.encode(outcome)
-        self._finisher.finish(
-            Finish(attempt.spec.name, attempt.lane, attempt.entry_id, outcome.status, raw, attempt.meta, dead_letter)
-        )
+        job = Finish(attempt.spec.name, attempt.lane, attempt.entry_id, outcome.status, raw, attempt.meta, dead_letter)
+        if dead_letter:
+            job.letter_bytes = attempt.payload_bytes
+        self._finisher.finish(job)
 
     def failed(self, attempt: Attempt, begun_ns: int, error: BaseException) -> None:
         """Record what `error` means for the job: its end, or another attempt. Nothing for one that was given up."""

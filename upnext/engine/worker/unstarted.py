@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 
+from upnext.core.batches import CALL_BYTES
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome, encode
 from upnext.engine.attempt import Attempt
 from upnext.engine.calls import worker as calls
@@ -22,6 +23,8 @@ log = logging.getLogger("upnext.engine")
 
 Entry = tuple[str, str, bytes]
 """(task, letter of the lane, entry id)"""
+MOST_HANDED_BACK = 200
+"""Most entries that one call hands back."""
 
 
 class Unstarted:
@@ -74,7 +77,9 @@ class Unstarted:
         """End an entry that is not a job, so that it stops coming back and an operator can look at it."""
         log.error("entry %s of %s is not a job (%s): kept as a dead letter", entry_id.decode(), task, reason)
         outcome = Outcome(JobStatus.FAILED, error=ErrorInfo("NotAJob", reason), reason=FailureReason.UNKNOWN)
-        self._finisher.finish(Finish(task, lane, entry_id, JobStatus.FAILED, encode(outcome), None, True))
+        self._finisher.finish(
+            Finish(task, lane, entry_id, JobStatus.FAILED, encode(outcome), None, True, letter_bytes=CALL_BYTES)
+        )
 
     async def hand_back(self, attempts: Sequence[Attempt]) -> None:
         """Give unstarted jobs to other workers. The broker asked this worker to cancel some of them: cancel those again."""
@@ -86,8 +91,11 @@ class Unstarted:
                 await self._broker.cancel(job_id)
 
     async def give_up(self, jobs: Sequence[Entry]) -> None:
-        """Hand entries back."""
-        await self._broker.run(calls.hand_back(self._broker.keys, self._membership.epoch, jobs))
+        """Hand entries back, so many a call as the broker takes."""
+        while jobs:
+            call = calls.hand_back(self._broker.keys, self._membership.epoch, jobs[:MOST_HANDED_BACK])
+            _, looked_at = await self._broker.run(call)
+            jobs = jobs[looked_at:]
 
     async def hand_back_held(self) -> None:
         """Hand back all that is held, however long the broker is away."""
