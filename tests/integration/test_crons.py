@@ -137,3 +137,66 @@ async def test_how_late_ticks_are(server: Server, redis_url: str, namespace: str
         await wait_until_async(lambda: len(late_ms) >= 5 and sorted(late_ms)[1] < 100, 10, "ticks to be on time")
     late_ms.sort()
     print(f"started after the tick, ms: median {late_ms[len(late_ms) // 2]:.1f}, most {late_ms[-1]:.1f}")
+
+
+@pytest.mark.parametrize(
+    ("policy", "runs"), [(MissedRunPolicy.CATCH_UP, 4), (MissedRunPolicy.LATEST_ONLY, 1), (MissedRunPolicy.SKIP, 0)]
+)
+async def test_a_pause_is_one_gap(
+    server: Server,
+    redis_url: str,
+    namespace: str,
+    count: Callable[[str], int],
+    queued: Callable[[str], int],
+    policy: MissedRunPolicy,
+    runs: int,
+) -> None:
+    """Four ticks fall due while the cron is paused. None is queued, and when it is resumed the policy decides."""
+    minute = (time.gmtime().tm_min + 30) % 60
+    keys = Keys(namespace)
+    worker = service(hourly={"schedule": f"{minute} * * * *", "missed_run_policy": policy}, every_second="* * * * * *")
+    async with running(redis_url, namespace, worker):
+        await wait_until_async(lambda: count("every_second") >= 1, 5, "the crons to run")
+        server.cli("SADD", keys.paused, "hourly")
+        away = int(time.time() * 1000) - 4 * HOUR_MS
+        server.cli("HSET", keys.cursors, "hourly", away)
+        ticked = count("every_second")
+        await wait_until_async(lambda: count("every_second") > ticked + 2, 10, "some turns")
+        assert (queued("hourly"), count("hourly")) == (0, 0)
+        assert int(server.cli("HGET", keys.cursors, "hourly")) == away
+        server.cli("SREM", keys.paused, "hourly")
+        await wait_until_async(
+            lambda: int(server.cli("HGET", keys.cursors, "hourly")) > away + 3 * HOUR_MS, 8, "the cursor to move on"
+        )
+        ticked = count("every_second")
+        await wait_until_async(
+            lambda: count("every_second") > ticked + 1 and count("hourly") >= runs, 8, "what was due to have run"
+        )
+        assert count("hourly") == runs
+
+
+@pytest.mark.parametrize(("policy", "most"), [(MissedRunPolicy.LATEST_ONLY, 1), (MissedRunPolicy.SKIP, 0)])
+async def test_a_short_pause_is_a_gap_too(
+    server: Server,
+    redis_url: str,
+    namespace: str,
+    count: Callable[[str], int],
+    queued: Callable[[str], int],
+    policy: MissedRunPolicy,
+    most: int,
+) -> None:
+    """Ticks less than a minute old are late as a rule, and run under every policy; those of a pause are missed."""
+    keys = Keys(namespace)
+    worker = service(ticks={"schedule": "* * * * * *", "missed_run_policy": policy}, clock="* * * * * *")
+    async with running(redis_url, namespace, worker):
+        await wait_until_async(lambda: count("ticks") >= 1, 5, "the cron to run")
+        server.cli("SADD", keys.paused, "ticks")
+        ticked = count("clock")
+        await wait_until_async(lambda: count("clock") > ticked + 4, 20, "some ticks of the pause")
+        before, cursor = count("ticks") + queued("ticks"), int(server.cli("HGET", keys.cursors, "ticks"))
+        resumed = int(time.time() * 1000)
+        server.cli("SREM", keys.paused, "ticks")
+        await wait_until_async(lambda: count("ticks") >= before + 3, 20, "it to run again")
+        ran, now = count("ticks") + queued("ticks") - before, int(server.cli("HGET", keys.cursors, "ticks"))
+        assert resumed - cursor > 3000, "there was a gap"
+        assert ran <= most + (now - resumed) // 1000 + 1

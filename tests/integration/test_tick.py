@@ -8,7 +8,7 @@ from tests.integration.lua_harness import Workbench, task
 from upnext.core.entry import Meta
 from upnext.core.spec import STEPPED_BACK_MS, CronSpec
 from upnext.engine.calls import admin, inspect, lease
-from upnext.engine.calls.lease import EARLY, FIRED, GONE, HELD, PASSED
+from upnext.engine.calls.lease import EARLY, FIRED, GONE, HELD, PASSED, PAUSED
 from upnext.engine.redis.replies import ReplyError
 from upnext.engine.redis.scripts import Call
 
@@ -156,3 +156,12 @@ def test_a_tick_that_may_not_overlap_is_skipped_and_counted_until_the_job_before
 
     assert work.broker.run(admin.purge_queued(work.keys, "tidy", "n")) == 1
     assert work.broker.run(call(work, tick_ms, overlap=False))[0] == FIRED
+
+
+def test_a_paused_cron_does_not_fire_and_keeps_its_cursor(work: Workbench) -> None:
+    tick_ms = ready(work)
+    work.broker.command("SADD", work.keys.paused, "tidy")
+    before = work.everything()
+    assert work.broker.run(call(work, tick_ms)) == (PAUSED, 0)
+    assert work.everything() == before
+    assert work.broker.run(call(work, tick_ms, fire=False))[0] == FIRED, "a tick that the policy skips moves the cursor"

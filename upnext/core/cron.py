@@ -181,11 +181,15 @@ class DueTicks:
     """When to ask again."""
 
 
-def due(schedule: Schedule, spec: CronSpec, cursor_ms: int, now_ms: int) -> DueTicks:
+def due(
+    schedule: Schedule, spec: CronSpec, cursor_ms: int, now_ms: int, missed_after_s: float = MISSED_AFTER_S
+) -> DueTicks:
     """The ticks in (cursor_ms, now_ms] that the missed-run policy lets run.
 
     CATCH_UP: all of them. LATEST_ONLY: all, unless some are missed; then the newest alone. SKIP: those that aren't missed.
     Ticks older than `max_catch_up_s` run under no policy.
+
+    A tick this much older than now is missed; 0 where it is known that none could run until now.
 
     Nothing is due before the cursor, whatever the clock says, so that a step back repeats no tick; but where that would silence
     the cron for long, it goes on from now.
@@ -195,7 +199,7 @@ def due(schedule: Schedule, spec: CronSpec, cursor_ms: int, now_ms: int) -> DueT
     first = schedule.next_after(cursor_ms)
     if first is None or first > now_ms:
         return DueTicks([], cursor_ms, first)
-    missed_before = now_ms - round(MISSED_AFTER_S * 1000)
+    missed_before = now_ms - round(missed_after_s * 1000)
     oldest = cursor_ms
     if spec.missed is MissedRunPolicy.SKIP:
         oldest = max(oldest, missed_before - 1)

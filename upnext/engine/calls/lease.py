@@ -255,7 +255,7 @@ def promote(keys: Keys, epoch: str, most: int) -> Call[Promoted]:
     )
 
 
-FIRED, PASSED, EARLY, GONE, HELD = 1, 2, 3, 4, 5
+FIRED, PASSED, EARLY, GONE, HELD, PAUSED = 1, 2, 3, 4, 5, 6
 HOLDER_TTL_MS = 30 * 86_400_000
 """A tick's job that is lost without an end holds up the next ones for so long at most. Every end frees them."""
 
@@ -272,7 +272,7 @@ def tick(
     fire: bool,
     overlap: bool = True,
 ) -> Call[tuple[int, int | str]]:
-    """-> (FIRED, entry id) · (PASSED, cursor ms) · (EARLY, ms to wait) · (GONE, 0) · (HELD, job of an earlier tick)."""
+    """-> (FIRED, entry id) · (PASSED, cursor ms) · (EARLY, ms to wait) · (GONE, 0) · (HELD, job of an earlier tick) · (PAUSED, 0)."""
     key = "" if overlap else f"tick@{cron}"
     said = encode_meta(replace(meta, idempotency_key=key or None))
     return Call(
@@ -286,6 +286,7 @@ def tick(
             keys.stream(cron, Lane.NORMAL),
             keys.fired,
             keys.stats,
+            keys.paused,
         ],
         [
             epoch,

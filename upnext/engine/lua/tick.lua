@@ -1,16 +1,18 @@
 #!lua flags=allow-oom
 -- Fires one tick of a cron: at most once ever, only when it is due by the server's clock, only for the leader's current term.
 -- A skipped tick may move the cursor back when that is far ahead of the server's clock, which was set back then.
--- KEYS: 1 epoch, 2 leader, 3 crons, 4 cursors, 5 limits, 6 the task's normal stream, 7 fired, 8 stats
+-- A paused cron doesn't fire, and its cursor stays: when it is resumed, the pause is one gap, for its missed-run policy.
+-- KEYS: 1 epoch, 2 leader, 3 crons, 4 cursors, 5 limits, 6 the task's normal stream, 7 fired, 8 stats, 9 paused
 -- ARGV: 1 epoch, 2 the leader's term, 3 cron, 4 tick ms, 5 payload, 6 meta, 7 bell channel, 8 '0': only move the cursor (a tick that is skipped),
 --       9 so many ms ahead the cursor may be, 10 idempotency prefix, 11 key that the job of a tick holds until it ends,
 --       so that no two overlap ('' none), 12 its ttl ms
 -- Returns: {1, entry id} fired; {2, cursor ms} somebody fired or skipped it; {3, ms until due} too early; {4, 0} the cron is gone;
---          {5, job id} the job of an earlier tick has not ended: this tick is skipped, and counted
+--          {5, job id} the job of an earlier tick has not ended: this tick is skipped, and counted; {6, 0} the cron is paused
 -- Errors: EPOCH; TERM when another scheduler leads
 -- include: epoch
 -- include: must_be
 must_be('hash', KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[7], KEYS[8])
+must_be('set', KEYS[9])
 if redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[2] then
   return redis.error_reply('TERM another scheduler leads')
 end
@@ -29,6 +31,9 @@ if wait > 0 then
   return {3, math.ceil(wait)}
 end
 local fires = ARGV[8] ~= '0'
+if fires and redis.call('SISMEMBER', KEYS[9], ARGV[3]) == 1 then
+  return {6, 0}
+end
 local held = fires and ARGV[11] ~= '' and redis.pcall('GET', ARGV[10] .. ARGV[11])
 if type(held) == 'string' then
   redis.call('HINCRBY', KEYS[8], ARGV[3] .. ':skipped', 1)

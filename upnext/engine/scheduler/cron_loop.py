@@ -49,6 +49,8 @@ class CronWork:
         self._epoch, self._term, self._server_ms, self._settle = epoch, term, server_ms, settle
         self._kick = asyncio.Event()
         self._parsed: dict[bytes, tuple[CronSpec, Schedule] | None] = {}
+        self._paused: set[str] = set()
+        """Crons that were paused when they were last looked at: what fell due since is one gap."""
 
     def wake(self) -> None:
         self._kick.set()
@@ -79,14 +81,16 @@ class CronWork:
         """Fire what is due; -> seconds until the next."""
         wire = await self._link.wire()
         definitions, cursors = wire.send("HGETALL", self._keys.crons), wire.send("HGETALL", self._keys.cursors)
-        paused: set[bytes] = set(await self._link.command("SMEMBERS", self._keys.paused))
+        paused = wire.send("SMEMBERS", self._keys.paused)
         known = _pairs(await definitions)
         at = _pairs(await cursors)
+        paused_now = set(await paused)
         if len(self._parsed) > 2 * len(known) + 100:
             self._parsed.clear()  # mostly of crons that have changed or gone
         wait_s = REREAD_S
         for name, raw in known.items():
-            if name in paused:  # its cursor stays: what it missed is one gap for its policy when it is resumed
+            if name in paused_now:  # its cursor stays: what it missed is one gap for its policy when it is resumed
+                self._paused.add(name.decode())
                 continue
             definition: dict[str, Any] = orjson.loads(raw)
             now_ms = self._server_ms()
@@ -133,19 +137,24 @@ class CronWork:
         """-> ms until its next tick, None when it has none."""
         from upnext.core import cron as crons  # noqa: PLC0415 - as above
 
-        due = crons.due(schedule, spec, cursor_ms, now_ms)
+        missed_after_s = 0.0 if name in self._paused else crons.MISSED_AFTER_S
+        due = crons.due(schedule, spec, cursor_ms, now_ms, missed_after_s)
         for tick_ms in due.fire:
-            await self._tick(name, tick_ms, fire=True, overlap=spec.overlap)
+            if await self._tick(name, tick_ms, fire=True, overlap=spec.overlap) == lease.PAUSED:
+                self._paused.add(name)
+                return None
         if not due.fire and due.cursor != cursor_ms:
             await self._tick(name, due.cursor, fire=False)
+        self._paused.discard(name)
         if due.next_ms is None:
             return None
         return max(0, due.next_ms - self._server_ms())
 
-    async def _tick(self, name: str, tick_ms: int, *, fire: bool, overlap: bool = True) -> None:
+    async def _tick(self, name: str, tick_ms: int, *, fire: bool, overlap: bool = True) -> int | None:
+        """-> the kind of the answer; None: another scheduler leads."""
         term = self._term()
         if term is None:
-            return
+            return None
         while True:
             call = lease.tick(
                 self._keys,
@@ -169,6 +178,7 @@ class CronWork:
         if kind == lease.FIRED and fire:
             due = time.strftime("%FT%TZ", time.gmtime(tick_ms / 1000))
             log.debug("cron %s fired for %s (%+d ms)", name, due, self._server_ms() - tick_ms)
+        return kind
 
 
 def _pairs(reply: Any) -> dict[bytes, bytes]:
