@@ -20,7 +20,7 @@ import orjson
 from upnext import config
 from upnext.cli import local_daemons
 from upnext.control.client import ControlClient
-from upnext.core.keys import Keys
+from upnext.core.keys import LANE_LETTERS, Keys
 from upnext.core.outcome import JobStatus
 from upnext.engine.calls import inspect
 from upnext.engine.client.sync_client import SyncQueueClient
@@ -154,9 +154,10 @@ class Source:
         """When the oldest queued job of each of these tasks was submitted (server ms); without those that have none."""
         found: dict[str, int] = {}
         for name in names:
-            oldest = self.client.run(inspect.queued_jobs(self.keys, name, 1))
+            calls = [inspect.queued_jobs(self.keys, name, lane, "", 1) for lane in LANE_LETTERS]
+            oldest = [place.entry_id for call in calls for _, place in self.client.run(call).jobs]
             if oldest:
-                found[name] = int(oldest[0][1].entry_id.partition("-")[0])
+                found[name] = min(int(entry_id.partition("-")[0]) for entry_id in oldest)
         return found
 
     # -- what people did --
