@@ -17,8 +17,8 @@ from upnext.core.submission import Submission
 from upnext.engine.calls import admin, inspect, lease, worker
 from upnext.engine.calls import client as client_calls
 from upnext.engine.calls.worker import Finish
-from upnext.engine.client.waiting import BATCH_JOBS, size_of
 from upnext.engine.client.sync_client import SyncQueueClient
+from upnext.engine.client.waiting import BATCH_JOBS, size_of
 from upnext.engine.redis.scripts import Call
 
 LONGEST_MS = 10 * PATIENCE

@@ -66,6 +66,7 @@ READS = {
         "HKEYS",
         "HLEN",
         "HSCAN",
+        "HSTRLEN",
         "HMGET",
         "SCARD",
         "SISMEMBER",
