@@ -302,6 +302,8 @@ def is_listening(path: Path) -> bool:
         probe.settimeout(_CONNECT_TIMEOUT_S)
         try:
             probe.connect(os.fspath(path))
+        except BlockingIOError:
+            return True  # so many wait to be let in that no more can
         except (OSError, ValueError):
             return False
     return True

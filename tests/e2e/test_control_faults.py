@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pty
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,7 +71,11 @@ def rss_kib(pid: int) -> int:
 def connect(daemon: Daemon) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(30)
-    connection.connect(str(daemon.socket_path))
+    try:
+        connection.connect(str(daemon.socket_path))
+    except OSError:
+        connection.close()
+        raise
     return connection
 
 
@@ -318,25 +324,122 @@ def test_a_huge_frame_is_cut_off(daemon: Daemon) -> None:
     assert daemon.status()["ready_workers"] == 2
 
 
+def followed(daemon: Daemon) -> socket.socket:
+    """A connection that follows events: never idle."""
+    connection = connect(daemon)
+    connection.sendall(b'{"jsonrpc": "2.0", "id": 1, "method": "subscribe"}\n')
+    assert b"result" in connection.recv(4096)
+    return connection
+
+
 def test_slow_and_silent_clients_are_no_burden(daemon: Daemon) -> None:
     before = fds(daemon.pid)
     with contextlib.ExitStack() as open_ones:
-        silent = [open_ones.enter_context(connect(daemon)) for _ in range(15)]
+        followers = [open_ones.enter_context(followed(daemon)) for _ in range(15)]
         assert daemon.status()["ready_workers"] == 2
-        silent.append(open_ones.enter_context(connect(daemon)))
+        followers.append(open_ones.enter_context(followed(daemon)))
         wait_until(lambda: refused(daemon), 5, "the 17th to be told that there are too many")
-        silent[0].sendall(b'{"jsonrpc": "2.0", "id":')
-        silent.pop(1).close()
+        busy = daemon.ctl("status")
+        assert (busy.returncode, busy.stdout) == (1, ""), busy.stderr
+        assert "is busy: 16 clients are connected already" in busy.stderr
+        followers[0].sendall(b'{"jsonrpc": "2.0", "id":')
+        followers.pop(1).close()
         wait_until(lambda: not refused(daemon), 5, "a place to be free again")
-        hung_up = silent[0]
+        hung_up = followers[0]
         hung_up.settimeout(60)
         assert hung_up.recv(1) == b"", "who doesn't end a line is hung up on"
     settled(daemon, before)
 
 
+def test_idle_clients_lock_nobody_out(daemon: Daemon) -> None:
+    before = fds(daemon.pid)
+    with contextlib.ExitStack() as open_ones:
+        silent = [open_ones.enter_context(connect(daemon)) for _ in range(16)]
+        done = daemon.ctl("status")
+        assert done.returncode == 0, done.stderr
+        assert select.select(silent, [], [], 30)[0], "one of them was hung up on"
+    settled(daemon, before)
+
+
+def test_a_daemon_that_is_held_up_with_a_full_backlog_is_busy_and_not_away(daemon: Daemon) -> None:
+    with contextlib.ExitStack() as open_ones:
+        os.kill(daemon.pid, signal.SIGSTOP)
+        try:
+            full = False
+            while not full:
+                waiting = open_ones.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                full = waiting.connect_ex(str(daemon.socket_path)) == errno.EAGAIN
+            done = daemon.ctl("status")
+        finally:
+            os.kill(daemon.pid, signal.SIGCONT)
+        assert done.returncode == 1, done.stderr
+        assert "is busy" in done.stderr
+    wait_until(lambda: lets_in(daemon), 20, "its clients to be gone")
+
+
+def lets_in(daemon: Daemon) -> bool:
+    try:
+        return not refused(daemon)
+    except BlockingIOError:  # its backlog is still full
+        return False
+
+
+def test_thousands_of_requests_delay_nobody(daemon: Daemon) -> None:
+    before = fds(daemon.pid)
+    many = 4000
+    answers: list[int] = []
+    with connect(daemon) as connection:
+
+        def read() -> None:
+            with connection.makefile("rb") as lines:
+                for line in lines:
+                    answers.append(len(line))
+                    if len(answers) == many:
+                        return
+
+        reader = threading.Thread(target=read)
+        writer = threading.Thread(
+            target=connection.sendall, args=(b'{"jsonrpc": "2.0", "id": 1, "method": "status"}\n' * many,)
+        )
+        reader.start()
+        writer.start()
+        wait_until(lambda: answers, 30, "its first answer")
+        daemon.rpc("hello")
+        assert len(answers) < many, "another's request was answered between"
+        reader.join(200)
+        writer.join(10)
+        assert len(answers) == many
+    settled(daemon, before)
+
+
+def test_however_many_jobs_run_the_status_fits() -> None:
+    service = SERVICE.replace("concurrency=4", "concurrency=2500")
+    with Daemon(service, workers=1) as one, Queue(one) as queue:
+        for _ in range(2500):
+            queue.submit("nap")
+        wait_until(lambda: one.child("worker-1")["in_flight_count"] == 2500, 60, "all to run")
+        oldest = one.child("worker-1")["in_flight"]
+        assert len(oldest) == 20
+        found: list[dict[str, Any]] = []
+        offset: int | None = 0
+        while offset is not None:
+            page = one.rpc("running", slot="worker-1", offset=offset)
+            assert page["count"] == 2500
+            found += page["jobs"]
+            offset = page["next"]
+        assert len({job["job_id"] for job in found}) == 2500
+        assert [job["job_id"] for job in found[:20]] == [job["job_id"] for job in oldest]
+        assert one.rpc("running", slot="scheduler")["jobs"] == []
+        assert "+2499" in one.ctl("status").stdout
+        (one.directory / "go").touch()
+        wait_until(lambda: one.child("worker-1")["in_flight_count"] == 0, 60, "all to end")
+
+
 def refused(daemon: Daemon) -> bool:
     with connect(daemon) as connection:
-        connection.sendall(b'{"jsonrpc": "2.0", "id": 1, "method": "hello"}\n')
+        with contextlib.suppress(BrokenPipeError):  # it was refused already: the reason is there to be read
+            connection.sendall(b'{"jsonrpc": "2.0", "id": 1, "method": "hello"}\n')
         answer = json.loads(connection.makefile("rb").readline())
     return "error" in answer and answer["error"]["code"] == -32004
 

@@ -7,7 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -129,6 +131,29 @@ def test_everything_is_served() -> None:
 
         os.kill(daemon.child("metrics")["pid"], signal.SIGSTOP)
         assert daemon.status()["ready_workers"] == 2, "a scrape that hangs is nobody else's business"
+
+
+def test_however_many_scrape_the_daemon_has_one_client() -> None:
+    port = free_port()
+    with Daemon(SERVICE, workers=1, args=("--metrics", f"127.0.0.1:{port}")) as daemon:
+        wait_until(lambda: up(port), 20, "the metrics")
+        stop = threading.Event()
+        answers: list[float] = []
+
+        def scrape() -> None:
+            while not stop.is_set():
+                answers.append(value(scraped(port), "upnext_daemon_up"))
+
+        with ThreadPoolExecutor(30) as pool:
+            scrapers = [pool.submit(scrape) for _ in range(30)]
+            try:
+                wait_until(lambda: len(answers) > 100, 60, "scrapes")
+                assert daemon.ctl("status").returncode == 0
+            finally:
+                stop.set()
+            for scraper in scrapers:
+                scraper.result(60)
+        assert set(answers) == {1.0}
 
 
 def test_a_unix_socket() -> None:

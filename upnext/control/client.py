@@ -19,6 +19,9 @@ from upnext.errors import ControlError, DaemonGoneError, DaemonNotRunningError
 
 _CHUNK_BYTES = 1 << 16
 _UCRED = struct.Struct("3i")
+BUSY_S = 5.0
+"""For so long a daemon whose places are all taken is tried again."""
+_BUSY_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,8 @@ class ControlClient:
 
     `timeout_s` is how long the daemon may take to answer one request; operations that take longer are followed by `wait`.
     `servers` are uids whose processes may serve there besides this user's and root's; None: anybody's.
-    Raises DaemonNotRunningError when no daemon listens, ControlError when the daemon refuses us, speaks another protocol, or is another
-    user's, TimeoutError when it doesn't answer.
+    Raises DaemonNotRunningError when no daemon listens, ControlError when the daemon refuses us, is busy for BUSY_S, speaks another
+    protocol, or is another user's, TimeoutError when it doesn't answer.
     """
 
     def __init__(
@@ -47,16 +50,17 @@ class ControlClient:
         self.servers = servers
         self._timeout_s = timeout_s
         self._ids = itertools.count(1)
-        self._decoder = FrameDecoder()
-        self._inbox: deque[Message] = deque()
-        self._events: deque[Notification] = deque()
-        self._socket = _connect(self.path, timeout_s)
-        try:
-            _check_server(self._socket, self.path, servers)
-            self.hello = self.call("hello")
-        except BaseException:
-            self._socket.close()
-            raise
+        busy_until = time.monotonic() + BUSY_S
+        while True:
+            try:
+                self._connect()
+                break
+            except ControlError as error:
+                if error.code != ErrorCode.TOO_MANY_CLIENTS:
+                    raise
+                if time.monotonic() >= busy_until:
+                    raise ControlError(f"the daemon on {self.path} is busy: {error}", error.code) from None
+            time.sleep(_BUSY_PAUSE_S)
         if self.hello.get("protocol") != protocol.PROTOCOL:
             self._socket.close()
             raise ControlError(
@@ -64,6 +68,18 @@ class ControlClient:
                 " use the `upnext` of the daemon's own installation",
                 ErrorCode.FAILED,
             )
+
+    def _connect(self) -> None:
+        self._decoder = FrameDecoder()
+        self._inbox: deque[Message] = deque()
+        self._events: deque[Notification] = deque()
+        self._socket = _connect(self.path, self._timeout_s)
+        try:
+            _check_server(self._socket, self.path, self.servers)
+            self.hello = self.call("hello")
+        except BaseException:
+            self._socket.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -219,6 +235,9 @@ def _connect(path: str, timeout_s: float) -> socket.socket:
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
         connection.close()
         raise DaemonNotRunningError(f"no upnextd is running on {path}") from None
+    except BlockingIOError:
+        connection.close()
+        raise ControlError("so many wait to be let in that no more can", ErrorCode.TOO_MANY_CLIENTS) from None
     except PermissionError:
         connection.close()
         raise ControlError(

@@ -238,6 +238,7 @@ class ParamKind(Enum):
 
     FLAG = "true or false"
     COUNT = "a whole number from 0 to 1000"
+    OFFSET = "a whole number from 0"
     TEXT = "a text of 1 to 200 characters"
 
     def takes(self, value: Any) -> bool:
@@ -246,6 +247,8 @@ class ParamKind(Enum):
                 return isinstance(value, bool)
             case ParamKind.COUNT:
                 return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 1000
+            case ParamKind.OFFSET:
+                return isinstance(value, int) and not isinstance(value, bool) and value >= 0
             case ParamKind.TEXT:
                 return isinstance(value, str) and 1 <= len(value) <= 200
 
@@ -276,6 +279,11 @@ def _table(*methods: Method) -> Mapping[str, Method]:
 METHODS = _table(
     Method("hello", "-> {protocol, version, name, pid}"),
     Method("status", "-> the status, see upnext.control.status"),
+    Method(
+        "running",
+        "-> {jobs, count, next}: a page of the jobs that run, the oldest of each slot first (slot null: of all slots)",
+        params={"slot": Param(ParamKind.TEXT), "offset": Param(ParamKind.OFFSET, default=0)},
+    ),
     Method("metrics", "-> counters since the daemon's start, for the process that serves them"),
     Method("subscribe", "-> {}, then `event` notifications"),
     Method(

@@ -10,7 +10,7 @@ import upnext
 from upnext.control import protocol
 from upnext.control.protocol import ErrorCode
 from upnextd.control.server import Client, CommandError
-from upnextd.control.status import status
+from upnextd.control.status import running, status
 from upnextd.rules import plan, slots
 from upnextd.rules.modes import Request
 from upnextd.rules.plan import Mode, Role
@@ -33,6 +33,7 @@ class ControlCommands:
         self._methods: dict[str, Callable[[dict[str, Any], Client], _Answer | Awaitable[_Answer]]] = {
             "hello": self._hello,
             "status": self._status,
+            "running": self._running,
             "metrics": self._metrics,
             "subscribe": self._subscribe,
             "wait": self._wait,
@@ -76,6 +77,11 @@ class ControlCommands:
     def _status(self, _params: dict[str, Any], _client: Client) -> _Answer:
         self._supervisor.hang_watch.check_now()
         return status(self._supervisor)
+
+    def _running(self, params: dict[str, Any], _client: Client) -> _Answer:
+        if params["slot"] is not None:
+            self._slot(params["slot"])
+        return running(self._supervisor, params["slot"], params["offset"])
 
     def _metrics(self, _params: dict[str, Any], _client: Client) -> _Answer:
         supervisor = self._supervisor

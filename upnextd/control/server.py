@@ -1,5 +1,8 @@
 """The control socket's server: born 0600, same user or root only, 16 clients, 1 MiB a frame; who doesn't read is dropped.
 
+Each client's requests are taken in their order, a few a turn of the loop, so that one that sends thousands at once delays nobody. Where all
+places are taken, a newcomer gets that of the client that was silent for longest.
+
 The protocol itself is `upnext.control.protocol`; what the methods do is `upnextd.control.commands`.
 """
 
@@ -10,6 +13,8 @@ import os
 import socket
 import stat
 import struct
+import time
+from collections import deque
 from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -20,6 +25,14 @@ from upnext.control.protocol import ErrorCode, ErrorResponse, Message, Notificat
 _UCRED = struct.Struct("3i")
 _UNREAD_CAP_BYTES = 4 << 20
 _UNFINISHED_S = 5.0
+_TURN_S = 0.002
+"""A client's requests are answered for so long in one turn of the loop."""
+_MOST_FRAMES = 64
+"""With so many of its requests untaken, nothing more is read from a client."""
+_MOST_OPEN = 64
+"""With so many of its requests unanswered, a client's next ones are not taken."""
+IDLE_S = 5.0
+"""A client that has been silent for so long, waits for nothing and follows nothing gives its place up to a newcomer."""
 _LOOK_S = 2.0
 _NO_DESCRIPTOR_S = 1.0
 
@@ -108,6 +121,17 @@ class ControlServer:
         _, client = await self._loop.connect_accepted_socket(lambda: Client(self, self._commands), connection)
         return client
 
+    def has_room(self) -> bool:
+        """Whether one more may come; the client that was idle for longest has gone for it, if need be."""
+        if len(self.clients) < protocol.CLIENT_CAP:
+            return True
+        longest = max(self.clients, key=lambda client: client.idle_s())
+        if longest.idle_s() < IDLE_S:
+            return False
+        longest.hang_up()
+        self.clients.discard(longest)
+        return True
+
     @property
     def settled(self) -> bool:
         """Nobody is on the way in, and no client waits for an answer."""
@@ -162,6 +186,15 @@ class Client(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._impatience: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._frames: deque[bytes] = deque()
+        self._turn: asyncio.Handle | None = None
+        self._heard_at = time.monotonic()
+
+    def idle_s(self) -> float:
+        """How long it has been silent; 0 while it waits for something or follows events."""
+        if self._tasks or self._frames or self._commands.subscribed(self):
+            return 0.0
+        return time.monotonic() - self._heard_at
 
     @property
     def waits(self) -> bool:
@@ -175,7 +208,7 @@ class Client(asyncio.Protocol):
             return None
         return {
             "fd": transport.get_extra_info("socket").fileno(),
-            "unfinished": self._decoder.unfinished.decode("latin-1"),
+            "unfinished": b"\n".join([*self._frames, self._decoder.unfinished]).decode("latin-1"),
             "subscribed": self._commands.subscribed(self),
         }
 
@@ -202,17 +235,44 @@ class Client(asyncio.Protocol):
         self._server.clients.discard(self)
         if self._impatience is not None:
             self._impatience.cancel()
+        if self._turn is not None:
+            self._turn.cancel()
+        self._frames.clear()
         for task in self._tasks:
             task.cancel()
         self._commands.client_left(self)
 
     def data_received(self, data: bytes) -> None:
-        for frame in self._decoder.feed(data):
-            self._take(frame)
-        if self._decoder.overflowed:
+        self._heard_at = time.monotonic()
+        self._frames += self._decoder.feed(data)
+        if self._turn is None:
+            self._take_some()
+
+    def _take_some(self) -> None:
+        """As many of its requests as one turn of the loop is for; the rest in the next."""
+        self._turn = None
+        until = time.monotonic() + _TURN_S
+        while self._frames and len(self._tasks) < _MOST_OPEN and time.monotonic() < until:
+            self._take(self._frames.popleft())
+        if self._transport is None or self._transport.is_closing():
+            self._frames.clear()
+            return
+        self._watch_unfinished()
+        if len(self._frames) >= _MOST_FRAMES or len(self._tasks) >= _MOST_OPEN:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+        if self._frames:
+            if len(self._tasks) < _MOST_OPEN:
+                self._turn = asyncio.get_running_loop().call_soon(self._take_some)
+        elif self._decoder.overflowed:
             self.send(ErrorResponse(None, ErrorCode.FRAME_TOO_LARGE, f"a line over {protocol.FRAME_CAP_BYTES} bytes"))
             self.hang_up()
-        self._watch_unfinished()
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._transport is not None and self._turn is None:
+            self._turn = asyncio.get_running_loop().call_soon(self._take_some)
 
     def send(self, message: Message) -> None:
         """Queue a message; a client with 4 MiB unread is dropped."""
@@ -250,7 +310,7 @@ class Client(asyncio.Protocol):
         else:
             task = asyncio.get_running_loop().create_task(self._answer_later(message, result))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._answered)
 
     async def _answer_later(self, request: Request, result: Awaitable[dict[str, Any]]) -> None:
         try:
@@ -263,17 +323,18 @@ class Client(asyncio.Protocol):
         _, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         if uid not in (0, os.geteuid()):
             return ErrorResponse(None, ErrorCode.FORBIDDEN, "this daemon belongs to another user")
-        if len(self._server.clients) >= protocol.CLIENT_CAP:
+        if not self._server.has_room():
             return ErrorResponse(
                 None, ErrorCode.TOO_MANY_CLIENTS, f"{protocol.CLIENT_CAP} clients are connected already"
             )
         return None
 
     def _watch_unfinished(self) -> None:
-        """Who starts a line must end it within 5 s."""
-        if self._decoder.pending_bytes and self._impatience is None:
+        """A client that starts a line must end it within 5 s, counted while the server reads."""
+        unfinished = self._decoder.pending_bytes > 0 and not self._frames
+        if unfinished and self._impatience is None:
             self._impatience = asyncio.get_running_loop().call_later(_UNFINISHED_S, self.hang_up)
-        elif not self._decoder.pending_bytes and self._impatience is not None:
+        elif not unfinished and self._impatience is not None:
             self._impatience.cancel()
             self._impatience = None
 

@@ -15,6 +15,12 @@ from upnextd.supervisor.generations import Generation, Phase
 from upnextd.supervisor.instances import Instance, SlotHistory
 from upnextd.supervisor.supervisor import Supervisor
 
+OLDEST_JOBS = 20
+"""Of the running jobs, the status has so many of each child, the oldest: it has to fit into one line."""
+MOST_JOBS = 2000
+"""Of the running jobs of all children together, the status has about so many."""
+PAGE_JOBS = 1000
+
 
 def status(supervisor: Supervisor) -> dict[str, Any]:
     """Reads /proc and shared pages only: it answers whatever the children do."""
@@ -80,16 +86,39 @@ def _child(supervisor: Supervisor, instance: Instance, now: float) -> dict[str, 
     age_s = None if child.ready_at is None else child.heart.age_s(now)
     if age_s is not None and age_s > supervisor.settings.hang_timeout_s:
         said["state"] = "HUNG"
-    running = [job for jobs in child.page.running(now) for job in jobs]
+    jobs = _jobs(instance, now)
     return said | {
         "pid": child.pid,
         "uptime_s": round(now - child.born_at, 3),
         "heartbeat_age_s": None if age_s is None else round(age_s, 3),
-        "in_flight": [{"job_id": job.job_id, "task": job.task, "age_s": round(job.age_s, 3)} for job in running],
+        "in_flight": jobs[: min(OLDEST_JOBS, max(1, MOST_JOBS // len(supervisor.instances)))],
+        "in_flight_count": len(jobs),
         "jobs_done": child.page.done,
         "jobs_failed": child.page.failed,
         **_memory(child.pid),
     }
+
+
+def running(supervisor: Supervisor, slot: str | None, offset: int) -> dict[str, Any]:
+    """A page of the jobs that run in one slot, or in all of them: `next` is the offset of the following page, null after the last."""
+    now = supervisor.loop.time()
+    jobs = [
+        {"slot": instance.slot, **job}
+        for instance in sorted(supervisor.instances, key=_order)
+        if slot in (None, instance.slot)
+        for job in _jobs(instance, now)
+    ]
+    end = offset + PAGE_JOBS
+    return {"jobs": jobs[offset:end], "count": len(jobs), "next": end if end < len(jobs) else None}
+
+
+def _jobs(instance: Instance, now: float) -> list[dict[str, Any]]:
+    """The oldest first."""
+    child = instance.child
+    if child is None or child.pid is None:
+        return []
+    found = sorted((job for jobs in child.page.running(now) for job in jobs), key=lambda job: -job.age_s)
+    return [{"job_id": job.job_id, "task": job.task, "age_s": round(job.age_s, 3)} for job in found]
 
 
 def _template(generation: Generation, now: float) -> dict[str, Any]:
@@ -131,6 +160,7 @@ def _blank(slot: str, role: str, state: str, generation: int | None) -> dict[str
         "uptime_s": None,
         "heartbeat_age_s": None,
         "in_flight": [],
+        "in_flight_count": 0,
         "jobs_done": 0,
         "jobs_failed": 0,
         "rss_bytes": None,

@@ -1,7 +1,8 @@
 """The process behind `--metrics`: asks the daemon by its control socket and the queue by its broker, and serves it all as Prometheus text.
 
 Exec'd by the supervisor (`upnextd.metrics.exporter`) with its order as JSON on stdin. When it can't listen it says why and ends with 78.
-A scrape asks the daemon anew; the queue at most every QUEUE_AGE_S, for counting delayed jobs takes the broker's time.
+The daemon is asked at most every DAEMON_AGE_S, over one connection, however many scrape; the queue at most every QUEUE_AGE_S, for
+counting delayed jobs takes the broker's time.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ from upnext.control.client import ControlClient
 from upnext.control.exits import ExitCode
 from upnext.engine.client.sync_client import SyncQueueClient
 from upnext.engine.views import tasks
-from upnext.errors import ControlError, QueueError, UpNextError
+from upnext.errors import ControlError, DaemonGoneError, QueueError, UpNextError
 from upnextd.shared import process
 from upnextd.shared.meters import BOUNDS_S
 
+DAEMON_AGE_S = 1.0
 QUEUE_AGE_S = 5.0
 _OUTCOMES = ("done", "failed", "cancelled", "dead", "crashes")
 
@@ -68,12 +70,43 @@ class DaemonCollector(Collector):
     def __init__(self, socket_path: str, name: str) -> None:
         self._path = socket_path
         self._name = name
+        self._client: ControlClient | None = None
+        self._lock = threading.Lock()
+        self._known: list[Metric] = []
+        self._read_at = -DAEMON_AGE_S
 
     def collect(self) -> Iterable[Metric]:
-        up = GaugeMetricFamily("upnext_daemon_up", "1: the daemon answers", labels=["daemon"])
+        with self._lock:
+            if time.monotonic() - self._read_at >= DAEMON_AGE_S:
+                self._known = list(self._read())
+                self._read_at = time.monotonic()
+            return self._known
+
+    def _ask(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """-> status and counters. Raises as ControlClient does; the next call connects anew."""
+        client = self._client
+        self._client = None
         try:
-            with ControlClient(self._path, timeout_s=5.0) as client:
-                status, counted = client.call("status"), client.call("metrics")
+            if client is None:
+                client = ControlClient(self._path, timeout_s=5.0)
+            answers = client.call("status"), client.call("metrics")
+        except BaseException:
+            if client is not None:
+                client.close()
+            raise
+        self._client = client
+        return answers
+
+    def _read(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("upnext_daemon_up", "1: the daemon answers", labels=["daemon"])
+        kept = self._client is not None
+        try:
+            try:
+                status, counted = self._ask()
+            except DaemonGoneError:
+                if not kept:
+                    raise
+                status, counted = self._ask()  # who is silent for long may be hung up on
         except (UpNextError, ControlError, OSError):
             up.add_metric([self._name], 0)
             yield up
@@ -101,7 +134,7 @@ class DaemonCollector(Collector):
             children.add_metric([name, role, state], count)
         yield children
         yield memory
-        running = sum(len(child["in_flight"]) for child in status["children"])
+        running = sum(child["in_flight_count"] for child in status["children"])
         gauges = (
             ("upnext_workers_ready", "Workers that serve", status["ready_workers"]),
             ("upnext_workers_desired", "Workers that there should be", status["desired_workers"]),

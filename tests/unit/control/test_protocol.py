@@ -173,7 +173,8 @@ def test_wrong_methods_and_params_are_refused(method: str, params: dict[str, Any
 
 def test_the_table_of_methods_is_what_the_contract_says() -> None:
     assert set(METHODS) == {
-        "hello", "status", "metrics", "subscribe", "wait", "drain", "pause", "resume", "stop", "restart", "reload", "scale", "dump",
+        "hello", "status", "running", "metrics", "subscribe", "wait", "drain", "pause", "resume", "stop", "restart", "reload", "scale",
+        "dump",
     }  # fmt: skip
     for method in METHODS.values():
         for param in method.params.values():

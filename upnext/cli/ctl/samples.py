@@ -123,8 +123,8 @@ def _running(child: ChildStatus) -> tuple[str | None, str | None]:
     if not jobs:
         return None, None
     oldest = max(jobs, key=lambda job: job["age_s"])
-    more = f" +{len(jobs) - 1}" if len(jobs) > 1 else ""
-    return f"{oldest['job_id']}{more}", formatting.duration(oldest["age_s"])
+    others = child.get("in_flight_count", len(jobs)) - 1
+    return f"{oldest['job_id']}{f' +{others}' if others else ''}", formatting.duration(oldest["age_s"])
 
 
 def _child_rate(child: ChildStatus, now: Look, before: Look | None) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import click
@@ -76,7 +75,7 @@ def row(child: ChildStatus) -> list[Any]:
         child["generation"],
         formatting.duration(child["uptime_s"]),
         formatting.duration(child["heartbeat_age_s"]),
-        _running(child["in_flight"]),
+        _running(child),
         child["jobs_done"],
         child["jobs_failed"],
         formatting.size(child["pss_bytes"] or child["rss_bytes"]),
@@ -85,10 +84,11 @@ def row(child: ChildStatus) -> list[Any]:
     ]
 
 
-def _running(jobs: Sequence[Any]) -> str | None:
+def _running(child: ChildStatus) -> str | None:
     """The oldest running job, and how many more there are."""
+    jobs = child["in_flight"]
     if not jobs:
         return None
     oldest = max(jobs, key=lambda job: job["age_s"])
-    more = f" +{len(jobs) - 1}" if len(jobs) > 1 else ""
-    return f"{oldest['task']} {formatting.duration(oldest['age_s'])}{more}"
+    others = child.get("in_flight_count", len(jobs)) - 1
+    return f"{oldest['task']} {formatting.duration(oldest['age_s'])}{f' +{others}' if others else ''}"
