@@ -29,7 +29,7 @@ from upnext.control.client import ControlClient
 
 RESPAWNS = int(os.environ.get("UPNEXT_TEST_RESPAWNS", "100"))
 """1,000 by hand."""
-RSS_BAR_KIB = 30 << 10
+OWN_BAR_KIB = 20 << 10
 
 SERVICE = """
     import asyncio, os
@@ -63,9 +63,10 @@ def fds(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def rss_kib(pid: int) -> int:
+def own_kib(pid: int) -> int:
+    """What it has in memory, without the files that it maps: how much of those is there depends on the machine."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(status["VmRSS"].split()[0])
+    return int(status["RssAnon"].split()[0])
 
 
 def connect(daemon: Daemon) -> socket.socket:
@@ -221,19 +222,19 @@ def test_a_connection_outlives_respawns(daemon: Daemon) -> None:
 
         respawn(10)
         client.call("subscribe")
-        fds_before, rss_before = fds(daemon.pid), rss_kib(daemon.pid)
+        fds_before, own_before = fds(daemon.pid), own_kib(daemon.pid)
         begun = time.monotonic()
         respawn(RESPAWNS)
         took_s = time.monotonic() - begun
         settled(daemon, fds_before)
-        rss_after = rss_kib(daemon.pid)
+        own_after = own_kib(daemon.pid)
         per_worker = descriptors_per_worker(daemon, client)
         print(
             f"{RESPAWNS} respawns in {took_s:.1f} s: fds {fds_before} -> {fds(daemon.pid)},"
-            f" RSS {rss_before} -> {rss_after} KiB, {per_worker:g} fds per worker"
+            f" own memory {own_before} -> {own_after} KiB, {per_worker:g} fds per worker"
         )
-        assert rss_after - rss_before < 1024
-        assert rss_after < RSS_BAR_KIB
+        assert own_after - own_before < 1024
+        assert own_after < OWN_BAR_KIB
         assert per_worker <= 6
         assert client.call("hello")["pid"] == daemon.pid
         kinds = [notification.params["kind"] for notification in client._events]
@@ -286,7 +287,7 @@ JUNK = st.one_of(
 
 
 def test_fuzzed_input_harms_nobody(daemon: Daemon) -> None:
-    before, rss_before, pids = fds(daemon.pid), rss_kib(daemon.pid), daemon.worker_pids()
+    before, own_before, pids = fds(daemon.pid), own_kib(daemon.pid), daemon.worker_pids()
 
     @settings(
         max_examples=150,
@@ -306,11 +307,11 @@ def test_fuzzed_input_harms_nobody(daemon: Daemon) -> None:
     throw()
     settled(daemon, before)
     assert daemon.worker_pids() == pids
-    assert rss_kib(daemon.pid) - rss_before < 4096
+    assert own_kib(daemon.pid) - own_before < 4096
 
 
 def test_a_huge_frame_is_cut_off(daemon: Daemon) -> None:
-    before, rss_before = fds(daemon.pid), rss_kib(daemon.pid)
+    before, own_before = fds(daemon.pid), own_kib(daemon.pid)
     with connect(daemon) as connection:
         sent = 0
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -320,7 +321,7 @@ def test_a_huge_frame_is_cut_off(daemon: Daemon) -> None:
         with contextlib.suppress(ConnectionResetError):
             assert b"-32006" in connection.recv(1 << 16)
     settled(daemon, before)
-    assert rss_kib(daemon.pid) - rss_before < 8192
+    assert own_kib(daemon.pid) - own_before < 8192
     assert daemon.status()["ready_workers"] == 2
 
 
@@ -445,7 +446,7 @@ def refused(daemon: Daemon) -> bool:
 
 
 def test_a_reader_that_never_reads_is_dropped(daemon: Daemon) -> None:
-    before, rss_before = fds(daemon.pid), rss_kib(daemon.pid)
+    before, own_before = fds(daemon.pid), own_kib(daemon.pid)
     with connect(daemon) as connection:
         connection.setblocking(False)
         request = b"no json\n" * 10_000
@@ -461,7 +462,7 @@ def test_a_reader_that_never_reads_is_dropped(daemon: Daemon) -> None:
 
         wait_until(dropped, 30, "the daemon to drop it")
     settled(daemon, before)
-    assert rss_kib(daemon.pid) - rss_before < 12 << 10
+    assert own_kib(daemon.pid) - own_before < 12 << 10
     assert daemon.status()["ready_workers"] == 2
 
 
