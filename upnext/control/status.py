@@ -36,7 +36,7 @@ class ChildStatus(TypedDict):
     uptime_s: float | None
     heartbeat_age_s: float | None
     in_flight: list[RunningJob]
-    """The oldest; all of them are told by the method `running`, by pages."""
+    """The oldest; the method `running` gives all of them, by pages."""
     in_flight_count: int
     jobs_done: int
     jobs_failed: int
