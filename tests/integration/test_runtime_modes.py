@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 
 from tests.support.fleet import Fleet, Life, task
 from tests.support.waiting import PATIENCE
+from upnext.core.lanes import Lane
 from upnext.core.submission import Submission
 from upnext.engine.calls import admin
 from upnext.engine.mode import Mode
@@ -206,6 +208,29 @@ async def test_a_long_job_makes_no_other_wait_while_a_sibling_is_free(redis_url:
         begun = time.monotonic()
         await asyncio.gather(*(fleet.broker.wait(job_id, 30) for job_id in jobs[1:]))
         assert time.monotonic() - begun < 2.5 * PATIENCE
+
+
+async def test_jobs_that_were_handed_back_before_wait_behind_no_long_job_either(redis_url: str, namespace: str) -> None:
+    ends = {name: asyncio.Event() for name in ("first", "second")}
+
+    async def ship(until: str | None) -> None:
+        if until:
+            await ends[until].wait()
+
+    def job(until: str | None) -> Submission:
+        return Submission("ship", json.dumps({"until": until}).encode())
+
+    async with Fleet(redis_url, namespace) as fleet:
+        await fleet.worker(task(ship), concurrency=1, prefetch=20)
+        first, second, *quick = await fleet.broker.submit_many([job("first"), job("second"), *[job(None)] * 5])
+        back = fleet.keys.stream("ship", Lane.BACK)
+        await fleet.until(lambda: fleet.command("XLEN", back), what="six jobs to be handed back")
+        ends["first"].set()
+        await fleet.broker.wait(first, 30)
+        await fleet.worker(task(ship), concurrency=1, prefetch=20)
+        await asyncio.gather(*(fleet.broker.wait(job_id, 30) for job_id in quick))
+        ends["second"].set()
+        await fleet.broker.wait(second, 30)
 
 
 async def test_a_task_that_is_paused_everywhere(redis_url: str, namespace: str) -> None:

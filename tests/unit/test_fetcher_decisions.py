@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from upnext.core.batches import CALL_BYTES
-from upnext.core.fetchbudget import MOST_BYTES, MOST_JOBS, FetchBudget
+from upnext.core.fetchbudget import MOST_BYTES, MOST_JOBS, FetchBudget, held_too_long
 from upnext.engine.worker.questions import OpenQuestions, Question
 
 
@@ -105,3 +105,8 @@ def test_fat_jobs_are_fetched_by_their_bytes() -> None:
 
 def test_one_fetch_takes_a_thousand_at_most() -> None:
     assert of_small_jobs().jobs(0.0, finished=0, room=50_000, held=0) == MOST_JOBS
+
+
+def test_a_held_job_goes_back_sooner_or_later_however_often_it_did() -> None:
+    assert [held_too_long(held_s, handed_back=False) for held_s in (0.05, 0.1, 1.0)] == [False, True, True]
+    assert [held_too_long(held_s, handed_back=True) for held_s in (0.1, 0.9, 1.0)] == [False, False, True]

@@ -16,6 +16,16 @@ REMEMBERED_S = 0.02
 ENTRY_BYTES = 100
 """What an entry takes besides its payload."""
 
+HELD_TOO_LONG_S = 0.1
+"""A job that was fetched ahead and has not started by then goes back, for a worker that is free."""
+HELD_AGAIN_TOO_LONG_S = 1.0
+"""The same for a job that was handed back before: where every worker is busy, it does not go round ten times a second."""
+
+
+def held_too_long(held_s: float, *, handed_back: bool) -> bool:
+    """Whether a job that waits here for its start is to be handed back; `handed_back`: it was before, here or elsewhere."""
+    return held_s >= (HELD_AGAIN_TOO_LONG_S if handed_back else HELD_TOO_LONG_S)
+
 
 class FetchBudget:
     """`prefetch`: jobs to hold beyond what can start; None adapts it to the rate at which jobs end."""

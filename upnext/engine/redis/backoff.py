@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 
+# Never from the module's generator: programs seed it, and a fork copies its state into every child.
+_RNG = random.SystemRandom()
+
 
 class Backoff:
     """50 ms doubling to 1 s, ±20 %: a thousand clients don't come back as one."""
 
     def __init__(self, rng: random.Random | None = None, *, first_s: float = 0.05, last_s: float = 1.0) -> None:
-        self._uniform = rng.uniform if rng else random.uniform
+        self._uniform = (rng or _RNG).uniform
         self._first_s, self._last_s = first_s, last_s
         self._delay_s = first_s
 

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from upnext.core.entry import META_FIELD, PAYLOAD_FIELD, Meta, decode_meta
-from upnext.core.fetchbudget import FetchBudget
+from upnext.core.fetchbudget import HELD_TOO_LONG_S, FetchBudget, held_too_long
 from upnext.core.fetchplan import FetchPlan
 from upnext.core.keys import GROUP
 from upnext.core.lanes import Lane
@@ -38,7 +38,6 @@ from upnext.errors import BrokerFullError, BrokerUnavailableError
 log = logging.getLogger("upnext.engine")
 
 BLOCK_MS = 2000
-HELD_TOO_LONG_S = 0.1
 UNBLOCK_AGAIN_S = 0.05
 HELD_BACK_REREAD_S = 0.8
 """Poll interval for limited tasks that have jobs: the wake-up is only a hint."""
@@ -565,7 +564,7 @@ class Fetcher:
         self._hand_back_timer = None
         executor = self._executor
         late = executor.unheld(
-            lambda a, held_s: held_s >= HELD_TOO_LONG_S and not (a.meta is not None and a.meta.handed_back)
+            lambda a, held_s: held_too_long(held_s, handed_back=a.meta is not None and a.meta.handed_back)
         )
         if late:
             self._budget.stalled(executor.finished)
