@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 _STEPS = (("d", 86400), ("h", 3600), ("m", 60))
 _SIZES = ("B", "K", "M", "G", "T")
@@ -43,3 +45,11 @@ def iso(ms: int | None) -> str | None:
         return None
     moment = datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{moment}.{ms % 1000:03d}Z"
+
+
+def exit_text(last: Mapping[str, Any] | None) -> str | None:
+    """`last_exit` of a slot -> `signal SIGKILL at 2026-01-01T00:00:00Z`."""
+    if not last:
+        return None
+    what = last.get("signal") or (f"code {last['code']}" if last.get("code") is not None else "")
+    return " ".join(str(part) for part in (last.get("cause"), what, "at", last.get("at")) if part)

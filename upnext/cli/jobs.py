@@ -60,16 +60,26 @@ def job(ctx: click.Context, job_id: str, tree: bool, follow: bool) -> None:
 @click.option("--state", type=click.Choice(STATES), default=None, help="Only those (default: all that are known).")
 @click.option("--task", default=None, help="Only those of this task.")
 @click.option(
+    "--worker",
+    default=None,
+    metavar="NAME",
+    help="Only those of this Worker: what it runs or ran, and what waits for it.",
+)
+@click.option(
     "--limit", type=click.IntRange(min=1, max=100_000), default=100, show_default=True, help="At most so many."
 )
 @queue_options
-def jobs(state: str | None, task: str | None, limit: int) -> None:
+def jobs(state: str | None, task: str | None, worker: str | None, limit: int) -> None:
     """List jobs: running, queued, delayed, and the recent ends."""
     from upnext.core.outcome import JobStatus
     from upnext.engine.views import jobs as jobs_module
 
+    status = JobStatus(state) if state else None
     with queue() as broker:
-        found = jobs_module.jobs(broker, broker.keys, JobStatus(state) if state else None, task, limit)
+        if worker is not None:
+            found = jobs_module.of_worker(broker, broker.keys, worker, status, task, limit)
+        else:
+            found = jobs_module.jobs(broker, broker.keys, status, task, limit)
     print_jobs(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -11,6 +12,7 @@ from upnext.cli.formatting import iso
 if TYPE_CHECKING:
     from upnext.core.ownership import Skew
     from upnext.engine.views.crons import Cron
+    from upnext.engine.views.daemons import Daemon
     from upnext.engine.views.explain import Explanation
     from upnext.engine.views.jobs import Job
     from upnext.engine.views.tasks import Task
@@ -45,7 +47,28 @@ def job(one: Job) -> dict[str, Any]:
         "where": {"lane": one.lane, "entry_id": one.entry_id} if one.entry_id else None,
         "host": (one.worker_record or {}).get("host"),
         "pid": (one.worker_record or {}).get("pid"),
+        "place": place(one.worker_record),
         "progress": one.progress,
+    }
+
+
+def place(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The process that has a job, by the record of its consumer; None for a job that none has."""
+    if not record:
+        return None
+    return {field: record.get(field) for field in ("host", "daemon", "slot", "pid", "generation")}
+
+
+def host(one: Daemon) -> dict[str, Any]:
+    """One daemon; its slots as `status` has its children."""
+    return {
+        "host": one.host,
+        "daemon": one.daemon,
+        "name": one.name,
+        "version": one.version,
+        "state": one.state,
+        "seen_at": iso(one.seen_ms),
+        "slots": one.slots,
     }
 
 

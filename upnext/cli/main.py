@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "job": "upnext.cli.jobs:job",
         "jobs": "upnext.cli.jobs:jobs",
         "tasks": "upnext.cli.tasks:tasks_",
+        "hosts": "upnext.cli.hosts:hosts",
         "cancel": "upnext.cli.cancel:cancel",
         "explain": "upnext.cli.jobs:explain",
         "dead": "upnext.cli.dead:dead",

@@ -207,6 +207,28 @@ class Keys:
         "leases", "zset", life="the consumer's", holds="consumer -> lease end, ms", writers="beat reap register"
     )
     graves = Key("graves", "zset", life="the sweep's", holds="dead consumer -> time of death, ms", writers="reap")
+    daemons = Key(
+        "daemons",
+        "zset",
+        life="as the reports",
+        holds="daemon -> until when its report is kept, ms",
+        writers="report withdraw_report",
+    )
+    daemon_prefix = Key(
+        "daemons:",
+        "hash",
+        variable="DAEMON",
+        life="1 h after the newest",
+        holds="its newest report: `daemon` and `slot:NAME` of each slot, JSON; `seen_ms`",
+        writers="report withdraw_report",
+    )
+    watched = Key(
+        "watched",
+        "string",
+        life="10 s",
+        holds="set while daemons are looked at: they report with each beat",
+        writers="watch_daemons",
+    )
     leader = Key("leader", "hash", life="for ever", holds="daemon, token, epoch, until_ms", writers="beat resign")
     crons = Key(
         "crons",
@@ -274,7 +296,7 @@ class Keys:
         "channel",
         holds="wake-ups of workers, schedulers and waiters, see `upnext.engine.redis.wakeups`",
         writers="cancel finish free_suspects hand_back linger pause_task promote reap "
-        "register remove resume_task retry retry_dead send set_limits submit tick",
+        "register remove resume_task retry retry_dead send set_limits submit tick watch_daemons",
     )
     reply_prefix = Key(
         "reply:",
@@ -317,6 +339,10 @@ class Keys:
 
     def event(self, name: str) -> str:
         return self.event_prefix + name
+
+    def daemon(self, daemon: str) -> str:
+        """The report of one daemon."""
+        return self.daemon_prefix + daemon
 
     def progress(self, job_id: str) -> str:
         return self.progress_prefix + job_id

@@ -42,19 +42,19 @@ def _daemons(daemons: Sequence[Daemon]) -> list[Alert]:
             found.append(
                 Alert("bad", f"{where} is gone.", "Its leases have ended; its jobs are taken back.", link, "Its slots")
             )
-        status = one.status
-        if status is None:
+        if one.report is None or not one.alive:
             continue
+        status = one.report.about
         if status["ready_workers"] < status["desired_workers"] and status["mode"] != "stopping":
             text = f"{status['ready_workers']} of {status['desired_workers']} are ready."
             found.append(Alert("bad", f"{where} lacks workers.", text, link, "Its slots"))
-        if not status["broker"]["connected"]:
+        if status.get("broker") and not status["broker"]["connected"]:
             found.append(
                 Alert("bad", f"{where} does not reach the broker.", status["broker"]["url"], link, "Its slots")
             )
         if status.get("problem"):
             found.append(Alert("warn", f"{where}:", status["problem"], link, "Its slots"))
-        for child in status["children"]:
+        for child in one.slots:
             beat = child.get("heartbeat_age_s")
             if child["state"] == "HUNG" or (child["role"] == "worker" and beat is not None and beat > HUNG_S):
                 found.append(

@@ -255,13 +255,14 @@ class Pages:
 
         def ask() -> tuple[list[Any], list[str]]:
             status = JobStatus(state) if state else None
-            if root is not None:
+            if worker is not None and root is None:
+                client, keys = self._source.client, self._source.keys
+                found = jobs.of_worker(client, keys, worker, status, task, FLOW_MOST if before else limit + 1)
+            elif root is not None:
                 found = jobs.lineage(self._source.client, self._source.keys, root, FLOW_MOST)
                 found = [one for one in found if status in (None, one.status) and task in (None, one.task)]
             else:
-                found = self._source.jobs(status, task, FLOW_MOST if before or worker else limit + 1)
-            if worker is not None:
-                found = [one for one in found if (one.worker_record or {}).get("worker") == worker]
+                found = self._source.jobs(status, task, FLOW_MOST if before else limit + 1)
             if before is not None:
                 at = next((at for at, one in enumerate(found) if one.job_id == before), -1)
                 found = found[at + 1 :]
@@ -312,7 +313,7 @@ class Pages:
         return self._answer(request, "job.html", values, json)
 
     def _process(self, place: dict[str, Any], job_id: str) -> dict[str, Any]:
-        """What the daemon on this machine says of the process that has the job."""
+        """What the daemon says of the process that has the job."""
         daemon = self._source.snapshot().daemon(str(place.get("daemon")))
         for slot in shapes.daemon(daemon)["slots"] if daemon is not None else ():
             if slot["pid"] == place.get("pid"):

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from upnext.cli import json_views
+from upnext.cli.formatting import exit_text
 from upnext.dashboard.source import Daemon, Snapshot
 from upnext.engine.views.crons import Cron
 from upnext.engine.views.jobs import Job
@@ -29,20 +30,12 @@ def job(one: Job, *, payload: bool) -> dict[str, Any]:
         shape |= {"result": None, "progress": None}
         if shape["error"] is not None:
             shape["error"] = {"type": shape["error"]["type"], "message": HIDDEN, "traceback": None}
-    place = None
-    if record:
-        place = {
-            "host": record.get("host"),
-            "daemon": record.get("daemon"),
-            "daemon_name": record.get("name") or record.get("service"),
-            "slot": record.get("slot"),
-            "pid": record.get("pid"),
-            "generation": record.get("generation"),
-        }
+    place = shape["place"]
+    if place is not None:
+        place |= {"daemon_name": record.get("name") or record.get("service")}
     return {
         **shape,
         "arguments": json_views.arguments(one) if payload else None,
-        "place": place,
         "place_text": place_text(place),
         "since_ms": one.since_ms or one.due_ms,
         "submitted_ms": one.submitted_ms,
@@ -91,71 +84,27 @@ def cron(one: Cron) -> dict[str, Any]:
 
 
 def daemon(one: Daemon) -> dict[str, Any]:
-    """CONTRACT's shape of a host, with what a page needs: `{host, daemon, name, version, state, seen_at, slots}`."""
-    status = one.status
-    slots = [_slot(child) for child in status["children"]] if status is not None else _slots_of(one.consumers)
+    """The CLI's shape with what a page needs."""
+    shape = json_views.host(one)
+    slots = [_slot(slot) for slot in shape["slots"]]
     workers = [slot for slot in slots if slot["role"] == "worker"]
-    state = str(status["mode"]) if status is not None else "alive" if one.alive else "gone"
-    versions = sorted({c.version for c in one.consumers if c.version})
+    about = one.report.about if one.report is not None else {}
+    ready, wanted = about.get("ready_workers"), about.get("desired_workers")
     return {
-        "host": one.host,
-        "daemon": one.daemon,
-        "name": one.name,
-        "version": status["version"] if status is not None else ", ".join(versions) or "unknown",
-        "state": state,
-        "seen_at": None,
-        "seen_ms": None,
+        **shape,
         "slots": slots,
-        "ready": status["ready_workers"] if status is not None else sum(s["state"] == "alive" for s in workers),
-        "wanted": status["desired_workers"] if status is not None else len(workers),
-        "running": sum(slot["in_flight_count"] for slot in slots) if status is not None else None,
-        "generation": status["generation"] if status is not None else None,
-        "problem": status.get("problem") if status is not None else None,
+        "seen_ms": one.seen_ms,
+        "ready": ready if ready is not None else sum(slot["state"] == "alive" for slot in workers),
+        "wanted": wanted if wanted is not None else len(workers),
+        "running": sum(slot["in_flight_count"] for slot in slots),
+        "generation": about.get("generation"),
+        "problem": about.get("problem"),
     }
 
 
-def _slot(child: Mapping[str, Any]) -> dict[str, Any]:
-    in_flight: list[Any] = list(child["in_flight"])
-    last_exit = child.get("last_exit")
-    return {
-        **child,
-        "in_flight_count": child.get("in_flight_count", len(in_flight)),
-        "last_exit": {**last_exit, "text": exit_text(last_exit)} if last_exit else None,
-    }
-
-
-def _slots_of(consumers: Sequence[Consumer]) -> list[dict[str, Any]]:
-    """What is known of a daemon on another machine: its consumers, one row a process."""
-    slots: dict[int, dict[str, Any]] = {}
-    for one in consumers:
-        slots.setdefault(
-            one.pid,
-            {
-                "slot": one.slot or f"pid-{one.pid}",
-                "role": "worker",
-                "pid": one.pid,
-                "state": "alive" if one.alive else "gone",
-                "generation": one.generation if one.generation is not None else "–",
-                "incarnation": None,
-                "uptime_s": None,
-                "heartbeat_age_s": None,
-                "in_flight": [],
-                "in_flight_count": 0,
-                "jobs_done": None,
-                "jobs_failed": None,
-                "rss_bytes": None,
-                "pss_bytes": None,
-                "restarts": "–",
-                "last_exit": None,
-            },
-        )
-    return list(slots.values())
-
-
-def exit_text(last: Mapping[str, Any]) -> str:
-    """`signal SIGKILL at 2026-01-01T00:00:00Z`."""
-    what = last.get("signal") or (f"code {last['code']}" if last.get("code") is not None else "")
-    return " ".join(str(part) for part in (last.get("cause"), what, "at", last.get("at")) if part)
+def _slot(slot: Mapping[str, Any]) -> dict[str, Any]:
+    last_exit = slot.get("last_exit")
+    return {**slot, "last_exit": {**last_exit, "text": exit_text(last_exit)} if last_exit else None}
 
 
 def preview(slot: Mapping[str, Any]) -> str:
@@ -180,6 +129,12 @@ def workers(snapshot: Snapshot) -> list[dict[str, Any]]:
         if one.alive:
             found.setdefault(one.worker, []).append(one)
     running = {task.name: task.running for task in snapshot.tasks}
+    running_in = {
+        (one.host, slot["pid"]): slot["in_flight_count"]
+        for one in snapshot.daemons
+        if one.report is not None
+        for slot in one.slots
+    }
     rows: list[dict[str, Any]] = []
     for name, own in sorted(found.items()):
         names = sorted({task for one in own for task in one.tasks})
@@ -192,13 +147,13 @@ def workers(snapshot: Snapshot) -> list[dict[str, Any]]:
                 "running": sum(running.get(task, 0) for task in names),
                 "hosts": sorted({one.host for one in own}),
                 "tasks": names,
-                "places": [_place(one) for one in own],
+                "places": [_place(one, running_in.get((one.host, one.pid))) for one in own],
             }
         )
     return rows
 
 
-def _place(one: Consumer) -> dict[str, Any]:
+def _place(one: Consumer, running: int | None) -> dict[str, Any]:
     return {
         "host": one.host,
         "daemon": one.daemon,
@@ -206,7 +161,7 @@ def _place(one: Consumer) -> dict[str, Any]:
         "slot": one.slot,
         "pid": one.pid,
         "generation": one.generation,
-        "running": None,
+        "running": running,
         "since_ms": one.since_ms,
     }
 

@@ -9,9 +9,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ import orjson
 from upnext import config
 from upnext.cli import local_daemons
 from upnext.control.client import ControlClient
+from upnext.core import reports
 from upnext.core.keys import LANE_LETTERS, Keys
 from upnext.core.outcome import JobStatus
 from upnext.engine.calls import inspect
 from upnext.engine.client.sync_client import SyncQueueClient
-from upnext.engine.views import crons, jobs, tasks, workers
+from upnext.engine.views import crons, daemons, jobs, tasks
 from upnext.engine.views.crons import Cron
 from upnext.engine.views.jobs import Job
 from upnext.engine.views.tasks import Task
@@ -39,24 +40,17 @@ GROUPED = 500
 """Groups of dead letters are made of the newest so many."""
 AUDIT_KEPT = 10_000
 PAGE = 100
+_FRESH_S = 0.5
+"""How long daemons get to report when they are looked at for the first time in a while."""
 _CONTROL_S = 10.0
 """How long a method of a daemon may take."""
 
 
 @dataclass(frozen=True, slots=True)
-class Daemon:
-    """One daemon. `status` is its own word, where its control socket is on this machine and ours; else its consumers say what is known."""
+class Daemon(daemons.Daemon):
+    """One daemon. `socket`: its control socket, where that is on this machine and ours; `report` is its own word of this moment then."""
 
-    daemon: str
-    name: str
-    host: str
-    consumers: tuple[Consumer, ...]
-    status: dict[str, Any] | None = None
     socket: str | None = None
-
-    @property
-    def alive(self) -> bool:
-        return self.status is not None or any(one.alive for one in self.consumers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +118,12 @@ class Source:
             counter.step(self.client, self.keys)
         at_ms = time.time_ns() // 1_000_000
         found = tasks.tasks_with(self.client, self.keys, at_ms, self._delayed.counts, self._dead.counts)
-        consumers = tuple(workers.consumers(self.client, self.keys))
+        known = daemons.daemons(self.client, self.keys, fresh_s=_FRESH_S)
         return Snapshot(
             at_ms=at_ms,
             tasks=tuple(found),
-            consumers=consumers,
-            daemons=tuple(_daemons(consumers, daemons_of(self.keys.namespace))),
+            consumers=tuple(consumer for one in known for consumer in one.consumers),
+            daemons=tuple(_with_local(known, daemons_of(self.keys.namespace), at_ms)),
             crons=tuple(crons.crons(self.client, self.keys)),
             dead=int(self.client.command("ZCARD", self.keys.dead)),
             delayed=int(self.client.command("ZCARD", self.keys.delayed)),
@@ -171,10 +165,10 @@ class Source:
         """Newest first, at most PAGE; `before`: only those before this id."""
         rows = self.client.command("XREVRANGE", self.keys.audit, f"({before}" if before else "+", "-", "COUNT", PAGE)
         found: list[dict[str, Any]] = []
-        for entry, fields in rows:
+        for entry, line in rows:
             at = entry.decode()
             try:
-                row = orjson.loads(fields[1])
+                row = orjson.loads(line[1])
             except (orjson.JSONDecodeError, IndexError):
                 continue
             if isinstance(row, dict):
@@ -195,21 +189,27 @@ def call_daemon(path: str, method: str, **params: Any) -> dict[str, Any]:
         return client.call(method, **params)
 
 
-def _daemons(consumers: Sequence[Consumer], local: Sequence[tuple[str, dict[str, Any]]]) -> list[Daemon]:
-    by_id: dict[str, list[Consumer]] = {}
-    for one in consumers:
-        by_id.setdefault(one.daemon, []).append(one)
-    daemons = [Daemon(daemon, own[0].daemon_name, own[0].host, tuple(own)) for daemon, own in by_id.items()]
+def _with_local(
+    known: Sequence[daemons.Daemon], local: Sequence[tuple[str, dict[str, Any]]], at_ms: int
+) -> list[Daemon]:
+    """With what those on this machine say right now in place of what they reported."""
     here = socket.gethostname()
+    found = [Daemon(*(getattr(one, field.name) for field in fields(one))) for one in known]
     for path, status in local:
-        pids = {child.get("pid") for child in status.get("children", ())}
-        at = next(
-            (at for at, one in enumerate(daemons) if one.host == here and any(c.pid in pids for c in one.consumers)),
-            None,
-        )
+        at = next((at for at, one in enumerate(found) if one.host == here and _is(one, status)), None)
         if at is None:
-            # It has no worker that is registered: paused at the start, scaled to 0, or its broker is away.
-            daemons.append(Daemon(f"pid-{status.get('pid')}", str(status.get("name")), here, (), status, path))
+            # It has not reported: its broker is away, or no worker of it has registered yet.
+            daemon, name = f"pid-{status.get('pid')}", str(status.get("name"))
+            report = reports.of_status(daemon, status, here, at_ms)
+            found.append(Daemon(daemon, here, name, alive=True, report=report, consumers=(), socket=path))
         else:
-            daemons[at] = replace(daemons[at], name=str(status.get("name")), status=status, socket=path)
-    return sorted(daemons, key=lambda one: (one.host, one.name, one.daemon))
+            report = reports.of_status(found[at].daemon, status, here, at_ms)
+            found[at] = replace(found[at], name=report.name, alive=True, report=report, socket=path)
+    return sorted(found, key=lambda one: (one.host, one.name, one.daemon))
+
+
+def _is(one: daemons.Daemon, status: Mapping[str, Any]) -> bool:
+    if one.report is not None:
+        return one.report.about.get("pid") == status.get("pid")
+    pids = {child.get("pid") for child in status.get("children", ())}
+    return any(consumer.pid in pids for consumer in one.consumers)

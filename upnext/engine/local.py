@@ -13,6 +13,8 @@ from functools import partial
 
 from upnext.core.spec import ServiceSpec
 from upnext.engine import signals
+from upnext.engine.attempt import Attempt
+from upnext.engine.local_status import SLOT, LocalStatus
 from upnext.engine.scheduler.scheduler import DeathNotice, Scheduler, SchedulerSettings
 from upnext.engine.worker.host import NoHost
 from upnext.engine.worker.runtime import WorkerRuntime
@@ -25,14 +27,20 @@ STOP_S = 30.0
 
 
 class _LocalHost(NoHost):
-    def __init__(self, consumer_is: Callable[[str], None], is_ready: Callable[[], None]) -> None:
-        self._consumer_is, self._is_ready = consumer_is, is_ready
+    def __init__(self, consumer_is: Callable[[str], None], is_ready: Callable[[], None], status: LocalStatus) -> None:
+        self._consumer_is, self._is_ready, self._status = consumer_is, is_ready, status
 
     def consumer(self, consumer: str) -> None:
         self._consumer_is(consumer)
 
     def ready(self) -> None:
         self._is_ready()
+
+    def ended(self, cell: int, ok: bool) -> None:  # noqa: ARG002 - there is no scoreboard
+        self._status.count(ok=ok)
+
+    def ended_parked(self, task: int, entry_ms: int, entry_seq: int, ok: bool) -> None:  # noqa: ARG002 - as above
+        self._status.count(ok=ok)
 
     def stuck(self, job_id: str, reason: str) -> None:
         log.error("%s can't be stopped (%s): it is recorded as ended and goes on in this process", job_id, reason)
@@ -45,8 +53,8 @@ def _nobody(_consumer: str) -> None:
 class SchedulerThread:
     """A Scheduler on a loop of its own thread; its methods may be called from anywhere."""
 
-    def __init__(self, settings: SchedulerSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: SchedulerSettings, status: LocalStatus) -> None:
+        self._settings, self._status = settings, status
         self._alive: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduler: Scheduler | None = None
@@ -84,6 +92,7 @@ class SchedulerThread:
 
     async def _run(self) -> None:
         self._scheduler = Scheduler(self._settings, _nobody)
+        self._scheduler.reports.ask = self._status.ask
         self._scheduler.alive(self._alive)
         self._loop = asyncio.get_running_loop()
         if not self._stop.is_set():
@@ -107,25 +116,27 @@ class LocalService:
         self._consumers: dict[str, dict[int, str]] = {}
         self._lives: list[asyncio.Task[None]] = []
         self.runtimes: list[WorkerRuntime] = []
+        self._status = LocalStatus(service, namespace, self._running)
         daemon_id = f"local-{secrets.token_hex(4)}"
         for number, worker in enumerate(service.workers):
             url = redis_url or worker.redis_url
             if url is None:
                 raise ValueError(f"worker {worker.name} has no Redis URL")
             settings = RuntimeSettings(
-                url, namespace, daemon_id, returns=False, passing=passing, place={"name": service.name, "slot": "run"}
+                url, namespace, daemon_id, returns=False, passing=passing, place={"name": service.name, "slot": SLOT}
             )
             if url not in self._threads:
                 schedule = SchedulerSettings(
                     url, namespace, daemon_id, service, settings.generation_ms, returns=False, passing=passing
                 )
-                self._threads[url] = SchedulerThread(schedule)
+                self._threads[url] = SchedulerThread(schedule, self._status)
                 self._consumers[url] = {}
-            host = _LocalHost(partial(self._named, url, number), self._ready)
+            host = _LocalHost(partial(self._named, url, number), self._ready, self._status)
             self.runtimes.append(WorkerRuntime(worker, service, settings, host))
 
     def start(self) -> list[asyncio.Task[None]]:
         """-> the lives of the runtimes; one that ends by itself has failed."""
+        self._status.start()
         for thread in self._threads.values():
             thread.start()
         self._lives = [asyncio.create_task(runtime.run(), name="upnext-worker") for runtime in self.runtimes]
@@ -153,6 +164,9 @@ class LocalService:
         await asyncio.gather(*self._lives, return_exceptions=True)
         for thread in self._threads.values():
             await asyncio.to_thread(thread.stop)
+
+    def _running(self) -> list[Attempt]:
+        return [attempt for runtime in self.runtimes for attempt in runtime.running]
 
     def _ready(self) -> None:
         self._unready -= 1

@@ -17,6 +17,28 @@ def test_who_has_which(bench: Bench) -> None:
     running = jobs.jobs(bench.broker, bench.keys, JobStatus.RUNNING)
     assert [(job.job_id, job.worker) for job in running] == [(first, "consumer-1"), (second, "consumer-2")]
     assert all(job.started_ms is not None for job in running)
+    assert [(job.worker_record or {})["pid"] for job in running] == [4711, 4711]
+
+
+def test_one_workers(bench: Bench) -> None:
+    bench.register(task("pack"), consumer="other")
+    bench.broker.command("HSET", bench.keys.consumers, "other", b'{"worker": "w2", "tasks": ["pack"]}')
+    bench.register(task("ship"))
+    first, waiting = bench.submit("ship"), bench.submit("ship")
+    bench.take()
+    packed = bench.submit("pack")
+    bench.register(task("pack"), consumer="third")
+    taken = bench.take(consumer="third")
+    assert taken.job_id == packed
+
+    def ids(worker: str, status: JobStatus | None = None) -> list[str]:
+        return [job.job_id for job in jobs.of_worker(bench.broker, bench.keys, worker, status)]
+
+    assert ids("w") == [packed, first, waiting]
+    assert ids("w", JobStatus.QUEUED) == [waiting]
+    assert ids("consumer-1") == [first]
+    assert ids("w2") == []
+    assert ids("none") == []
 
 
 def test_the_limit_and_the_task(bench: Bench) -> None:

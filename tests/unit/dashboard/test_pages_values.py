@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from upnext.core import reports
 from upnext.core.outcome import ErrorInfo, JobStatus
 from upnext.dashboard import formatting, shapes, sparklines
 from upnext.dashboard.alerts import alerts
@@ -120,15 +121,20 @@ def status(**changes: object) -> dict[str, object]:
     return {**plain, **changes}
 
 
+def daemon(status: dict[str, object]) -> Daemon:
+    """One that lives and has said this of itself."""
+    report = reports.of_status("d", status, "h", NOW_MS)
+    return Daemon("d", "h", "shop", alive=True, report=report, consumers=(consumer("a"),))
+
+
 def titles(found: Snapshot, oldest_ms: dict[str, int] | None = None, new_dead: int = 0) -> list[str]:
     return [one.title for one in alerts(found, oldest_ms or {}, new_dead)]
 
 
 def test_a_quiet_system_has_no_alert() -> None:
-    daemon = Daemon("d", "shop", "h", (consumer("a"),), status())
+    found = daemon(status())
     assert (
-        titles(snapshot(task("a", queued=5), consumers=(consumer("a"),), daemons=(daemon,)), {"a": NOW_MS - 5_000})
-        == []
+        titles(snapshot(task("a", queued=5), consumers=(consumer("a"),), daemons=(found,)), {"a": NOW_MS - 5_000}) == []
     )
 
 
@@ -140,23 +146,30 @@ def test_a_quiet_system_has_no_alert() -> None:
         ({"problem": "no template"}, "shop on h:"),
         ({"mode": "paused"}, "shop on h is paused."),
         (
-            {"children": [{"slot": "worker-1", "role": "worker", "state": "READY", "heartbeat_age_s": 90.0}]},
+            {
+                "children": [
+                    {"slot": "worker-1", "role": "worker", "state": "READY", "heartbeat_age_s": 90.0, "in_flight": []}
+                ]
+            },
             "worker-1 of shop on h hangs.",
         ),
         (
-            {"children": [{"slot": "worker-1", "role": "worker", "state": "HUNG", "heartbeat_age_s": 3.0}]},
+            {
+                "children": [
+                    {"slot": "worker-1", "role": "worker", "state": "HUNG", "heartbeat_age_s": 3.0, "in_flight": []}
+                ]
+            },
             "worker-1 of shop on h hangs.",
         ),
     ],
 )
 def test_what_a_daemon_says_of_itself(changes: dict[str, object], title: str) -> None:
-    daemon = Daemon("d", "shop", "h", (consumer("a"),), status(**changes))
-    assert titles(snapshot(daemons=(daemon,))) == [title]
+    assert titles(snapshot(daemons=(daemon(status(**changes)),))) == [title]
 
 
 def test_a_daemon_whose_leases_have_ended_is_gone() -> None:
-    daemon = Daemon("d", "shop", "h", (consumer("a", alive=False),))
-    assert titles(snapshot(daemons=(daemon,))) == ["shop on h is gone."]
+    one = Daemon("d", "h", "shop", alive=False, report=None, consumers=(consumer("a", alive=False),))
+    assert titles(snapshot(daemons=(one,))) == ["shop on h is gone."]
 
 
 def test_jobs_that_nobody_can_run_come_before_jobs_that_wait_long() -> None:
@@ -165,5 +178,8 @@ def test_jobs_that_nobody_can_run_come_before_jobs_that_wait_long() -> None:
 
 
 def test_several_versions_of_one_daemon_are_named() -> None:
-    daemons = tuple(Daemon(version, "shop", version, (consumer("a", version=version),)) for version in ("1", "2"))
+    daemons = tuple(
+        Daemon(version, version, "shop", alive=True, report=None, consumers=(consumer("a", version=version),))
+        for version in ("1", "2")
+    )
     assert titles(snapshot(daemons=daemons)) == ["shop runs in several versions of upnext:"]

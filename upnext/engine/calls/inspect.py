@@ -164,13 +164,21 @@ def running_jobs(keys: Keys, task: str, lane: str, after: str, limit: int) -> Ca
 
     def parse(reply: list[Any]) -> LanePart:
         found: list[tuple[str, InLane]] = []
-        for at in range(2, len(reply), 4):
-            entry_id, meta = reply[at].decode(), _meta(reply[at + 1])
-            held = Held(reply[at + 2].decode(), reply[at + 3])
+        records: dict[bytes, dict[str, Any] | None] = {}
+        for at in range(2, len(reply), 5):
+            entry_id, meta, consumer = reply[at].decode(), _meta(reply[at + 1]), reply[at + 2]
+            if consumer not in records:
+                records[consumer] = readable(reply[at + 4]) if reply[at + 4] else None
+            held = Held(consumer.decode(), reply[at + 3], records[consumer])
             found.append((_job_id(task, lane, entry_id, meta), InLane(lane, entry_id, meta, None, held)))
         return LanePart(reply[0], reply[1].decode(), found)
 
-    return Call(script("running_jobs"), [keys.stream(task, lane)], [after, min(limit, MOST_HELD), CALL_BYTES], parse)
+    return Call(
+        script("running_jobs"),
+        [keys.stream(task, lane), keys.consumers],
+        [after, min(limit, MOST_HELD), CALL_BYTES],
+        parse,
+    )
 
 
 def _meta(raw: bytes | None) -> Meta:

@@ -178,6 +178,7 @@ class Beat:
     """`missing` consumers were reaped; `graves` are dead and should be gone by now.
 
     leases: of all consumers, with their ends as Redis writes them. leadership: its term and end. Both are for comparing only.
+    watched: daemons are looked at now.
     """
 
     server_ms: int
@@ -185,6 +186,7 @@ class Beat:
     term: int
     next_due_ms: int | None
     leadership: str
+    watched: bool
     missing: list[str]
     graves: list[str]
     leases: dict[str, str]
@@ -205,16 +207,17 @@ def beat(
 
     def parse(reply: list[Any]) -> Beat:
         due = reply[3] if reply[3] >= 0 else None
-        missing_end = 6 + reply[5]
+        missing_end = 7 + reply[6]
         graves_at = missing_end + 1
         graves_end = graves_at + reply[missing_end]
-        missing, graves, leases = reply[6:missing_end], reply[graves_at:graves_end], reply[graves_end:]
+        missing, graves, leases = reply[7:missing_end], reply[graves_at:graves_end], reply[graves_end:]
         return Beat(
             reply[0],
             reply[1] == 1,
             reply[2],
             due,
             text(reply[4]),
+            reply[5] == 1,
             [text(name) for name in missing],
             [text(name) for name in graves],
             {text(name): text(end) for name, end in zip(leases[::2], leases[1::2], strict=True)},
@@ -222,7 +225,7 @@ def beat(
 
     return Call(
         script("beat"),
-        [keys.epoch, keys.leases, keys.leader, keys.delayed, keys.graves],
+        [keys.epoch, keys.leases, keys.leader, keys.delayed, keys.graves, keys.watched],
         [epoch, daemon, token, lease_ms, leadership_ms, ended_leadership, *consumers],
         parse,
     )

@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
 -- One beat of a daemon's scheduler: renews the leases of its living consumers, holds or takes the leadership, tells what is due.
 -- Whether another's lease or leadership has ended is not judged here, where the clock may be stepped, but by its observer (`upnext.core.leases`).
--- KEYS: 1 epoch, 2 leases, 3 leader, 4 delayed, 5 graves
+-- KEYS: 1 epoch, 2 leases, 3 leader, 4 delayed, 5 graves, 6 watched
 -- ARGV: 1 epoch, 2 daemon, 3 token of this scheduler's life, 4 lease ms, 5 leadership ms, 6 the leadership that has ended, as this script told it ('': none),
 --       7... consumers
--- Returns: {server ms, leader 1|0, its epoch, next due ms (-1: none), the leadership as it is now, number of missing consumers, those consumers..., number
---           of consumers that are dead for 15 s and still not gone, those consumers..., then pairs: a consumer, its lease's end as text. Of more than
---           1,000 leases the 500 that end first and the 500 that end last}
+-- Returns: {server ms, leader 1|0, its epoch, next due ms (-1: none), the leadership as it is now, whether daemons are looked at 1|0, number of missing
+--           consumers, those consumers..., number of consumers that are dead for 15 s and still not gone, those consumers..., then pairs: a consumer, its
+--           lease's end as text. Of more than 1,000 leases the 500 that end first and the 500 that end last}
 -- Errors: EPOCH
 -- include: epoch
 -- include: must_be
@@ -39,7 +39,7 @@ if leads == 1 then
   redis.call('HSET', KEYS[3], 'until_ms', ends)
 end
 local head = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')[2]
-local reply = {now, leads, term, head and math.ceil(tonumber(head) / 1000) or -1, term .. ' ' .. ends, #missing}
+local reply = {now, leads, term, head and math.ceil(tonumber(head) / 1000) or -1, term .. ' ' .. ends, redis.call('EXISTS', KEYS[6]), #missing}
 local function tell(rows)
   for _, row in ipairs(rows) do
     reply[#reply + 1] = row

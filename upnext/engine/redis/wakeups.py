@@ -7,6 +7,7 @@
 | `d` | the delayed set has a new head | submit, retry |
 | `p` | a task was paused or resumed, or its limits changed | pause_task, register |
 | `cJOB_ID` | a running job is to be cancelled | cancel |
+| `w` | daemons are looked at, after a time without looks | watch_daemons |
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Word(Enum):
     DELAYED = "d"
     PLANS = "p"
     CANCEL = "c"
+    WATCHED = "w"
 
 
 def parse(data: bytes) -> tuple[Word, str] | None:

@@ -35,6 +35,7 @@ from upnext.engine.scheduler.announcements import Announcements
 from upnext.engine.scheduler.consumer_sweep import ConsumerSweep
 from upnext.engine.scheduler.cron_loop import CronWork
 from upnext.engine.scheduler.reaper import NO_LEASE, DeathNotice, Reaper, Started
+from upnext.engine.scheduler.reports import Reports
 from upnext.engine.worker.membership import LEASE_MS
 from upnext.errors import BrokerRefusedError, BrokerUnavailableError, QueueError
 
@@ -166,6 +167,15 @@ class Scheduler:
             settings.generation_ms,
             self._token,
         )
+        self.reports = Reports(
+            self._link,
+            self._keys,
+            lambda: self._epoch,
+            lambda: self._daemon_id,
+            settings.host_name,
+            self._token,
+            returns=settings.returns,
+        )
         self.leader = False
         self.epoch = 0
         """Term of the leadership that this scheduler saw last; its own while `leader`."""
@@ -179,6 +189,7 @@ class Scheduler:
     def alive(self, consumers: Collection[str]) -> None:
         """The daemon's living consumers; call it on every change."""
         self._alive = set(consumers)
+        self.reports.changed()
         if not self._epoch:  # one that is new registers now, and so makes the data set known
             self._backoff.reset()
             self._beat_now.set()
@@ -186,6 +197,7 @@ class Scheduler:
     def died(self, notice: DeathNotice) -> None:
         """A child died. Repeat it until `on_reaped` acknowledges: that is harmless."""
         self._alive.discard(notice.consumer)
+        self.reports.changed()
         self._reaper.died(notice)
         if not self._epoch:
             self._beat_now.set()  # without the epoch nothing can be taken back
@@ -200,6 +212,7 @@ class Scheduler:
                     group.create_task(self._crons.run(), name="upnext-crons"),
                     group.create_task(self._sweep.run(), name="upnext-consumer-sweep"),
                     group.create_task(self._keep_announcing(), name="upnext-announce"),
+                    group.create_task(self.reports.run(), name="upnext-report"),
                 ]
                 await self._stopped.wait()
                 for loop in loops:
@@ -226,6 +239,7 @@ class Scheduler:
         try:
             async with asyncio.timeout(0.5):
                 await self._announcements.withdraw()
+                await self.reports.withdraw()
                 if not led:
                     return
                 await self._link.run(lease.resign(self._keys, self._epoch, daemon=self._daemon_id, token=self._token))
@@ -280,6 +294,7 @@ class Scheduler:
             self._connections += 1
             self._connected_at = time.monotonic()
             self._announce_now.set()
+            self.reports.changed()
             self._leases, self._leadership = self._leases.forgotten(), self._leadership.forgotten()
         await self._know_the_data_set(wire)
         asked_ms, asked_s = time.time_ns() // 1_000_000, time.monotonic()
@@ -299,6 +314,7 @@ class Scheduler:
         told_s = time.monotonic()
         self._offset_ms = beat.server_ms - (asked_ms + time.time_ns() // 1_000_000) // 2
         self._lead(beat.leads, beat.term)
+        self.reports.beat(watched=beat.watched)
         for consumer in beat.missing:
             if consumer in self._beaten:  # one that is new tells its name before it registers
                 self.on_lost(consumer)
@@ -366,6 +382,7 @@ class Scheduler:
             self._epoch = raw.decode()
             self._announcements.reset()
             self._announce_now.set()
+            self.reports.changed()
 
     async def _reap_former(self, beat: lease.Beat, held_s: float) -> None:
         """What a former life of this daemon held, at once. Its processes are dead: none renewed a lease after we took the lock."""
@@ -468,6 +485,8 @@ class Scheduler:
                 self._promote_now.set()
             case (wakeups.Word.PLANS, _):
                 self._crons.wake()
+            case (wakeups.Word.WATCHED, _):
+                self.reports.look()
             case _:
                 pass
 

@@ -23,6 +23,8 @@ _LOOK = 2000
 MOST_PARTS = 64
 """Most calls for the jobs of one task: of jobs with much data a look shows fewer than it was asked for."""
 
+_LOOK_CONSUMERS = 200
+
 ENDED = (JobStatus.DONE, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.DEAD)
 
 
@@ -85,6 +87,46 @@ def job(transport: Transport, keys: Keys, job_id: str) -> Job:
             return _in_lane(job_id, place, found.server_ms, **extra)
         case Packed() as place:
             return _packed(job_id, place, **extra)
+
+
+def of_worker(
+    transport: Transport,
+    keys: Keys,
+    worker: str,
+    status: JobStatus | None = None,
+    task: str | None = None,
+    limit: int = 100,
+) -> list[Job]:
+    """As `jobs`, of one Worker: what its processes run or ran, and what waits of the tasks that it serves. Also by a consumer's name.
+
+    Of delayed jobs and ends, those among the first _LOOK.
+    """
+    records = _consumer_records(transport, keys)
+    served = {name for record in records.values() if record.get("worker") == worker for name in _tasks_of(record)}
+
+    def of_it(one: Job) -> bool:
+        if one.worker == worker:
+            return True
+        record = one.worker_record or records.get(one.worker or "")
+        return record.get("worker") == worker if record is not None else one.task in served
+
+    found = jobs(transport, keys, status, task, max(limit, _LOOK))
+    return [one for one in found if of_it(one)][:limit]
+
+
+def _consumer_records(transport: Transport, keys: Keys) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    cursor = "0"
+    while True:
+        cursor, _, page = transport.run(inspect.list_consumers(keys, cursor, _LOOK_CONSUMERS))
+        found |= {facts.name: facts.record for facts in page}
+        if cursor == "0":
+            return found
+
+
+def _tasks_of(record: dict[str, Any]) -> list[str]:
+    tasks = record.get("tasks")
+    return [str(name) for name in tasks] if isinstance(tasks, list) else []  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
 
 def jobs(

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from upnext.core.keys import Keys
 from upnext.core.spec import ServiceSpec, SyncExecutor, WorkerSpec
+from upnext.engine.attempt import Attempt
 from upnext.engine.client.queue_client import QueueClient
 from upnext.engine.mode import Mode
 from upnext.engine.redis import wakeups
@@ -155,6 +156,10 @@ class WorkerRuntime:
     @property
     def running_ids(self) -> list[str]:
         return [attempt.job_id for attempt in self._executor.running]
+
+    @property
+    def running(self) -> list[Attempt]:
+        return list(self._executor.running)
 
     async def _close(self) -> None:
         self.mode = Mode.STOPPED
