@@ -10,6 +10,7 @@ from tests.integration.lua_harness import Workbench
 from upnext.core.ownership import Source
 from upnext.core.spec import TaskSpec
 from upnext.engine.calls import lease, ownership
+from upnext.engine.redis.scripts import run_calls_blocking
 
 LEASE_MS = 30_000
 
@@ -56,4 +57,4 @@ def rows(work: Workbench, key: str) -> Mapping[str, Any]:
 
 
 def registry(work: Workbench) -> ownership.Registry:
-    return work.broker.run(ownership.registry(work.keys))
+    return run_calls_blocking(ownership.registry(work.keys), work.broker.run)

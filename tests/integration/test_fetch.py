@@ -6,6 +6,7 @@ import pytest
 
 from tests.integration.lua_harness import CONSUMER, OTHER, Workbench, task
 from upnext.core.spec import RateLimit
+from upnext.core.submission import Submission
 from upnext.engine.calls import worker
 from upnext.engine.calls.worker import Fetched
 from upnext.engine.redis.replies import ReapedError
@@ -165,3 +166,17 @@ def test_another_epoch(work: Workbench) -> None:
     work.refuses_another_epoch(
         lambda epoch: worker.fetch(work.keys, epoch, CONSUMER, work.names, budget=1, lanes=["n"], most_limited=1)
     )
+
+
+def test_the_largest_job_of_a_task_is_noted_by_producers_and_else_by_the_fetch(work: Workbench) -> None:
+    work.register(task("ship"), task("pack"), task("note"))
+    for size in (9_000, 5_000, 4_000):
+        work.broker.submit(Submission("ship", b'"%s"' % (b"x" * (size - 2))))
+    work.broker.send("sent", b'"%s"' % (b"x" * 5_998), ["note"])
+    assert work.hash(work.keys.large) == {"ship": "9000", "note": "6000"}
+    for _ in range(5):
+        work.broker.command("XADD", work.keys.stream("pack", "n"), "*", "p1", b'"%s"' % (b"x" * 7_998))
+    work.fetch(5)
+    assert work.hash(work.keys.large) == {"ship": "9000", "note": "6000", "pack": "8000"}
+    work.broker.submit(Submission("pack", b'"%s"' % (b"x" * 9_998)))
+    assert work.hash(work.keys.large)["pack"] == "10000"

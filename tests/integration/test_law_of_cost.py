@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import redis
 
+import upnext
 from tests.integration.lua_harness import CONSUMER, Taken, Workbench, task
+from tests.integration.owning import announce, register, statement
 from tests.support.servers import Server
-from tests.support.waiting import PATIENCE
+from tests.support.service import serving
+from tests.support.waiting import PATIENCE, wait_until_async
 from upnext.core.batches import batches
 from upnext.core.outcome import JobStatus
+from upnext.core.spec import CronSpec
 from upnext.core.submission import Submission
-from upnext.engine.calls import admin, inspect, lease, worker
+from upnext.engine.calls import admin, inspect, lease, ownership, worker
 from upnext.engine.calls import client as client_calls
 from upnext.engine.calls.worker import Finish
 from upnext.engine.client.sync_client import SyncQueueClient
 from upnext.engine.client.waiting import BATCH_JOBS, size_of
-from upnext.engine.redis.scripts import Call
+from upnext.engine.redis.scripts import Call, run_calls_blocking
 
 LONGEST_MS = 10 * PATIENCE
 MOST_HELD_BYTES = 4 * 1024 * 1024
@@ -192,6 +200,47 @@ def test_no_script_holds_the_broker_up(own_server: Server, namespace: str, name:
     assert held_bytes <= MOST_HELD_BYTES
 
 
+def _many_services(work: Workbench) -> ownership.Statement:
+    """1,000 names, each stated and served by 64 daemons. -> the statement of one."""
+    kinds: list[dict[str, Any]] = [{}, {"cron": CronSpec("* * * * *")}, {"event": "paid"}, {}]
+    tasks = [task(f"a-task-of-the-shop-{number}", **kinds[number % 4]) for number in range(1000)]
+    register(work, *tasks)
+    record = {"service": "shop", "daemon": "d1", "tasks": [one.name for one in tasks]}
+    stated = statement(*tasks)
+    for number in range(64):
+        announce(work, replace(stated, announcer=f"d{number}"), 10**9)
+        work.broker.command("HSET", work.keys.consumers, f"c{number}", json.dumps(record))
+        work.broker.command("ZADD", work.keys.leases, 10**15, f"c{number}")
+    return stated
+
+
+@pytest.mark.parametrize("name", ["registry", "announce"])
+def test_what_is_registered_is_read_and_renewed_by_parts(own_server: Server, namespace: str, name: str) -> None:
+    broker = SyncQueueClient(own_server.url, namespace)
+    try:
+        work = Workbench(broker)
+        stated = _many_services(work)
+        calls: Iterator[Call[Any]]
+        if name == "registry":
+            seen: list[Call[Any]] = []
+
+            def keep(call: Call[Any]) -> Any:
+                seen.append(call)
+                return broker.run(call)
+
+            found = run_calls_blocking(ownership.registry(work.keys), keep)
+            assert (len(found.definitions), len(found.announcers), len(found.served)) == (1000, 64, 1000)
+            calls = itertools.cycle(seen)
+        else:
+            calls = itertools.cycle(ownership.announce(work.keys, work.epoch, stated, 10**9))
+        took_ms, held_bytes = _measured(work, lambda: next(calls))
+    finally:
+        broker.close()
+    print(f"{name}: {statistics.median(took_ms):.2f} ms, at most {max(took_ms):.2f}, {held_bytes / 2**20:.1f} MiB")
+    assert sorted(took_ms)[-3] <= LONGEST_MS, "of parts that differ, the longest count"
+    assert held_bytes <= MOST_HELD_BYTES
+
+
 def _measured(work: Workbench, following: Callable[[], Call[Any]]) -> tuple[list[float], int]:
     """How long each call took in the server, and by how much the memory that the server used went beyond what it had used until then."""
     command = work.broker.command
@@ -215,3 +264,64 @@ def _memory(work: Workbench) -> tuple[int, int]:
     """Bytes used now, and at most until now."""
     rows = dict(line.split(b":", 1) for line in work.broker.command("INFO", "memory").splitlines() if b":" in line)
     return int(rows[b"used_memory"]), int(rows[b"used_memory_peak"])
+
+
+def test_large_jobs_behind_small_ones_are_fetched_few_at_a_time(own_server: Server, namespace: str) -> None:
+    """How large the next entry is shows only when it is read: what counts is the largest job that the task has had."""
+    broker = SyncQueueClient(own_server.url, namespace)
+    try:
+        work = Workbench(broker)
+        work.register(task("ship"), lease_ms=10**9)
+        work.names = ["ship"]
+        _fill(work, (500, 30))
+        _fill(work, (40, 900_000))
+        work.broker.run(_fetch(work, 3))  # the server keeps the script's text
+        most = 0
+        while True:
+            broker.command("CONFIG", "RESETSTAT")
+            before = _memory(work)[0]
+            got = work.broker.run(_fetch(work, 1000))
+            most = max(most, _memory(work)[1] - before)
+            if not got.entries:
+                break
+            assert sum(len(fields[1]) for _, _, entries in got.entries for _, fields in entries) <= MOST_HELD_BYTES
+        print(f"held at most {most / 2**20:.1f} MiB")
+        assert most <= 3 * MOST_HELD_BYTES, "a reply is made twice, and its buffer grows by doubling"
+    finally:
+        broker.close()
+
+
+async def test_a_backlog_that_is_read_directly_gives_few_large_jobs_at_a_time(
+    own_server: Server, namespace: str
+) -> None:
+    worker_spec = upnext.Worker("w", concurrency=10)
+    ended: list[int] = []
+
+    @worker_spec.task
+    async def job(text: str) -> None:
+        ended.append(len(text))
+
+    small, large = 4_000, 60
+    client = own_server.client()
+    try:
+        async with serving(worker_spec, own_server.url, namespace) as running:
+            client.sadd(running.keys.paused, "job")
+            client.spublish(running.keys.bell, "p")
+            await job.submit_many([("x",)] * small)
+            await job.submit_many([("y" * 900_000,)] * large)
+            client.config_resetstat()
+            before = _used(client)[0]
+            client.srem(running.keys.paused, "job")
+            client.spublish(running.keys.bell, "p")
+            await wait_until_async(lambda: len(ended) == small + large, 60)
+            most = _used(client)[1] - before
+        print(f"held at most {most / 2**20:.1f} MiB")
+        assert sum(ended) == small + 900_000 * large
+        assert most <= 4 * MOST_HELD_BYTES, "a reply is made twice, and its buffer grows by doubling"
+    finally:
+        client.close()
+
+
+def _used(client: redis.Redis) -> tuple[int, int]:
+    found: Any = client.info("memory")
+    return found["used_memory"], found["used_memory_peak"]

@@ -10,6 +10,9 @@ T = TypeVar("T")
 CALL_BYTES = 1024 * 1024
 """Most bytes of jobs that one call of a script takes or reads, or one job: no call may hold the broker up."""
 
+LARGE_BYTES = 4 * 1024
+"""A task with jobs of more is noted with the size of its largest (`Keys.large`), and read fewer jobs at a time."""
+
 
 def batches(
     items: Sequence[T], size: Callable[[T], int], most: int, most_bytes: int = CALL_BYTES

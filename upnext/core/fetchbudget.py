@@ -36,7 +36,8 @@ class FetchBudget:
         self._at = now
         self._finished = 0
         self._stalled_at = -1
-        self._entry_bytes = float(CALL_BYTES)
+        self.entry_bytes = float(CALL_BYTES)
+        """How large the newest entries are, about."""
 
     def jobs(self, now: float, *, finished: int, room: int, held: int) -> int:
         """How many to fetch, 0 for none. `finished` counts all ends so far; `room` more could start; `held` wait here for their start."""
@@ -44,7 +45,7 @@ class FetchBudget:
         depth = int(self._rate * PREFETCH_S) if self._prefetch is None else self._prefetch
         if finished == self._stalled_at:
             depth = 0  # what was fetched ahead had to be handed back, and nothing has ended since
-        most = min(MOST_JOBS, max(1, int(MOST_BYTES / self._entry_bytes) - held))
+        most = min(MOST_JOBS, max(1, int(MOST_BYTES / self.entry_bytes) - held))
         budget = min(most, room + depth)
         if held and budget < depth // 4:
             return 0  # no small fetches while there is work
@@ -59,7 +60,7 @@ class FetchBudget:
 
     def took(self, jobs: int, payload_bytes: int) -> None:
         """Learn from what came how large entries are."""
-        self._entry_bytes = max(ENTRY_BYTES + payload_bytes / jobs, self._entry_bytes / 8)
+        self.entry_bytes = max(ENTRY_BYTES + payload_bytes / jobs, self.entry_bytes / 8)
 
     def stalled(self, finished: int) -> None:
         """What was fetched ahead did not start in time: fetch nothing ahead until something ends."""

@@ -197,6 +197,13 @@ class Keys:
         holds="TASK\\nCONSUMER -> jobs that have ended there and still go on",
         writers="linger reap",
     )
+    large = Key(
+        "large",
+        "hash",
+        life="with P:tasks",
+        holds="task -> bytes of its largest job, from 4 KiB on: its lanes are read so few at a time that the broker isn't held up",
+        writers="fetch remove send submit",
+    )
     paused = Key(
         "paused", "set", life="until resumed", holds="tasks paused everywhere", writers="pause_task remove resume_task"
     )

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from upnext.core import entry, ids, outcome
+from upnext.core.batches import LARGE_BYTES
 from upnext.core.entry import META_FIELD, PAYLOAD_FIELD
 from upnext.core.keys import Keys
 from upnext.core.lanes import Lane
@@ -84,8 +85,8 @@ def _special(keys: Keys, job: Submission, nonce: str) -> bytes:
 
 
 def plain(keys: Keys, job: Submission, reply_to: str | None) -> bytes | None:
-    """The XADD, encoded, where it is all that submitting this job takes; None: the script (limited, delayed, keyed, with a queue_ttl)."""
-    if job.limited or _special(keys, job, ""):
+    """The XADD, encoded, where it is all that submitting takes; None: the script (large, limited, delayed, keyed, with a queue_ttl)."""
+    if job.limited or len(job.payload) > LARGE_BYTES or _special(keys, job, ""):
         return None
     payload, meta = job.payload, _meta(job, reply_to)
     stream = keys.stream(job.task, job.lane)
@@ -139,7 +140,14 @@ def submit(keys: Keys, jobs: Sequence[tuple[Submission, str | None]], nonce: str
 
     return Call(
         script("submit"),
-        [keys.seq, keys.delayed, keys.delayed_jobs, keys.limits, *(keys.stream(task, lane) for task, lane in streams)],
+        [
+            keys.seq,
+            keys.delayed,
+            keys.delayed_jobs,
+            keys.limits,
+            keys.large,
+            *(keys.stream(task, lane) for task, lane in streams),
+        ],
         [keys.bell, keys.idem_prefix, *(task for task, _ in streams), *words],
         parse,
     )
@@ -171,7 +179,7 @@ def send(
         *known_handlers,
         payload,
     ]
-    return Call(script("send"), [keys.event(event), keys.limits], args, sent)
+    return Call(script("send"), [keys.event(event), keys.limits, keys.large], args, sent)
 
 
 def sent(reply: list[bytes]) -> list[Answer]:

@@ -11,8 +11,8 @@ import orjson
 from upnext.core.keys import Keys
 from upnext.core.ownership import Announcer, Definition, owner_of
 from upnext.core.spec import TaskKind
-from upnext.engine.calls.rows import pairs, readable
-from upnext.engine.redis.scripts import Arg, Call, script, text
+from upnext.engine.calls.rows import readable
+from upnext.engine.redis.scripts import Arg, Call, Calls, script, text
 
 BATCH = 200
 """Most names of one announcement's script, which renews each."""
@@ -115,42 +115,19 @@ class Registry:
     epoch: str = ""
 
 
-def registry(keys: Keys) -> Call[Registry]:
-    """Rows that can't be read are left out."""
+_ROWS = {"t": 100, "c": 100, "a": 2, "w": 10, "l": 100}
+"""About how many rows a page of each part has, in the order of the parts. An announcer or a consumer names hundreds of tasks."""
 
-    def parse(reply: list[Any]) -> Registry:
-        now_ms, tasks, crons, seen, records, leases, consumers, subscribed, lapsed, epoch = reply
-        unreadable: list[str] = []
 
-        def rows(key: str, flat: list[bytes]) -> dict[str, dict[str, Any]]:
-            found: dict[str, dict[str, Any]] = {}
-            for raw_name, raw in pairs(flat):
-                row = readable(raw)
-                if row is None or (name := _name(raw_name)) is None:
-                    unreadable.append(f"{key} {raw_name!r}")
-                else:
-                    found[name] = row
-            return found
+@dataclass(frozen=True, slots=True)
+class _Page:
+    now_ms: int
+    epoch: str
+    cursor: bytes
+    rows: list[Any]
 
-        raw_tasks, raw_crons, seen_at, by_event = (dict(pairs(flat)) for flat in (tasks, crons, seen, subscribed))
-        task_rows, cron_rows = rows(keys.tasks, tasks), rows(keys.crons, crons)
-        definitions: list[Definition] = []
-        raw: dict[str, Raw] = {}
-        for name in {**task_rows, **cron_rows}:
-            key = name.encode()
-            row = task_rows.get(name) or cron_rows[name]
-            cron = cron_rows.get(name)
-            event = row.get("event")
-            raw[name] = Raw(
-                raw_tasks.get(key, b""), raw_crons.get(key, b""), seen_at.get(key, b""), by_event.get(key, b""), event
-            )
-            definitions.append(_definition(name, row, cron, seen_at.get(key), by_event.get(key)))
-        until = {_name(name): _number(score) for name, score in pairs(leases)}
-        announcers = [_announcer(name, row, until.get(name, 0)) for name, row in rows(keys.announcers, records).items()]
-        served = {str(name) for record in consumers for name in (readable(record) or {}).get("tasks") or ()}
-        gone = {name: _number(row.get("at_ms")) for name, row in rows(keys.lapsed, lapsed).items()}
-        return Registry(now_ms, definitions, raw, announcers, served, gone, unreadable, text(epoch or b""))
 
+def _page(keys: Keys, part: str, cursor: bytes) -> Call[_Page]:
     return Call(
         script("registry"),
         [
@@ -164,9 +141,69 @@ def registry(keys: Keys) -> Call[Registry]:
             keys.lapsed,
             keys.epoch,
         ],
-        [keys.event_prefix],
-        parse,
+        [keys.event_prefix, part, cursor, _ROWS[part]],
+        lambda reply: _Page(reply[0], text(reply[1] or b""), reply[2], reply[3:]),
     )
+
+
+def registry(keys: Keys) -> Calls[Registry]:
+    """Read all that is registered; rows that can't be read are left out.
+
+    Definitions are read before the announcers and consumers: what is registered and announced meanwhile counts as announced.
+    """
+    first: _Page | None = None
+    found: dict[str, list[Any]] = {}
+    for part in _ROWS:
+        rows: list[Any] = []
+        cursor = b"0"
+        while True:
+            page = yield _page(keys, part, cursor)
+            first = first or page
+            rows += page.rows
+            cursor = page.cursor
+            if cursor == b"0":
+                break
+        found[part] = rows
+    assert first is not None
+    return _registry(keys, first, found)
+
+
+def _registry(keys: Keys, first: _Page, found: Mapping[str, list[Any]]) -> Registry:
+    unreadable: list[str] = []
+
+    def read(key: str, raw: Mapping[bytes, bytes | None]) -> dict[str, dict[str, Any]]:
+        fine: dict[str, dict[str, Any]] = {}
+        for raw_name, value in raw.items():
+            if value is None:
+                continue
+            row = readable(value)
+            if row is None or (name := _name(raw_name)) is None:
+                unreadable.append(f"{key} {raw_name!r}")
+            else:
+                fine[name] = row
+        return fine
+
+    named = {row[0]: row[1:] for part in "tc" for row in found[part]}
+    task_rows = read(keys.tasks, {name: row[0] for name, row in named.items()})
+    cron_rows = read(keys.crons, {name: row[1] for name, row in named.items()})
+    definitions: list[Definition] = []
+    raw: dict[str, Raw] = {}
+    for name in {**task_rows, **cron_rows}:
+        task, cron, seen, by_event = named[name.encode()]
+        row = task_rows.get(name) or cron_rows[name]
+        raw[name] = Raw(task or b"", cron or b"", seen or b"", by_event or b"", row.get("event"))
+        definitions.append(_definition(name, row, cron_rows.get(name), seen, by_event))
+    stated = {row[0]: row[1:] for row in found["a"]}
+    announcers = [
+        _announcer(name, row, _number(stated[name.encode()][1]))
+        for name, row in read(keys.announcers, {name: row[0] for name, row in stated.items()}).items()
+    ]
+    served = {str(name) for [record] in found["w"] for name in (readable(record) or {}).get("tasks") or ()}
+    gone = {
+        name: _number(row.get("at_ms"))
+        for name, row in read(keys.lapsed, {row[0]: row[1] for row in found["l"]}).items()
+    }
+    return Registry(first.now_ms, definitions, raw, announcers, served, gone, unreadable, first.epoch)
 
 
 CHANGED, INACTIVE, GONE = 0, 1, 2
@@ -195,6 +232,7 @@ def remove(
             keys.limits_set,
             keys.paused,
             keys.event(raw.event or ""),
+            keys.large,
             *keys.streams(name),
         ],
         [

@@ -21,12 +21,14 @@ RATE_BUCKET_S = 10
 class Fetched:
     """What one fetch gave. `entries` are (task, lane letter, [[entry id, [field, value, …]], …]) in the order of the reply.
 
-    `problem` is the broker's error reply about a task that could not be read, while others could.
+    `largest`: how large the jobs of a task with more of them may be, bytes. `problem` is the broker's error reply about a task that could
+    not be read, while others could.
     """
 
     server_ms: int
     retry_after_ms: int | None
     held_back: bool
+    largest: int
     entries: list[tuple[str, str, list[Any]]]
     problem: str | None = None
 
@@ -46,16 +48,16 @@ def fetch(
 
     def parse(reply: list[Any]) -> Fetched:
         problem = None
-        if len(reply) > 3 and reply[-3] == 0:
+        if len(reply) > 4 and reply[-3] == 0:
             problem = text(reply[-1])
             reply = reply[:-3]
-        entries = [(tasks[int(reply[at]) - 1], reply[at + 1].decode(), reply[at + 2]) for at in range(3, len(reply), 3)]
-        return Fetched(reply[0], reply[1] if reply[1] >= 0 else None, reply[2] == 1, entries, problem)
+        entries = [(tasks[int(reply[at]) - 1], reply[at + 1].decode(), reply[at + 2]) for at in range(4, len(reply), 3)]
+        return Fetched(reply[0], reply[1] if reply[1] >= 0 else None, reply[2] == 1, reply[3], entries, problem)
 
     streams = [stream for task in tasks for stream in keys.streams(task)]
     return Call(
         script("fetch"),
-        [keys.epoch, keys.leases, keys.paused, keys.limits, keys.gcra, keys.lingering, *streams],
+        [keys.epoch, keys.leases, keys.paused, keys.limits, keys.gcra, keys.lingering, keys.large, *streams],
         [epoch, consumer, budget, int(suspect), "".join(order.ljust(3, "-") for order in lanes), most_limited, *tasks],
         parse,
     )

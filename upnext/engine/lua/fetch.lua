@@ -1,43 +1,58 @@
 #!lua flags=allow-oom
 -- Takes jobs for a consumer, at most a total budget, without waiting. The only way in for limited tasks, and for lanes back and suspect.
--- KEYS: 1 epoch, 2 leases, 3 paused, 4 limits, 5 gcra, 6 lingering, 7... four per task: its lanes normal, high, back, suspect
+-- KEYS: 1 epoch, 2 leases, 3 paused, 4 limits, 5 gcra, 6 lingering, 7 large, 8... four per task: its lanes normal, high, back, suspect
 -- ARGV: 1 epoch, 2 consumer, 3 budget, 4 '1': one suspect and nothing else, 5 for each task three letters: its lanes
 --       (n, h, b, - for none) in the order in which they are read,
 --       6 most of one limited task at once, 7... for each task: its name
--- Returns: {server ms, retry-after ms of what a rate holds back (-1: nothing is), 1 when a limit holds something back, then triples: position of the
---           task from 1, lane letter, entries as XREADGROUP gives them; last, when a task could not be read: 0, '!', the error}
+-- Returns: {server ms, retry-after ms of what a rate holds back (-1: nothing is), 1 when a limit holds something back, how large the
+--           jobs of a task with more of them may be (0: no task has more), then triples: position of the task from 1, lane letter, entries as
+--           XREADGROUP gives them; last, when a task could not be read: 0, '!', the error}
 -- Errors: EPOCH; REAPED when the consumer has no lease; NOGROUP and others when nothing could be taken because of them
 -- include: epoch
 -- include: gcra
 -- include: lingering
-local MOST_BYTES, FIRST_STEP = 2097152, 4
+-- include: large
+-- How large an entry is shows only when it is taken: a task gives so many at a time as would be MOST_BYTES if all were like its largest, or
+-- FEW (of the largest payloads there are). With MOST_BYTES nothing more is taken.
+local MOST_BYTES, FEW = 1048576, 3
 local left_bytes = MOST_BYTES
 local consumer, budget, suspect, orders = ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5]
 if not redis.call('ZSCORE', KEYS[2], consumer) then
   return redis.error_reply('REAPED ' .. consumer)
 end
 local most_limited = tonumber(ARGV[6])
-local OFFSET = {n = 7, h = 8, b = 9, x = 10}
+local OFFSET = {n = 8, h = 9, b = 10, x = 11}
 local tasks = #ARGV - 6
 local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]
-local reply = {math.floor(now_us / 1000), -1, 0}
+local reply = {math.floor(now_us / 1000), -1, 0, 0}
 if tasks == 0 then
   return reply
 end
 local paused = redis.call('SCARD', KEYS[3]) > 0 and redis.call('SMISMEMBER', KEYS[3], unpack(ARGV, 7)) or nil
 local limits = redis.call('HLEN', KEYS[4]) > 0 and redis.call('HMGET', KEYS[4], unpack(ARGV, 7)) or nil
 
--- In steps that grow as long as the entries are small: how large an entry is shows only when it is taken. With MOST_BYTES nothing more is taken.
+local largest = {}
+local function step_of(position, biggest)
+  local known = largest[position] or tonumber(redis.call('HGET', KEYS[7], ARGV[6 + position])) or LARGE_BYTES
+  if biggest > known then -- of a producer that didn't note it
+    redis.call('HSET', KEYS[7], ARGV[6 + position], biggest)
+    known = biggest
+  end
+  largest[position] = known
+  reply[4] = math.max(reply[4], known)
+  return math.max(FEW, math.floor(MOST_BYTES / known))
+end
+
 local function take(position, lane, want)
-  local taken, step = nil, FIRST_STEP
+  local taken, step = nil, FEW
   while want > 0 and left_bytes > 0 do
     local asked = math.min(want, step)
     local read = redis.call('XREADGROUP', 'GROUP', 'w', consumer, 'COUNT', asked, 'STREAMS', KEYS[OFFSET[lane] + 4 * (position - 1)], '>')
     if not read then
       break
     end
-    local entries, biggest = read[1][2], 1
+    local entries, biggest = read[1][2], 0
     for _, entry in ipairs(entries) do
       local bytes = #(entry[2][2] or '')
       left_bytes = left_bytes - bytes
@@ -55,7 +70,7 @@ local function take(position, lane, want)
     if #entries < asked then
       break
     end
-    step = math.max(1, math.min(8 * step, math.floor(left_bytes / biggest)))
+    step = step_of(position, biggest)
   end
   return taken and #taken or 0
 end
@@ -73,14 +88,14 @@ end
 
 local function free_places(position, limit)
   local pending = lingering(KEYS[6], ARGV[6 + position])
-  for lane = 7, 10 do
+  for lane = 8, 11 do
     pending = pending + redis.call('XPENDING', KEYS[lane + 4 * (position - 1)], 'w')[1]
   end
   return limit.concurrency - pending
 end
 
 local function may_start_suspect(position)
-  if (paused and paused[position] == 1) or redis.call('XLEN', KEYS[10 + 4 * (position - 1)]) == 0 then
+  if (paused and paused[position] == 1) or redis.call('XLEN', KEYS[11 + 4 * (position - 1)]) == 0 then
     return false
   end
   local limit = limits and limits[position] and cjson.decode(limits[position])
@@ -170,7 +185,7 @@ for _, rest in ipairs(again) do
     end)
   end
 end
-if problem and #reply == 3 then
+if problem and #reply == 4 then
   return redis.error_reply(problem)
 elseif problem then
   local size = #reply

@@ -1,6 +1,6 @@
 #!lua
 -- Sends an event: one job for each handler known here or seen within its life, in one step. Refused as a whole by a full Redis.
--- KEYS: 1 event, 2 limits
+-- KEYS: 1 event, 2 limits, 3 large
 -- ARGV: 1 meta ('' or JSON), 2 stream prefix, 3 bell channel, 4 handler life ms, 5 idempotency prefix, 6 key ('' none), 7 key ttl ms,
 --       8 nonce, 9 key that remembers this very send ('' none; a handler's task is added), 10 its ttl ms, 11... handlers that the sender knows,
 --       last: payload
@@ -8,7 +8,8 @@
 -- Errors: OOM
 -- include: must_be
 -- include: put_entry
-must_be('hash', KEYS[1], KEYS[2])
+-- include: large
+must_be('hash', KEYS[1], KEYS[2], KEYS[3])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local handlers, seen = {}, {}
@@ -32,6 +33,11 @@ if #handlers == 0 then
 end
 table.sort(handlers)
 local payload = ARGV[#ARGV]
+for _, task in ipairs(handlers) do
+  if is_largest(KEYS[3], task, #payload) then
+    redis.call('HSET', KEYS[3], task, #payload)
+  end
+end
 local limits = redis.call('HMGET', KEYS[2], unpack(handlers))
 local reply = {}
 for index, task in ipairs(handlers) do

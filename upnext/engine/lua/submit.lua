@@ -1,6 +1,6 @@
 #!lua
 -- Takes jobs in: one stream entry each, or a place in the delayed set. Refused as a whole by a full Redis (no allow-oom).
--- KEYS: 1 seq, 2 delayed, 3 delayed:jobs, 4 limits, 5... one stream per (task, lane) that the jobs name
+-- KEYS: 1 seq, 2 delayed, 3 delayed:jobs, 4 limits, 5 large, 6... one stream per (task, lane) that the jobs name
 -- ARGV: 1 bell channel, 2 idempotency key prefix, then for each stream of KEYS: its task; then for each job four:
 --       index of its stream from 1, meta (JSON or ''), payload, special ('' or JSON {at, delay: us; ttl, key, key_ttl: ms; nonce, sent: key
 --       that remembers this very submit, for a repeat whose first reply was lost while its job may have ended, sent_ttl: ms})
@@ -8,16 +8,18 @@
 -- Errors: OOM
 -- include: must_be
 -- include: put_entry
+-- include: large
 local seq, delayed, delayed_jobs, limits = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local bell, idem = ARGV[1], ARGV[2]
 if not tonumber(redis.call('GET', seq) or '0') then
   return redis.error_reply('ERR ' .. seq .. ' is not a number')
 end
 must_be('zset', delayed)
-must_be('hash', delayed_jobs, limits)
-local streams = #KEYS - 4
+must_be('hash', delayed_jobs, limits, KEYS[5])
+local FIRST = 5
+local streams = #KEYS - FIRST
 local ids = {}
-local rung = {}
+local rung, large = {}, {}
 local head
 
 local function put(stream, meta, payload)
@@ -32,9 +34,15 @@ end
 
 for at = 3 + streams, #ARGV, 4 do
   local index = tonumber(ARGV[at])
-  local stream, task = KEYS[4 + index], ARGV[2 + index]
+  local stream, task = KEYS[FIRST + index], ARGV[2 + index]
   local meta, payload, special = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local id
+  if #payload > (large[task] or LARGE_BYTES) then
+    large[task] = #payload
+    if is_largest(KEYS[5], task, #payload) then
+      redis.call('HSET', KEYS[5], task, #payload)
+    end
+  end
   if special == '' then
     id = put(stream, meta, payload)
   else

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Generic, TypeVar
@@ -68,6 +68,32 @@ class Call(Generic[T]):
 
     def eval(self) -> tuple[Arg, ...]:
         return ("EVAL", self.script.text, len(self.keys) + 1, *self.keys, absent_beside(self.keys[0]), *self.args)
+
+
+Calls = Generator[Call[Any], Any, T]
+"""An operation of several calls: it yields each, gets its result sent, and returns what the whole gives."""
+
+
+async def run_calls(calls: Calls[T], run: Callable[[Call[Any]], Awaitable[Any]]) -> T:
+    try:
+        call = next(calls)
+        while True:
+            call = calls.send(await run(call))
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        calls.close()
+
+
+def run_calls_blocking(calls: Calls[T], run: Callable[[Call[Any]], Any]) -> T:
+    try:
+        call = next(calls)
+        while True:
+            call = calls.send(run(call))
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        calls.close()
 
 
 def text(reply: bytes | str) -> str:

@@ -15,6 +15,7 @@ from upnext.engine.calls import ownership as ownership_module
 from upnext.engine.calls.ownership import Registry
 from upnext.engine.redis.reconnecting import Link
 from upnext.engine.redis.replies import ReplyError
+from upnext.engine.redis.scripts import run_calls
 
 log = logging.getLogger("upnext.scheduler")
 
@@ -111,7 +112,7 @@ class Announcements:
 
     async def tidy(self, *, leads: bool) -> None:
         """Remove what is withdrawn or has lapsed, and the announcers that are gone."""
-        registry = await self._link.run(ownership_module.registry(self._keys))
+        registry = await run_calls(ownership_module.registry(self._keys), self._link.run)
         if self._clock_was_set(registry.now_ms):
             return
         living = ownership.living(registry.announcers, registry.now_ms)

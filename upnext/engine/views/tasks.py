@@ -16,7 +16,7 @@ from upnext.engine.calls import admin, inspect
 from upnext.engine.calls import ownership as ownership_module
 from upnext.engine.calls.inspect import TaskFacts
 from upnext.engine.calls.worker import RATE_BUCKET_S
-from upnext.engine.redis.scripts import Call
+from upnext.engine.redis.scripts import Call, run_calls_blocking
 from upnext.engine.views.jobs import Transport
 from upnext.errors import UsageError
 
@@ -111,7 +111,7 @@ def forget(transport: Transport, keys: Keys, name: str) -> None:
 
     Raises UsageError for an unknown name, and for one that is declared, served or has jobs, which names them.
     """
-    registry = transport.run(ownership_module.registry(keys))
+    registry = run_calls_blocking(ownership_module.registry(keys), transport.run)
     if name not in registry.raw:
         raise _unknown(name, list(registry.raw))
     claims = ownership.claimants(name, ownership.living(registry.announcers, registry.now_ms))
@@ -138,7 +138,7 @@ def forget(transport: Transport, keys: Keys, name: str) -> None:
 
 def skews(transport: Transport, keys: Keys) -> dict[str, ownership.Skew]:
     """By task: where living daemons of one service run different code of it for long."""
-    registry = transport.run(ownership_module.registry(keys))
+    registry = run_calls_blocking(ownership_module.registry(keys), transport.run)
     return ownership.skews(ownership.living(registry.announcers, registry.now_ms), registry.now_ms)
 
 

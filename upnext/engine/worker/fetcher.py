@@ -11,8 +11,9 @@ import re
 import time
 from typing import Any
 
+from upnext.core.batches import LARGE_BYTES
 from upnext.core.entry import META_FIELD, PAYLOAD_FIELD, Meta, decode_meta
-from upnext.core.fetchbudget import HELD_TOO_LONG_S, FetchBudget, held_too_long
+from upnext.core.fetchbudget import HELD_TOO_LONG_S, MOST_BYTES, FetchBudget, held_too_long
 from upnext.core.fetchplan import FetchPlan
 from upnext.core.keys import GROUP
 from upnext.core.lanes import Lane
@@ -47,7 +48,8 @@ MOST_UNCONFIRMED = 20_000
 
 SWEEP_S = 0.02
 BACKLOG_JOBS = 64
-"""When one look at everything finds so many jobs in a single stream, that stream is read directly until the next look, SWEEP_S later."""
+"""When one look at everything finds so many jobs in a single stream, that stream is read directly until the next look, SWEEP_S later; not
+where so many of its task's largest jobs would be over MOST_BYTES."""
 
 _SCHEMA_FIELD = re.compile(rb"p\d+\Z")
 _PAYLOAD, _META = PAYLOAD_FIELD.encode(), META_FIELD.encode()
@@ -99,6 +101,7 @@ class Fetcher:
         self._limited: set[str] = set()
         self._late: list[Any] = []
         self._backlog: str | None = None
+        self._largest = LARGE_BYTES
         self._swept_at = 0.0
         self._lanes: dict[str, tuple[str, str]] = {
             stream: (task, lane)
@@ -381,7 +384,9 @@ class Fetcher:
         self._backlog = None
         if len(got.entries) == 1 and len(got.entries[0][2]) >= BACKLOG_JOBS:
             stream = self._keys.stream(*got.entries[0][:2])
-            self._backlog = stream if stream in self._open_streams else None
+            self._largest = max(got.largest, LARGE_BYTES)
+            fits = BACKLOG_JOBS * self._largest <= MOST_BYTES
+            self._backlog = stream if stream in self._open_streams and fits else None
         self._membership.saw_server_time(got.server_ms)
         found = 0
         for task, lane, entries in got.entries:
@@ -409,15 +414,18 @@ class Fetcher:
 
     async def _read_on(self, stream: str, budget: int) -> int:
         """Read one stream with a backlog, without the script: it would copy every payload twice. -> jobs taken"""
+        most = min(budget, MOST_BYTES // self._largest)
         wire = await self._recorded_wire()
         reply = await wire.send(
-            "XREADGROUP", "GROUP", GROUP, self._membership.consumer, "COUNT", budget, "STREAMS", stream, ">"
+            "XREADGROUP", "GROUP", GROUP, self._membership.consumer, "COUNT", most, "STREAMS", stream, ">"
         )
         found = len(reply[0][1]) if reply else 0
-        if found < budget:
+        if found < most:
             self._backlog = None
         if found:
             self._take(*self._lanes[stream], reply[0][1])
+            if self._budget.entry_bytes > self._largest:  # of a producer that doesn't note it: the script does
+                self._backlog = None
             self._executor.wake_runner()
         return found
 
