@@ -228,7 +228,7 @@ def _keys() -> Generator[Callable[[float], bool]]:
         tty.setcbreak(fd)
         yield wait
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        termios.tcsetattr(fd, termios.TCSANOW, before)  # a terminal that takes no output does not hold up the end
 
 
 def _full_screen(interval_s: float, count: int | None) -> None:
