@@ -41,9 +41,10 @@ class StepError(Exception):
 
 
 class Shop:
-    """The daemon of this demo, in a directory of its own."""
+    """A daemon for `service`, in a directory of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, service: Path = SERVICE) -> None:
+        self.service = service
         # The path of a Unix socket may have 107 bytes only.
         short = tempfile.gettempdir() if len(tempfile.gettempdir()) < 60 else "/tmp"
         self.directory = Path(tempfile.mkdtemp(prefix="upnext-demo-", dir=short))
@@ -53,8 +54,9 @@ class Shop:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [str(BIN / "upnextd"), "start", str(SERVICE), "--workers", str(WORKERS)]
-        say(f"$ {shlex.join(['upnextd', 'start', 'examples/orders.py', '--workers', str(WORKERS)])}")
+        command = [str(BIN / "upnextd"), "start", str(self.service), "--workers", str(WORKERS)]
+        shown = self.service.relative_to(ROOT) if self.service.is_relative_to(ROOT) else self.service.name
+        say(f"$ {shlex.join(['upnextd', 'start', str(shown), '--workers', str(WORKERS)])}")
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, "--socket", str(self.socket), "--state-dir", str(self.state)],

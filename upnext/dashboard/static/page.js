@@ -18,22 +18,28 @@ function sayTimes(root) {
 }
 
 // A region keeps its place in the page: it has an id, and is swapped only when its markup changed.
+// Returns whether all of it is up to date; what waits for a person's hand is tried again with the next look.
 function swap(next) {
+  let complete = true;
   for (const region of next.querySelectorAll("[data-live]")) {
-    const old = document.getElementById(region.id);
+    const old = document.getElementById(region.getAttribute("id")); // form.id may be a field that is named "id"
     if (!old) return false;
     sayTimes(region);
-    if (old.isEqualNode(region) || busy(old)) continue;
+    if (old.isEqualNode(region)) continue;
+    if (busy(old)) {
+      complete = false;
+      continue;
+    }
     const open = new Set([...old.querySelectorAll("details[open][id]")].map((one) => one.id));
     const ticked = new Set([...old.querySelectorAll("input:checked[value]")].map((one) => one.name + "=" + one.value));
     const focus = old.contains(document.activeElement) ? document.activeElement : null;
-    const key = focus && (focus.id ? "#" + CSS.escape(focus.id) : focus.getAttribute("href") ? `[href="${CSS.escape(focus.getAttribute("href"))}"]` : null);
+    const key = focus && (focus.getAttribute("id") ? "#" + CSS.escape(focus.id) : focus.matches("input[type=checkbox][value]") ? `[name="${CSS.escape(focus.name)}"][value="${CSS.escape(focus.value)}"]` : focus.getAttribute("href") ? `[href="${CSS.escape(focus.getAttribute("href"))}"]` : null);
     old.replaceWith(region);
     for (const one of region.querySelectorAll("details[id]")) if (open.has(one.id)) one.open = true;
     for (const one of region.querySelectorAll("input[type=checkbox][value]")) one.checked = ticked.has(one.name + "=" + one.value);
     if (key) region.querySelector(key)?.focus({ preventScroll: true });
   }
-  return true;
+  return complete;
 }
 
 // What a person is selecting or filling in stays as it is.
@@ -57,8 +63,8 @@ async function refresh() {
     const answer = await fetch(location.href, { headers: etag ? { "If-None-Match": etag } : {}, signal: AbortSignal.timeout(10000), redirect: "manual" });
     if (answer.type === "opaqueredirect" || answer.status === 401) return void location.reload();
     if (answer.status === 200) {
-      etag = answer.headers.get("ETag");
-      swap(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      const complete = swap(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      etag = complete ? answer.headers.get("ETag") : null;
     } else if (answer.status !== 304) throw new Error(String(answer.status));
     freshAt = new Date();
     stale("");
