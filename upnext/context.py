@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
-from upnext import access, progress
+from upnext import access
 from upnext.core import codec
 from upnext.declare import is_number
 from upnext.errors import PayloadTooLargeError, UsageError
@@ -119,7 +119,7 @@ class Context:
         self.log.log(number, "%s", message, extra={"fields": extra})
 
     def _write(self, fields: dict[str, Any]) -> None:
-        progress.write(self._attempt, fields)
+        self._attempt.note(fields)
 
     def __repr__(self) -> str:
         return f"<Context {self.job_id} attempt {self.attempt} of {self.max_attempts or 'any number'}>"

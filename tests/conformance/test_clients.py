@@ -41,8 +41,8 @@ async def test_async_client(topology: Topology, namespace: str) -> None:
         assert (await broker.wait(ids[0], 30)).status == "cancelled"
         with pytest.raises(JobNotFoundError):
             await broker.wait("t:n1-1", 30)
-        await broker.progress(holder, {"progress": 0.5}, 60)
-        assert await broker.read_progress(holder) == {"progress": 0.5}
+        assert not await broker.note("t", "n", b"1-1", holder, {"progress": 0.5}), "not fetched"
+        assert await broker.read_notes(holder) == {}
     finally:
         await broker.aclose()
 

@@ -323,14 +323,6 @@ async def test_a_dead_letter_tells_how_it_ended_also_long_after(redis_url: str, 
         assert (await fleet.broker.wait(job_id, 30)).status is JobStatus.FAILED
 
 
-async def test_progress(redis_url: str, namespace: str) -> None:
-    async with Fleet(redis_url, namespace) as fleet:
-        assert await fleet.broker.read_progress("ship:n1-0") == {}
-        await fleet.broker.progress("ship:n1-0", {"progress": 0.5}, 60.0)
-        assert await fleet.broker.read_progress("ship:n1-0") == {"progress": 0.5}
-        assert 0 < await fleet.command("PTTL", fleet.keys.progress("ship:n1-0")) <= 60_000
-
-
 async def test_events_reach_handlers_of_other_services_and_of_workers_that_are_away(
     redis_url: str, namespace: str
 ) -> None:

@@ -97,6 +97,10 @@ def _reap(work: Workbench) -> Call[Any]:
     return work.reap_call(CONSUMER, one, other, charge="crash")
 
 
+def _note(work: Workbench, one: Taken) -> Call[Any]:
+    return worker.note(work.keys, one.task, one.lane, one.entry_id, one.job_id, b"{}")
+
+
 def _watched(work: Workbench) -> str:
     job_id = _queued(work)
     work.broker.run(client.watch(work.keys, job_id, "c1", 1))
@@ -117,6 +121,7 @@ SCENARIOS: dict[str, Callable[[Workbench], Call[Any]]] = {
         work.keys, work.epoch, [(one.task, one.lane, one.entry_id) for one in [held(work), *work.fetch(1)]]
     ),
     "linger": lambda work: held(work) and lease.linger(work.keys, work.epoch, CONSUMER, "ship", 1),
+    "note": lambda work: _note(work, held(work)),
     "pause_task": lambda work: held(work) and admin.pause_task(work.keys, "ship"),
     "promote": lambda work: held(work) and lease.promote(work.keys, work.epoch, 10),
     "purge_dead": lambda work: held(work) and admin.purge_dead(work.keys, work.dead_ids()),
@@ -141,7 +146,8 @@ OWN_TESTS = {
     "finish_again": "types first, as finish; its writes are those of test_finish_again.py",
     "free_suspects": "it adds before it removes",
     **dict.fromkeys(
-        ("announce", "register", "remove", "set_limits", "withdraw"), "they hold no jobs, and are repeated"
+        ("announce", "report", "watch_daemons", "withdraw_report", "register", "remove", "set_limits", "withdraw"),
+        "they hold no jobs, and are repeated",
     ),
 }
 

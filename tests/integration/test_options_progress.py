@@ -14,6 +14,7 @@ from tests.support.daemon import Daemon
 from tests.support.service import serving
 from tests.support.waiting import wait_until_async
 from upnext.core.outcome import FailureReason, JobStatus
+from upnext.engine.calls import admin
 
 
 async def test_a_checkpoint_survives_a_retry(redis_url: str, namespace: str) -> None:
@@ -63,19 +64,81 @@ async def test_progress_is_seen_from_outside(redis_url: str, namespace: str) -> 
         future = await moves.submit()
 
         async def seen() -> bool:
-            return await running.broker.read_progress(future.job_id) == {"progress": 1.0, "message": "step 1000"}
+            return await running.broker.read_notes(future.job_id) == {"progress": 1.0, "message": "step 1000"}
 
         await wait_until_async(seen, 10)
         second = await thread_moves.submit()
 
         async def thread_seen() -> bool:
-            return (await running.broker.read_progress(second.job_id)).get("progress") == 7
+            return (await running.broker.read_notes(second.job_id)).get("progress") == 7
 
         await wait_until_async(thread_seen, 10)
         go_on.set()
         from_thread.set()
         await future.result(60)
         await second.result(60)
+
+
+async def test_notes_go_with_the_job_and_the_last_progress_stays(redis_url: str, namespace: str) -> None:
+    worker = upnext.Worker("w", concurrency=4)
+
+    @worker.task
+    async def plain() -> None:
+        ctx = upnext.get_current_context()
+        ctx.checkpoint("x" * 10_000)
+        ctx.set_progress(1, "packed")
+
+    @worker.task
+    async def waits() -> None:
+        ctx = upnext.get_current_context()
+        ctx.checkpoint("x" * 10_000)
+        await asyncio.sleep(0)
+        ctx.set_progress(1, "packed")
+
+    @worker.task
+    def threaded() -> None:
+        ctx = upnext.get_current_context()
+        ctx.checkpoint("x" * 10_000)
+        ctx.set_progress(1, "packed")
+
+    @worker.task
+    async def fails() -> None:
+        ctx = upnext.get_current_context()
+        ctx.set_progress(1, "packed")
+        ctx.checkpoint("newest")
+        raise ValueError
+
+    async with serving(worker, redis_url, namespace) as running:
+        for task in (plain, waits, threaded):
+            future = await task.submit()
+            await future.result(20)
+            assert await running.command("HLEN", running.keys.notes) == 0
+            assert (await upnext.job(future.job_id)).progress == {"progress": 1, "message": "packed"}
+        future = await fails.submit()
+        with pytest.raises(upnext.TaskExecutionError):
+            await future.result(20)
+        kept = {"progress": 1, "message": "packed", "checkpoint": "newest"}
+        assert await running.broker.read_notes(future.job_id) == kept, "with its dead letter"
+
+
+async def test_the_retry_of_a_dead_letter_goes_on_from_its_checkpoint(redis_url: str, namespace: str) -> None:
+    worker = upnext.Worker("w", concurrency=2)
+
+    @worker.task
+    async def steps() -> str:
+        ctx = upnext.get_current_context()
+        if ctx.last_checkpoint is None:
+            ctx.checkpoint("half")
+            raise ValueError
+        return ctx.last_checkpoint
+
+    async with serving(worker, redis_url, namespace) as running:
+        future = await steps.submit()
+        with pytest.raises(upnext.TaskExecutionError):
+            await future.result(20)
+        await running.broker.run(admin.retry_dead(running.keys, [future.job_id]))
+        assert (await future.result(20)).value == "half"
+        assert await running.command("HLEN", running.keys.notes) == 0
 
 
 SERVICE = '''

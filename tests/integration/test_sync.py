@@ -212,14 +212,12 @@ def test_a_wrong_password(own_server: Server, namespace: str) -> None:
     broker.close()
 
 
-def test_cancel_and_progress(broker: SyncQueueClient, work: Workbench) -> None:
+def test_cancel(broker: SyncQueueClient, work: Workbench) -> None:
     work.register(task("ship"))
     job_id = broker.submit(Submission("ship", b"{}"))
     assert broker.cancel(job_id) is True
     assert broker.cancel(job_id) is False
     assert broker.wait(job_id, 30).status is JobStatus.CANCELLED
-    broker.progress(job_id, {"message": "half"}, 60.0)
-    assert broker.read_progress(job_id) == {"message": "half"}
 
 
 def test_an_event(broker: SyncQueueClient, work: Workbench) -> None:

@@ -10,7 +10,7 @@ from upnext.core.keys import GROUP, Keys
 
 PERMANENT = {
     "epoch", "schema", "seq", "tasks", "limits", "gcra", "paused", "consumers", "leases", "leader", "crons", "cursors", "fired",
-    "stats", "ends", "dead", "dead:jobs", "seen", "announcers", "announced", "lapsed", "limits:set",
+    "stats", "ends", "dead", "dead:jobs", "dead:bytes", "large", "seen", "announcers", "announced", "lapsed", "limits:set",
     "graves",  # a sweep goes on for seconds after the jobs are back; test_scheduler.py sees that it ends
 }  # fmt: skip
 

@@ -17,7 +17,6 @@ SCRIPTS = sorted(path.stem for path in LUA.glob("*.lua"))
 PHRASES = {
     "result": ["result_prefix"],
     "its result": ["result_prefix"],
-    "its progress": ["progress_prefix"],
     "rate bucket": ["rate_prefix"],
     "rate buckets": ["rate_prefix"],
     "event": ["event_prefix"],
@@ -173,9 +172,10 @@ def left_alone(text: str) -> set[str]:
         "keys.result": (4, "0"),
         "keys.dead": (6, "nil"),
         "keys.dead_jobs": (6, "nil"),
+        "keys.dead_bytes": (6, "nil"),
         "keys.where": (7, "false"),
     }
-    return {key for key, (at, nothing) in by_argument.items() if all(end[at] == nothing for end in ends)}
+    return {key for key, (at, nothing) in by_argument.items() if ends and all(end[at] == nothing for end in ends)}
 
 
 def written(name: str) -> Iterator[str]:

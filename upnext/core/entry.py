@@ -20,6 +20,7 @@ says something, is a JSON object of one-letter keys:
 | t | int | the tick of a cron, ms | not from a cron |
 | o | str | W3C traceparent | none |
 | x | str | cause of the latest crash | it never crashed a worker |
+| n | int | 1: `P:notes` has its checkpoint or progress | it has none, or this is not its first attempt |
 
 Outside a stream (delayed, dead) a job is packed as `LANE LENGTH:META PAYLOAD` without the spaces, LENGTH counting META's bytes;
 a dead job's META has `z`, its outcome (see `upnext.core.outcome`).
@@ -59,6 +60,7 @@ class Meta:
     tick_ms: int | None = None
     trace: str | None = None
     cause: str | None = None
+    noted: bool = False
     outcome: dict[str, Any] | None = None
 
 
@@ -79,10 +81,11 @@ _LETTERS = {
     "tick_ms": "t",
     "trace": "o",
     "cause": "x",
+    "noted": "n",
     "outcome": "z",
 }
 _DEFAULTS = {name: getattr(Meta(), name) for name in _LETTERS}
-_FLAGS = {"handed_back", "suspect"}
+_FLAGS = {"handed_back", "suspect", "noted"}
 _NUMBERS = {"attempt", "crashes", "lost_hosts", "expires_ms", "tick_ms", *_FLAGS}
 _FIELDS: dict[str, tuple[str, type]] = {
     letter: (name, int if name in _NUMBERS else dict if name == "outcome" else str) for name, letter in _LETTERS.items()

@@ -115,7 +115,7 @@ class Keys:
     dead = Key(
         "dead",
         "zset",
-        life="until purged; the newest 100,000",
+        life="until purged; the newest 100,000, and of these 256 MiB",
         holds="job id -> time of death, ms",
         writers="finish finish_again purge_dead reap retry_dead",
     )
@@ -125,6 +125,20 @@ class Keys:
         life="as P:dead",
         holds="job id -> packed job",
         writers="finish finish_again purge_dead reap retry_dead",
+    )
+    dead_bytes = Key(
+        "dead:bytes",
+        "string",
+        life="as P:dead",
+        holds="`COUNT BYTES` of all dead letters with their notes",
+        writers="finish finish_again purge_dead reap retry_dead",
+    )
+    notes = Key(
+        "notes",
+        "hash",
+        life="the job's, then its dead letter's",
+        holds="job id -> progress and checkpoint, JSON",
+        writers="cancel finish finish_again hand_back note purge_dead purge_delayed purge_queued reap retry",
     )
     idem_prefix = Key(
         "idem:",
@@ -287,14 +301,6 @@ class Keys:
         holds="actions of people on the dashboard: who, what, on what",
         besides="the dashboard (XADD)",
     )
-    progress_prefix = Key(
-        "p:",
-        "string",
-        variable="JOB_ID",
-        life="result_ttl",
-        holds="progress and checkpoint, JSON",
-        besides="a running job (SET)",
-    )
     cache_prefix = Key(
         "cache:", "string", variable="TASK:KEY", life="cache_ttl", holds="cached outcome, JSON", writers="finish"
     )
@@ -336,7 +342,16 @@ class Keys:
     @property
     def of_an_end(self) -> tuple[str, ...]:
         """What `lua/include/end_job.lua` and its callers write when a job ends, in the order in which they take them."""
-        return (self.where, self.waiters, self.dead, self.dead_jobs, self.cancel, self.stats)
+        return (
+            self.where,
+            self.waiters,
+            self.dead,
+            self.dead_jobs,
+            self.cancel,
+            self.stats,
+            self.notes,
+            self.dead_bytes,
+        )
 
     def idem(self, key: str) -> str:
         return self.idem_prefix + key
@@ -350,9 +365,6 @@ class Keys:
     def daemon(self, daemon: str) -> str:
         """The report of one daemon."""
         return self.daemon_prefix + daemon
-
-    def progress(self, job_id: str) -> str:
-        return self.progress_prefix + job_id
 
     def cache(self, key: str) -> str:
         """`key` is `TASK:KEY`."""

@@ -1,7 +1,8 @@
 """How a job ended: the JSON under `P:r:JOB_ID`, in a waiter's wake-up, and in a dead letter.
 
 One-letter keys keep it small: s status, v value (any JSON), a attempt, c crashes, b begun ms, f finished ms, w worker (consumer),
-p parent id, r root id, e error {type, message, traceback}, y failure reason, x cause of a crash. Absent means null; a absent means 1, c 0.
+p parent id, r root id, e error {type, message, traceback}, y failure reason, x cause of a crash, g progress
+{progress, message}. Absent means null; a absent means 1, c 0.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ class Outcome:
     error: ErrorInfo | None = None
     reason: FailureReason | None = None
     cause: str | None = None
+    progress: dict[str, Any] | None = None
+    """What the job had noted as its progress."""
 
 
 def encode(outcome: Outcome) -> bytes:
@@ -94,6 +97,7 @@ def encode(outcome: Outcome) -> bytes:
         ("r", outcome.root_id),
         ("y", outcome.reason and outcome.reason.value),
         ("x", outcome.cause),
+        ("g", outcome.progress),
     ):
         if value is not None:
             record[letter] = value
@@ -122,6 +126,7 @@ def from_dict(record: dict[str, Any]) -> Outcome:
         error=ErrorInfo(error["type"], error["message"], error.get("traceback", "")) if error else None,
         reason=FailureReason(reason) if reason else None,
         cause=record.get("x"),
+        progress=record.get("g"),
     )
 
 

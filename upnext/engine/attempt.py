@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from upnext.core.entry import Meta
 from upnext.core.retry import GiveUp, RetryIn
 from upnext.core.spec import TaskSpec
+from upnext.engine import notes
 from upnext.engine.worker.slots import Slot
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Attempt:
         "lane",
         "loop",
         "meta",
+        "noted",
         "payload_bytes",
         "release",
         "retake",
@@ -58,6 +60,8 @@ class Attempt:
     """Under which key its result is to be cached (`TASK:KEY`), and for how many ms."""
     verdict: RetryIn | GiveUp | None
     """What was decided about its failure, once there is one."""
+    noted: bool
+    """It has noted something in `state`, which holds what earlier attempts noted, too."""
 
     def __init__(self, spec: TaskSpec, lane: str, entry_id: bytes, meta: Meta | None, broker: QueueClient) -> None:
         self.spec, self.lane, self.entry_id, self.meta = spec, lane, entry_id, meta
@@ -73,6 +77,7 @@ class Attempt:
         self.release: Callable[[], None] | None = None
         self.retake: Callable[[bool], Awaitable[None]] | None = None
         self.state: dict[str, Any] | None = None
+        self.noted = False
         self.waits = 0
         self.payload_bytes = 0
         self.cached = self.verdict = None
@@ -109,6 +114,20 @@ class Attempt:
         if self.meta is not None and self.meta.lane is not None:
             return self.meta.lane
         return self.lane
+
+    @property
+    def later(self) -> bool:
+        """Whether it is not the job's first, so that there may be notes of an earlier one."""
+        meta = self.meta
+        return meta is not None and (meta.attempt > 1 or meta.crashes > 0 or meta.lost_hosts > 0 or meta.noted)
+
+    def note(self, fields: dict[str, Any]) -> None:
+        """Keep `fields` with the job. From any thread; what the broker doesn't take is logged, and lost."""
+        assert self.loop is not None
+        notes.write(self, self.loop, fields)
+
+    async def write_notes(self, state: dict[str, Any], /) -> None:
+        await self.broker.note(self.spec.name, self.lane, self.entry_id, self.job_id, state)
 
     @asynccontextmanager
     async def suspended(self) -> AsyncGenerator[None]:

@@ -93,7 +93,7 @@ def test_after_a_crash_it_is_found_in_lane_back(bench: Bench) -> None:
 def test_progress_and_a_cancel_request_are_told(bench: Bench) -> None:
     bench.register(task("ship"))
     job_id = bench.submit("ship")
-    bench.broker.progress(job_id, {"progress": 0.5}, 60)
+    bench.broker.command("HSET", bench.keys.notes, job_id, '{"progress": 0.5}')
     bench.broker.command("HSET", bench.keys.cancel, job_id, 123)
     job = jobs.job(bench.broker, bench.keys, job_id)
     assert (job.progress, job.cancel_ms) == ({"progress": 0.5}, 123)

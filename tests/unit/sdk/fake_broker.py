@@ -15,6 +15,7 @@ from upnext.access import AsyncBroker, SyncQueueClient
 from upnext.core.outcome import JobStatus, Outcome
 from upnext.core.spec import TaskSpec
 from upnext.core.submission import Submission
+from upnext.engine import notes
 from upnext.errors import DuplicateJobError
 
 
@@ -26,7 +27,7 @@ class StandIn:
         self.sent: list[dict[str, Any]] = []
         self.waits: list[tuple[str, float | None]] = []
         self.cancelled: list[str] = []
-        self.progressed: list[tuple[str, dict[str, Any], float]] = []
+        self.noted: list[tuple[str, dict[str, Any]]] = []
         self.outcomes: dict[str, Outcome] = {}
         self.default_outcome = Outcome(JobStatus.DONE, value=b'"done"', begun_ms=1_000, finished_ms=2_500)
         self.urls: list[str | None] = []
@@ -64,9 +65,6 @@ class StandIn:
         self.cancelled.append(job_id)
         return True
 
-    def progress(self, job_id: str, fields: dict[str, Any], ttl_s: float) -> None:
-        self.progressed.append((job_id, dict(fields), ttl_s))
-
 
 class AsyncStandIn:
     """Gives the loop a turn before each answer, as a real one would."""
@@ -100,10 +98,6 @@ class AsyncStandIn:
         await asyncio.sleep(0)
         return self._standin.cancel(job_id)
 
-    async def progress(self, job_id: str, fields: dict[str, Any], ttl_s: float) -> None:
-        await asyncio.sleep(0)
-        self._standin.progress(job_id, fields, ttl_s)
-
 
 class StandInAttempt:
     """An attempt as the SDK sees it. `open` counts the waits that have given the slot back, `given_back` all of them so far."""
@@ -121,6 +115,8 @@ class StandInAttempt:
         self.crashes = 1
         self.cancelled = False
         self.state: dict[str, Any] | None = None
+        self.noted = False
+        self._standin = standin
         self.given_back = 0
         self.open = 0
         self.parkings = 0
@@ -135,6 +131,14 @@ class StandInAttempt:
             yield
         finally:
             self.open -= 1
+
+    def note(self, fields: dict[str, Any]) -> None:
+        assert self.loop is not None
+        notes.write(self, self.loop, fields)
+
+    async def write_notes(self, state: dict[str, Any], /) -> None:
+        await asyncio.sleep(0)
+        self._standin.noted.append((self.job_id, dict(state)))
 
     @contextmanager
     def parked(self) -> Generator[None]:

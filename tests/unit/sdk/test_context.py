@@ -13,8 +13,8 @@ import pytest
 import upnext
 from tests.support.waiting import wait_until_async
 from tests.unit.sdk.fake_broker import StandIn, StandInAttempt
-from upnext import progress
 from upnext.context import Context
+from upnext.engine import notes
 from upnext.engine.attempt import CURRENT
 from upnext.errors import BrokerUnavailableError, EncodingError, PayloadTooLargeError, UsageError
 
@@ -25,14 +25,11 @@ worker = upnext.Worker("shop")
 async def pack() -> None: ...
 
 
-TTL_S = progress.TTL_S + 20 + 60
-
-
 @pytest.fixture
 def clean() -> Iterator[None]:
     yield
-    assert progress._unwritten == set()
-    assert progress._writers == {}
+    assert notes._unwritten == set()
+    assert notes._writers == {}
 
 
 def attempt_on(standin: StandIn, loop: asyncio.AbstractEventLoop | None) -> StandInAttempt:
@@ -41,7 +38,7 @@ def attempt_on(standin: StandIn, loop: asyncio.AbstractEventLoop | None) -> Stan
 
 async def written(standin: StandIn, count: int) -> None:
     await wait_until_async(
-        lambda: len(standin.progressed) >= count and not progress._writers,
+        lambda: len(standin.noted) >= count and not notes._writers,
         timeout_s=5,
         what=f"{count} writes",
     )
@@ -79,10 +76,10 @@ async def test_progress_and_checkpoint_are_written_together_and_only_the_newest(
     state["row"] = 2  # the task goes on; what was kept stays
     await written(standin, 1)
     expected = {"progress": 0.99, "message": "packing", "checkpoint": {"row": 1}}
-    assert standin.progressed == [("shop.pack:n77-0", expected, TTL_S)]
+    assert standin.noted == [("shop.pack:n77-0", expected)]
     ctx.set_progress(1)
     await written(standin, 2)
-    assert standin.progressed[1][1] == {"progress": 1, "message": None, "checkpoint": {"row": 1}}
+    assert standin.noted[1][1] == {"progress": 1, "message": None, "checkpoint": {"row": 1}}
     assert ctx.last_checkpoint == {"row": 1}
 
 
@@ -95,28 +92,29 @@ async def test_what_cannot_be_kept_is_refused_where_it_is_said(standin: StandIn)
         ctx.set_progress(1, object())  # type: ignore[arg-type]
     with pytest.raises(PayloadTooLargeError, match="checkpoint: 2,000,002 bytes as JSON, over the cap"):
         ctx.checkpoint("x" * 2_000_000)
-    assert standin.progressed == []
+    assert standin.noted == []
 
 
 @pytest.mark.usefixtures("clean")
 async def test_what_comes_during_a_write_is_written_after_it(standin: StandIn) -> None:
-    ctx = Context(attempt_on(standin, asyncio.get_running_loop()))
+    attempt = attempt_on(standin, asyncio.get_running_loop())
+    ctx = Context(attempt)
     gate, entered = asyncio.Event(), asyncio.Event()
-    plain = standin.asynchronous.progress
+    plain = attempt.write_notes
 
-    async def slow(job_id: str, fields: dict[str, Any], ttl_s: float) -> None:
+    async def slow(state: dict[str, Any], /) -> None:
         entered.set()
         await gate.wait()
-        await plain(job_id, fields, ttl_s)
+        await plain(state)
 
-    standin.asynchronous.progress = slow
+    attempt.write_notes = slow
     ctx.set_progress(1)
     await entered.wait()
     ctx.set_progress(2)
     ctx.set_progress(3)
     gate.set()
     await written(standin, 2)
-    assert [fields["progress"] for _, fields, _ in standin.progressed] == [1, 3]
+    assert [fields["progress"] for _, fields in standin.noted] == [1, 3]
 
 
 @pytest.mark.usefixtures("clean")
@@ -124,31 +122,26 @@ async def test_a_thread_task_writes_through_the_loop(standin: StandIn) -> None:
     ctx = Context(attempt_on(standin, asyncio.get_running_loop()))
     await asyncio.to_thread(ctx.checkpoint, [1, 2])
     await written(standin, 1)
-    assert standin.progressed[0][1] == {"checkpoint": [1, 2]}
-
-
-@pytest.mark.usefixtures("clean")
-def test_a_pool_process_writes_by_itself(standin: StandIn) -> None:
-    Context(attempt_on(standin, None)).set_progress(0.5)
-    assert standin.progressed == [("shop.pack:n77-0", {"progress": 0.5, "message": None}, TTL_S)]
+    assert standin.noted[0][1] == {"checkpoint": [1, 2]}
 
 
 @pytest.mark.usefixtures("clean")
 async def test_a_broker_that_is_away_costs_the_progress_and_not_the_job(
     standin: StandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plain = standin.asynchronous.progress
+    attempt = attempt_on(standin, asyncio.get_running_loop())
+    plain = attempt.write_notes
 
-    async def away(job_id: str, fields: dict[str, Any], ttl_s: float) -> None:
+    async def away(state: dict[str, Any], /) -> None:
         raise BrokerUnavailableError("connection refused")
 
-    standin.asynchronous.progress = away
-    ctx = Context(attempt_on(standin, asyncio.get_running_loop()))
+    attempt.write_notes = away
+    ctx = Context(attempt)
     with caplog.at_level("WARNING", "upnext.progress"):
         ctx.set_progress(1)
         await wait_until_async(lambda: bool(caplog.records), timeout_s=5, what="the warning")
     assert caplog.messages == ["progress of shop.pack:n77-0 was not written: connection refused"]
-    standin.asynchronous.progress = plain
+    attempt.write_notes = plain
     ctx.set_progress(2)
     await written(standin, 1)
 
@@ -169,7 +162,7 @@ async def test_wrong_values_are_refused_where_they_are_given(standin: StandIn) -
         ctx.checkpoint({"row": object()})
     with pytest.raises(UsageError, match="send_log: there is no level 'loud'"):
         ctx.send_log("loud", "hello")
-    assert standin.progressed == []
+    assert standin.noted == []
 
 
 async def test_log_lines_carry_the_job(standin: StandIn, caplog: pytest.LogCaptureFixture) -> None:

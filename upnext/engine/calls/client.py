@@ -268,6 +268,8 @@ def cancel(keys: Keys, job_id: str) -> Call[int]:
             keys.delayed_jobs,
             keys.tasks,
             keys.stats,
+            keys.notes,
+            keys.dead_bytes,
             *keys.streams(parsed.task),
         ],
         [

@@ -115,7 +115,7 @@ def find_job(keys: Keys, job_id: str) -> Call[Found]:
             keys.dead,
             keys.dead_jobs,
             keys.cancel,
-            keys.progress(job_id),
+            keys.notes,
             keys.tasks,
             keys.consumers,
             *keys.streams(job.task),

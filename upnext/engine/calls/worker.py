@@ -83,6 +83,8 @@ class Finish:
     cache: tuple[str, int] | None = None
     letter_bytes: int = 0
     """About how large the dead letter is."""
+    notes: bytes | None = None
+    """What the job has noted, JSON, for its dead letter; b"": something, which the broker has; None: nothing."""
 
 
 def _extra(job: Finish) -> bytes:
@@ -97,6 +99,8 @@ def _extra(job: Finish) -> bytes:
             extra["k"] = meta.idempotency_key
         if meta.lane is not None:
             extra["l"] = meta.lane
+    if job.notes is not None:
+        extra["n"] = (job.bury and job.notes.decode()) or True
     if job.cache is not None:
         extra["cache"], extra["cache_ttl"] = job.cache
     if job.bury:
@@ -129,7 +133,7 @@ def finish(
         index = streams.get(where)
         if index is None:
             index = streams[where] = len(streams) + 1
-        if job.meta is None and not job.bury and job.cache is None:
+        if job.meta is None and not job.bury and job.cache is None and job.notes is None:
             group = plain.get((index, job.status))
             if group is None:
                 group = plain[index, job.status] = []
@@ -175,7 +179,7 @@ def finish(
     )
 
 
-_FINISH_KEYS, _FINISH_ARGS = 10, 7
+_FINISH_KEYS, _FINISH_ARGS = 12, 7
 """What a call of finish has before its streams."""
 
 
@@ -253,6 +257,8 @@ class PutBack:
     home_lane: str
     meta: entry.Meta
     delay_ms: int
+    notes: bytes = b""
+    """What this attempt has noted, JSON."""
 
 
 RETRIED, STALE, CANCELLED = 1, 0, 2
@@ -264,7 +270,7 @@ def retry(keys: Keys, epoch: str, jobs: Sequence[PutBack]) -> Call[list[int]]:
     words: list[Arg] = []
     for job in jobs:
         index = streams.setdefault((job.task, job.lane), len(streams) + 1)
-        words += (index, job.entry_id, job.job_id, job.home_lane, entry.encode_meta(job.meta), job.delay_ms)
+        words += (index, job.entry_id, job.job_id, job.home_lane, entry.encode_meta(job.meta), job.delay_ms, job.notes)
     return Call(
         script("retry"),
         [
@@ -275,10 +281,21 @@ def retry(keys: Keys, epoch: str, jobs: Sequence[PutBack]) -> Call[list[int]]:
             keys.cancel,
             keys.stats,
             keys.limits,
+            keys.notes,
             *(keys.stream(task, lane) for task, lane in streams),
         ],
         [epoch, keys.bell, *(task for task, _ in streams), *words],
         ident,
+    )
+
+
+def note(keys: Keys, task: str, lane: str, entry_id: bytes, job_id: str, notes: bytes) -> Call[bool]:
+    """Keep what a running job notes, in place of what it had noted before. -> whether it is still this holder's."""
+    return Call(
+        script("note"),
+        [keys.stream(task, lane), keys.notes],
+        [entry_id, job_id, notes],
+        lambda reply: reply == 1,
     )
 
 

@@ -21,7 +21,7 @@ from upnext.core.keys import Keys
 from upnext.core.outcome import Outcome, decode
 from upnext.core.submission import Submission
 from upnext.engine.background import BackgroundTasks
-from upnext.engine.calls import client
+from upnext.engine.calls import client, worker
 from upnext.engine.calls.client import Answer
 from upnext.engine.client import waiting
 from upnext.engine.client.waiting import (
@@ -327,14 +327,12 @@ class QueueClient:
 
     # --- a running job's own notes
 
-    async def progress(self, job_id: str, fields: dict[str, Any], ttl_s: float) -> None:
-        """Keep `fields` (small, JSON) with the job; the newest replaces what was there."""
-        await self.link.command(
-            "SET", self.keys.progress(job_id), orjson.dumps(fields), "PX", max(1000, round(ttl_s * 1000))
-        )
+    async def note(self, task: str, lane: str, entry_id: bytes, job_id: str, notes: dict[str, Any]) -> bool:
+        """Keep `notes` (JSON) with the job; they replace what was there. -> whether the job is still held as this entry."""
+        return await self.run(worker.note(self.keys, task, lane, entry_id, job_id, orjson.dumps(notes)))
 
-    async def read_progress(self, job_id: str) -> dict[str, Any]:
-        raw = await self.link.command("GET", self.keys.progress(job_id))
+    async def read_notes(self, job_id: str) -> dict[str, Any]:
+        raw = await self.link.command("HGET", self.keys.notes, job_id)
         return orjson.loads(raw) if raw else {}
 
     async def aclose(self) -> None:

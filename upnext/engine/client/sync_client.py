@@ -15,7 +15,6 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, cast
 
-import orjson
 import redis
 import redis.exceptions as theirs
 from redis.backoff import NoBackoff
@@ -398,13 +397,6 @@ class SyncQueueClient:
 
     def cancel(self, job_id: str) -> bool:
         return self.run(client.cancel(self.keys, job_id)) != 0
-
-    def progress(self, job_id: str, fields: dict[str, Any], ttl_s: float) -> None:
-        self.command("SET", self.keys.progress(job_id), orjson.dumps(fields), "PX", max(1000, round(ttl_s * 1000)))
-
-    def read_progress(self, job_id: str) -> dict[str, Any]:
-        raw = self.command("GET", self.keys.progress(job_id))
-        return orjson.loads(raw) if raw else {}
 
     def close(self) -> None:
         with self._lock:

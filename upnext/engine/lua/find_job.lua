@@ -1,16 +1,16 @@
 #!lua flags=no-writes
 -- Where one job is, and what is known about it.
--- KEYS: 1 where, 2 delayed, 3 delayed:jobs, 4 its result, 5 dead, 6 dead:jobs, 7 cancel, 8 its progress, 9 tasks, 10 consumers,
+-- KEYS: 1 where, 2 delayed, 3 delayed:jobs, 4 its result, 5 dead, 6 dead:jobs, 7 cancel, 8 notes, 9 tasks, 10 consumers,
 --       11... lanes normal, high, back, suspect of its task
 -- ARGV: 1 job id, 2 task, 3 letter of birth, 4 first entry id
--- Returns: {server ms, ms of a cancel request or nil, progress or nil, the task's definition or nil, kind, ...}; kind and what follows:
+-- Returns: {server ms, ms of a cancel request or nil, notes or nil, the task's definition or nil, kind, ...}; kind and what follows:
 --          s: lane letter, entry id, payload, meta or nil, consumer or nil, ms since it was fetched or nil, the consumer's record or nil
 --          d: due us, packed job · r: outcome · z: ms of death, packed job · u: nothing, nobody knows it
 -- Errors: none
 local job = ARGV[1]
 local time = redis.call('TIME')
 local reply = {
-  time[1] * 1000 + math.floor(time[2] / 1000), redis.call('HGET', KEYS[7], job), redis.call('GET', KEYS[8]), redis.call('HGET', KEYS[9], ARGV[2]),
+  time[1] * 1000 + math.floor(time[2] / 1000), redis.call('HGET', KEYS[7], job), redis.call('HGET', KEYS[8], job), redis.call('HGET', KEYS[9], ARGV[2]),
 }
 
 local function answer(...)

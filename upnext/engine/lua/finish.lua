@@ -1,27 +1,28 @@
 #!lua flags=allow-oom
 -- Ends jobs: the one terminal write of their holder. Fenced: an entry that is no longer pending is another owner's, and nothing is written for it.
--- KEYS: 1 epoch, 2 where, 3 waiters, 4 dead, 5 dead:jobs, 6 cancel, 7 stats, 8 rate bucket, 9 ends, 10 limits, 11... streams
+-- KEYS: 1 epoch, 2 where, 3 waiters, 4 dead, 5 dead:jobs, 6 cancel, 7 stats, 8 notes, 9 dead:bytes, 10 rate bucket, 11 ends, 12 limits, 13... streams
 -- ARGV: 1 epoch, 2 result prefix, 3 idempotency prefix, 4 reply prefix, 5 bell channel, 6 now ms of the caller's clock (for dead letters' times),
 --       7 cache prefix, then for each stream three: task, lane letter, result ttl ms; then groups. Jobs of which there is nothing to say but their outcome:
 --       'p', index of the stream from 1, status letter (d done, f failed, c cancelled, x dead), number of jobs, then for each: entry id, outcome.
 --       One job with more to it: 's', index, status letter, entry id, outcome, extra (JSON of its meta; `bury` keeps a dead letter, `dead` is
---       that letter's meta as text; `cache` is the key that finds the outcome for `cache_ttl` ms)
+--       that letter's meta as text; `n` is true when something was noted of the job, or the newest notes of a dead letter; `cache` is the key that finds the outcome for `cache_ttl` ms)
 -- Returns: the positions (from 1, in the order of ARGV) of the jobs that were not ours any more
 -- Errors: EPOCH
 -- include: epoch
 -- include: must_be
+-- include: dead_total
 -- include: end_job
 local result, bell = ARGV[2], ARGV[5]
 local now = tonumber(ARGV[6])
 local keys = {
-  where = KEYS[2], waiters = KEYS[3], dead = KEYS[4], dead_jobs = KEYS[5], cancel = KEYS[6],
+  where = KEYS[2], waiters = KEYS[3], dead = KEYS[4], dead_jobs = KEYS[5], cancel = KEYS[6], notes = KEYS[8], dead_bytes = KEYS[9],
   result = result, idem = ARGV[3], reply = ARGV[4],
   have_waiters = redis.call('HLEN', KEYS[3]) > 0, have_cancels = redis.call('HLEN', KEYS[6]) > 0,
 }
 local watched = keys.have_waiters or keys.have_cancels
-local FIRST = 10
+local FIRST = 12
 local streams = #KEYS - FIRST
-must_be('hash', KEYS[2], KEYS[5], KEYS[10])
+must_be('hash', KEYS[2], KEYS[5], KEYS[8], KEYS[12])
 must_be('zset', KEYS[4])
 must_be('stream', unpack(KEYS, FIRST + 1))
 local stale, counts, ends = {}, {}, {}
@@ -172,13 +173,13 @@ for task, count in pairs(counts) do
       total = total + count[letter]
     end
   end
-  redis.pcall('HINCRBY', KEYS[8], task, total)
-  if redis.call('HEXISTS', KEYS[10], task) == 1 then
+  redis.pcall('HINCRBY', KEYS[10], task, total)
+  if redis.call('HEXISTS', KEYS[12], task) == 1 then
     redis.call('SPUBLISH', bell, 't' .. task)
   end
 end
 if #ends > 0 then
-  redis.pcall('EXPIRE', KEYS[8], 120)
-  redis.pcall('XADD', KEYS[9], 'MAXLEN', '~', 256, '*', 'j', table.concat(ends, '\n'))
+  redis.pcall('EXPIRE', KEYS[10], 120)
+  redis.pcall('XADD', KEYS[11], 'MAXLEN', '~', 256, '*', 'j', table.concat(ends, '\n'))
 end
 return stale

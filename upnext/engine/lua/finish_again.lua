@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Ends jobs that had ended before the broker went back in time, wherever they are now. A job that isn't anywhere is left alone: it has ended.
--- KEYS: 1 epoch, 2 where, 3 waiters, 4 dead, 5 dead:jobs, 6 cancel, 7 stats, 8 delayed, 9 delayed:jobs, 10 ends, 11... four streams per task
+-- KEYS: 1 epoch, 2 where, 3 waiters, 4 dead, 5 dead:jobs, 6 cancel, 7 stats, 8 notes, 9 dead:bytes, 10 delayed, 11 delayed:jobs, 12 ends, 13... four streams per task
 -- ARGV: 1 epoch, 2 result prefix, 3 idempotency prefix, 4 reply prefix, 5 number of tasks, then for each task two: name, result ttl ms; then for each job
 --       six: index of its task from 1, status letter (d done, f failed, c cancelled, x dead), lane letter and entry id in which it ended (`n 1-0`), job id,
 --       outcome, extra (as for finish)
@@ -8,15 +8,16 @@
 -- Errors: EPOCH
 -- include: epoch
 -- include: must_be
+-- include: dead_total
 -- include: end_job
-local FIRST = 10
-must_be('hash', KEYS[2], KEYS[3], KEYS[5], KEYS[6], KEYS[9])
-must_be('zset', KEYS[4], KEYS[8])
+local FIRST = 12
+must_be('hash', KEYS[2], KEYS[3], KEYS[5], KEYS[6], KEYS[8], KEYS[11])
+must_be('zset', KEYS[4], KEYS[10])
 must_be('stream', unpack(KEYS, FIRST + 1))
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local keys = {
-  where = KEYS[2], waiters = KEYS[3], dead = KEYS[4], dead_jobs = KEYS[5], cancel = KEYS[6],
+  where = KEYS[2], waiters = KEYS[3], dead = KEYS[4], dead_jobs = KEYS[5], cancel = KEYS[6], notes = KEYS[8], dead_bytes = KEYS[9],
   result = ARGV[2], idem = ARGV[3], reply = ARGV[4], have_waiters = true, have_cancels = true,
 }
 local tasks = tonumber(ARGV[5])
@@ -54,8 +55,8 @@ local function take_elsewhere(index, job)
       return payload
     end
   end
-  if redis.call('ZREM', KEYS[8], job) == 1 then
-    redis.call('HDEL', KEYS[9], job)
+  if redis.call('ZREM', KEYS[10], job) == 1 then
+    redis.call('HDEL', KEYS[11], job)
     return '{}'
   end
 end
@@ -78,6 +79,6 @@ for at = 6 + 2 * tasks, #ARGV, 6 do
   end
 end
 if #ends > 0 then
-  redis.pcall('XADD', KEYS[10], 'MAXLEN', '~', 256, '*', 'j', table.concat(ends, '\n'))
+  redis.pcall('XADD', KEYS[12], 'MAXLEN', '~', 256, '*', 'j', table.concat(ends, '\n'))
 end
 return again

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Takes a dead consumer's entries back, at most 200 and about 1 MiB a call, and removes the consumer once nothing is pending. A clean stop is the same, by the consumer itself.
--- KEYS: 1 epoch, 2 leases, 3 graves, 4 consumers, 5 where, 6 waiters, 7 dead, 8 dead:jobs, 9 cancel, 10 stats, 11 tasks, 12 lingering, 13... four streams per task
+-- KEYS: 1 epoch, 2 leases, 3 graves, 4 consumers, 5 where, 6 waiters, 7 dead, 8 dead:jobs, 9 cancel, 10 stats, 11 notes, 12 dead:bytes, 13 tasks, 14 lingering, 15... four streams per task
 -- ARGV: 1 epoch, 2 consumer, 3 '': whatever its lease is; else its lease's end as it was seen, as text: only while
 --       that is unchanged, or gone (a foreign consumer), 4 '1': remove the consumer when nothing is pending,
 --       5 charge: 'none'; 'crash' charges the started entries; 'host' charges every entry a lost host, 6 cause, 7 detail (stack of a hang, or ''),
@@ -14,6 +14,7 @@
 -- include: must_be
 -- include: task_options
 -- include: put_entry
+-- include: dead_total
 -- include: end_job
 -- include: end_cancelled
 -- include: read_meta
@@ -25,12 +26,13 @@ if seen ~= '' and lease and lease ~= seen then
   return {0, -1, 0, 0, 0, ''}
 end
 must_be('zset', KEYS[3], KEYS[7])
-must_be('hash', KEYS[4], KEYS[5], KEYS[6], KEYS[8], KEYS[9], KEYS[11], KEYS[12])
+must_be('hash', KEYS[4], KEYS[5], KEYS[6], KEYS[8], KEYS[9], KEYS[11], KEYS[13], KEYS[14])
 redis.call('ZREM', KEYS[2], consumer)
 redis.call('ZADD', KEYS[3], 'NX', string.format('%.0f', now), consumer)
 
 local keys = {
-  where = KEYS[5], waiters = KEYS[6], dead = KEYS[7], dead_jobs = KEYS[8], cancel = KEYS[9], stats = KEYS[10], tasks = KEYS[11],
+  where = KEYS[5], waiters = KEYS[6], dead = KEYS[7], dead_jobs = KEYS[8], cancel = KEYS[9], stats = KEYS[10], tasks = KEYS[13],
+  notes = KEYS[11], dead_bytes = KEYS[12],
   result = ARGV[8], idem = ARGV[9], reply = ARGV[10], have_waiters = true, have_cancels = true,
 }
 local tasks = tonumber(ARGV[13])
@@ -66,9 +68,9 @@ end
 
 for position = 1, tasks do
   local task = ARGV[13 + position]
-  local base = 12 + 4 * (position - 1)
+  local base = 14 + 4 * (position - 1)
   local definition
-  if redis.call('HDEL', KEYS[12], task .. '\n' .. consumer) == 1 then
+  if redis.call('HDEL', KEYS[14], task .. '\n' .. consumer) == 1 then
     redis.call('SPUBLISH', ARGV[11], 't' .. task)
   end
   for number = 1, 4 do
@@ -91,12 +93,15 @@ for position = 1, tasks do
         meta.i = meta.i or (task .. ':' .. lane .. entry)
         meta.l = home
         local job, target, letter = meta.i, 'b', nil
+        if redis.call('HEXISTS', KEYS[11], job) == 1 then
+          meta.n = 1
+        end
         local had_started = started[task .. ':' .. lane .. ' ' .. entry]
         local guilty = charge == 'crash' and had_started
         if had_started or charge == 'host' then
           meta.q = nil -- it bounds the wait for the first start; on a lost host it may have started
         end
-        definition = definition or task_options(KEYS[11], task)
+        definition = definition or task_options(KEYS[13], task)
         local ttl = math.floor((tonumber(definition.result_ttl_s) or 600) * 1000)
         if guilty then
           meta.x = cause
@@ -166,7 +171,7 @@ if moved > 0 then
 end
 
 local left = 0
-for stream = 13, 12 + 4 * tasks do
+for stream = 15, 14 + 4 * tasks do
   local summary = redis.pcall('XPENDING', KEYS[stream], 'w', '-', '+', 1, consumer)
   if not summary.err then
     left = left + #summary
@@ -174,7 +179,7 @@ for stream = 13, 12 + 4 * tasks do
 end
 local gone = 0
 if left == 0 and final then
-  for stream = 13, 12 + 4 * tasks do
+  for stream = 15, 14 + 4 * tasks do
     redis.pcall('XGROUP', 'DELCONSUMER', KEYS[stream], 'w', consumer)
   end
   redis.call('HDEL', KEYS[4], consumer)

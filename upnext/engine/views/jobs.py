@@ -82,6 +82,7 @@ def job(transport: Transport, keys: Keys, job_id: str) -> Job:
         case None:
             raise JobNotFoundError(job_id)
         case Outcome() as end:
+            extra["progress"] = end.progress
             return _ended(job_id, end, **extra)
         case InLane() as place:
             return _in_lane(job_id, place, found.server_ms, **extra)

@@ -281,7 +281,7 @@ class Executor:
             context.run(CURRENT.set, attempt)
             if meta is not None and meta.trace is not None:
                 context.run(tracing.attach, meta.trace)
-            later = meta is not None and (meta.attempt > 1 or meta.crashes > 0 or meta.lost_hosts > 0)
+            later = meta is not None and attempt.later
             if task.plain and not later:
                 args, kwargs = task.decode(payload)
                 coroutine, encode = task.function(*args, **kwargs), task.encode_result

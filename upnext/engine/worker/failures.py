@@ -119,6 +119,10 @@ def headline(error: ErrorInfo) -> str:
     return line if len(raw) <= HEADLINE_CAP_BYTES else raw[: HEADLINE_CAP_BYTES - 3].decode("utf-8", "ignore") + "…"
 
 
+_PROGRESS = ("progress", "message")
+"""Of what a job noted, this stays with its outcome."""
+
+
 def outcome_of(attempt: Attempt, status: JobStatus, consumer: str, begun_ns: int | None, **more: Any) -> Outcome:
     return Outcome(
         status=status,
@@ -129,6 +133,9 @@ def outcome_of(attempt: Attempt, status: JobStatus, consumer: str, begun_ns: int
         parent_id=attempt.parent_id,
         root_id=attempt.root_id,
         crashes=attempt.crashes,
+        progress={name: attempt.state[name] for name in _PROGRESS if name in attempt.state} or None
+        if attempt.state
+        else None,
         **more,
     )
 

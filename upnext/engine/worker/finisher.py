@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from upnext.core.batches import CALL_BYTES
+from upnext.core.batches import CALL_BYTES, batches
 from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
 from upnext.core.recent import Recent
@@ -154,7 +154,8 @@ class Finisher:
         async def once() -> None:
             nonlocal rest
             while rest:
-                answers = await self._link.run(worker.retry(self._keys, self._membership.epoch, rest[:BATCH_JOBS]))
+                part = next(batches(rest, lambda job: len(job.notes), BATCH_JOBS))
+                answers = await self._link.run(worker.retry(self._keys, self._membership.epoch, part))
                 for job, answer in zip(rest, answers, strict=False):
                     if answer == worker.CANCELLED:
                         self.finish(cancelled_end(job, self._membership.consumer))

@@ -122,7 +122,7 @@ class Around:
 
     async def _recall(self, attempt: Attempt) -> None:
         try:
-            attempt.state = await attempt.broker.read_progress(attempt.job_id) or None
+            attempt.state = await attempt.broker.read_notes(attempt.job_id) or None
         except QueueError as error:
             log.warning("the checkpoint of %s can't be read: %s", attempt.job_id, error)
 

@@ -153,6 +153,10 @@ class ProcessPool:
                 case Kind.ERROR:
                     error = orjson.loads(body)
                     return RemoteError(error["type"], error["message"], error["traceback"], error["delay_s"])
+                case Kind.NOTE:
+                    number, _, fields = body.partition(b" ")
+                    if int(number) == member.jobs:
+                        attempt.note(orjson.loads(fields))
                 case Kind.PARK:
                     if int(body) == member.jobs:
                         attempt.begin_wait()

@@ -7,6 +7,7 @@
 | F | member | text | it can't import the service, and ends |
 | J | worker | header, line feed, payload | run this job; the header is JSON (see `header`) |
 | V | member | JSON | the job's value, encoded |
+| N | member | number of the job, space, JSON object | the job notes these fields: its progress, its checkpoint |
 | E | member | JSON {type, message, traceback, delay_s} | it failed; `delay_s` null: for good |
 | P | member | number of the job | the job waits for another job: its slot is free meanwhile |
 | U | member | number of the job, of the wait, 1 or 0 | that wait is over; with 1 it goes on already, with 0 as soon as there is a slot |
@@ -34,6 +35,7 @@ class Kind(Enum):
     JOB = ord("J")
     VALUE = ord("V")
     ERROR = ord("E")
+    NOTE = ord("N")
     PARK = ord("P")
     UNPARK = ord("U")
     GO = ord("G")

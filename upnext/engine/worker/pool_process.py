@@ -133,6 +133,10 @@ class MemberAttempt(Attempt):
         self.state = header["state"]
         self._line, self._number = line, header["number"]
 
+    def note(self, fields: dict[str, Any]) -> None:
+        self.state = {**(self.state or {}), **fields}
+        self._line.send(Kind.NOTE, b"%d %s" % (self._number, orjson.dumps(fields)))
+
     @contextmanager
     def parked(self) -> Generator[None]:
         """The slot is free inside; several threads may be in here at once."""

@@ -8,6 +8,8 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import orjson
+
 from upnext.core import outcome as outcomes
 from upnext.core.entry import Meta
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
@@ -46,7 +48,7 @@ class Results:
         if attempt.given_up:
             return  # recorded already
         consumer, meta = self._membership.consumer, attempt.meta
-        if meta is None:
+        if meta is None and not attempt.noted:
             # what `outcome.encode` would say, without the detour: this is the hot path
             tail = b'"b":%d,"f":%d,"w":"%s"}' % (begun_ns // 1_000_000, time.time_ns() // 1_000_000, consumer.encode())
             raw = b'{"s":"done",' + tail if value == b"null" else b'{"s":"done","v":' + value + b"," + tail
@@ -54,6 +56,8 @@ class Results:
             raw = outcomes.encode(outcome_of(attempt, JobStatus.DONE, consumer, begun_ns, value=value))
         job = Finish(attempt.spec.name, attempt.lane, attempt.entry_id, JobStatus.DONE, raw, meta)
         job.cache = attempt.cached
+        if attempt.noted:
+            job.notes = b""
         self._finisher.finish(job)
 
     def expired(self, attempt: Attempt) -> None:
@@ -82,8 +86,10 @@ class Results:
             return  # recorded already
         raw = outcomes.encode(outcome)
         job = Finish(attempt.spec.name, attempt.lane, attempt.entry_id, outcome.status, raw, attempt.meta, dead_letter)
+        if attempt.noted:
+            job.notes = _notes(attempt) if dead_letter else b""
         if dead_letter:
-            job.letter_bytes = attempt.payload_bytes
+            job.letter_bytes = attempt.payload_bytes + len(job.notes or b"")
         self._finisher.finish(job)
 
     def failed(self, attempt: Attempt, begun_ns: int, error: BaseException) -> None:
@@ -147,5 +153,19 @@ class Results:
         delay_ms = max(0, round(delay_s * 1000))
         home = attempt.home_lane
         self._finisher.put_back(
-            PutBack(attempt.spec.name, attempt.lane, attempt.entry_id, attempt.job_id, home, meta, delay_ms)
+            PutBack(
+                attempt.spec.name,
+                attempt.lane,
+                attempt.entry_id,
+                attempt.job_id,
+                home,
+                meta,
+                delay_ms,
+                _notes(attempt),
+            )
         )
+
+
+def _notes(attempt: Attempt) -> bytes:
+    """What it has noted: the newest may not be written yet, and is not once its entry is gone."""
+    return orjson.dumps(attempt.state) if attempt.noted else b""
