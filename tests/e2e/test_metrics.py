@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -37,6 +39,7 @@ SERVICE = """
         os._exit(3)
 """
 
+MONITORING = Path(__file__).resolve().parents[2] / "deploy" / "monitoring"
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -109,6 +112,9 @@ def test_everything_is_served() -> None:
             "upnext_jobs_running",
             "upnext_task_paused",
         } <= told
+        for file in ("alerts.yaml", "grafana.json"):
+            wanted = set(re.findall(r"\bupnext_\w+", (MONITORING / file).read_text()))
+            assert wanted - told == set(), f"{file} asks for what is not exported"
 
         child = daemon.child("metrics")
         assert child["state"] == "READY"

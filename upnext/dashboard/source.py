@@ -21,7 +21,7 @@ from upnext import config
 from upnext.cli import local_daemons
 from upnext.control.client import ControlClient
 from upnext.core import reports
-from upnext.core.keys import LANE_LETTERS, Keys
+from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
 from upnext.engine.calls import inspect
 from upnext.engine.client.sync_client import SyncQueueClient
@@ -146,13 +146,7 @@ class Source:
 
     def oldest_queued_ms(self, names: Iterable[str]) -> dict[str, int]:
         """When the oldest queued job of each of these tasks was submitted (server ms); without those that have none."""
-        found: dict[str, int] = {}
-        for name in names:
-            calls = [inspect.queued_jobs(self.keys, name, lane, "", 1) for lane in LANE_LETTERS]
-            oldest = [place.entry_id for call in calls for _, place in self.client.run(call).jobs]
-            if oldest:
-                found[name] = min(int(entry_id.partition("-")[0]) for entry_id in oldest)
-        return found
+        return tasks.oldest_queued_ms(self.client, self.keys, names)
 
     # -- what people did --
 

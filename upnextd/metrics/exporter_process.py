@@ -199,7 +199,9 @@ class QueueCollector(Collector):
     def _read(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("upnext_queue_up", "1: the broker answers", labels=["namespace"])
         try:
-            found = tasks.tasks(self._broker, self._broker.keys, time.time_ns() // 1_000_000)
+            now_ms = time.time_ns() // 1_000_000
+            found = tasks.tasks(self._broker, self._broker.keys, now_ms)
+            oldest = tasks.oldest_queued_ms(self._broker, self._broker.keys, [one.name for one in found if one.queued])
             ends = {facts.name: facts.stats for facts in tasks.known(self._broker, self._broker.keys)}
         except QueueError:
             up.add_metric([self._namespace], 0)
@@ -208,16 +210,22 @@ class QueueCollector(Collector):
         up.add_metric([self._namespace], 1)
         yield up
         depth = GaugeMetricFamily("upnext_queue_depth", "Jobs by task and state", labels=["namespace", "task", "state"])
+        waits = GaugeMetricFamily(
+            "upnext_queue_oldest_seconds", "Age of the oldest queued job, 0 for none", labels=["namespace", "task"]
+        )
         paused = GaugeMetricFamily("upnext_task_paused", "1: no worker fetches it", labels=["namespace", "task"])
         jobs = CounterMetricFamily("upnext_jobs", "Jobs by how they ended", labels=["namespace", "task", "outcome"])
         for task in found:
             for state in ("queued", "running", "delayed", "dead"):
                 depth.add_metric([self._namespace, task.name, state], getattr(task, state))
+            waited_ms = now_ms - oldest.get(task.name, now_ms)
+            waits.add_metric([self._namespace, task.name], max(0, waited_ms) / 1000)
             paused.add_metric([self._namespace, task.name], int(task.paused))
             stats = ends.get(task.name, {})
             for outcome in _OUTCOMES:
                 jobs.add_metric([self._namespace, task.name, outcome], stats.get(outcome, 0))
         yield depth
+        yield waits
         yield paused
         yield jobs
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -70,6 +70,17 @@ def tasks_with(
 def known(transport: Transport, keys: Keys) -> list[TaskFacts]:
     """The registered tasks without the counting of delayed jobs and dead letters."""
     return transport.run(inspect.list_tasks(keys, 0))
+
+
+def oldest_queued_ms(transport: Transport, keys: Keys, names: Iterable[str]) -> dict[str, int]:
+    """When the oldest queued job of each of these tasks was queued (server ms); without those that have none. One call a lane."""
+    found: dict[str, int] = {}
+    for name in names:
+        calls = [inspect.queued_jobs(keys, name, lane, "", 1) for lane in LANE_LETTERS]
+        oldest = [place.entry_id for call in calls for _, place in transport.run(call).jobs]
+        if oldest:
+            found[name] = min(int(entry_id.partition("-")[0]) for entry_id in oldest)
+    return found
 
 
 def one(transport: Transport, keys: Keys, task: str) -> TaskFacts:
