@@ -110,7 +110,7 @@ class Event:
             self.handlers,
             *access.lineage(),
             idempotency_key=idempotency_key,
-            trace=tracing.current(),
+            trace=tracing.submitted(self.name),
         )
         return len(sent)
 
@@ -123,7 +123,7 @@ class Event:
             self.handlers,
             *access.lineage(),
             idempotency_key=idempotency_key,
-            trace=tracing.current(),
+            trace=tracing.submitted(self.name),
         )
         return len(sent)
 

@@ -236,7 +236,7 @@ class Submitter(Generic[P, T]):
         # By position, and only what this call says: naming all twelve costs more than encoding the arguments.
         job = Submission(spec.name, spec.arguments.encode(args, kwargs), self._priority)
         job.limited = self._limited
-        job.parent_id, job.root_id, job.trace = origin or _origin()
+        job.parent_id, job.root_id, job.trace = origin or _origin(spec.name)
         if how is not AS_DECLARED:
             job.delay_s, job.at_us, job.queue_ttl_s = how.delay_s, how.at_us, how.queue_ttl_s
         if key is not None:
@@ -244,7 +244,7 @@ class Submitter(Generic[P, T]):
         return job
 
     def _submissions(self, inputs: Sequence[Input]) -> list[Submission]:
-        origin = _origin()
+        origin = _origin(self.name)
         return [self._numbered(number, one, origin) for number, one in enumerate(inputs)]
 
     def _numbered(self, number: int, one: Input, origin: _Origin) -> Submission:
@@ -317,9 +317,9 @@ def arguments_of(one: Input) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
 _Origin = tuple[str | None, str | None, str | None]
 
 
-def _origin() -> _Origin:
+def _origin(name: str) -> _Origin:
     """-> (parent id, root id, traceparent) of what is submitted here."""
-    return *access.lineage(), tracing.current()
+    return *access.lineage(), tracing.submitted(name)
 
 
 def checked_key(key: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -101,3 +102,65 @@ def test_the_trace_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
         assert untraced.value_sync(timeout=20) == "0" * 32, "a context does not leak into the next job"
         assert service.pooled.submit_sync().value_sync(timeout=20) == "0" * 32
         assert queue.job(jobs[0].job_id) is not None
+
+
+SPANS_SERVICE = """
+    import json, os
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+
+    import upnext
+    import upnext.otel
+
+    class ToFile(SpanExporter):
+        def export(self, spans):
+            with open(os.environ["SPANS"], "a") as file:
+                for span in spans:
+                    parent = span.parent and f"{span.parent.span_id:016x}"
+                    events = [event.attributes.get("exception.type") for event in span.events]
+                    file.write(json.dumps({
+                        "name": span.name, "trace": f"{span.context.trace_id:032x}", "id": f"{span.context.span_id:016x}", "parent": parent,
+                        "attempt": span.attributes.get("upnext.job.attempt"), "job": span.attributes.get("upnext.job.id"),
+                        "took_ns": span.end_time - span.start_time, "ok": span.status.is_ok, "events": events,
+                    }) + "\\n")
+            return SpanExportResult.SUCCESS
+
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(ToFile()))
+    upnext.otel.instrument(provider)
+
+    worker = upnext.Worker("jobs", concurrency=4)
+    happened = worker.event("happened")
+
+    @worker.task(retries=1, retry_delay=0.01)
+    async def flaky() -> None:
+        if upnext.get_current_context().attempt == 1:
+            raise ValueError("once")
+        await happened.send()
+
+    @happened.on
+    def listener() -> None: ...
+"""
+
+
+def test_a_job_has_spans_where_its_service_asks_for_them(tmp_path: Path) -> None:
+    file = tmp_path / "spans"
+
+    def spans() -> list[dict[str, Any]]:
+        return [orjson.loads(line) for line in file.read_bytes().splitlines()] if file.exists() else []
+
+    with Daemon(SPANS_SERVICE, workers=1, env={"SPANS": str(file)}) as daemon, Queue(daemon) as queue:
+        queue.ended(queue.submit("flaky"))
+        wait_until(lambda: any(one["name"] == "run happened.listener" for one in spans()), 20, "the handler's span")
+    found = spans()
+    runs = [one for one in found if one["name"] == "run flaky"]
+    assert [(one["attempt"], one["ok"], one["events"]) for one in runs] == [
+        (1, False, ["ValueError"]),
+        (2, True, []),
+    ]
+    assert [one["attempt"] for one in found if one["name"] == "queue flaky"] == [1, 2]
+    assert len({one["job"] for one in found if one["name"].endswith("flaky")}) == 1
+    send = next(one for one in found if one["name"] == "submit happened")
+    handled = next(one for one in found if one["name"] == "run happened.listener")
+    assert (send["trace"], send["parent"]) == (runs[1]["trace"], runs[1]["id"])
+    assert (handled["trace"], handled["parent"]) == (send["trace"], send["id"])

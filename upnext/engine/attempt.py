@@ -46,6 +46,7 @@ class Attempt:
         "retake",
         "runner",
         "slot",
+        "span",
         "spec",
         "started_at",
         "state",
@@ -60,6 +61,8 @@ class Attempt:
     """Under which key its result is to be cached (`TASK:KEY`), and for how many ms."""
     verdict: RetryIn | GiveUp | None
     """What was decided about its failure, once there is one."""
+    span: Any
+    """Its OpenTelemetry span, where this process makes spans."""
     noted: bool
     """It has noted something in `state`, which holds what earlier attempts noted, too."""
 
@@ -80,7 +83,7 @@ class Attempt:
         self.noted = False
         self.waits = 0
         self.payload_bytes = 0
-        self.cached = self.verdict = None
+        self.cached = self.verdict = self.span = None
 
     @property
     def job_id(self) -> str:

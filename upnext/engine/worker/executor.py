@@ -279,8 +279,8 @@ class Executor:
                 return None
             context = self._base.copy()
             context.run(CURRENT.set, attempt)
-            if meta is not None and meta.trace is not None:
-                context.run(tracing.attach, meta.trace)
+            if tracing.spans is not None or (meta is not None and meta.trace is not None):
+                context.run(tracing.begin, attempt)
             later = meta is not None and attempt.later
             if task.plain and not later:
                 args, kwargs = task.decode(payload)
@@ -333,6 +333,8 @@ class Executor:
         self.finished += 1
         self.running.discard(attempt)
         attempt.runner = None
+        if attempt.span is not None:
+            attempt.span.end()
         cell = attempt.cell
         if attempt.given_up:
             self._lingering.end(attempt)

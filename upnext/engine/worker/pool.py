@@ -18,6 +18,7 @@ from signal import Signals
 import orjson
 
 from upnext.core.spec import ServiceSpec
+from upnext.engine import tracing
 from upnext.engine.attempt import Attempt
 from upnext.engine.background import BackgroundTasks
 from upnext.engine.contexts import shared_task
@@ -224,7 +225,7 @@ def header(attempt: Attempt, number: int) -> bytes:
             "crashes": attempt.crashes,
             "parent_id": attempt.parent_id,
             "root_id": attempt.root_id,
-            "trace": None if attempt.meta is None else attempt.meta.trace,
+            "trace": tracing.traceparent_of(attempt),
             "started_at": attempt.started_at,
             "state": attempt.state,
         }

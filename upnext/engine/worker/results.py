@@ -14,6 +14,7 @@ from upnext.core import outcome as outcomes
 from upnext.core.entry import Meta
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
 from upnext.core.retry import RetryIn
+from upnext.engine import tracing
 from upnext.engine.attempt import Attempt
 from upnext.engine.calls.worker import Finish, PutBack
 from upnext.engine.worker.failures import (
@@ -101,6 +102,8 @@ class Results:
             self._end(attempt, self._failure(attempt, begun_ns, error_info(error), FailureReason.CANCELLED))
             return
         info = error_info(error)
+        if attempt.span is not None and tracing.spans is not None:
+            tracing.spans.failed(attempt.span, info)
         self._report_failure(attempt, info)
         if isinstance(error, PoolCrash):
             self._crashed(attempt, begun_ns, error)
