@@ -30,6 +30,7 @@ class ControlCommands:
         self._supervisor = supervisor
         self._subscribers: set[Client] = set()
         supervisor.on_event = self._publish
+        supervisor.describe = lambda: status(supervisor, pss=False)
         self._methods: dict[str, Callable[[dict[str, Any], Client], _Answer | Awaitable[_Answer]]] = {
             "hello": self._hello,
             "status": self._status,

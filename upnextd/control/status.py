@@ -22,20 +22,20 @@ MOST_JOBS = 2000
 PAGE_JOBS = 1000
 
 
-def status(supervisor: Supervisor) -> dict[str, Any]:
-    """Reads /proc and shared pages only: it answers whatever the children do."""
+def status(supervisor: Supervisor, *, pss: bool = True) -> dict[str, Any]:
+    """Reads /proc and shared pages only: it answers whatever the children do. Without `pss`, what takes the kernel long is left out."""
     now = supervisor.loop.time()
     desired = supervisor.desired
-    children = [_child(supervisor, instance, now) for instance in sorted(supervisor.instances, key=_order)]
+    children = [_child(supervisor, instance, now, pss) for instance in sorted(supervisor.instances, key=_order)]
     # The one in use first. Without preload, there is a process only while one imports.
     generations = sorted(
         supervisor.generations.values(), key=lambda one: (one.number != desired.generation, -one.number)
     )
-    children += [_template(one, now) for one in generations if one.living or one.preload]
+    children += [_template(one, now, pss) for one in generations if one.living or one.preload]
     if supervisor.broker is not None:
-        children.append(_broker(supervisor, now))
+        children.append(_broker(supervisor, now, pss))
     if supervisor.exporter is not None:
-        children.append(_exporter(supervisor.exporter, now))
+        children.append(_exporter(supervisor.exporter, now, pss))
     said = supervisor.scheduler_status
     return {
         "protocol": protocol.PROTOCOL,
@@ -72,7 +72,7 @@ def _order(instance: Instance) -> tuple[str, int, int]:
     return ("0" if name == "worker" else name, int(number) if number.isdigit() else 0, instance.id)
 
 
-def _child(supervisor: Supervisor, instance: Instance, now: float) -> dict[str, Any]:
+def _child(supervisor: Supervisor, instance: Instance, now: float, pss: bool) -> dict[str, Any]:
     child = instance.child
     history = supervisor.history.get(instance.slot, SlotHistory())
     said = _blank(instance.slot, str(instance.role), instance.life.state.name, instance.generation)
@@ -95,7 +95,7 @@ def _child(supervisor: Supervisor, instance: Instance, now: float) -> dict[str, 
         "in_flight_count": len(jobs),
         "jobs_done": child.page.done,
         "jobs_failed": child.page.failed,
-        **_memory(child.pid),
+        **_memory(child.pid, pss),
     }
 
 
@@ -121,16 +121,20 @@ def _jobs(instance: Instance, now: float) -> list[dict[str, Any]]:
     return [{"job_id": job.job_id, "task": job.task, "age_s": round(job.age_s, 3)} for job in found]
 
 
-def _template(generation: Generation, now: float) -> dict[str, Any]:
+def _template(generation: Generation, now: float, pss: bool) -> dict[str, Any]:
     gone = not generation.living
     state = {Phase.IMPORTING: "STARTING", Phase.READY: "READY", Phase.GONE: "EXITED"}[generation.phase]
     said = _blank("template", "template", state, generation.number) | {"incarnation": 1}
     if gone:
         return said
-    return said | {"pid": generation.pid, "uptime_s": round(now - generation.started_at, 3), **_memory(generation.pid)}
+    return said | {
+        "pid": generation.pid,
+        "uptime_s": round(now - generation.started_at, 3),
+        **_memory(generation.pid, pss),
+    }
 
 
-def _broker(supervisor: Supervisor, now: float) -> dict[str, Any]:
+def _broker(supervisor: Supervisor, now: float, pss: bool) -> dict[str, Any]:
     broker = supervisor.broker
     assert broker is not None
     state = "READY" if broker.up else "STARTING" if broker.pid is not None else "BACKOFF"
@@ -138,15 +142,15 @@ def _broker(supervisor: Supervisor, now: float) -> dict[str, Any]:
     said |= {"incarnation": broker.restarts + 1, "restarts": broker.restarts}
     if broker.pid is None:
         return said
-    return said | {"pid": broker.pid, "uptime_s": round(now - broker.started_at, 3), **_memory(broker.pid)}
+    return said | {"pid": broker.pid, "uptime_s": round(now - broker.started_at, 3), **_memory(broker.pid, pss)}
 
 
-def _exporter(exporter: Exporter, now: float) -> dict[str, Any]:
+def _exporter(exporter: Exporter, now: float, pss: bool) -> dict[str, Any]:
     said = _blank("metrics", "metrics", "BACKOFF" if exporter.pid is None else "READY", None)
     said |= {"incarnation": exporter.restarts + 1, "restarts": exporter.restarts}
     if exporter.pid is None:
         return said
-    return said | {"pid": exporter.pid, "uptime_s": round(now - exporter.started_at, 3), **_memory(exporter.pid)}
+    return said | {"pid": exporter.pid, "uptime_s": round(now - exporter.started_at, 3), **_memory(exporter.pid, pss)}
 
 
 def _blank(slot: str, role: str, state: str, generation: int | None) -> dict[str, Any]:
@@ -170,5 +174,6 @@ def _blank(slot: str, role: str, state: str, generation: int | None) -> dict[str
     }
 
 
-def _memory(pid: int) -> dict[str, int | None]:
-    return {"rss_bytes": process.rss_bytes(pid) or None, "pss_bytes": process.pss_bytes(pid) or None}
+def _memory(pid: int, pss: bool) -> dict[str, int | None]:
+    shared = process.pss_bytes(pid) or None if pss else None
+    return {"rss_bytes": process.rss_bytes(pid) or None, "pss_bytes": shared}

@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import orjson
 import uvloop
 
 import upnext
@@ -38,6 +39,8 @@ from upnextd.shared.scoreboard import WorkerShape, Writer
 
 BEAT_S = 0.5
 _FAILURES_PER_S = 50
+STATUS_WITHIN_S = 5.0
+"""A supervisor that does not answer within this time is not reported; the next turn asks again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,6 +378,9 @@ class SchedulerChild(Body):
         self._scheduler.on_leading = self._leading
         self._scheduler.on_renamed = self._renamed
         self._scheduler.on_suspects = self.look_around
+        self._scheduler.reports.ask = self._ask_status
+        self._asked = 0
+        self._status: asyncio.Future[str] | None = None
         self._run: asyncio.Task[None] | None = None
 
     async def main(self) -> int:
@@ -401,6 +407,9 @@ class SchedulerChild(Body):
                 self._alive_known.set()
             case messages.Died():
                 self._scheduler.died(_notice(message))
+            case messages.DaemonStatus():
+                if self._status is not None and not self._status.done() and message.number == self._asked:
+                    self._status.set_result(message.status)
             case messages.Stop():
                 self.ask_stop(message.grace_s)
             case _:
@@ -411,6 +420,17 @@ class SchedulerChild(Body):
         if not self._ready or self._run is None:
             os._exit(ExitCode.OK)
         self.must(self._scheduler.stop())
+
+    async def _ask_status(self) -> dict[str, Any] | None:
+        """What the daemon reports of itself; None when it does not answer."""
+        self._asked += 1
+        self._status = self.loop.create_future()
+        self.channel.send(messages.AskStatus(number=self._asked))
+        try:
+            async with asyncio.timeout(STATUS_WITHIN_S):
+                return orjson.loads(await self._status)
+        except TimeoutError:
+            return None
 
     def _lost(self, consumer: str) -> None:
         self.channel.send(messages.LeaseLost(consumer=consumer))

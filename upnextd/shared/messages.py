@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 import orjson
 
-PROTOCOL = 1
+PROTOCOL = 2
 """To be raised with every change of a message here that the version before can't read, or reads as something else."""
 
 
@@ -230,6 +230,15 @@ class Died:
     """How many jobs had started in the whole process."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonStatus:
+    """To a scheduler, answering `AskStatus`."""
+
+    number: int
+    status: str
+    """JSON, as the control socket's `status`."""
+
+
 # -- child → supervisor --
 
 
@@ -319,6 +328,13 @@ class Renamed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AskStatus:
+    """Of a scheduler: answer `DaemonStatus`, which it reports to the queue."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerReport:
     """Of a scheduler: what changed of its state."""
 
@@ -354,11 +370,13 @@ OPERATIONS: dict[str, type[Any]] = {
     "lease_lost": LeaseLost,
     "renamed": Renamed,
     "scheduler": SchedulerReport,
+    "ask_status": AskStatus,
+    "daemon_status": DaemonStatus,
 }
 """op -> its message. Each op is of one direction."""
 
 FromTemplate = Imported | ImportFailed | Forked | ForkFailed
-ToChild = Pause | Resume | Drain | Stop | DescribeTasks | TakeNewName | Alive | Died
+ToChild = Pause | Resume | Drain | Stop | DescribeTasks | TakeNewName | Alive | Died | DaemonStatus
 FromChild = (
     Ready
     | ConsumerNamed
@@ -372,6 +390,7 @@ FromChild = (
     | LeaseLost
     | Renamed
     | SchedulerReport
+    | AskStatus
 )
 Message = FromTemplate | ToChild | FromChild
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from upnextd.rules import hangs
 from upnextd.rules.plan import Role
@@ -76,7 +79,7 @@ class ChildMessages:
                 )
                 supervisor.wake()
             case _:
-                _note(child, message)
+                _note(child, message, supervisor.describe)
 
     def _became_ready(self, instance: Instance, child: Child, *, paused: bool) -> None:
         supervisor = self._supervisor
@@ -147,8 +150,8 @@ class ChildMessages:
         )
 
 
-def _note(child: Child, message: FromChild) -> None:
-    """What is kept with the child and changes nothing now."""
+def _note(child: Child, message: FromChild, describe: Callable[[], dict[str, Any]]) -> None:
+    """What is kept with the child, or answered, and changes nothing now."""
     match message:
         case messages.Stopped():
             child.abandoned = list(message.abandoned)
@@ -159,5 +162,8 @@ def _note(child: Child, message: FromChild) -> None:
             waiter = child.stack_waiters.pop(message.number, None)
             if waiter is not None and not waiter.done():
                 waiter.set_result(message.text)
+        case messages.AskStatus():
+            status = orjson.dumps(describe()).decode()
+            child.channel.send(messages.DaemonStatus(number=message.number, status=status))
         case _:
             return

@@ -75,6 +75,8 @@ class Supervisor:
         self.operations = Operations()
         self.ended = asyncio.Event()
         self.on_event: Callable[[str, dict[str, Any]], None] = _nobody_listens
+        self.describe: Callable[[], dict[str, Any]] = dict
+        """What the scheduler child reports of this daemon: its status."""
         self.daemon_id = daemon_id
         self.since_ms = kernel.wall_ms()
         self.since_s = self.loop.time()
