@@ -146,7 +146,7 @@ async def test_a_job_that_comes_right_after_the_goodbye_is_not_fed_to_the_dead(r
 
     async with Fleet(redis_url, namespace) as fleet:
         life = await fleet.worker(task(ship))
-        await fleet.until(lambda: life.runtime._fetcher._blocked is not None)
+        await fleet.until(lambda: life.runtime._fetcher._connection.blocked is not None)
         leave = life.runtime._membership.leave
         late: list[str] = []
 

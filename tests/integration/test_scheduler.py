@@ -135,7 +135,7 @@ async def test_the_read_of_a_host_that_went_silent_is_cut_and_never_fed(server: 
         async with Fleet(server.url, namespace) as fleet:
             await fleet.scheduler("d2")
             gone = await fleet.worker(task(echo), daemon="d1", url=path.url)
-            await fleet.until(lambda: gone.runtime._fetcher._blocked is not None)
+            await fleet.until(lambda: gone.runtime._fetcher._connection.blocked is not None)
             path.silence()
 
             async def reaped() -> bool:

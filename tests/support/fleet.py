@@ -123,7 +123,7 @@ class Life:
         """As a killed process: nothing is said to the broker any more. -> what its supervisor would tell."""
         notice = DeathNotice(self.consumer, cause, charge, tuple(self.board.cells.values()))
         self.runtime._membership.consumer = ""  # nobody to say goodbye for
-        for link in (self.runtime._broker.link, self.runtime._fetcher._link, self.runtime._listener._link):
+        for link in (self.runtime._broker.link, self.runtime._fetcher._connection.link, self.runtime._listener._link):
             link.abort()
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)

@@ -16,7 +16,7 @@ from upnext.engine.calls import lease
 from upnext.engine.redis.backoff import Backoff
 from upnext.engine.redis.reconnecting import Link
 from upnext.engine.redis.replies import EpochError, ReplyError
-from upnext.engine.worker.fetcher import BLOCK_MS
+from upnext.engine.worker.fetch_connection import BLOCK_MS
 from upnext.errors import BrokerUnavailableError
 
 log = logging.getLogger("upnext.scheduler")
