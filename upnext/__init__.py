@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from upnext.errors import InvalidArgumentsError as InvalidArgumentsError
     from upnext.errors import JobError as JobError
     from upnext.errors import JobNotFoundError as JobNotFoundError
+    from upnext.errors import LifespanError as LifespanError
     from upnext.errors import NoBrokerError as NoBrokerError
     from upnext.errors import PayloadTooLargeError as PayloadTooLargeError
     from upnext.errors import QueueError as QueueError
@@ -87,6 +88,7 @@ _HOMES = {
         "InvalidArgumentsError",
         "JobError",
         "JobNotFoundError",
+        "LifespanError",
         "NoBrokerError",
         "PayloadTooLargeError",
         "QueueError",

@@ -61,6 +61,11 @@ class Context:
         return self._attempt.spec.options.timeout_s
 
     @property
+    def state(self) -> Any:
+        """What the worker's lifespan yielded in this process; None without one."""
+        return self._attempt.lifespan_state
+
+    @property
     def function(self) -> str:
         """The task's name."""
         return self._attempt.spec.name

@@ -17,6 +17,7 @@ UpNextError
 │   ├── DuplicateJobError          the idempotency key is held by another job
 │   └── TaskExecutionError         the job ended without a value (`.task_result` tells how)
 │       └── TaskTimeoutError           … because it ran longer than its own timeout
+├── LifespanError              what a service sets up in each process before its first job failed
 ├── ControlError               the daemon's: it answered a control request with an error
 ├── DaemonNotRunningError      no daemon answers on the control socket
 │   └── DaemonGoneError            it hung up before it answered
@@ -60,6 +61,10 @@ class ServiceError(UsageError):
 
 class ConflictError(ServiceError):
     """Two tasks, or two services' tasks, of one name."""
+
+
+class LifespanError(UpNextError):
+    """A lifespan failed; the message names its owner, `__cause__` is the error."""
 
 
 class QueueError(UpNextError):

@@ -33,10 +33,11 @@ class Hook:
 
 def hooks(what: str, given: Mapping[str, Any]) -> Hooks:
     """Raises ServiceError for one that is no function, or needs more than it gets."""
-    return Hooks(**{name: _hook(what, name, given[name]) for name in _GIVEN if given.get(name) is not None})
+    return Hooks(**{name: (hook(what, name, given[name]),) for name in _GIVEN if given.get(name) is not None})
 
 
-def _hook(what: str, name: str, function: Any) -> Hook:
+def hook(what: str, name: str, function: Any) -> Hook:
+    """One of them, checked. Raises ServiceError as `hooks` does."""
     if not callable(function):
         raise ServiceError(f"{what}: {name} must be a function, not {function!r}")
     available = _GIVEN[name]

@@ -7,13 +7,23 @@ import functools
 import inspect
 import pkgutil
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Never, ParamSpec, TypeVar, Unpack, overload
 
 from upnext import config
 from upnext.core.binding import Signature
-from upnext.core.spec import CronSpec, MissedRunPolicy, SyncExecutor, TaskKind, TaskSpec, WorkerSpec
+from upnext.core.spec import (
+    CronSpec,
+    Hooks,
+    MissedRunPolicy,
+    OpenLifespan,
+    SyncExecutor,
+    TaskKind,
+    TaskSpec,
+    WorkerSpec,
+)
 from upnext.declare import (
     MOST_CONCURRENCY,
     CronSettings,
@@ -30,7 +40,8 @@ from upnext.declare import (
 )
 from upnext.errors import ConflictError, ServiceError, UsageError
 from upnext.event import Event
-from upnext.hooks import hooks
+from upnext.hooks import hook, hooks
+from upnext.lifespan import open_lifespan
 from upnext.task import AsyncTask, SyncTask, Task, TaskDecorator
 
 if TYPE_CHECKING:
@@ -38,6 +49,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Worker:
@@ -87,6 +99,8 @@ class Worker:
         self._crons: dict[str, Task[..., Any]] = {}
         self._events: dict[str, Event] = {}
         self._running: Running | None = None
+        self._lifespan: OpenLifespan | None = None
+        self._hooks = Hooks()
 
     # -- declaring ---------------------------------------------------------------------------------------------------
 
@@ -219,6 +233,54 @@ class Worker:
             for module in pkgutil.walk_packages(getattr(package, "__path__", ()), f"{name}.", onerror=_reraise):
                 import_module(module.name)
 
+    def lifespan(self, function: F) -> F:
+        """Declares what each process sets up before its first job, and takes down after its last one:
+
+            @worker.lifespan
+            async def pool():
+                async with asyncpg.create_pool(dsn) as pool:
+                    yield pool
+
+        An async generator function, or one over which `asynccontextmanager` was put; of no argument, or of the worker. What it yields is
+        `ctx.state` in every job. It is entered in each worker process (pool processes too, on a loop of their own), never in the
+        scheduler. It has 30 s to yield, and 8 s to end.
+
+        When it raises, the process is not ready: a reload is given up and the old code goes on; else it is tried again, ever more seldom,
+        without end.
+
+        Raises ServiceError for a function that never yields or takes more, ConflictError for a second lifespan.
+        """
+        what = f"worker {self.name!r}"
+        if self._lifespan is not None:
+            raise ConflictError(f"{what}: has a lifespan already")
+        self._lifespan = open_lifespan(what, function, self)
+        return function
+
+    def on_start(self, function: F) -> F:
+        """Has `function(ctx)` called before every attempt of every task, cron and handler, besides a hook of its own."""
+        return self._hook("on_start", function)
+
+    def on_success(self, function: F) -> F:
+        """Has `function(ctx, result)` called for every job that ends with a value."""
+        return self._hook("on_success", function)
+
+    def on_failure(self, function: F) -> F:
+        """Has `function(ctx, error)` called for every job whose last attempt failed."""
+        return self._hook("on_failure", function)
+
+    def on_retry(self, function: F) -> F:
+        """Has `function(ctx, error)` called for every attempt that failed and is followed by another."""
+        return self._hook("on_retry", function)
+
+    def on_complete(self, function: F) -> F:
+        """Has `function(ctx, result or error)` called at the end of every job, however it ended."""
+        return self._hook("on_complete", function)
+
+    def _hook(self, name: str, function: F) -> F:
+        added = hook(f"worker {self.name!r}", name, function)
+        self._hooks = replace(self._hooks, **{name: (*getattr(self._hooks, name), added)})
+        return function
+
     # -- what was declared -----------------------------------------------------------------------------------------------
 
     @property
@@ -241,11 +303,12 @@ class Worker:
         return WorkerSpec(
             name=self.name,
             concurrency=self.concurrency,
-            tasks=dict(self._specs),
+            tasks={name: replace(spec, hooks=spec.hooks.within(self._hooks)) for name, spec in self._specs.items()},
             prefetch=self.prefetch,
             sync_executor=self.sync_executor,
             sync_pool_size=self.sync_pool_size,
             redis_url=self.redis_url,
+            lifespan=self._lifespan,
         )
 
     def _spec(

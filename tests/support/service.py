@@ -25,10 +25,16 @@ _numbers = itertools.count(1)
 class Running:
     """A service that runs; `broker` asks what the SDK has no word for."""
 
-    def __init__(self, broker: QueueClient, stopping: asyncio.Event) -> None:
+    def __init__(self, broker: QueueClient, stopping: asyncio.Event, lives: Sequence[asyncio.Task[list[str]]]) -> None:
         self.broker = broker
+        self._lives = lives
         self.keys = Keys(broker.keys.namespace)
         self.stopping = stopping
+
+    @property
+    def ended(self) -> bool:
+        """Whether it ended by itself."""
+        return all(life.done() for life in self._lives)
 
     async def command(self, *words: str | bytes | float) -> object:
         return await self.broker.link.command(*words)
@@ -78,7 +84,7 @@ async def serving(
                 for life in done:
                     life.result()
                 raise AssertionError("the service was not ready in time")
-        yield Running(broker, stopping)
+        yield Running(broker, stopping, lives)
     finally:
         stopping.set()
         await asyncio.wait(lives, timeout=given(20))

@@ -263,7 +263,7 @@ class Model:
                 self._work,
                 _name(timeout_s, hooked),
                 timeout_s=timeout_s,
-                hooks=Hooks(on_start=_nothing) if hooked else None,
+                hooks=Hooks(on_start=(_nothing,)) if hooked else None,
             )
             for timeout_s in TIMEOUTS_S
             for hooked in (False, True)

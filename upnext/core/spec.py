@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Any, Protocol
@@ -107,16 +108,26 @@ Hook = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Functions of the user, plain or async, each called with as many of (ctx, result | error) as it takes."""
+    """Functions of the user, plain or async, each called with as many of (ctx, result | error) as it takes, in this order."""
 
-    on_start: Hook | None = None
-    on_success: Hook | None = None
-    on_failure: Hook | None = None
-    on_retry: Hook | None = None
-    on_complete: Hook | None = None
+    on_start: tuple[Hook, ...] = ()
+    on_success: tuple[Hook, ...] = ()
+    on_failure: tuple[Hook, ...] = ()
+    on_retry: tuple[Hook, ...] = ()
+    on_complete: tuple[Hook, ...] = ()
 
     def any(self) -> bool:
         return any((self.on_start, self.on_success, self.on_failure, self.on_retry, self.on_complete))
+
+    def within(self, outer: Hooks) -> Hooks:
+        """With those of the whole Worker around its own: before them at the start, after them at the end."""
+        return Hooks(
+            on_start=outer.on_start + self.on_start,
+            on_success=self.on_success + outer.on_success,
+            on_failure=self.on_failure + outer.on_failure,
+            on_retry=self.on_retry + outer.on_retry,
+            on_complete=self.on_complete + outer.on_complete,
+        )
 
 
 STEPPED_BACK_MS = 300_000
@@ -152,6 +163,10 @@ class TaskSpec:
     cron: CronSpec | None = None
 
 
+OpenLifespan = Callable[[], AbstractAsyncContextManager[Any]]
+"""Opens what is set up in a process before its first job, and taken down after the last; what it yields is shown to the jobs."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """One Worker of a service: what a child process runs for it."""
@@ -163,6 +178,7 @@ class WorkerSpec:
     sync_executor: SyncExecutor = SyncExecutor.THREAD
     sync_pool_size: int | None = None
     redis_url: str | None = None
+    lifespan: OpenLifespan | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,11 @@ class Attempt:
         return self.meta.root_id if self.meta is not None else None
 
     @property
+    def lifespan_state(self) -> Any:
+        """What the worker's lifespan yielded in this process."""
+        return self.broker.lifespan_state
+
+    @property
     def home_lane(self) -> str:
         if self.meta is not None and self.meta.lane is not None:
             return self.meta.lane

@@ -30,7 +30,7 @@ from upnext.engine.scheduler.scheduler import DeathNotice, Scheduler, SchedulerS
 from upnext.engine.worker import stacks
 from upnext.engine.worker.runtime import WorkerRuntime
 from upnext.engine.worker.settings import RuntimeSettings
-from upnext.errors import BrokerRefusedError, BrokerUnavailableError, UsageError
+from upnext.errors import BrokerRefusedError, BrokerUnavailableError, LifespanError, UsageError
 from upnextd.forked.template import title
 from upnextd.shared import log_records, messages, scoreboard
 from upnextd.shared.channel import Channel
@@ -230,9 +230,10 @@ class Body:
         elif isinstance(error, UsageError):
             code = ExitCode.CONFIG
         line = " ".join(str(error).split()) or type(error).__name__
-        named = line if code is not ExitCode.FAILED else f"{type(error).__name__}: {line}"
+        lifespan = isinstance(error, LifespanError)
+        named = line if lifespan or code is not ExitCode.FAILED else f"{type(error).__name__}: {line}"
         away = code is ExitCode.UNAVAILABLE and not isinstance(error, BrokerRefusedError)
-        self.channel.send(messages.BootFailed(code=int(code), line=named, away=away))
+        self.channel.send(messages.BootFailed(code=int(code), line=named, away=away, lifespan=lifespan))
         if code is ExitCode.FAILED:
             logging.getLogger("upnextd").error("can't start", exc_info=error)
         return int(code)
@@ -277,7 +278,7 @@ class WorkerChild(Body):
             return ExitCode.OK
         error = failed.exception()
         assert error is not None
-        if self._not_ready:
+        if self._not_ready or isinstance(error, LifespanError):
             return self.boot_failed(error)
         logging.getLogger("upnextd").critical("the worker failed", exc_info=error)
         return ExitCode.FAILED

@@ -296,6 +296,8 @@ class BootFailed:
     line: str
     away: bool = False
     """The broker can't be reached, which time may mend; it did not refuse."""
+    lifespan: bool = False
+    """A lifespan failed, at the start or later: what it needs may come back, so it is tried again without end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,6 +63,7 @@ class Child:
         self.boot_failure: tuple[int, str] | None = None
         self.broker_away = False
         """It could not start because the broker can't be reached."""
+        self.lifespan_failed = False
         self.asked = False
         self.drain_number = 0
         """The drain last asked for: an answer to an earlier one says nothing."""

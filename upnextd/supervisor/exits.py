@@ -73,7 +73,10 @@ class ExitHandler:
         failure = child.boot_failure
         if failure is not None and not supervisor.desired.stopping:
             if child.broker_away and supervisor.waits_for_broker():
-                supervisor.still_waiting(failure[1])
+                supervisor.still_waiting("the broker", failure[1])
+            elif child.lifespan_failed and not supervisor.reloads.on_trial(instance.generation):
+                supervisor.lifespan_fails = True
+                supervisor.still_waiting("what the service sets up", failure[1])
             elif not supervisor.booted and not supervisor.ready_workers():
                 supervisor.fail(
                     ExitCode(failure[0]) if failure[0] != ExitCode.FAILED else ExitCode.CRASH_LOOP, failure[1]
@@ -243,6 +246,7 @@ def _exit_of(instance: Instance, child: Child, now: float) -> Exit:
         # A quarantine child is there to die of what it runs. Without a pid there never was a process.
         blameless=instance.slot == plan.QUARANTINE
         or (child.pid is None and not child.died_in_fork)
+        or child.lifespan_failed
         or (child.boot_failure is not None and child.boot_failure[0] == ExitCode.UNAVAILABLE),
         role=instance.role,
         cause=cause,

@@ -158,6 +158,7 @@ def _note(child: Child, message: FromChild, describe: Callable[[], dict[str, Any
         case messages.BootFailed():
             child.boot_failure = (message.code, message.line)
             child.broker_away = message.away
+            child.lifespan_failed = message.lifespan
         case messages.TasksDescribed():
             waiter = child.stack_waiters.pop(message.number, None)
             if waiter is not None and not waiter.done():

@@ -84,9 +84,12 @@ class Reloads:
         self._post(now, Event.TURN)
 
     def _may_begin(self) -> bool:
-        """Not before the daemon has started; but at once where it can't start without a reload: no template, or a crash loop."""
+        """Not before the daemon has started; but at once where it can't start without a reload.
+
+        No template, a crash loop, or a lifespan that fails.
+        """
         supervisor = self._supervisor
-        stuck = supervisor.templates.problem() is not None or self._doom is not None
+        stuck = supervisor.templates.problem() is not None or self._doom is not None or supervisor.lifespan_fails
         return supervisor.booted or (supervisor.opened and stuck)
 
     def _import(self, now: Rollout) -> None:

@@ -89,7 +89,9 @@ class Supervisor:
         self._booted = False
         self._opened_at = self.loop.time()
         self.waiting = ""
-        """What the start waits for, in one line; empty when it waits for nothing."""
+        """What children that can't start wait for, in one line; empty when they wait for nothing."""
+        self.lifespan_fails = False
+        """Children of the committed code can't start for it; newer code may be the cure."""
         self._woken = False
         self._ids = 0
         self._last_tick = self.loop.time()
@@ -281,12 +283,13 @@ class Supervisor:
         """Whether a child that found no broker is followed by another: the start goes on."""
         return not self._booted and boot.goes_on(self.settings.boot_timeout_s, self.waited_s())
 
-    def still_waiting(self, line: str) -> None:
-        """A child found no broker: say so once, and ask the service manager for more time."""
+    def still_waiting(self, what: str, line: str) -> None:
+        """A child did not get what it needs: log it once, and ask the service manager for more time."""
         if not self.waiting:
-            self.log.caution(f"waiting for the broker: {line}")
-        self.waiting = f"{self.settings.name}: waiting for the broker: {line}"
-        self._notifier.extend_start(boot.EXTENSION_S)
+            self.log.caution(f"waiting for {what}: {line}")
+        self.waiting = f"{self.settings.name}: waiting for {what}: {line}"
+        if not self._booted:
+            self._notifier.extend_start(boot.EXTENSION_S)
 
     # -- templates (generations.Listener) --
 
@@ -611,12 +614,14 @@ class Supervisor:
         return template is not None and template.phase is Phase.READY and not template.retired
 
     def _check_ready(self) -> None:
+        if self.waiting and self._booted and self.ready_workers() >= self.desired.workers:
+            self.waiting, self.lifespan_fails = "", False
         if self._booted or not self._open or self.desired.stopping:
             return
         scheduler = any(s.role is Role.SCHEDULER and s.life.state is State.READY for s in self.instances)
         if scheduler and self.ready_workers() >= self.desired.workers:
             self._booted = True
-            self.waiting = ""
+            self.waiting, self.lifespan_fails = "", False
             self.log.note(f"ready: {self.one_line()}")
             self._notifier.ready()
 

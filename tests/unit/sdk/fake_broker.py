@@ -116,6 +116,7 @@ class StandInAttempt:
         self.cancelled = False
         self.state: dict[str, Any] | None = None
         self.noted = False
+        self.lifespan_state: Any = None
         self._standin = standin
         self.given_back = 0
         self.open = 0

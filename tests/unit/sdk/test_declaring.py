@@ -104,7 +104,7 @@ def test_every_option_is_carried(worker: upnext.Worker) -> None:
     )
     hooks = task.spec.hooks
     made = [hooks.on_start, hooks.on_success, hooks.on_failure, hooks.on_retry, hooks.on_complete]
-    assert [cast("Hook", one).function for one in made] == [hook] * 5
+    assert [cast("Hook", hook_).function for (hook_,) in made] == [hook] * 5
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,8 @@ class QueueClient:
         self._expecting = 0
         self.pid = os.getpid()
         self.closed = False
+        self.lifespan_state: Any = None
+        """Of a runtime's: what the lifespan of its worker yielded."""
 
     async def run(self, call: Call[T]) -> T:
         return await self.link.run(call)

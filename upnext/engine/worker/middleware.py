@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -70,7 +70,11 @@ class Around:
         size = worker.sync_pool_size or worker.concurrency
         self._threads = Threads()
         processes = worker.sync_executor is SyncExecutor.PROCESS and pool_setup is not None
-        self._pool = ProcessPool(pool_setup, size) if processes and pool_setup is not None else None
+        self._pool = (
+            ProcessPool(pool_setup, size, lifespan=worker.lifespan is not None)
+            if processes and pool_setup is not None
+            else None
+        )
         # slots bound them already, unless the pool is the smaller
         self._permits: Turns[_Place] | None = Turns(size, _nothing_else) if size < worker.concurrency else None
 
@@ -97,8 +101,8 @@ class Around:
                     return known
                 attempt.cached = (key, task.cache.ttl_ms)
         try:
-            if hooks.on_start is not None:
-                await self._hook(hooks.on_start, attempt, None)
+            if hooks.on_start:
+                await self._call(hooks.on_start, attempt, None)
             raw, value = await self._do(attempt, task, payload)
             check_heeded(attempt)
         except BaseException as caught:
@@ -116,8 +120,8 @@ class Around:
                 del error  # it holds this frame
         self._clock.stop(attempt)  # it is done: a slow hook doesn't make it late
         if task.hooked:
-            await self._hook(hooks.on_success, attempt, value)
-            await self._hook(hooks.on_complete, attempt, value)
+            await self._call(hooks.on_success, attempt, value)
+            await self._call(hooks.on_complete, attempt, value)
         return raw
 
     async def _recall(self, attempt: Attempt) -> None:
@@ -141,16 +145,18 @@ class Around:
         hooks = attempt.spec.hooks
         self._clock.stop(attempt)
         if again:
-            await self._hook(hooks.on_retry, attempt, error)
+            await self._call(hooks.on_retry, attempt, error)
             return
         if not isinstance(error, JobCancelled):
-            await self._hook(hooks.on_failure, attempt, error)
-        await self._hook(hooks.on_complete, attempt, error)
+            await self._call(hooks.on_failure, attempt, error)
+        await self._call(hooks.on_complete, attempt, error)
 
-    async def _hook(self, hook: Callable[..., Any] | None, attempt: Attempt, value: Any) -> None:
+    async def _call(self, hooks: Sequence[Callable[..., Any]], attempt: Attempt, value: Any) -> None:
+        for hook in hooks:
+            await self._call_one(hook, attempt, value)
+
+    async def _call_one(self, hook: Callable[..., Any], attempt: Attempt, value: Any) -> None:
         """A hook that fails, or takes too long, is logged; it never changes how the job ends."""
-        if hook is None:
-            return
         try:
             answer = hook(attempt, value)
             if asyncio.iscoroutine(answer):

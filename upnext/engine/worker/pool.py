@@ -17,13 +17,14 @@ from signal import Signals
 
 import orjson
 
-from upnext.core.spec import ServiceSpec
+from upnext.core.spec import ServiceSpec, WorkerSpec
 from upnext.engine import tracing
 from upnext.engine.attempt import Attempt
 from upnext.engine.background import BackgroundTasks
 from upnext.engine.contexts import shared_task
 from upnext.engine.worker import pool_frames
 from upnext.engine.worker.failures import PoolCrash, RemoteError
+from upnext.engine.worker.lifespan import LEAVE_S
 from upnext.engine.worker.pool_frames import Kind
 from upnext.errors import UsageError
 
@@ -33,7 +34,9 @@ _ENTRY = "from upnext.engine.worker.pool_process import main; main()"
 _GONE_POLL_S = 0.002
 
 
-def setup_of(service: ServiceSpec, redis_url: str, namespace: str, log_setup: str | None = None) -> bytes:
+def setup_of(
+    service: ServiceSpec, worker: WorkerSpec, redis_url: str, namespace: str, log_setup: str | None = None
+) -> bytes:
     """What a member gets first. `log_setup` as in `RuntimeSettings`. Raises UsageError for a service that has no file to import."""
     if service.path is None or service.loader is None:
         raise UsageError("sync_executor='process' needs a service file: pool processes import it")
@@ -41,6 +44,8 @@ def setup_of(service: ServiceSpec, redis_url: str, namespace: str, log_setup: st
         {
             "loader": service.loader,
             "path": service.path,
+            "worker": worker.name,
+            "serves": next(iter(worker.tasks), None),
             "redis_url": redis_url,
             "namespace": namespace,
             "log_setup": log_setup,
@@ -93,6 +98,14 @@ class _Member:
         while self.process.poll() is None:  # noqa: ASYNC110 - it is all but gone, and only Linux has pidfds to wait on
             await asyncio.sleep(_GONE_POLL_S)
 
+    async def leave(self) -> str:
+        """Let it end by itself: its lifespan is left. Return how it ended."""
+        self._writer.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await self._ended()
+        return await self.gone()
+
     def kill(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
@@ -100,10 +113,10 @@ class _Member:
 
 
 class ProcessPool:
-    """`setup` is from `setup_of`; `spare`: how many idle members are kept."""
+    """`setup` is from `setup_of`; `spare`: how many idle members are kept; `lifespan`: whether idle ones have something to leave."""
 
-    def __init__(self, setup: bytes, spare: int) -> None:
-        self._setup, self._spare = setup, spare
+    def __init__(self, setup: bytes, spare: int, *, lifespan: bool = False) -> None:
+        self._setup, self._spare, self._lifespan = setup, spare, lifespan
         self._idle: list[_Member] = []
         self._busy: set[_Member] = set()
         self._endings = BackgroundTasks("upnext-pool")
@@ -138,8 +151,13 @@ class ProcessPool:
             del answer  # the error holds this frame
 
     async def aclose(self) -> None:
-        for member in [*self._idle, *self._busy]:
+        for member in self._busy:
             self._end(member)
+        for member in self._idle:
+            if self._lifespan:
+                self._endings.start(member.leave())
+            else:
+                self._end(member)
         self._idle.clear()
         while self._waits or self._endings:  # the end of one may begin another
             await self._waits.aclose()
@@ -205,7 +223,7 @@ class ProcessPool:
             raise
         if kind is not Kind.READY:
             self._end(member)
-            raise RuntimeError(f"a pool process can't import the service: {body.decode(errors='replace')}")
+            raise RuntimeError(f"a pool process can't start: {body.decode(errors='replace')}")
         log.debug("pool process %d is ready", process.pid)
         return member
 

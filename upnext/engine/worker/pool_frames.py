@@ -4,7 +4,7 @@
 |---|---|---|---|
 | S | worker | JSON {loader, path, redis_url, namespace} | what to import, whose jobs these are |
 | R | member | nothing | it has imported the service and takes jobs |
-| F | member | text | it can't import the service, and ends |
+| F | member | text | it can't start (its import or lifespan failed), and ends |
 | J | worker | header, line feed, payload | run this job; the header is JSON (see `header`) |
 | V | member | JSON | the job's value, encoded |
 | N | member | number of the job, space, JSON object | the job notes these fields: its progress, its checkpoint |

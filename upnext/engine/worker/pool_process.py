@@ -34,7 +34,9 @@ from upnext.engine.attempt import CURRENT, Attempt, current_job_id
 from upnext.engine.client.queue_client import QueueClient
 from upnext.engine.worker import pool_frames
 from upnext.engine.worker.failures import is_permanent, text_of, trace_of, type_name
+from upnext.engine.worker.lifespan_thread import LifespanThread
 from upnext.engine.worker.pool_frames import Kind
+from upnext.errors import LifespanError
 
 _PR_SET_PDEATHSIG = 1
 
@@ -165,16 +167,27 @@ def main() -> None:
     setup = orjson.loads(frame[1])
     _title(setup["path"])
     try:
-        tasks = _tasks(_load(setup["loader"], setup["path"]))
+        service = _load(setup["loader"], setup["path"])
     except BaseException as error:  # noqa: BLE001 - an import runs the service's code: whatever it raises is sent to the worker
         line.send(Kind.FAILED, f"{type_name(error)}: {text_of(error)}".encode())
         os._exit(1)
     _log(setup["log_setup"])
     broker = QueueClient(setup["redis_url"], setup["namespace"], name="upnext-pool")
+    tasks = _tasks(service)
+    # By a task of it: workers without a name of their own can be numbered otherwise here.
+    opens = next((one.lifespan for one in service.workers if setup["serves"] in one.tasks), None)
+    lifespan = LifespanThread(f"worker {setup['worker']!r}", opens)
+    try:
+        broker.lifespan_state = lifespan.enter()
+    except LifespanError as error:
+        logging.getLogger("upnext.worker").error("%s", error, exc_info=error.__cause__)
+        line.send(Kind.FAILED, str(error).encode())
+        os._exit(1)
     line.send(Kind.READY)
     while (frame := line.read()) is not None:
         head, _, payload = frame[1].partition(b"\n")
         line.send(*_run(tasks, orjson.loads(head), payload, broker, line))
+    lifespan.leave()
     _flush()
     os._exit(0)
 

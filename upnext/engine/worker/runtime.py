@@ -26,15 +26,18 @@ from upnext.engine.worker.executor import Executor
 from upnext.engine.worker.fetcher import Fetcher
 from upnext.engine.worker.finisher import Finisher
 from upnext.engine.worker.host import Host
+from upnext.engine.worker.lifespan import Lifespan
 from upnext.engine.worker.membership import Membership
 from upnext.engine.worker.overrunning import Lingering
 from upnext.engine.worker.pool import setup_of
 from upnext.engine.worker.settings import RuntimeSettings
 from upnext.engine.worker.settling import Settling
 from upnext.engine.worker.unstarted import Unstarted
-from upnext.errors import BrokerRefusedError, BrokerUnavailableError
+from upnext.errors import BrokerRefusedError, BrokerUnavailableError, LifespanError
 
 log = logging.getLogger("upnext.worker")
+
+SHORT_TRY_S = 5.0
 
 
 class WorkerRuntime:
@@ -56,7 +59,7 @@ class WorkerRuntime:
         self._lingering = Lingering(link, self.keys, self._membership)
         pool_setup = None
         if _needs_pool(worker):
-            pool_setup = setup_of(service, settings.redis_url, settings.namespace, settings.log_setup)
+            pool_setup = setup_of(service, worker, settings.redis_url, settings.namespace, settings.log_setup)
         self._executor = Executor(
             worker, self._membership, self._finisher, host, random.Random(), self.keys, self._lingering, pool_setup
         )
@@ -75,24 +78,39 @@ class WorkerRuntime:
         self._listener = Listener(
             link, "upnext-bell", self.keys, [self.keys.bell], self._on_message, self._fetcher.reread
         )
+        self._lifespan = Lifespan(f"worker {worker.name!r}", worker.lifespan)
         self._stopped = asyncio.Event()
 
     # --- life
 
     async def run(self) -> None:
-        """Live until `stop`. Raises BrokerRefusedError, BrokerUnavailableError (not within the boot timeout), ConflictError."""
+        """Live until `stop`.
+
+        Raises BrokerRefusedError, BrokerUnavailableError (not within the boot timeout), ConflictError, LifespanError.
+        """
+        cut = True
         try:
-            await self._boot()
+            begun = time.monotonic()
+            self._broker.lifespan_state = await self._lifespan.enter()
+            await self._boot(time.monotonic() - begun)
+            await self._serve()
+            cut = False
+        finally:
+            await self._close(cut=cut)
+
+    async def _serve(self) -> None:
+        try:
             async with asyncio.TaskGroup() as group:
                 loops = [
                     group.create_task(self._fetcher.run(), name="upnext-fetch"),
                     group.create_task(self._settling.run(), name="upnext-follow"),
+                    group.create_task(self._lifespan.broken(), name="upnext-lifespan-watch"),
                 ]
                 await self._stopped.wait()
                 for loop in loops:
                     loop.cancel()
-        finally:
-            await self._close()
+        except* LifespanError as broken:
+            raise broken.exceptions[0] from broken.exceptions[0].__cause__
 
     def pause(self) -> None:
         """Stop fetching; what was fetched still runs."""
@@ -161,7 +179,7 @@ class WorkerRuntime:
     def running(self) -> list[Attempt]:
         return list(self._executor.running)
 
-    async def _close(self) -> None:
+    async def _close(self, *, cut: bool) -> None:
         self.mode = Mode.STOPPED
         self._membership.end()
         await self._executor.aclose()
@@ -174,6 +192,7 @@ class WorkerRuntime:
                         await self._membership.leave()
             except (TimeoutError, BrokerUnavailableError, ReplyError) as error:
                 log.debug("no goodbye: %s", error)  # the lease ends by itself, then others take over
+        await self._lifespan.leave(cut=cut)
         await self._membership.aclose()
         await self._finisher.aclose()
         await self._lingering.aclose()
@@ -183,8 +202,11 @@ class WorkerRuntime:
 
     # --- the start
 
-    async def _boot(self) -> None:
-        deadline = None if self._settings.boot_timeout_s is None else time.monotonic() + self._settings.boot_timeout_s
+    async def _boot(self, spent_s: float) -> None:
+        limit_s = self._settings.boot_timeout_s
+        # What the lifespan took is taken off, down to a short try: both have to fit in what a child has to get ready.
+        left_s = None if limit_s is None else max(min(limit_s, SHORT_TRY_S), limit_s - spent_s)
+        deadline = None if left_s is None else time.monotonic() + left_s
         backoff = Backoff()
         while True:
             try:
