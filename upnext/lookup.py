@@ -41,6 +41,7 @@ class Job:
     parent_id: str | None
     root_id: str | None
     progress: dict[str, Any] | None
+    labels: dict[str, str]
 
 
 async def job(job_id: str, *, redis_url: str | None = None) -> Job:
@@ -102,6 +103,7 @@ def _job(one: views.Job) -> Job:
         parent_id=one.parent_id,
         root_id=one.root_id,
         progress=one.progress,
+        labels=one.labels,
     )
 
 

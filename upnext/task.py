@@ -7,12 +7,14 @@ import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
 
 from upnext import access
+from upnext.core import own_options
 from upnext.core.spec import TaskSpec
 from upnext.core.submission import Submission
-from upnext.declare import Duration, Priority, priority, seconds
+from upnext.declare import Duration, Priority, priority, seconds, whole
 from upnext.engine import tracing
 from upnext.errors import ServiceError, UsageError
 from upnext.future import Future, TaskResult, succeeded
@@ -22,6 +24,15 @@ T = TypeVar("T")
 
 Input = Mapping[str, Any] | Sequence[Any]
 """The arguments of one call: by name, or a tuple (or list) by position."""
+
+
+class Unchanged(Enum):
+    """Where None has a meaning of its own."""
+
+    UNCHANGED = "unchanged"
+
+
+UNCHANGED = Unchanged.UNCHANGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +45,8 @@ class SubmitOptions:
     queue_ttl_s: float | None = None
     idempotency_ttl_s: float = 86400.0
     wait_timeout_s: float | None = None
+    own: Mapping[str, Any] | None = None
+    """For the job itself: see `upnext.core.own_options`."""
 
 
 AS_DECLARED = SubmitOptions()
@@ -81,6 +94,10 @@ class Submitter(Generic[P, T]):
         queue_ttl: Duration | None = None,
         idempotency_ttl: Duration | None = None,
         wait_timeout: Duration | None = None,
+        timeout: Duration | Unchanged | None = UNCHANGED,
+        retries: int | Unchanged | None = UNCHANGED,
+        result_ttl: Duration | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> Submitter[P, T]:
         """The same task, submitted differently: `charge.options(delay=5, priority="high").submit(order_id)`.
 
@@ -90,6 +107,8 @@ class Submitter(Generic[P, T]):
         queue_ttl: seconds within which it has to start for the first time once due; after that it ends as expired.
         idempotency_ttl: seconds for which `submit_idempotent` may hold its key at most (default: a day).
         wait_timeout: seconds that `wait` waits, unless the call says otherwise; None: until the job ends.
+        timeout, retries, result_ttl: for these jobs in place of what the task has; None for the first two: no limit, for ever.
+        labels: names and texts that are shown with these jobs and can be searched for; at most 16.
 
         What is not given stays as it was. Raises UsageError for a value that can't be meant.
         """
@@ -108,7 +127,7 @@ class Submitter(Generic[P, T]):
             how = replace(how, idempotency_ttl_s=_given(what, "idempotency_ttl", idempotency_ttl))
         if wait_timeout is not None:
             how = replace(how, wait_timeout_s=_given(what, "wait_timeout", wait_timeout, zero=True))
-        return Submitter(self.spec, self._redis_url, how)
+        return Submitter(self.spec, self._redis_url, _with_own(how, _own(what, timeout, retries, result_ttl, labels)))
 
     @property
     def name(self) -> str:
@@ -239,6 +258,7 @@ class Submitter(Generic[P, T]):
         job.parent_id, job.root_id, job.trace = origin or _origin(spec.name)
         if how is not AS_DECLARED:
             job.delay_s, job.at_us, job.queue_ttl_s = how.delay_s, how.at_us, how.queue_ttl_s
+            job.own = dict(how.own) if how.own else None
         if key is not None:
             job.idempotency_key, job.idempotency_ttl_s = key, how.idempotency_ttl_s
         return job
@@ -338,6 +358,55 @@ def _given(what: str, name: str, value: Duration, *, zero: bool = False) -> floa
         return seconds(what, name, value, zero=zero)
     except ServiceError as error:  # given in a call, not in a declaration
         raise UsageError(str(error)) from None
+
+
+def _with_own(how: SubmitOptions, own: Mapping[str, Any]) -> SubmitOptions:
+    return replace(how, own={**(how.own or {}), **own}) if own else how
+
+
+def _own(
+    what: str,
+    timeout: Duration | Unchanged | None,
+    retries: int | Unchanged | None,
+    result_ttl: Duration | None,
+    labels: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    own: dict[str, Any] = {}
+    if not isinstance(timeout, Unchanged):
+        own["timeout_s"] = None if timeout is None else _given(what, "timeout", timeout)
+    if not isinstance(retries, Unchanged):
+        own["retries"] = None if retries is None else _whole(what, "retries", retries)
+    if result_ttl is not None:
+        own["result_ttl_s"] = _given(what, "result_ttl", result_ttl, zero=True)
+    if labels is not None:
+        own["labels"] = _labels(what, labels)
+    return own
+
+
+def _whole(what: str, name: str, value: int) -> int:
+    try:
+        return whole(what, name, value, least=0)
+    except ServiceError as error:
+        raise UsageError(str(error)) from None
+
+
+def _labels(what: str, given: Mapping[str, str]) -> dict[str, str]:
+    if len(given) > own_options.MOST_LABELS:
+        raise UsageError(f"{what}: at most {own_options.MOST_LABELS} labels, not {len(given)}")
+    for name, text in given.items():
+        if not isinstance(name, str) or not 0 < len(name) <= own_options.LONGEST_LABEL:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(
+                f"{what}: a label's name is text of 1 to {own_options.LONGEST_LABEL} characters, not {name!r:.80}"
+            )
+        if not isinstance(text, str) or len(text) > own_options.LONGEST_LABEL_TEXT:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(
+                f"{what}: label {name} has text of at most {own_options.LONGEST_LABEL_TEXT} characters, not {text!r:.80}"
+            )
+        try:
+            (name + text).encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{what}: label {name!r} has no UTF-8 form") from None
+    return dict(given)
 
 
 def _priority(what: str, value: str) -> str:

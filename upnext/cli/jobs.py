@@ -66,21 +66,34 @@ def job(ctx: click.Context, job_id: str, tree: bool, follow: bool) -> None:
     help="Only those of this Worker: what it runs or ran, and what waits for it.",
 )
 @click.option(
+    "--label", "labels", multiple=True, metavar="NAME=TEXT", help="Only those of the listed that have it (repeatable)."
+)
+@click.option(
     "--limit", type=click.IntRange(min=1, max=100_000), default=100, show_default=True, help="At most so many."
 )
 @queue_options
-def jobs(state: str | None, task: str | None, worker: str | None, limit: int) -> None:
+def jobs(state: str | None, task: str | None, worker: str | None, labels: tuple[str, ...], limit: int) -> None:
     """List jobs: running, queued, delayed, and the recent ends."""
     from upnext.core.outcome import JobStatus
     from upnext.engine.views import jobs as jobs_module
 
     status = JobStatus(state) if state else None
+    wanted = [_label(one) for one in labels]
     with queue() as broker:
         if worker is not None:
             found = jobs_module.of_worker(broker, broker.keys, worker, status, task, limit)
         else:
             found = jobs_module.jobs(broker, broker.keys, status, task, limit)
-    print_jobs(found)
+    print_jobs([one for one in found if all(one.labels.get(name) == text for name, text in wanted)])
+
+
+def _label(given: str) -> tuple[str, str]:
+    from upnext.errors import UsageError
+
+    name, equals, text = given.partition("=")
+    if not name or not equals:
+        raise UsageError(f"--label is NAME=TEXT, not {given!r}")
+    return name, text
 
 
 @click.command()
@@ -133,6 +146,7 @@ def fields(found: Job) -> list[tuple[str, Any]]:
         ("expires", formatting.iso(found.expires_ms)),
         ("cancel asked", formatting.iso(found.cancel_ms)),
         ("worker", f"{found.worker}{place}" if found.worker else None),
+        ("labels", ", ".join(f"{name}={text}" for name, text in found.labels.items()) or None),
         ("parent", found.parent_id),
         ("root", found.root_id),
         ("progress", orjson.dumps(found.progress).decode() if found.progress else None),

@@ -49,6 +49,7 @@ def job(one: Job) -> dict[str, Any]:
         "pid": (one.worker_record or {}).get("pid"),
         "place": place(one.worker_record),
         "progress": one.progress,
+        "labels": one.labels,
     }
 
 

@@ -61,6 +61,8 @@ class Meta:
     trace: str | None = None
     cause: str | None = None
     noted: bool = False
+    own: dict[str, Any] | None = None
+    """What this job has in place of its task's: see `upnext.core.own_options`."""
     outcome: dict[str, Any] | None = None
 
 
@@ -82,13 +84,15 @@ _LETTERS = {
     "trace": "o",
     "cause": "x",
     "noted": "n",
+    "own": "u",
     "outcome": "z",
 }
 _DEFAULTS = {name: getattr(Meta(), name) for name in _LETTERS}
 _FLAGS = {"handed_back", "suspect", "noted"}
 _NUMBERS = {"attempt", "crashes", "lost_hosts", "expires_ms", "tick_ms", *_FLAGS}
 _FIELDS: dict[str, tuple[str, type]] = {
-    letter: (name, int if name in _NUMBERS else dict if name == "outcome" else str) for name, letter in _LETTERS.items()
+    letter: (name, int if name in _NUMBERS else dict if name in ("outcome", "own") else str)
+    for name, letter in _LETTERS.items()
 }
 
 

@@ -2,7 +2,7 @@
 
 One-letter keys keep it small: s status, v value (any JSON), a attempt, c crashes, b begun ms, f finished ms, w worker (consumer),
 p parent id, r root id, e error {type, message, traceback}, y failure reason, x cause of a crash, g progress
-{progress, message}. Absent means null; a absent means 1, c 0.
+{progress, message}, l labels {name: text}. Absent means null; a absent means 1, c 0.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ class Outcome:
     cause: str | None = None
     progress: dict[str, Any] | None = None
     """What the job had noted as its progress."""
+    labels: dict[str, str] | None = None
 
 
 def encode(outcome: Outcome) -> bytes:
@@ -98,6 +99,7 @@ def encode(outcome: Outcome) -> bytes:
         ("y", outcome.reason and outcome.reason.value),
         ("x", outcome.cause),
         ("g", outcome.progress),
+        ("l", outcome.labels),
     ):
         if value is not None:
             record[letter] = value
@@ -127,6 +129,7 @@ def from_dict(record: dict[str, Any]) -> Outcome:
         reason=FailureReason(reason) if reason else None,
         cause=record.get("x"),
         progress=record.get("g"),
+        labels=record.get("l"),
     )
 
 

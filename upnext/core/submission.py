@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from upnext.core.lanes import Lane
 
@@ -14,6 +15,7 @@ class Submission:
     `delay_s` counts from the server's now, `at_us` is Unix microseconds.
     `queue_ttl_s`: the job expires unless it starts for the first time within so long of becoming due.
     `idempotency_ttl_s` bounds how long a key can be held.
+    `own`: what this job has in place of its task's options, and its labels (`upnext.core.own_options`).
     """
 
     task: str
@@ -28,6 +30,7 @@ class Submission:
     idempotency_ttl_s: float = 86400.0
     limited: bool = False
     trace: str | None = None
+    own: dict[str, Any] | None = None
 
     @property
     def lane(self) -> str:

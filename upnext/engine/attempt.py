@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from upnext.core import own_options
 from upnext.core.entry import Meta
 from upnext.core.retry import GiveUp, RetryIn
-from upnext.core.spec import TaskSpec
+from upnext.core.spec import TaskOptions, TaskSpec
 from upnext.engine import notes
 from upnext.engine.worker.slots import Slot
 
@@ -41,6 +42,7 @@ class Attempt:
         "loop",
         "meta",
         "noted",
+        "options",
         "payload_bytes",
         "release",
         "retake",
@@ -61,6 +63,8 @@ class Attempt:
     """Under which key its result is to be cached (`TASK:KEY`), and for how many ms."""
     verdict: RetryIn | GiveUp | None
     """What was decided about its failure, once there is one."""
+    options: TaskOptions
+    """Of this job: its task's, save for what it was submitted with."""
     span: Any
     """Its OpenTelemetry span, where this process makes spans."""
     noted: bool
@@ -68,6 +72,7 @@ class Attempt:
 
     def __init__(self, spec: TaskSpec, lane: str, entry_id: bytes, meta: Meta | None, broker: QueueClient) -> None:
         self.spec, self.lane, self.entry_id, self.meta = spec, lane, entry_id, meta
+        self.options = spec.options if meta is None or meta.own is None else own_options.applied(spec.options, meta.own)
         self.broker = broker
         self.loop: asyncio.AbstractEventLoop | None = None
         self.cell = -1
@@ -97,7 +102,7 @@ class Attempt:
 
     @property
     def max_attempts(self) -> int | None:
-        retries = self.spec.options.retries
+        retries = self.options.retries
         return None if retries is None else retries + 1
 
     @property

@@ -52,7 +52,7 @@ def scoped(task: str, key: str) -> str:
 
 
 def _meta(job: Submission, reply_to: str | None) -> bytes:
-    if not (job.parent_id or job.idempotency_key or reply_to or job.trace):
+    if not (job.parent_id or job.idempotency_key or reply_to or job.trace or job.own):
         return b""
     return entry.encode_meta(
         entry.Meta(
@@ -61,6 +61,7 @@ def _meta(job: Submission, reply_to: str | None) -> bytes:
             idempotency_key=job.idempotency_key and scoped(job.task, job.idempotency_key),
             reply_to=reply_to,
             trace=job.trace,
+            own=job.own,
         )
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from upnext.core import entry
+from upnext.core import entry, own_options
 from upnext.core.keys import LANE_LETTERS, Keys
 from upnext.core.lanes import Lane
 from upnext.core.outcome import EndLetter, JobStatus
@@ -99,6 +99,9 @@ def _extra(job: Finish) -> bytes:
             extra["k"] = meta.idempotency_key
         if meta.lane is not None:
             extra["l"] = meta.lane
+        ttl_ms = own_options.result_ttl_ms(meta.own)
+        if ttl_ms is not None:
+            extra["ttl"] = ttl_ms
     if job.notes is not None:
         extra["n"] = (job.bury and job.notes.decode()) or True
     if job.cache is not None:
@@ -115,6 +118,7 @@ def _extra(job: Finish) -> bytes:
                 root_id=kept.root_id,
                 cause=kept.cause,
                 tick_ms=kept.tick_ms,
+                own=kept.own,
                 outcome=orjson.loads(job.outcome),
             )
         ).decode()

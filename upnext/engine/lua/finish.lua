@@ -110,7 +110,7 @@ while at <= #ARGV do
       if meta.cache then
         redis.call('SET', ARGV[7] .. meta.cache, outcome, 'PX', string.format('%.0f', meta.cache_ttl))
       end
-      end_job(keys, now, job, outcome, tonumber(ttl), meta, packed, meta.i ~= nil)
+      end_job(keys, now, job, outcome, meta.ttl or tonumber(ttl), meta, packed, meta.i ~= nil)
       if #ends < 64 then
         ends[#ends + 1] = letter .. job
       end

@@ -70,7 +70,7 @@ for at = 6 + 2 * tasks, #ARGV, 6 do
   local payload = take(index, lane, entry) or (not meta.bury and take_elsewhere(index, job))
   if payload then
     local packed = meta.bury and ((meta.l or lane) .. #meta.dead .. ':' .. meta.dead .. payload) or nil
-    end_job(keys, now, job, outcome, ttl, meta, packed, true)
+    end_job(keys, now, job, outcome, meta.ttl or ttl, meta, packed, true)
     redis.pcall('HINCRBY', KEYS[7], task .. ':' .. WORDS[letter], 1)
     again = again + 1
     if #ends < 64 then

@@ -45,6 +45,7 @@ end
 local function buried_outcome(meta, message)
   return cjson.encode({
     s = 'dead', a = meta.a, c = meta.c, f = now, w = consumer, p = meta.p, r = meta.r, y = 'crash', x = cause,
+    l = type(meta.u) == 'table' and meta.u.labels or nil,
     e = {type = 'WorkerCrash', message = message, traceback = detail},
   })
 end
@@ -102,7 +103,8 @@ for position = 1, tasks do
           meta.q = nil -- it bounds the wait for the first start; on a lost host it may have started
         end
         definition = definition or task_options(KEYS[13], task)
-        local ttl = math.floor((tonumber(definition.result_ttl_s) or 600) * 1000)
+        local own = type(meta.u) == 'table' and meta.u or {}
+        local ttl = math.floor((tonumber(own.result_ttl_s) or tonumber(definition.result_ttl_s) or 600) * 1000)
         if guilty then
           meta.x = cause
           if suspects > 1 then
@@ -137,7 +139,7 @@ for position = 1, tasks do
         elseif letter then
           local times = meta.h and meta.h >= tonumber(ARGV[12]) and (meta.h .. ' hosts were lost') or (meta.c .. ' worker crashes')
           local outcome = buried_outcome(meta, 'buried after ' .. times .. ', the last: ' .. cause)
-          local kept = {a = meta.a, c = meta.c, h = meta.h, p = meta.p, r = meta.r, x = meta.x, z = cjson.decode(outcome)}
+          local kept = {a = meta.a, c = meta.c, h = meta.h, p = meta.p, r = meta.r, x = meta.x, u = meta.u, z = cjson.decode(outcome)}
           kept = cjson.encode(kept)
           end_job(keys, now, job, outcome, ttl, meta, home .. #kept .. ':' .. kept .. fields[2], had_location)
           count(task, 'dead')

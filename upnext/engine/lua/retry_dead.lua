@@ -25,7 +25,7 @@ for at = 5, #ARGV do
   if not lane then
     unknown[#unknown + 1] = job
   else
-    local meta = {i = job, p = old.p, r = old.r, t = old.t, o = old.o}
+    local meta = {i = job, p = old.p, r = old.r, t = old.t, o = old.o, u = old.u}
     if redis.call('HEXISTS', KEYS[5], job) == 1 then
       meta.n = 1
     end

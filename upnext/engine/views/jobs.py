@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from upnext.core import ids, outcome
+from upnext.core import ids, outcome, own_options
 from upnext.core.entry import Meta
 from upnext.core.keys import LANE_LETTERS, Keys
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
 from upnext.engine.calls import inspect
-from upnext.engine.calls.inspect import End, InLane, LanePart, Packed, TaskFacts
+from upnext.engine.calls.inspect import End, Found, InLane, LanePart, Packed, TaskFacts
 from upnext.engine.redis.scripts import Call
 from upnext.errors import JobNotFoundError
 
@@ -68,16 +68,23 @@ class Job:
     cause: str | None = None
     progress: dict[str, Any] | None = None
     dead_letter: bool = False
+    own: Mapping[str, Any] | None = None
+    """What it was submitted with in place of its task's options, and its labels."""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return own_options.labels(self.own)
 
 
 def job(transport: Transport, keys: Keys, job_id: str) -> Job:
     """Raises JobNotFoundError, UsageError for text that is no job id, and what the transport raises."""
     found = transport.run(inspect.find_job(keys, job_id))
-    extra: dict[str, Any] = {
-        "progress": found.progress,
-        "cancel_ms": found.cancel_ms,
-        "max_attempts": _max_attempts(found.definition),
-    }
+    one = _found(job_id, found)
+    return replace(one, max_attempts=_max_attempts(one, found.definition))
+
+
+def _found(job_id: str, found: Found) -> Job:
+    extra: dict[str, Any] = {"progress": found.progress, "cancel_ms": found.cancel_ms}
     match found.place:
         case None:
             raise JobNotFoundError(job_id)
@@ -183,16 +190,16 @@ def dead_letter(transport: Transport, keys: Keys, job_id: str) -> Job:
     return _packed(job_id, found)
 
 
-def _max_attempts(definition: dict[str, Any] | None) -> int | None:
-    options: dict[str, Any] = (definition or {}).get("options") or {}
+def _max_attempts(one: Job, definition: dict[str, Any] | None) -> int | None:
+    options: dict[str, Any] = {**((definition or {}).get("options") or {}), **(one.own or {})}
     retries = options.get("retries")
     return None if retries is None else retries + 1
 
 
 def _with_max_attempts(found: Iterable[Job], known: Iterable[TaskFacts]) -> list[Job]:
     """The jobs, each with what its task says about retries, where the task is known."""
-    most = {one.name: _max_attempts(one.definition) for one in known}
-    return [replace(one, max_attempts=most.get(one.task)) for one in found]
+    definitions = {one.name: one.definition for one in known}
+    return [replace(one, max_attempts=_max_attempts(one, definitions.get(one.task))) for one in found]
 
 
 def _queued(transport: Transport, keys: Keys, task: str, limit: int) -> list[Job]:
@@ -256,6 +263,7 @@ def _fields(job_id: str, meta: Meta) -> dict[str, Any]:
         "root_id": meta.root_id,
         "cause": meta.cause,
         "expires_ms": meta.expires_ms,
+        "own": meta.own,
     }
 
 
@@ -316,5 +324,6 @@ def _ended(job_id: str, end: Outcome, *, at_ms: int | None = None, **extra: Any)
         error=end.error,
         reason=end.reason,
         cause=end.cause,
+        own={"labels": end.labels} if end.labels else None,
         **extra,
     )

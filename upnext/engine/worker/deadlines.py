@@ -23,7 +23,7 @@ class AttemptDeadlines:
 
     def start(self, attempt: Attempt) -> None:
         """Count the attempt's timeout from now on."""
-        timeout_s = attempt.spec.options.timeout_s
+        timeout_s = attempt.options.timeout_s
         if timeout_s is not None and not attempt.timed_out:
             self._attempts[id(attempt)] = attempt
             self._deadlines.add(id(attempt), self._loop.time() + timeout_s)

@@ -9,6 +9,7 @@ import traceback
 from typing import Any
 
 from upnext.core import outcome as outcomes
+from upnext.core import own_options
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
 from upnext.core.retry import GiveUp, RetryIn, Why, decide
 from upnext.engine.attempt import Attempt
@@ -70,7 +71,7 @@ def classify_error(attempt: Attempt, error: BaseException) -> BaseException:
 
 
 def _timeout(attempt: Attempt, error: BaseException) -> JobTimeout:
-    text = f"ran longer than its timeout of {attempt.spec.options.timeout_s:g} s"
+    text = f"ran longer than its timeout of {attempt.options.timeout_s:g} s"
     if not isinstance(error, asyncio.CancelledError):
         text += f", and then raised {type_name(error)}: {text_of(error)}"
     return JobTimeout(text)
@@ -91,7 +92,7 @@ def retry_decision(attempt: Attempt, error: BaseException, rng: random.Random) -
     """Decide whether there is another attempt after this error, and when."""
     if is_permanent(error):
         return GiveUp(Why.NOT_RETRIED)
-    return decide(attempt.spec.options, attempt.attempt, error, rng)
+    return decide(attempt.options, attempt.attempt, error, rng)
 
 
 def error_info(error: BaseException) -> ErrorInfo:
@@ -133,6 +134,7 @@ def outcome_of(attempt: Attempt, status: JobStatus, consumer: str, begun_ns: int
         parent_id=attempt.parent_id,
         root_id=attempt.root_id,
         crashes=attempt.crashes,
+        labels=(own_options.labels(attempt.meta.own) or None) if attempt.meta is not None else None,
         progress={name: attempt.state[name] for name in _PROGRESS if name in attempt.state} or None
         if attempt.state
         else None,

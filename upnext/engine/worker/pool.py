@@ -243,6 +243,7 @@ def header(attempt: Attempt, number: int) -> bytes:
             "crashes": attempt.crashes,
             "parent_id": attempt.parent_id,
             "root_id": attempt.root_id,
+            "own": None if attempt.meta is None else attempt.meta.own,
             "trace": tracing.traceparent_of(attempt),
             "started_at": attempt.started_at,
             "state": attempt.state,

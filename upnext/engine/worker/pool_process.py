@@ -25,6 +25,7 @@ from typing import Any
 
 import orjson
 
+from upnext.core import own_options
 from upnext.core.entry import Meta
 from upnext.core.lanes import Lane
 from upnext.core.retry import RetryIn, decide
@@ -129,6 +130,7 @@ class MemberAttempt(Attempt):
             parent_id=header["parent_id"],
             root_id=header["root_id"],
             trace=header["trace"],
+            own=header["own"],
         )
         super().__init__(spec, Lane.NORMAL, b"", meta, broker)
         self.started_at = header["started_at"]
@@ -221,7 +223,8 @@ def _failed(spec: TaskSpec | None, header: dict[str, Any], error: BaseException)
         error = RuntimeError(f"the task raised {type(error).__name__}: a task can't end its worker")
     delay_s = None
     if spec is not None and not is_permanent(error):
-        decision = decide(spec.options, header["attempt"], error, random.Random())
+        options = own_options.applied(spec.options, header["own"] or {})
+        decision = decide(options, header["attempt"], error, random.Random())
         delay_s = decision.delay_s if isinstance(decision, RetryIn) else None
     record = {"type": type_name(error), "message": text_of(error), "traceback": trace_of(error), "delay_s": delay_s}
     return Kind.ERROR, orjson.dumps(record)

@@ -1,0 +1,53 @@
+"""What one job has in place of its task's options, and its labels: field `own` of its meta, and `Submission.own`.
+
+A JSON object of `timeout_s`, `retries` (both null for none), `result_ttl_s`, `labels` (names to texts); only what was asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+from upnext.core.spec import LONGEST_S, TaskOptions
+
+MOST_LABELS = 16
+LONGEST_LABEL = 64
+"""Characters of a label's name; its text may have LONGEST_LABEL_TEXT."""
+LONGEST_LABEL_TEXT = 256
+
+
+def applied(options: TaskOptions, own: Mapping[str, Any]) -> TaskOptions:
+    """The options of one job. What is not of the right kind (a row of another version) counts as not given."""
+    changes: dict[str, Any] = {}
+    if "timeout_s" in own and (own["timeout_s"] is None or _seconds(own["timeout_s"])):
+        changes["timeout_s"] = own["timeout_s"]
+    if "retries" in own and (own["retries"] is None or _count(own["retries"])):
+        changes["retries"] = own["retries"]
+    if _seconds(own.get("result_ttl_s"), zero=True):
+        changes["result_ttl_s"] = own["result_ttl_s"]
+    return replace(options, **changes) if changes else options
+
+
+def result_ttl_ms(own: Mapping[str, Any] | None) -> int | None:
+    """None: as the task has it."""
+    value: Any = 0 if own is None else own.get("result_ttl_s")
+    return round(value * 1000) if own is not None and _seconds(value, zero=True) else None
+
+
+def labels(own: Mapping[str, Any] | None) -> dict[str, str]:
+    """The job's labels; what is no text is left out."""
+    found = None if own is None else own.get("labels")
+    if not isinstance(found, dict):
+        return {}
+    return {name: text for name, text in cast("dict[str, Any]", found).items() if isinstance(text, str)}
+
+
+def _seconds(value: Any, *, zero: bool = False) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return number and (value > 0 or (zero and value == 0)) and value <= LONGEST_S
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
