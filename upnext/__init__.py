@@ -23,6 +23,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from upnext.access import aclose as aclose
+    from upnext.by_name import send as send
+    from upnext.by_name import send_sync as send_sync
+    from upnext.by_name import submit as submit
+    from upnext.by_name import submit_sync as submit_sync
     from upnext.context import Context as Context
     from upnext.context import get_current_context as get_current_context
     from upnext.core.outcome import FailureReason as FailureReason
@@ -75,6 +79,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "upnext.access": ("aclose",),
+    "upnext.by_name": ("send", "send_sync", "submit", "submit_sync"),
     "upnext.context": ("Context", "get_current_context"),
     "upnext.core.outcome": ("FailureReason", "JobStatus"),
     "upnext.core.spec": ("MissedRunPolicy", "RateLimit", "SyncExecutor"),

@@ -64,8 +64,8 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _submission(task: str, kwargs: dict[str, Any], definition: dict[str, Any], delay_s: float | None) -> Submission:
-    from upnext.cli.signature import payload
     from upnext.core import codec
+    from upnext.core.signatures import payload
     from upnext.core.submission import Submission
 
     signature = definition.get("signature")

@@ -14,8 +14,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from upnext.cli.signature import payload as fitted
 from upnext.core.limits import parse_rate
+from upnext.core.signatures import payload as fitted
 from upnext.core.submission import Submission
 from upnext.dashboard import shapes
 from upnext.dashboard.auth import Right

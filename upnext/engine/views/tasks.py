@@ -72,6 +72,18 @@ def known(transport: Transport, keys: Keys) -> list[TaskFacts]:
     return transport.run(inspect.list_tasks(keys, 0))
 
 
+def handlers_of(transport: Transport, keys: Keys, event: str) -> list[tuple[str, str]]:
+    """The (task, signature) of each registered handler of an event. Raises UsageError for none, naming events that are alike."""
+    definitions = {facts.name: facts.definition for facts in known(transport, keys)}
+    found = [(name, one.get("signature") or "") for name, one in definitions.items() if one.get("event") == event]
+    if not found:
+        events = sorted({str(one["event"]) for one in definitions.values() if one.get("event")})
+        near = difflib.get_close_matches(event, events, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`upnext list` shows those that are"
+        raise UsageError(f"no handler of event {event!r} is registered here; {hint}")
+    return found
+
+
 def oldest_queued_ms(transport: Transport, keys: Keys, names: Iterable[str]) -> dict[str, int]:
     """When the oldest queued job of each of these tasks was queued (server ms); without those that have none. One call a lane."""
     found: dict[str, int] = {}

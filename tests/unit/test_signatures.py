@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upnext.cli.signature import parameters, payload
 from upnext.core.binding import Signature
+from upnext.core.signatures import fits, parameters, payload
 from upnext.errors import InvalidArgumentsError
 
 
@@ -83,3 +83,35 @@ def test_the_names_are_those_of_the_function(function: Any) -> None:
 def test_no_text_breaks_it(text: str) -> None:
     parameters(text)
     parameters(f"f({text})")
+
+
+def test_arguments_by_position_take_the_first_names() -> None:
+    assert (
+        payload("ship(a: int, b: str, *, c: bool = False) -> None", {"c": True}, (1, "x"))
+        == b'{"a":1,"b":"x","c":true}'
+    )
+
+
+def test_plain_types_are_checked_and_others_are_not() -> None:
+    fitting = [
+        ("int", 1),
+        ("int", "12"),
+        ("float", 1),
+        ("str | None", None),
+        ("list[str]", ()),
+        ("dict[str, int]", {}),
+        ("Item", 3),
+        ("", 3),
+    ]
+    not_fitting = [
+        ("int", "x"),
+        ("int", 1.5),
+        ("int", []),
+        ("str", 1),
+        ("str | int", []),
+        ("list[str]", "x"),
+        ("bool", []),
+        ("None", 0),
+    ]
+    assert [fits(kind, value) for kind, value in fitting] == [True] * len(fitting)
+    assert [fits(kind, value) for kind, value in not_fitting] == [False] * len(not_fitting)

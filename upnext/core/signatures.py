@@ -1,13 +1,14 @@
-"""Reads a registered signature, `ship(order_id: str, *, express: bool = False) -> dict`, and fits keyword arguments to it. Pure.
+"""Reads a registered signature, `ship(order_id: str, *, express: bool = False) -> dict`, and fits arguments to it. Pure.
 
-Names and presence are checked here, so that a slip of the pen is reported at once; types are the worker's business.
+Names, presence and plain types (str, int, float, bool, list, dict, None and their unions) are checked here, so that a slip of the pen is
+reported at once; other types are the worker's business.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from upnext.core import codec
@@ -19,9 +20,13 @@ _OPENING, _CLOSING = "([{<", ")]}>"
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
+    """`kind`: the annotation as it is written, "" for none."""
+
     name: str
     required: bool
     positional_only: bool
+    keyword_only: bool = False
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +41,14 @@ class Parameters:
 def parameters(signature: str) -> Parameters:
     """What stands between the brackets."""
     named: list[Parameter] = []
-    extra = by_list = False
+    extra = by_list = keyword_only = False
     for text in _split(_inside(signature)):
         if text == "/":
-            named = [Parameter(one.name, one.required, positional_only=True) for one in named]
+            named = [replace(one, positional_only=True) for one in named]
             by_list = True
+            continue
+        if text == "*":
+            keyword_only = True
             continue
         match = _PARAMETER.match(text)
         if match is None:
@@ -49,18 +57,20 @@ def parameters(signature: str) -> Parameters:
         if stars == "**":
             extra = True
         elif stars == "*":
-            by_list = True
+            by_list = keyword_only = True
         else:
-            named.append(Parameter(name, required=not _has_default(rest), positional_only=False))
+            kind, default = _kind_and_default(rest)
+            named.append(Parameter(name, not default, positional_only=False, keyword_only=keyword_only, kind=kind))
     return Parameters(tuple(named), extra, by_list)
 
 
-def payload(signature: str, kwargs: Mapping[str, Any]) -> bytes:
-    """The encoded arguments of a call.
+def payload(signature: str, kwargs: Mapping[str, Any], args: Sequence[Any] = ()) -> bytes:
+    """The encoded arguments of a call; `args` by position.
 
     Raises InvalidArgumentsError, which shows the signature; EncodingError for a number that JSON can't carry exactly.
     """
     declared = parameters(signature)
+    kwargs = _by_name(declared, args, kwargs, signature)
     names = {one.name for one in declared.named}
     unknown = [name for name in kwargs if name not in names]
     missing = [one.name for one in declared.named if one.required and one.name not in kwargs]
@@ -68,9 +78,59 @@ def payload(signature: str, kwargs: Mapping[str, Any]) -> bytes:
         raise InvalidArgumentsError(f"unexpected argument {unknown[0]!r}; the task is {signature}")
     if missing:
         raise InvalidArgumentsError(f"missing argument {missing[0]!r}; the task is {signature}")
+    for one in declared.named:
+        if one.name in kwargs and not fits(one.kind, kwargs[one.name]):
+            raise InvalidArgumentsError(
+                f"argument {one.name!r} must be {one.kind}, not {kwargs[one.name]!r:.80}; the task is {signature}"
+            )
     if not declared.by_list:
         return codec.dumps(dict(kwargs), "argument ")
     return codec.dumps([_positional(declared, kwargs, signature), _keywords(declared, kwargs)], "arguments")
+
+
+def fits(kind: str, value: Any) -> bool:
+    """Whether a value can be of an annotation, as far as that is plain; True for any other annotation.
+
+    Text that reads as a number fits `int` and `float`, as it does in a worker.
+    """
+    known = [_PLAIN.get(one.strip().partition("[")[0]) for one in _split(kind, "|")]
+    return not known or any(one is None or one(value) for one in known)
+
+
+def _is_number(value: Any, read: Callable[[Any], object]) -> bool:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return False
+    try:
+        read(value)
+    except (ValueError, OverflowError):
+        return False
+    return True
+
+
+_PLAIN: Mapping[str, Callable[[Any], bool]] = {
+    "str": lambda value: isinstance(value, str),
+    "int": lambda value: _is_number(value, int) and not (isinstance(value, float) and not value.is_integer()),
+    "float": lambda value: _is_number(value, float),
+    "bool": lambda value: isinstance(value, bool | str | int),
+    "list": lambda value: isinstance(value, list | tuple),
+    "dict": lambda value: isinstance(value, Mapping),
+    "None": lambda value: value is None,
+}
+
+
+def _by_name(declared: Parameters, args: Sequence[Any], kwargs: Mapping[str, Any], signature: str) -> Mapping[str, Any]:
+    if not args:
+        return kwargs
+    places = [one.name for one in declared.named if not one.keyword_only]
+    if len(args) > len(places):
+        raise InvalidArgumentsError(
+            f"{len(places)} positional arguments are taken, not {len(args)}; the task is {signature}"
+        )
+    named = dict(zip(places, args, strict=False))
+    for name in kwargs:
+        if name in named:
+            raise InvalidArgumentsError(f"argument {name!r} is given twice; the task is {signature}")
+    return {**named, **kwargs}
 
 
 def _positional(declared: Parameters, kwargs: Mapping[str, Any], signature: str) -> list[Any]:
@@ -106,20 +166,22 @@ def _inside(signature: str) -> str:
     return signature[start + 1 :]
 
 
-def _split(text: str) -> list[str]:
-    """At the commas that are in no bracket and no string."""
+def _split(text: str, at_each: str = ",") -> list[str]:
+    """At the commas (or what else) that are in no bracket and no string."""
     parts: list[str] = []
     start = 0
     for at, depth in _depths(text, 0):
-        if text[at] == "," and depth == 0:
+        if text[at] == at_each and depth == 0:
             parts.append(text[start:at].strip())
             start = at + 1
     last = text[start:].strip()
     return [*parts, last] if last else parts
 
 
-def _has_default(rest: str) -> bool:
-    return any(rest[at] == "=" and depth == 0 for at, depth in _depths(rest, 0))
+def _kind_and_default(rest: str) -> tuple[str, bool]:
+    """What follows a parameter's name -> its annotation, and whether it has a default."""
+    end = next((at for at, depth in _depths(rest, 0) if rest[at] == "=" and depth == 0), None)
+    return rest[:end].strip().removeprefix(":").strip(), end is not None
 
 
 def _depths(text: str, start: int) -> Iterator[tuple[int, int]]:
