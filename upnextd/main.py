@@ -102,6 +102,10 @@ def _option(name: str, *args: Any, **kwargs: Any) -> Any:
 @_option("--max-rss", metavar="SIZE", help="Replace a child that grew over SIZE, as 512M.")
 @_option("--no-preload", is_flag=True, help="Every child imports the service itself.")
 @_option("--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics.")
+@_option("--dashboard", metavar="HOST:PORT|/path.sock", help="Serve the dashboard.")
+@_option("--dashboard-host", multiple=True, metavar="NAME", help="A further name that people reach it by.")
+@_option("--dashboard-users", metavar="FILE", help="Its `user:role:hash` lines (see `upnext dashboard adduser`).")
+@_option("--dashboard-proxy-header", metavar="NAME", help="Header in which a proxy names the user; Unix socket only.")
 @_option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @_option("--log-file", metavar="PATH", help="Log there instead of to stderr.")
 def start(service: str, **flags: Any) -> None:

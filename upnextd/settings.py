@@ -7,15 +7,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 
 from upnext import config
+from upnext.control.listen import Listen, parse_listen, refuse_open
 from upnext.errors import UsageError
 from upnextd.rules import plan
 from upnextd.shared import process
 
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?\Z", re.IGNORECASE)
 _ADDRESS = re.compile(r"(\[[^][]+\]|[^][:]*):([0-9]{1,5})\Z")
+_DASHBOARD_NEEDS = ("starlette", "jinja2", "uvicorn")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _OTHER_VARIABLES = frozenset({"UPNEXTD_CANARY_S", "UPNEXTD_START_TIMEOUT_S", "UPNEXTD_DAEMON", "UPNEXTD_UPGRADE_FD"})
 _PRIVATE_VARIABLES = ("NOTIFY_", "WATCHDOG_", "LISTEN_")
@@ -42,9 +45,23 @@ class Flags:
     max_rss: str | None = None
     no_preload: bool = False
     metrics: str | None = None
+    dashboard: str | None = None
+    dashboard_host: tuple[str, ...] = ()
+    dashboard_users: str | None = None
+    dashboard_proxy_header: str | None = None
     log_format: str = "text"
     log_file: str | None = None
     service_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dashboard:
+    """What `--dashboard` and its flags say."""
+
+    listen: Listen
+    hosts: tuple[str, ...]
+    users: Path | None
+    proxy_header: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +101,7 @@ class Settings:
     """What was set and means nothing, a line each."""
     child_env: Mapping[str, str]
     """The environment that the service gets: see `child_env`."""
+    dashboard: Dashboard | None = None
 
 
 def build(flags: Flags, env: Mapping[str, str]) -> Settings:
@@ -132,6 +150,7 @@ def build(flags: Flags, env: Mapping[str, str]) -> Settings:
         log_file=Path(flags.log_file).absolute() if flags.log_file else None,
         warnings=tuple(unknown_variables(env)),
         child_env=child_env(env, flags.service_name),
+        dashboard=_dashboard(flags),
     )
 
 
@@ -163,7 +182,8 @@ def unknown_variables(env: Mapping[str, str]) -> list[str]:
 def _check_text(flags: Flags) -> None:
     """A path or a word that is no text would fail later, where it is sent to a child."""
     for option in fields(flags):
-        for one in flags.only if option.name == "only" else (getattr(flags, option.name),):
+        value = getattr(flags, option.name)
+        for one in value if isinstance(value, tuple) else (value,):  # pyright: ignore[reportUnknownVariableType]
             if isinstance(one, str) and not _is_text(one):
                 flag = "SERVICE" if option.name == "service" else "--" + option.name.replace("_", "-")
                 raise UsageError(f"{flag} {one!r}: is not UTF-8")
@@ -197,6 +217,30 @@ def _metrics(text: str, env: Mapping[str, str]) -> str:
             f"--metrics {text}: every .sock in {config.runtime_dir(env)} is taken for a daemon's; give it another ending"
         )
     return where
+
+
+def _dashboard(flags: Flags) -> Dashboard | None:
+    if flags.dashboard is None:
+        for flag, value in (
+            ("--dashboard-host", flags.dashboard_host),
+            ("--dashboard-users", flags.dashboard_users),
+            ("--dashboard-proxy-header", flags.dashboard_proxy_header),
+        ):
+            if value:
+                raise UsageError(f"{flag} is for a dashboard: give --dashboard HOST:PORT, too")
+        return None
+    listen = parse_listen(flags.dashboard)
+    users = Path(flags.dashboard_users).absolute() if flags.dashboard_users else None
+    header = flags.dashboard_proxy_header
+    refuse_open(listen, users=users is not None, proxy_header=header, group=None, flag="--dashboard-users")
+    if users is not None and not users.is_file():
+        raise UsageError(f"--dashboard-users {users}: there is no such file")
+    missing = [name for name in _DASHBOARD_NEEDS if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"--dashboard needs {missing[0]}: install the extra, pip install '/path/to/checkout[dashboard]'"
+        )
+    return Dashboard(listen, flags.dashboard_host, users, header)
 
 
 def size_bytes(text: str) -> int:

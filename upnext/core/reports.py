@@ -122,7 +122,7 @@ def _object(raw: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-_ROLES: Sequence[str] = ("worker", "scheduler", "template", "broker", "metrics")
+_ROLES: Sequence[str] = ("worker", "scheduler", "template", "broker", "metrics", "dashboard")
 
 
 def _order(slot: Mapping[str, Any]) -> tuple[int, str, int]:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import secrets
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -17,8 +18,9 @@ import click
 from upnext import config
 from upnext.cli.options import flags, queue_options
 from upnext.control.exits import ExitCode
+from upnext.control.listen import parse_listen
 from upnext.dashboard import auth
-from upnext.dashboard.settings import DashboardSettings, check, parse_listen
+from upnext.dashboard.settings import DashboardSettings, check
 from upnext.errors import UsageError
 
 DEFAULT_LISTEN = "127.0.0.1:8300"
@@ -66,7 +68,7 @@ def dashboard(
         group=group,
     )
     check(settings)
-    ctx.exit(_serve(settings))
+    ctx.exit(serve(settings))
 
 
 @dashboard.command()
@@ -96,7 +98,8 @@ def _state(given: Path | None) -> Path:
     return config.state_dir(NAME, str(given) if given is not None else None, os.environ)
 
 
-def _serve(settings: DashboardSettings) -> ExitCode:
+def serve(settings: DashboardSettings, until: int | None = None) -> ExitCode:
+    """Serve until a signal asks to end, or `until`, a descriptor, becomes readable. Raises UsageError for what is missing or wrong."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         from upnext.dashboard import app, server
@@ -123,6 +126,8 @@ def _serve(settings: DashboardSettings) -> ExitCode:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stopped.set)
+        if until is not None:
+            loop.add_reader(until, stopped.set)
         await server.serve(settings, application, stopped, _ready(settings))
 
     try:
@@ -135,12 +140,22 @@ def _serve(settings: DashboardSettings) -> ExitCode:
     return ExitCode.OK
 
 
+def _url_command(settings: DashboardSettings) -> str:
+    """With the options that this dashboard needs and the command does not have by itself."""
+    words = ["upnext", "dashboard"]
+    if str(settings.listen) != DEFAULT_LISTEN:
+        words += ["--listen", str(settings.listen)]
+    if settings.state_dir != _state(None):
+        words += ["--state-dir", str(settings.state_dir)]
+    return shlex.join([*words, "url"])
+
+
 def _ready(settings: DashboardSettings) -> str:
     if settings.listen.path is not None:
         return f"the dashboard listens on {settings.listen}"
     how = (
         "log in with a name of the users file"
         if settings.users_file
-        else "`upnext dashboard url` prints a link that logs you in"
+        else f"`{_url_command(settings)}` prints a link that logs you in"
     )
     return f"the dashboard listens on http://{settings.listen}/ ({how})"

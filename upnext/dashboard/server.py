@@ -16,7 +16,8 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from upnext.dashboard.settings import DashboardSettings, Listen
+from upnext.control.listen import Listen
+from upnext.dashboard.settings import DashboardSettings
 from upnext.errors import UsageError
 
 log = logging.getLogger("upnext.dashboard")

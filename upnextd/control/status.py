@@ -8,9 +8,9 @@ from typing import Any
 import upnext
 from upnext import config
 from upnext.control import protocol
-from upnextd.metrics.exporter import Exporter
 from upnextd.rules.plan import Mode
 from upnextd.shared import process
+from upnextd.shared.companion import Companion
 from upnextd.supervisor.generations import Generation, Phase
 from upnextd.supervisor.instances import Instance, SlotHistory
 from upnextd.supervisor.supervisor import Supervisor
@@ -34,8 +34,9 @@ def status(supervisor: Supervisor, *, pss: bool = True) -> dict[str, Any]:
     children += [_template(one, now, pss) for one in generations if one.living or one.preload]
     if supervisor.broker is not None:
         children.append(_broker(supervisor, now, pss))
-    if supervisor.exporter is not None:
-        children.append(_exporter(supervisor.exporter, now, pss))
+    for companion in (supervisor.exporter, supervisor.dashboard):
+        if companion is not None:
+            children.append(_companion(companion, now, pss))
     said = supervisor.scheduler_status
     return {
         "protocol": protocol.PROTOCOL,
@@ -145,12 +146,12 @@ def _broker(supervisor: Supervisor, now: float, pss: bool) -> dict[str, Any]:
     return said | {"pid": broker.pid, "uptime_s": round(now - broker.started_at, 3), **_memory(broker.pid, pss)}
 
 
-def _exporter(exporter: Exporter, now: float, pss: bool) -> dict[str, Any]:
-    said = _blank("metrics", "metrics", "BACKOFF" if exporter.pid is None else "READY", None)
-    said |= {"incarnation": exporter.restarts + 1, "restarts": exporter.restarts}
-    if exporter.pid is None:
+def _companion(one: Companion, now: float, pss: bool) -> dict[str, Any]:
+    said = _blank(one.slot, one.slot, "BACKOFF" if one.pid is None else "READY", None)
+    said |= {"incarnation": one.restarts + 1, "restarts": one.restarts}
+    if one.pid is None:
         return said
-    return said | {"pid": exporter.pid, "uptime_s": round(now - exporter.started_at, 3), **_memory(exporter.pid, pss)}
+    return said | {"pid": one.pid, "uptime_s": round(now - one.started_at, 3), **_memory(one.pid, pss)}
 
 
 def _blank(slot: str, role: str, state: str, generation: int | None) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from upnextd.rules.plan import Desired, Mode, Role
 from upnextd.rules.slots import Action, Event, Life, State
 from upnextd.settings import Settings
 from upnextd.shared import identity, leftovers, messages
+from upnextd.shared.companion import Companion
 from upnextd.shared.kernel import Kernel
 from upnextd.shared.logs import Log
 from upnextd.shared.process import ExitStatus
@@ -49,6 +50,13 @@ LAST_NOTICES_S = 2.0
 REPORT_S = 1.0
 """How long a fork keeps orphans from being reaped: of a child that was among them, only how it ended is lost."""
 _BROKER_NOW_S = 1.0
+_DASHBOARD_ENV = frozenset(
+    (
+        *("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "PATH", "PYTHONPATH", "PYTHONPYCACHEPREFIX", "SSL_CERT_DIR"),
+        *("SSL_CERT_FILE", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"),
+    )
+)
+"""What the dashboard's process gets of the environment: nothing of the service's secrets."""
 _STOP_MARGIN_S = 0.3
 
 
@@ -70,6 +78,7 @@ class Supervisor:
         self.generations: dict[int, Generation] = {}
         self.broker: EmbeddedBroker | None = None
         self.exporter: Exporter | None = None
+        self.dashboard: Companion | None = None
         self.counters = Counters()
         self.scheduler_status = SchedulerStatus()
         self.operations = Operations()
@@ -124,8 +133,9 @@ class Supervisor:
             ticking.cancel()
         for generation in self.generations.values():
             generation.kill()
-        if self.exporter is not None:
-            self.exporter.stop()
+        for companion in (self.exporter, self.dashboard):
+            if companion is not None:
+                companion.stop()
         if self.broker is not None:
             await self.broker.stop(_BROKER_NOW_S if self.desired.mode is Mode.STOP_NOW else STOP_S)
         await self._templates_gone()
@@ -257,7 +267,7 @@ class Supervisor:
         self._open = self._booted = True
         if self.desired.quarantine:
             self._suspects_at = self.loop.time()
-        self._start_exporter()
+        self._start_companions()
         self.templates.replace_lost()
         self.log.note(f"upgraded to {upnext.__version__} in place: {self.one_line()}")
 
@@ -354,15 +364,21 @@ class Supervisor:
             return
         self._open = True
         self._opened_at = self.loop.time()
-        self._start_exporter()
+        self._start_companions()
         # It may have ended while the broker started.
         self.templates.replace_lost()
         self.wake()
 
-    def _start_exporter(self) -> None:
+    def _start_companions(self) -> None:
         if self.settings.metrics is not None:
             self.exporter = Exporter(self._metrics_order, self.child_env, self.log, self.kernel)
             self.exporter.start()
+        if self.settings.dashboard is not None:
+            env = {name: value for name, value in self.settings.child_env.items() if name in _DASHBOARD_ENV}
+            env[leftovers.VARIABLE] = self.daemon_id
+            entry = "upnext.dashboard.served:main"
+            self.dashboard = Companion("dashboard", entry, self._dashboard_order, env, self.log, self.kernel)
+            self.dashboard.start()
 
     async def ensure_broker(self, generation: Generation) -> str | None:
         """Start the embedded broker if this generation needs one and there is none. -> why that failed."""
@@ -382,6 +398,22 @@ class Supervisor:
             "supervisor_pid": self.kernel.pid(),
             "name": self.settings.name,
             "listen": self.settings.metrics,
+            "socket": str(self.settings.socket),
+            "redis_url": self.broker_url(),
+            "namespace": self.settings.namespace,
+        }
+
+    def _dashboard_order(self) -> dict[str, Any]:
+        dashboard = self.settings.dashboard
+        assert dashboard is not None
+        return {
+            "supervisor_pid": self.kernel.pid(),
+            "name": self.settings.name,
+            "listen": str(dashboard.listen),
+            "hosts": dashboard.hosts,
+            "users": str(dashboard.users) if dashboard.users is not None else None,
+            "proxy_header": dashboard.proxy_header,
+            "state_dir": str(self.settings.state_dir),
             "socket": str(self.settings.socket),
             "redis_url": self.broker_url(),
             "namespace": self.settings.namespace,
@@ -549,7 +581,11 @@ class Supervisor:
             if instance.child is not None and instance.child.pid is not None
         }
         ours |= {generation.pid for generation in self.generations.values() if generation.living}
-        ours |= {kept.pid for kept in (self.broker, self.exporter) if kept is not None and kept.pid is not None}
+        ours |= {
+            kept.pid
+            for kept in (self.broker, self.exporter, self.dashboard)
+            if kept is not None and kept.pid is not None
+        }
         self.kernel.reap_orphans(ours | self.orphans)
 
     # -- reconciling --

@@ -195,9 +195,10 @@ class Upgrades:
         memfd = os.memfd_create("upnextd-state", os.MFD_CLOEXEC)
         with os.fdopen(memfd, "wb", buffering=0, closefd=False) as file:
             file.write(orjson.dumps(said))
-        if supervisor.exporter is not None:
-            # It isn't handed over: the new program starts its own, on the same address.
-            supervisor.exporter.kill()
+        for companion in (supervisor.exporter, supervisor.dashboard):
+            if companion is not None:
+                # It isn't handed over: the new program starts its own, on the same address.
+                companion.kill()
         self._before_exec()
         for fd in (*fds, memfd):
             os.set_inheritable(fd, True)

@@ -73,6 +73,13 @@ def test_only_takes_lists() -> None:
         {"metrics": "[[::1]]:9100"},
         {"metrics": ":²"},
         {"max_rss": "much"},
+        {"dashboard": "8300"},
+        {"dashboard": "0.0.0.0:8300"},
+        {"dashboard": "127.0.0.1:8300", "dashboard_proxy_header": "X-User"},
+        {"dashboard": "0.0.0.0:8300", "dashboard_users": "/no/such/file"},
+        {"dashboard_users": "/no/such/file"},
+        {"dashboard_host": ("queue.example.org",)},
+        {"dashboard": "127.0.0.1:8300", "dashboard_host": ("\udcff",)},
         {"hang_timeout": float("inf")},
         {"reload_timeout": -0.5},
         {"import_timeout": 0.0},
@@ -146,3 +153,16 @@ def test_a_metrics_socket_is_not_taken_for_a_daemon_s() -> None:
 def test_a_path_behind_a_port_is_no_socket() -> None:
     with pytest.raises(UsageError, match=r"write 127\.0\.0\.1:9100 alone"):
         build(Flags("shop.py", metrics="127.0.0.1:9100/metrics"), ENV)
+
+
+def test_where_the_dashboard_is_served(tmp_path: Path) -> None:
+    assert build(Flags("shop.py"), ENV).dashboard is None
+    users = tmp_path / "users"
+    users.write_text("")
+    flags = Flags("shop.py", dashboard="0.0.0.0:8300", dashboard_users=str(users), dashboard_host=("q.example.org",))
+    found = build(flags, ENV).dashboard
+    assert found is not None
+    assert (str(found.listen), found.hosts, found.users) == ("0.0.0.0:8300", ("q.example.org",), users)
+    proxied = build(Flags("shop.py", dashboard="/run/d.sock", dashboard_proxy_header="X-User"), ENV).dashboard
+    assert proxied is not None
+    assert (str(proxied.listen), proxied.proxy_header) == ("/run/d.sock", "X-User")
