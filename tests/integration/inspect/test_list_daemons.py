@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 from tests.integration.inspect.bench import CONSUMER, Bench, task
 from tests.integration.inspect.reporting import listed, report
 from upnext.engine.calls import daemons as calls
+from upnext.engine.views import daemons
 
 
 def test_a_daemon_without_a_report_is_known_by_its_consumers(bench: Bench) -> None:
@@ -56,3 +60,15 @@ def test_long_reports_come_in_more_parts(bench: Bench) -> None:
     assert len(page) < 20
     assert after == page[-1].daemon
     assert len(listed(bench)) == 20
+
+
+def test_a_daemon_that_is_just_born_gets_time_to_report(bench: Bench) -> None:
+    bench.register(task("ship"))
+    bench.broker.command(
+        "HSET", bench.keys.consumers, CONSUMER, b'{"daemon": "d1", "since_ms": %d}' % (time.time() * 1000)
+    )
+    reporting = threading.Timer(0.2, report, (bench, "d1", "worker-1"))
+    reporting.start()
+    [one] = daemons.daemons(bench.broker, bench.keys, fresh_s=20.0)
+    reporting.join()
+    assert one.state == "running"

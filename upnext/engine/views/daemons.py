@@ -16,6 +16,8 @@ from upnext.engine.views.jobs import Transport
 from upnext.engine.views.workers import Consumer
 
 _AGAIN_S = 0.05
+_NEWBORN_MS = 5_000
+"""So young a process has reported nothing yet, perhaps; one that is older is of a version that does not report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +61,18 @@ class Daemon:
 def daemons(transport: Transport, keys: Keys, *, fresh_s: float = 0.0) -> list[Daemon]:
     """All that are known, by host and name. From now on they report with each beat, for a while.
 
-    fresh_s: where they did not do so before, wait for so long at most until they have reported.
+    fresh_s: where they did not do so before, or are just born, wait for so long at most until they have reported.
     """
     rung = transport.run(calls.watch_daemons(keys))
-    server_ms, found = _reports(transport, keys)
-    if rung and fresh_s:
-        since_ms, until_s = server_ms, time.monotonic() + fresh_s
-        while _stale(found, since_ms, server_ms) and time.monotonic() < until_s:
-            time.sleep(_AGAIN_S)
-            server_ms, found = _reports(transport, keys)
-    return joined(found, workers.consumers(transport, keys), server_ms)
+    until_s, since_ms = time.monotonic() + fresh_s, None
+    while True:
+        server_ms, found = _reports(transport, keys)
+        if rung and since_ms is None:
+            since_ms = server_ms
+        listed = joined(found, workers.consumers(transport, keys), server_ms)
+        if time.monotonic() >= until_s or not any(_is_due(one, since_ms, server_ms) for one in listed):
+            return listed
+        time.sleep(_AGAIN_S)
 
 
 def joined(found: Sequence[Report], consumers: Sequence[Consumer], server_ms: int) -> list[Daemon]:
@@ -104,9 +108,11 @@ def _reports(transport: Transport, keys: Keys) -> tuple[int, list[Report]]:
             return server_ms, list(found.values())
 
 
-def _stale(found: Sequence[Report], since_ms: int, now_ms: int) -> bool:
-    """Whether one that may live has not reported since it was asked to."""
-    return any(one.seen_ms < since_ms and now_ms - one.seen_ms < reports.FRESH_MS for one in found)
+def _is_due(one: Daemon, since_ms: int | None, now_ms: int) -> bool:
+    """Whether it will report at any moment: one that lives and was asked to at `since_ms`, or one that is just born."""
+    if one.report is None:
+        return one.alive and any((consumer.since_ms or 0) > now_ms - _NEWBORN_MS for consumer in one.consumers)
+    return one.alive and since_ms is not None and one.report.seen_ms < since_ms
 
 
 def _slot(one: Consumer) -> dict[str, Any]:
