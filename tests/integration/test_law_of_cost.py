@@ -149,7 +149,6 @@ SCRIPTS: dict[str, Maker] = {
     "queued_jobs": _of_queue(lambda work, ids: inspect.queued_jobs(work.keys, "ship", "n", "", 10_000)),
     "purge_queued": _of_queue(lambda work, ids: admin.purge_queued(work.keys, "ship", "n")),
     "fetch": _of_queue(lambda work, ids: _fetch(work, 500)),
-    "list_tasks": _of_queue(lambda work, ids: inspect.list_tasks(work.keys, 0)),
     "promote": _of_queue(lambda work, ids: lease.promote(work.keys, work.epoch, 200), delay_s=0.0),
     "purge_delayed": _of_queue(lambda work, ids: admin.purge_delayed(work.keys, "ship", "0"), delay_s=60.0),
     "count_by_task": _of_queue(
@@ -214,22 +213,25 @@ def _many_services(work: Workbench) -> ownership.Statement:
     return stated
 
 
-@pytest.mark.parametrize("name", ["registry", "announce"])
+@pytest.mark.parametrize("name", ["registry", "announce", "list_tasks"])
 def test_what_is_registered_is_read_and_renewed_by_parts(own_server: Server, namespace: str, name: str) -> None:
     broker = SyncQueueClient(own_server.url, namespace)
     try:
         work = Workbench(broker)
         stated = _many_services(work)
         calls: Iterator[Call[Any]]
+        seen: list[Call[Any]] = []
+
+        def keep(call: Call[Any]) -> Any:
+            seen.append(call)
+            return broker.run(call)
+
         if name == "registry":
-            seen: list[Call[Any]] = []
-
-            def keep(call: Call[Any]) -> Any:
-                seen.append(call)
-                return broker.run(call)
-
             found = run_calls_blocking(ownership.registry(work.keys), keep)
             assert (len(found.definitions), len(found.announcers), len(found.served)) == (1000, 64, 1000)
+            calls = itertools.cycle(seen)
+        elif name == "list_tasks":
+            assert len(run_calls_blocking(inspect.list_tasks(work.keys, 0), keep)) == 1000
             calls = itertools.cycle(seen)
         else:
             calls = itertools.cycle(ownership.announce(work.keys, work.epoch, stated, 10**9))

@@ -18,7 +18,7 @@ from upnext.core.lanes import Lane
 from upnext.core.outcome import JobStatus, Outcome
 from upnext.engine.calls.rows import pairs, readable
 from upnext.engine.calls.worker import LETTERS, RATE_BUCKET_S
-from upnext.engine.redis.scripts import Call, script
+from upnext.engine.redis.scripts import Call, Calls, ident, script
 
 STATUSES = {letter: status for status, letter in LETTERS.items()}
 MOST_JOBS = 1000
@@ -271,40 +271,40 @@ class TaskFacts:
     stats: dict[str, int] = field(default_factory=dict[str, int])
 
 
-def list_tasks(keys: Keys, now_ms: int) -> Call[list[TaskFacts]]:
+TASKS_PAGE = 50
+_COUNTERS = ("done", "failed", "dead", "cancelled", "retried", "crashes", "expired", "skipped")
+"""Words of `Keys.stats`."""
+
+
+def list_tasks(keys: Keys, now_ms: int) -> Calls[list[TaskFacts]]:
     """By name. `recent_ends` counts those of the current rate bucket and RATE_BUCKETS before it, by the caller's clock."""
     current = now_ms // 1000 // RATE_BUCKET_S * RATE_BUCKET_S
     buckets = [f"{keys.rate_prefix}{current - RATE_BUCKET_S * back}" for back in range(RATE_BUCKETS + 1)]
+    found: dict[str, TaskFacts] = {}
+    cursor = b"0"
+    while True:
+        cursor, *rows = yield Call(
+            script("list_tasks"),
+            [keys.tasks, keys.stats, keys.limits, keys.paused, *buckets],
+            [keys.stream_prefix, cursor, TASKS_PAGE, *_COUNTERS],
+            ident,
+        )
+        found |= {facts.name: facts for facts in map(_task_facts, rows)}
+        if cursor == b"0":
+            return [facts for _, facts in sorted(found.items())]
 
-    def parse(reply: list[Any]) -> list[TaskFacts]:
-        _, tasks, counted, limits, paused, rates, depths = reply
-        stats: dict[str, dict[str, int]] = {}
-        for name, count in pairs(counted):
-            task, _, word = name.decode().rpartition(":")
-            stats.setdefault(task, {})[word] = int(count)
-        limited = {name.decode(): _json(raw) for name, raw in pairs(limits)}
-        ended = {name.decode(): int(count) for name, count in pairs(rates)}
-        depth = {depths[at].decode(): (depths[at + 1], depths[at + 2]) for at in range(0, len(depths), 3)}
-        facts: list[TaskFacts] = []
-        for raw_name, raw in sorted(pairs(tasks)):
-            name = raw_name.decode()
-            stored, held = depth[name]
-            facts.append(
-                TaskFacts(
-                    name=name,
-                    definition=_json(raw) or {},
-                    limits=limited.get(name),
-                    paused=raw_name in paused,
-                    stored=stored,
-                    held=held,
-                    recent_ends=ended.get(name, 0),
-                    stats=stats.get(name, {}),
-                )
-            )
-        return facts
 
-    return Call(
-        script("list_tasks"), [keys.tasks, keys.stats, keys.limits, keys.paused, *buckets], [keys.stream_prefix], parse
+def _task_facts(row: list[Any]) -> TaskFacts:
+    name, raw, limits, paused, stored, held, ends, *counts = row
+    return TaskFacts(
+        name=name.decode(),
+        definition=_json(raw) or {},
+        limits=_json(limits),
+        paused=paused == 1,
+        stored=stored,
+        held=held,
+        recent_ends=ends,
+        stats={word: int(count) for word, count in zip(_COUNTERS, counts, strict=True) if count is not None},
     )
 
 

@@ -1,36 +1,34 @@
 #!lua flags=no-writes
--- All registered tasks with their depths and counters.
+-- A page of the registered tasks with their depths and counters.
 -- KEYS: 1 tasks, 2 stats, 3 limits, 4 paused, 5... rate buckets
--- ARGV: 1 stream prefix
--- Returns: {server ms, {task, definition, ...}, {name, count, ...}, {task, limits, ...}, {paused task, ...},
---           {task, ends in all the buckets, ...}, {task, jobs in its lanes, jobs held by consumers, ...}}
+-- ARGV: 1 stream prefix, 2 cursor, 3 about how many tasks, 4... words of the counters in stats
+-- Returns: {next cursor, then for each task a list: its name, definition, limits or nil, 1 when paused, jobs in its lanes, jobs held by consumers,
+--           ends in all the buckets, then each counter's value or nil}
 -- Errors: none
-local time = redis.call('TIME')
-local tasks = redis.call('HGETALL', KEYS[1])
-local depths = {}
-for at = 1, #tasks, 2 do
-  local all, held = 0, 0
+local scanned = redis.call('HSCAN', KEYS[1], ARGV[2], 'COUNT', ARGV[3])
+local reply = {scanned[1]}
+for at = 1, #scanned[2], 2 do
+  local task = scanned[2][at]
+  local stored, held, ends = 0, 0, 0
   for lane in string.gmatch('nhbx', '.') do
-    local stream = ARGV[1] .. tasks[at] .. ':' .. lane
-    all = all + redis.call('XLEN', stream)
+    local stream = ARGV[1] .. task .. ':' .. lane
+    stored = stored + redis.call('XLEN', stream)
     local pending = redis.pcall('XPENDING', stream, 'w')
     held = held + (pending.err and 0 or pending[1])
   end
-  local size = #depths
-  depths[size + 1], depths[size + 2], depths[size + 3] = tasks[at], all, held
-end
-local ends, rates = {}, {}
-for at = 5, #KEYS do
-  local bucket = redis.call('HGETALL', KEYS[at])
-  for index = 1, #bucket, 2 do
-    ends[bucket[index]] = (ends[bucket[index]] or 0) + tonumber(bucket[index + 1])
+  for bucket = 5, #KEYS do
+    ends = ends + (tonumber(redis.call('HGET', KEYS[bucket], task)) or 0)
   end
+  local counters = {}
+  for word = 4, #ARGV do
+    counters[#counters + 1] = task .. ':' .. ARGV[word]
+  end
+  local row = {
+    task, scanned[2][at + 1], redis.call('HGET', KEYS[3], task), redis.call('SISMEMBER', KEYS[4], task), stored, held, ends,
+  }
+  for _, count in ipairs(redis.call('HMGET', KEYS[2], unpack(counters))) do
+    row[#row + 1] = count
+  end
+  reply[#reply + 1] = row
 end
-for task, count in pairs(ends) do
-  rates[#rates + 1] = task
-  rates[#rates + 1] = count
-end
-return {
-  time[1] * 1000 + math.floor(time[2] / 1000), tasks, redis.call('HGETALL', KEYS[2]), redis.call('HGETALL', KEYS[3]),
-  redis.call('SMEMBERS', KEYS[4]), rates, depths,
-}
+return reply

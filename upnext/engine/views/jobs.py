@@ -13,7 +13,7 @@ from upnext.core.keys import LANE_LETTERS, Keys
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
 from upnext.engine.calls import inspect
 from upnext.engine.calls.inspect import End, Found, InLane, LanePart, Packed, TaskFacts
-from upnext.engine.redis.scripts import Call
+from upnext.engine.redis.scripts import Call, run_calls_blocking
 from upnext.errors import JobNotFoundError
 
 T = TypeVar("T")
@@ -146,7 +146,7 @@ def jobs(
     gives the dead letters, which include jobs that failed on their last attempt.
     """
     found: list[Job] = []
-    known = transport.run(inspect.list_tasks(keys, 0))
+    known = run_calls_blocking(inspect.list_tasks(keys, 0), transport.run)
     tasks = [task] if task else [facts.name for facts in known]
     if status in (None, JobStatus.RUNNING):
         for name in tasks:
@@ -179,7 +179,7 @@ def lineage(transport: Transport, keys: Keys, root_id: str, limit: int = 2_000) 
 def dead_letters(transport: Transport, keys: Keys, task: str | None = None, limit: int = 100) -> list[Job]:
     """Newest first."""
     found = _paged(transport, keys, dead=True, task=task, limit=limit)
-    return _with_max_attempts(found, transport.run(inspect.list_tasks(keys, 0)))
+    return _with_max_attempts(found, run_calls_blocking(inspect.list_tasks(keys, 0), transport.run))
 
 
 def dead_letter(transport: Transport, keys: Keys, job_id: str) -> Job:

@@ -63,13 +63,13 @@ def tasks_with(
     window_s = inspect.RATE_BUCKETS * RATE_BUCKET_S + now_ms / 1000 % RATE_BUCKET_S
     return [
         _task(facts, delayed.get(facts.name, 0), dead.get(facts.name, 0), window_s, differ.get(facts.name))
-        for facts in transport.run(inspect.list_tasks(keys, now_ms))
+        for facts in run_calls_blocking(inspect.list_tasks(keys, now_ms), transport.run)
     ]
 
 
 def known(transport: Transport, keys: Keys) -> list[TaskFacts]:
     """The registered tasks without the counting of delayed jobs and dead letters."""
-    return transport.run(inspect.list_tasks(keys, 0))
+    return run_calls_blocking(inspect.list_tasks(keys, 0), transport.run)
 
 
 def handlers_of(transport: Transport, keys: Keys, event: str) -> list[tuple[str, str]]:
