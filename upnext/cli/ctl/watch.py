@@ -211,23 +211,34 @@ def _keys() -> Generator[Callable[[float], bool]]:
         yield _sleep
         return
     import select
+    import signal
+    import socket
     import termios
     import tty
 
     fd = sys.stdin.fileno()
+    # a Ctrl-C right before the wait begins would count only when that ends: a byte on this pair ends it at once
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
 
     def wait(seconds: float) -> bool:
         deadline = time.monotonic() + seconds
-        while select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            if os.read(fd, 1) in (b"q", b"Q", b""):
+        while ready := select.select([fd, ours], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if ours in ready:
+                ours.recv(64)
+            if fd in ready and os.read(fd, 1) in (b"q", b"Q", b""):
                 return True
         return False
 
     before = termios.tcgetattr(fd)
+    woken_before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     try:
         tty.setcbreak(fd)
         yield wait
     finally:
+        signal.set_wakeup_fd(woken_before)
+        ours.close()
+        theirs.close()
         termios.tcsetattr(fd, termios.TCSANOW, before)  # a terminal that takes no output does not hold up the end
 
 
