@@ -147,7 +147,7 @@ class Sentinels(Topology):
         try:
             wait_until(
                 lambda: any(server.cli("ROLE")[0] == b"master" for server in self.nodes()),
-                30,
+                60,
                 "the sentinels to fail over",
             )
         except AssertionError as error:
@@ -280,6 +280,10 @@ class Cluster(Topology):
         raise AssertionError(f"nobody has slot {slot}")
 
 
+_DOWN_AFTER_MS = 5000
+"""A sentinel that stood still for 2 s does nothing for 30 s, and a replica that was cut off for 10 times this is promoted never again."""
+
+
 class _Sentinel:
     def __init__(self, kind: str) -> None:
         self.port = free_port()
@@ -292,7 +296,7 @@ class _Sentinel:
         config.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {self._folder}\n"
             f"sentinel monitor {name} 127.0.0.1 {master_port} 2\n"
-            f"sentinel down-after-milliseconds {name} 2500\n"
+            f"sentinel down-after-milliseconds {name} {_DOWN_AFTER_MS}\n"
             f"sentinel failover-timeout {name} 5000\n"
         )
         with (self._folder / "log").open("ab") as log:
