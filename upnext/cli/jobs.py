@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,6 +27,8 @@ STATES = ("queued", "running", "delayed", "done", "failed", "cancelled", "dead")
 _ENDED = ("done", "failed", "cancelled", "dead")
 _ARGUMENTS_CAP = 1000
 """Characters of a job's arguments that are shown; --json has them all."""
+_AGO = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LOOK_S = 0.25
 """Between two looks of --follow."""
 
@@ -56,6 +60,22 @@ def job(ctx: click.Context, job_id: str, tree: bool, follow: bool) -> None:
     output.print_fields(fields(found))
 
 
+def moment(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | None:
+    """`30m`, or an ISO time (UTC where it names no zone) -> Unix ms."""
+    if text is None:
+        return None
+    ago = _AGO.fullmatch(text.strip())
+    if ago is not None:
+        return round((time.time() - float(ago[1]) * _UNITS[ago[2]]) * 1000)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is neither 30s, 15m, 2h or 1d nor an ISO time as 2026-01-31T09:00"
+        ) from None
+    return round((at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
 @click.command(name="jobs")
 @click.option("--state", type=click.Choice(STATES), default=None, help="Only those (default: all that are known).")
 @click.option("--task", default=None, help="Only those of this task.")
@@ -69,10 +89,25 @@ def job(ctx: click.Context, job_id: str, tree: bool, follow: bool) -> None:
     "--label", "labels", multiple=True, metavar="NAME=TEXT", help="Only those of the listed that have it (repeatable)."
 )
 @click.option(
+    "--since",
+    metavar="WHEN",
+    callback=moment,
+    help="Only those in their state since then: 30m, 2h, 1d ago, or an ISO time.",
+)
+@click.option("--error", metavar="TEXT", help="Only failures with this in the error's type or message, or the cause.")
+@click.option(
     "--limit", type=click.IntRange(min=1, max=100_000), default=100, show_default=True, help="At most so many."
 )
 @queue_options
-def jobs(state: str | None, task: str | None, worker: str | None, labels: tuple[str, ...], limit: int) -> None:
+def jobs(
+    state: str | None,
+    task: str | None,
+    worker: str | None,
+    since: int | None,
+    error: str | None,
+    labels: tuple[str, ...],
+    limit: int,
+) -> None:
     """List jobs: running, queued, delayed, and the recent ends."""
     from upnext.core.outcome import JobStatus
     from upnext.engine.views import jobs as jobs_module
@@ -80,10 +115,14 @@ def jobs(state: str | None, task: str | None, worker: str | None, labels: tuple[
     status = JobStatus(state) if state else None
     wanted = [_label(one) for one in labels]
     with queue() as broker:
+        look = limit if since is None and error is None else max(limit, jobs_module.LOOK)
         if worker is not None:
-            found = jobs_module.of_worker(broker, broker.keys, worker, status, task, limit)
+            found = jobs_module.of_worker(broker, broker.keys, worker, status, task, look)
+        elif error is not None and status is None:
+            found = jobs_module.failures(broker, broker.keys, task, look)
         else:
-            found = jobs_module.jobs(broker, broker.keys, status, task, limit)
+            found = jobs_module.jobs(broker, broker.keys, status, task, look)
+    found = jobs_module.matching(found, since_ms=since, error=error)[:limit]
     print_jobs([one for one in found if all(one.labels.get(name) == text for name, text in wanted)])
 
 

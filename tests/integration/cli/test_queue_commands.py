@@ -183,6 +183,27 @@ class TestJobs:
         assert cli("jobs", "--state", "dead") == 0
         assert cli.out == "no jobs\n"
 
+    def test_by_error_and_time(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("ship"))
+        [failed] = bench.dead("ship")
+        bench.submit("ship")
+
+        def ids(*arguments: str) -> list[str]:
+            return [one["job_id"] for one in cli.json("jobs", *arguments)]
+
+        assert ids("--error", "valueerror") == [failed]
+        assert ids("--error", "NO SUCH ORDER", "--task", "ship") == [failed]
+        assert ids("--error", "TimeoutError") == []
+        assert ids("--state", "dead", "--error", "no such") == [failed]
+        assert len(ids("--since", "1h")) == 1, "bench ends jobs in 1970"
+        assert len(ids("--since", "1970-01-01T00:00:01", "--state", "dead")) == 1
+        assert ids("--since", "1970-01-01T00:00:03Z", "--state", "dead") == []
+
+    @pytest.mark.parametrize("since", ["soon", "1 h", "-1h", "1w", ""])
+    def test_a_time_that_is_none(self, cli: Cli, since: str) -> None:
+        assert cli("jobs", "--since", since) == 64
+        assert "ISO time" in cli.err
+
 
 class TestTasks:
     def test_the_shape_of_the_contract(self, bench: Bench, cli: Cli) -> None:

@@ -18,7 +18,7 @@ from upnext.errors import JobNotFoundError
 
 T = TypeVar("T")
 
-_LOOK = 2000
+LOOK = 2000
 """Jobs of other tasks that one run of a script may pass over."""
 MOST_PARTS = 64
 """Most calls for the jobs of one task: of jobs with much data a look shows fewer than it was asked for."""
@@ -107,7 +107,7 @@ def of_worker(
 ) -> list[Job]:
     """As `jobs`, of one Worker: what its processes run or ran, and what waits of the tasks that it serves. Also by a consumer's name.
 
-    Of delayed jobs and ends, those among the first _LOOK.
+    Of delayed jobs and ends, those among the first LOOK.
     """
     records = _consumer_records(transport, keys)
     served = {name for record in records.values() if record.get("worker") == worker for name in _tasks_of(record)}
@@ -118,8 +118,28 @@ def of_worker(
         record = one.worker_record or records.get(one.worker or "")
         return record.get("worker") == worker if record is not None else one.task in served
 
-    found = jobs(transport, keys, status, task, max(limit, _LOOK))
+    found = jobs(transport, keys, status, task, max(limit, LOOK))
     return [one for one in found if of_it(one)][:limit]
+
+
+def failures(transport: Transport, keys: Keys, task: str | None = None, limit: int = 100) -> list[Job]:
+    """Dead letters, and those of the recent ends that failed and left none: newest first, each once."""
+    letters = dead_letters(transport, keys, task, limit)
+    ended = [*jobs(transport, keys, JobStatus.FAILED, task, limit), *jobs(transport, keys, JobStatus.DEAD, task, limit)]
+    unique = {one.job_id: one for one in (*ended, *letters)}
+    return sorted(unique.values(), key=lambda one: -(one.finished_ms or 0))[:limit]
+
+
+def matching(found: Iterable[Job], *, since_ms: int | None, error: str | None) -> list[Job]:
+    """Those that came into their state since then, and whose error's type or message has this in it, in any case of letters."""
+    wanted = error.casefold() if error is not None else None
+
+    def fits(one: Job) -> bool:
+        if since_ms is not None and (one.since_ms or one.due_ms or 0) < since_ms:
+            return False
+        return wanted is None or wanted in f"{one.error or ''} {one.cause or ''}".casefold()
+
+    return [one for one in found if fits(one)]
 
 
 def _consumer_records(transport: Transport, keys: Keys) -> dict[str, dict[str, Any]]:
@@ -241,7 +261,7 @@ def _paged(transport: Transport, keys: Keys, *, dead: bool, task: str | None, li
     while rank is not None and len(found) < limit and parts < MOST_PARTS:
         parts += 1
         page = transport.run(
-            inspect.page_jobs(keys, dead=dead, task=task, rank=rank, look=_LOOK, limit=limit - len(found))
+            inspect.page_jobs(keys, dead=dead, task=task, rank=rank, look=LOOK, limit=limit - len(found))
         )
         found += [_packed(job_id, place) for job_id, place in page.jobs]
         rank = page.next_rank
