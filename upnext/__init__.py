@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from upnext.core.spec import MissedRunPolicy as MissedRunPolicy
     from upnext.core.spec import RateLimit as RateLimit
     from upnext.core.spec import SyncExecutor as SyncExecutor
+    from upnext.engine.secrets import Secret as Secret
+    from upnext.engine.secrets import secret as secret
     from upnext.errors import BrokerFullError as BrokerFullError
     from upnext.errors import BrokerRefusedError as BrokerRefusedError
     from upnext.errors import BrokerUnavailableError as BrokerUnavailableError
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from upnext.errors import PayloadTooLargeError as PayloadTooLargeError
     from upnext.errors import QueueError as QueueError
     from upnext.errors import Retry as Retry
+    from upnext.errors import SecretError as SecretError
     from upnext.errors import ServiceError as ServiceError
     from upnext.errors import SubmitUncertain as SubmitUncertain
     from upnext.errors import TaskExecutionError as TaskExecutionError
@@ -83,6 +86,7 @@ _HOMES = {
     "upnext.context": ("Context", "get_current_context"),
     "upnext.core.outcome": ("FailureReason", "JobStatus"),
     "upnext.core.spec": ("MissedRunPolicy", "RateLimit", "SyncExecutor"),
+    "upnext.engine.secrets": ("Secret", "secret"),
     "upnext.errors": (
         "BrokerFullError",
         "BrokerRefusedError",
@@ -98,6 +102,7 @@ _HOMES = {
         "PayloadTooLargeError",
         "QueueError",
         "Retry",
+        "SecretError",
         "ServiceError",
         "SubmitUncertain",
         "TaskExecutionError",

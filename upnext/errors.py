@@ -18,6 +18,7 @@ UpNextError
 │   └── TaskExecutionError         the job ended without a value (`.task_result` tells how)
 │       └── TaskTimeoutError           … because it ran longer than its own timeout
 ├── LifespanError              what a service sets up in each process before its first job failed
+│   └── SecretError                a secret is missing, unreadable, not declared, or asked for where none was read
 ├── ControlError               the daemon's: it answered a control request with an error
 ├── DaemonNotRunningError      no daemon answers on the control socket
 │   └── DaemonGoneError            it hung up before it answered
@@ -65,6 +66,10 @@ class ConflictError(ServiceError):
 
 class LifespanError(UpNextError):
     """A lifespan failed; the message names its owner, `__cause__` is the error."""
+
+
+class SecretError(LifespanError):
+    """A secret can't be had; the message says why, and never holds the value."""
 
 
 class QueueError(UpNextError):

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Never, ParamSpec, TypeVar, Unpack, overload
 
 from upnext import config
+from upnext.core import secret_names
 from upnext.core.binding import Signature
 from upnext.core.spec import (
     CronSpec,
@@ -62,6 +63,7 @@ class Worker:
     replaced when they die, which is a crash of the job that they ran and of no other. A cancel or a timeout ends them at once.
     sync_pool_size: threads or processes of that pool; None: as many as `concurrency`.
     redis_url: used when neither a flag nor the environment names one.
+    secrets: names of the secrets that its jobs use; each process reads them before its first job, `upnext.secret(name)` gives them.
 
     Raises ServiceError for a value that can't be meant, UsageError for a URL of an unknown kind.
     """
@@ -82,8 +84,6 @@ class Worker:
             near = difflib.get_close_matches(option, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
             raise ServiceError(f"Worker: there is no option {option!r}; {hint}")
-        if secrets:
-            raise UsageError("Worker(secrets=…) is not available yet: pass secrets by the environment or by files")
         what = "Worker" if name is None else f"worker {name!r}"
         self.auto_named = name is None
         self.name = "worker" if name is None else checked_name(what, name)
@@ -94,6 +94,7 @@ class Worker:
         if redis_url is not None:
             config.validate_url(redis_url)
         self.redis_url = redis_url
+        self.secrets = _secrets(what, secrets)
         self._specs: dict[str, TaskSpec] = {}
         self._tasks: dict[str, Task[..., Any]] = {}
         self._crons: dict[str, Task[..., Any]] = {}
@@ -309,6 +310,7 @@ class Worker:
             sync_pool_size=self.sync_pool_size,
             redis_url=self.redis_url,
             lifespan=self._lifespan,
+            secrets=self.secrets,
         )
 
     def _spec(
@@ -391,3 +393,12 @@ def _place(function: Callable[..., Any]) -> str | None:
 def _reraise(_name: str) -> None:
     """walk_packages swallows ImportError without an `onerror`. Called while the error is handled."""
     raise  # noqa: PLE0704
+
+
+def _secrets(what: str, names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise ServiceError(f"{what}: secrets is a list of names, not {names!r}")
+    try:
+        return tuple(secret_names.checked_name(what, name) for name in dict.fromkeys(names))
+    except UsageError as error:  # given in a declaration, not in a call
+        raise ServiceError(str(error)) from None

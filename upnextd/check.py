@@ -10,6 +10,8 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from upnext.control.exits import ExitCode
+from upnext.engine import secrets
+from upnext.errors import SecretError
 from upnextd.forked import template
 from upnextd.shared import process
 from upnextd.shared.process import ExitStatus
@@ -19,9 +21,12 @@ _FINE, _TOLD = 113, 114
 """What the process ends with when it came to its end, for an import may end it with any code."""
 
 
-def check(service: str, only: Sequence[str], env: Mapping[str, str]) -> tuple[ExitCode, str | None]:
-    """-> the exit code, and a line where the process could not say one itself."""
-    done = subprocess.run(process.python_argv("upnextd.check:main", service, *only), check=False, env=dict(env))
+def check(
+    service: str, only: Sequence[str], env: Mapping[str, str], *, with_secrets: bool = False
+) -> tuple[ExitCode, str | None]:
+    """-> the exit code, and a line where the process could not say one itself. `with_secrets`: reads the declared ones, too."""
+    argv = process.python_argv("upnextd.check:main", "secrets" if with_secrets else "", service, *only)
+    done = subprocess.run(argv, check=False, env=dict(env))
     if done.returncode == _FINE:
         return ExitCode.OK, None
     if done.returncode == _TOLD:
@@ -32,8 +37,8 @@ def check(service: str, only: Sequence[str], env: Mapping[str, str]) -> tuple[Ex
 
 
 def main() -> None:
-    """Argv: SERVICE ONLY…"""
-    service, only = sys.argv[1], sys.argv[2:]
+    """Argv: "secrets" or nothing, SERVICE, ONLY…"""
+    with_secrets, service, only = sys.argv[1], sys.argv[2], sys.argv[3:]
     # The service may do to the streams what it likes.
     out, err = os.dup(1), os.dup(2)
     try:
@@ -50,7 +55,21 @@ def main() -> None:
     template.flush()
     for line in describe(loaded.spec):
         _say(out, line)
+    if with_secrets and not _read_secrets(loaded.spec, out, err):
+        _end(_TOLD)
     _end(_FINE)
+
+
+def _read_secrets(spec: Any, out: int, err: int) -> bool:
+    """Say where each declared secret comes from, or why it can't be had; whether all can."""
+    sources, fine = secrets.Sources.of(os.environ), True
+    for name in sorted({name for worker in spec.workers for name in worker.secrets}):
+        try:
+            _say(out, f"secret {name}: {secrets.read(name, sources).source}")
+        except SecretError as error:
+            _say(err, f"upnextd: {error}")
+            fine = False
+    return fine
 
 
 def describe(spec: Any) -> list[str]:

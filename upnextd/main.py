@@ -108,6 +108,8 @@ def _option(name: str, *args: Any, **kwargs: Any) -> Any:
 @_option("--dashboard-proxy-header", metavar="NAME", help="Header in which a proxy names the user; Unix socket only.")
 @_option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @_option("--log-file", metavar="PATH", help="Log there instead of to stderr.")
+@_option("--secrets-dir", metavar="DIR", help="Secrets of the service are files in it, by their names.")
+@_option("--secrets-exec", metavar="PROGRAM", help="Gives a secret on stdout for its name as argument.")
 def start(service: str, **flags: Any) -> None:
     """Run SERVICE (a file, or a module as pkg.mod) until it is asked to stop. Stays in the foreground."""
     inherited = upgrade.take_over(os.environ)
@@ -118,10 +120,21 @@ def start(service: str, **flags: Any) -> None:
 @click.argument("service")
 @_option("--only", multiple=True, metavar="NAME", help="Only these Workers of the service; may be repeated.")
 @_option("--service-name", metavar="NAME", help="Name of the service in Redis (UPNEXT_SERVICE). [default: its file's]")
-def check(service: str, only: tuple[str, ...], service_name: str | None) -> None:
+@_option("--secrets", "with_secrets", is_flag=True, help="Read its secrets, too, and print where each comes from.")
+@_option("--secrets-dir", metavar="DIR", help="Secrets of the service are files in it, by their names.")
+@_option("--secrets-exec", metavar="PROGRAM", help="Gives a secret on stdout for its name as argument.")
+def check(
+    service: str,
+    only: tuple[str, ...],
+    service_name: str | None,
+    with_secrets: bool,
+    secrets_dir: str | None,
+    secrets_exec: str | None,
+) -> None:
     """Import SERVICE in a throw-away process and print what it declares."""
     names = [name for part in only for name in part.split(",") if name]
-    code, line = service_check.check(service, names, child_env(os.environ, service_name))
+    env = child_env(os.environ, service_name, secrets_dir, secrets_exec)
+    code, line = service_check.check(service, names, env, with_secrets=with_secrets)
     if line is not None:
         _die(code, line)
     sys.exit(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from upnext import config
 from upnext.control.listen import Listen, parse_listen, refuse_open
+from upnext.core import secret_names
 from upnext.errors import UsageError
 from upnextd.rules import plan
 from upnextd.shared import process
@@ -52,6 +54,8 @@ class Flags:
     log_format: str = "text"
     log_file: str | None = None
     service_name: str | None = None
+    secrets_dir: str | None = None
+    secrets_exec: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,19 +153,32 @@ def build(flags: Flags, env: Mapping[str, str]) -> Settings:
         log_format=flags.log_format,
         log_file=Path(flags.log_file).absolute() if flags.log_file else None,
         warnings=tuple(unknown_variables(env)),
-        child_env=child_env(env, flags.service_name),
+        child_env=child_env(env, flags.service_name, flags.secrets_dir, flags.secrets_exec),
         dashboard=_dashboard(flags),
     )
 
 
-def child_env(env: Mapping[str, str], service_name: str | None) -> dict[str, str]:
+def child_env(
+    env: Mapping[str, str], service_name: str | None, secrets_dir: str | None = None, secrets_exec: str | None = None
+) -> dict[str, str]:
     """The environment of all that imports the service: ours, less what systemd meant for us alone; UPNEXT_SERVICE names the service.
 
-    Raises UsageError for a name that can't be used.
+    The two about secrets say where its workers find them. Raises UsageError for a name, a folder or a program that can't be used.
     """
     kept = {key: value for key, value in env.items() if not key.startswith(_PRIVATE_VARIABLES)}
     name = config.service_name(service_name, env)
-    return kept if name is None else {**kept, "UPNEXT_SERVICE": name}
+    if name is not None:
+        kept["UPNEXT_SERVICE"] = name
+    if secrets_dir is not None:
+        if not Path(secrets_dir).is_dir():
+            raise UsageError(f"--secrets-dir {secrets_dir}: no such folder")
+        kept[secret_names.DIRECTORY_VARIABLE] = str(Path(secrets_dir).absolute())
+    if secrets_exec is not None:
+        program = shutil.which(secrets_exec, path=env.get("PATH"))
+        if program is None:
+            raise UsageError(f"--secrets-exec {secrets_exec}: no such program, or it can't be executed")
+        kept[secret_names.EXEC_VARIABLE] = str(Path(program).absolute())
+    return kept
 
 
 def unknown_variables(env: Mapping[str, str]) -> list[str]:

@@ -52,6 +52,7 @@ def slots(daemon: Daemon) -> dict[str, dict[str, Any]]:
 
 
 def test_hosts_shows_what_the_daemon_says(daemon: Daemon) -> None:
+    wait_until(lambda: upnext(daemon, "hosts")[0]["state"] == "running", 20, "the daemon's own report")
     [host] = upnext(daemon, "hosts")
     status = daemon.status()
     assert host.keys() == {"host", "daemon", "name", "version", "state", "seen_at", "slots"}

@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 
-from tests.integration.lua_harness import CONSUMER, OTHER, Workbench, task
+from tests.integration.lua_harness import CONSUMER, OTHER, Taken, Workbench, task
 from upnext.core.submission import Submission
 from upnext.engine.calls import lease
 
@@ -27,7 +27,11 @@ def crashed(work: Workbench, jobs: int, *, payload: bytes = b"{}", consumer: str
     """So many suspects of one crash. -> their ids"""
     work.register(task("ship"), consumer=consumer)
     ids = work.broker.submit_many([Submission("ship", payload)] * jobs)
-    work.reap(consumer, *work.fetch(jobs, consumer=consumer), charge="crash")
+    started: list[Taken] = []
+    while len(started) < jobs:  # one call of either is bounded in count and in bytes
+        started += work.fetch(jobs - len(started), consumer=consumer)
+    while work.pending("ship"):
+        work.reap(consumer, *started, charge="crash")
     return ids
 
 

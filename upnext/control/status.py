@@ -59,6 +59,13 @@ class BrokerStatus(TypedDict):
     connected: bool
 
 
+class SecretStatus(TypedDict):
+    """A secret that workers have read; never its value."""
+
+    name: str
+    source: str
+
+
 class Status(TypedDict):
     protocol: int
     version: str
@@ -75,6 +82,7 @@ class Status(TypedDict):
     desired_workers: int
     ready_workers: int
     children: list[ChildStatus]
+    secrets: list[SecretStatus]
     scheduler: SchedulerStatus
     broker: BrokerStatus
 

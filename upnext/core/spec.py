@@ -179,6 +179,7 @@ class WorkerSpec:
     sync_pool_size: int | None = None
     redis_url: str | None = None
     lifespan: OpenLifespan | None = None
+    secrets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

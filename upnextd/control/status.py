@@ -53,6 +53,7 @@ def status(supervisor: Supervisor, *, pss: bool = True) -> dict[str, Any]:
         "exit_when_drained": desired.mode is Mode.DRAIN_EXIT,
         "problem": supervisor.templates.problem() or supervisor.waiting or None,
         "children": children,
+        "secrets": _secrets(supervisor),
         "scheduler": {"leader": said.leader, "epoch": said.epoch},
         "broker": {
             "url": config.redact(supervisor.broker_url()),
@@ -60,6 +61,15 @@ def status(supervisor: Supervisor, *, pss: bool = True) -> dict[str, Any]:
             "connected": said.connected,
         },
     }
+
+
+def _secrets(supervisor: Supervisor) -> list[dict[str, str]]:
+    """Each secret that a worker has read, with its source, of the newest worker that told."""
+    found: dict[str, str] = {}
+    for instance in sorted(supervisor.instances, key=lambda one: one.id):
+        if instance.child is not None:
+            found |= instance.child.secrets
+    return [{"name": name, "source": source} for name, source in sorted(found.items())]
 
 
 def _service_name(supervisor: Supervisor) -> str | None:

@@ -24,7 +24,7 @@ import uvloop
 import upnext
 from upnext.control.exits import ExitCode
 from upnext.core.suspects import OneAtATime, Suspects
-from upnext.engine import signals
+from upnext.engine import secrets, signals
 from upnext.engine.attempt import current_job_id
 from upnext.engine.scheduler.scheduler import DeathNotice, Scheduler, SchedulerSettings, Started
 from upnext.engine.worker import stacks
@@ -300,7 +300,8 @@ class WorkerChild(Body):
         if self.assignment.paused:
             self._runtimes[worker].pause()
         if not self._not_ready:
-            self.channel.send(messages.Ready(paused=self.assignment.paused))
+            read = tuple(messages.SecretRead(name=name, source=source) for name, source in secrets.shown())
+            self.channel.send(messages.Ready(paused=self.assignment.paused, secrets=read))
 
     def hear(self, message: Message) -> None:
         match message:

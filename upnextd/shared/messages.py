@@ -243,10 +243,19 @@ class DaemonStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SecretRead:
+    """A secret that a child has, by name, and where it found it."""
+
+    name: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """It fetches jobs, or would, if it was not to be paused from its start."""
+    """It fetches jobs, or would, if it was not to be paused from its start. It has read these secrets."""
 
     paused: bool
+    secrets: tuple[SecretRead, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,6 +64,8 @@ class Child:
         self.broker_away = False
         """It could not start because the broker can't be reached."""
         self.lifespan_failed = False
+        self.secrets: dict[str, str] = {}
+        """Where it found the secrets that it has read, by their names."""
         self.asked = False
         self.drain_number = 0
         """The drain last asked for: an answer to an earlier one says nothing."""
@@ -196,7 +198,7 @@ class Child:
 
 
 _PLAIN_FIELDS = (
-    "born_at", "ready_at", "abandoned", "boot_failure", "asked", "drain_number", "reason", "hung", "killed", "stacks",
+    "born_at", "ready_at", "abandoned", "boot_failure", "asked", "drain_number", "secrets", "reason", "hung", "killed", "stacks",
 )  # fmt: skip
 
 

@@ -52,6 +52,7 @@ class ChildMessages:
             case None:
                 supervisor.loop.call_later(CUT_OFF_S, self._cut_off, child)
             case messages.Ready():
+                child.secrets = {one.name: one.source for one in message.secrets}
                 self._became_ready(instance, child, paused=message.paused)
             case messages.ConsumerNamed():
                 self.tell_alive()

@@ -15,6 +15,7 @@ from typing import Any
 import upnext
 from upnext import config
 from upnext.control.exits import ExitCode
+from upnext.core import secret_names
 from upnext.errors import UpNextError
 from upnextd.broker.embedded import STOP_S, EmbeddedBroker
 from upnextd.metrics.counters import Counters
@@ -371,7 +372,7 @@ class Supervisor:
 
     def _start_companions(self) -> None:
         if self.settings.metrics is not None:
-            self.exporter = Exporter(self._metrics_order, self.child_env, self.log, self.kernel)
+            self.exporter = Exporter(self._metrics_order, secret_names.without(self.child_env), self.log, self.kernel)
             self.exporter.start()
         if self.settings.dashboard is not None:
             env = {name: value for name, value in self.settings.child_env.items() if name in _DASHBOARD_ENV}
@@ -385,7 +386,12 @@ class Supervisor:
         if self.broker is None and self.settings.redis_url is None and None in generation.redis_urls:
             path = config.broker_socket_path(self.settings.state_dir, self.settings.runtime_dir, self.settings.name)
             self.broker = EmbeddedBroker(
-                self.settings.state_dir, path, self.settings.child_env, self.log, self.wake, self.kernel
+                self.settings.state_dir,
+                path,
+                secret_names.without(self.settings.child_env),
+                self.log,
+                self.wake,
+                self.kernel,
             )
             try:
                 await self.broker.start()

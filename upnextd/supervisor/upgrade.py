@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from upnext.core import secret_names
 from upnextd.broker.embedded import EmbeddedBroker
 from upnextd.metrics.counters import Counters
 from upnextd.rules import plan, slots
@@ -308,7 +309,7 @@ def from_state(supervisor: Supervisor, state: Mapping[str, Any]) -> None:
         supervisor.broker = EmbeddedBroker.from_state(
             state["broker"],
             supervisor.settings.state_dir,
-            supervisor.settings.child_env,
+            secret_names.without(supervisor.settings.child_env),
             supervisor.log,
             supervisor.wake,
             supervisor.kernel,

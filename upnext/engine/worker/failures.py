@@ -12,6 +12,7 @@ from upnext.core import outcome as outcomes
 from upnext.core import own_options
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
 from upnext.core.retry import GiveUp, RetryIn, Why, decide
+from upnext.engine import secrets
 from upnext.engine.attempt import Attempt
 from upnext.engine.calls.worker import Finish, PutBack
 from upnext.errors import EncodingError, InvalidArgumentsError
@@ -183,6 +184,7 @@ def text_of(error: BaseException) -> str:
 
 def _bounded(text: str, most: int) -> str:
     """Make a text short enough to keep, and valid Unicode: file names and the like may hold lone surrogates, which JSON can't."""
+    text = secrets.masked(text)
     if len(text) > most:
         text = f"{text[: most // 2]}\n…\n{text[-most // 2 :]}"
     return text.encode("utf-8", "backslashreplace").decode()

@@ -30,7 +30,7 @@ from upnext.core.entry import Meta
 from upnext.core.lanes import Lane
 from upnext.core.retry import RetryIn, decide
 from upnext.core.spec import ServiceSpec, TaskKind, TaskSpec
-from upnext.engine import tracing
+from upnext.engine import secrets, tracing
 from upnext.engine.attempt import CURRENT, Attempt, current_job_id
 from upnext.engine.client.queue_client import QueueClient
 from upnext.engine.worker import pool_frames
@@ -178,8 +178,10 @@ def main() -> None:
     tasks = _tasks(service)
     # By a task of it: workers without a name of their own can be numbered otherwise here.
     opens = next((one.lifespan for one in service.workers if setup["serves"] in one.tasks), None)
+    declared = next((one.secrets for one in service.workers if setup["serves"] in one.tasks), ())
     lifespan = LifespanThread(f"worker {setup['worker']!r}", opens)
     try:
+        secrets.open_all(declared, secrets.Sources.of(os.environ))
         broker.lifespan_state = lifespan.enter()
     except LifespanError as error:
         logging.getLogger("upnext.worker").error("%s", error, exc_info=error.__cause__)

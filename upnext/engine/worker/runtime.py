@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from upnext.core.keys import Keys
 from upnext.core.spec import ServiceSpec, SyncExecutor, WorkerSpec
+from upnext.engine import secrets
 from upnext.engine.attempt import Attempt
 from upnext.engine.client.queue_client import QueueClient
 from upnext.engine.mode import Mode
@@ -86,11 +87,13 @@ class WorkerRuntime:
     async def run(self) -> None:
         """Live until `stop`.
 
-        Raises BrokerRefusedError, BrokerUnavailableError (not within the boot timeout), ConflictError, LifespanError.
+        Raises BrokerRefusedError, BrokerUnavailableError (not within the boot timeout), ConflictError, LifespanError (SecretError, too).
         """
         cut = True
         try:
             begun = time.monotonic()
+            if self._worker.secrets:
+                await asyncio.to_thread(secrets.open_all, self._worker.secrets, self._settings.secrets)
             self._broker.lifespan_state = await self._lifespan.enter()
             await self._boot(time.monotonic() - begun)
             await self._serve()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from upnext.core.suspects import OneAtATime, Suspects
+from upnext.engine.secrets import Sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,5 +34,6 @@ class RuntimeSettings:
     """With Suspects.ONLY, of all runtimes of the process: at most one of them runs a suspect."""
     place: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Where this process stands, for people: the daemon's name, slot, generation, version. Part of the consumer's record."""
+    secrets: Sources = field(default_factory=lambda: Sources.of(os.environ))
     log_setup: str | None = None
     """`module:function` that each pool process calls first, with a function that tells the id of the job that runs (None: none does)."""
