@@ -113,7 +113,7 @@ def test_they_are_where_the_jobs_are_and_nowhere_else(places: tuple[str, ...]) -
             assert value.encode() not in raw, name
 
 
-def test_the_environment_is_a_source_that_helpers_do_not_get(tmp_path: Path) -> None:
+def test_the_environment_is_a_source_that_other_processes_do_not_get(tmp_path: Path) -> None:
     names = {"UPNEXT_SECRET_FILE_KEY": FILE_VALUE, "UPNEXT_SECRET_PROGRAM_KEY": PROGRAM_VALUE}
     with Daemon(source("file_key", "program_key"), workers=1, env=names) as daemon, Queue(daemon) as queue:
         queue.ended(queue.submit("lengths"))
