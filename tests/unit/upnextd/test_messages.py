@@ -21,6 +21,7 @@ from upnextd.shared.messages import (
     MessageError,
     ProtocolError,
     SchedulerReport,
+    SecretRead,
     Shape,
     StartedJob,
     Stop,
@@ -36,6 +37,7 @@ ASSIGNMENT = Assignment(
 SAMPLES: dict[object, object] = {
     str: "ä\n\"", int: 3, bool: True, float: 1.5, str | None: None, int | None: 4, tuple[str, ...]: ("x", "y"),
     tuple[StartedJob, ...]: (StartedJob(task="t", lane="b", entry_id="1-0", job_id="t:n1-2", age_s=0.5),),
+    tuple[SecretRead, ...]: (SecretRead(name="key", source="exec"),),
     tuple[DeclaredWorker, ...]: (DeclaredWorker(name="w", concurrency=2, tasks=("t",), redis_url=None),),
 }  # fmt: skip
 
