@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from upnext.control.exits import ExitCode
-from upnext.engine import secrets
 from upnext.errors import SecretError
 from upnextd.forked import template
 from upnextd.shared import process
@@ -62,6 +61,8 @@ def main() -> None:
 
 def _read_secrets(spec: Any, out: int, err: int) -> bool:
     """Say where each declared secret comes from, or why it can't be had; whether all can."""
+    from upnext.engine import secrets  # noqa: PLC0415 - the daemon imports this module, and knows no engine
+
     sources, fine = secrets.Sources.of(os.environ), True
     for name in sorted({name for worker in spec.workers for name in worker.secrets}):
         try:

@@ -97,8 +97,6 @@ def test_later_names_say_so_in_one_line() -> None:
         upnext.Api("shop", port=80)
     with pytest.raises(upnext.UsageError, match="artifacts are not available yet"):
         upnext.create_artifact_sync("a", b"", upnext.ArtifactType.PNG)
-    with pytest.raises(upnext.UsageError, match="secrets=…\\) is not available yet"):
-        upnext.Worker(secrets=["stripe"])
 
 
 async def test_create_artifact_says_so_too() -> None:
