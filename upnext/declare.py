@@ -15,7 +15,7 @@ from string import Formatter
 from typing import Any, Literal, TypedDict, cast
 
 from upnext.core import ids, limits
-from upnext.core.spec import LONGEST_S, MissedRunPolicy, RateLimit, TaskOptions
+from upnext.core.spec import LONGEST_S, MissedRunPolicy, RateLimit, SyncExecutor, TaskOptions
 from upnext.errors import ServiceError, UsageError
 
 Duration = float | timedelta
@@ -45,6 +45,7 @@ class CommonSettings(TypedDict, total=False):
     priority: Priority
     result_ttl: Duration
     max_crashes: int
+    executor: SyncExecutor | Literal["thread", "process"] | None
     on_start: Hook | None
     on_success: Hook | None
     on_failure: Hook | None
@@ -158,7 +159,20 @@ def task_options(what: str, function: Callable[..., Any], given: Mapping[str, An
         cache_key=_cache_key(what, function, cache_key),
         cache_ttl_s=_or_none(seconds, what, "cache_ttl", cache_ttl),
         shared=bool(given.get("shared", False)),
+        executor=_executor(what, function, given.get("executor")),
     )
+
+
+def _executor(what: str, function: Callable[..., Any], value: Any) -> SyncExecutor | None:
+    if value is None:
+        return None
+    try:
+        executor = SyncExecutor(value)
+    except ValueError:
+        raise ServiceError(f"{what}: executor must be 'thread' or 'process', not {value!r}") from None
+    if is_async(function):
+        raise ServiceError(f"{what}: executor is for plain functions; an async one runs on the worker's event loop")
+    return executor
 
 
 def whole(what: str, name: str, value: Any, *, least: int = 1, most: int = MOST) -> int:

@@ -127,6 +127,7 @@ class Worker:
         retry_on, no_retry_on: exception types; only these, all but these. retry_on can be a function, too: of the error, true for one
         that is retried. `raise upnext.Retry(delay=5)` asks for another attempt in any
         case.
+        executor: "thread" or "process", for a plain function, where it is to differ from the Worker's sync_executor.
         max_crashes=3: a job whose worker died that often while running it is buried. Crashes are not attempts.
 
         Limits:

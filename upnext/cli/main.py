@@ -22,6 +22,7 @@ from upnext.control.protocol import ErrorCode
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "run": "upnext.cli.run:run",
+        "new": "upnext.cli.new:new",
         "call": "upnext.cli.call:call",
         "list": "upnext.cli.tasks:list_",
         "job": "upnext.cli.jobs:job",

@@ -17,8 +17,10 @@ import click
 
 from upnext.cli.options import flags, queue_options
 from upnext.control.exits import ExitCode
+from upnext.errors import UsageError
 
 if TYPE_CHECKING:
+    from upnext.cli.burst import Burst
     from upnext.core.spec import ServiceSpec
 
 LIFELINE = "UPNEXT_RUN_LIFELINE"
@@ -32,6 +34,11 @@ LIFELINE = "UPNEXT_RUN_LIFELINE"
     "--service-name", metavar="NAME", help="Name of the service in Redis (UPNEXT_SERVICE; default: its file's)."
 )
 @click.option("--reload", is_flag=True, help="Start again when a Python file beside the services changes.")
+@click.option(
+    "--burst",
+    is_flag=True,
+    help="Run what is queued, with its retries, then end: 1 if a job failed. Fires no cron, waits for no delayed job.",
+)
 @click.option("--verbose", "-v", is_flag=True, help="Log more.")
 @queue_options
 @click.pass_context
@@ -41,9 +48,12 @@ def run(
     only: tuple[str, ...],
     service_name: str | None,
     reload: bool,
+    burst: bool,
     verbose: bool,
 ) -> None:
     """Run services (files, or modules as pkg.mod) in this process until Ctrl-C."""
+    if reload and burst:
+        raise UsageError("run: --reload and --burst don't go together")
     if reload and LIFELINE not in os.environ:
         from upnext.cli.reloading import keep_running
 
@@ -55,12 +65,19 @@ def run(
 
     namespace = config.namespace(flags().namespace, os.environ)
     name = config.service_name(service_name, os.environ)
-    ctx.exit(_run([_reachable(spec) for spec in _load(services, only, name)], namespace))
+    specs = [_reachable(spec) for spec in _load(services, only, name)]
+    if not burst:
+        ctx.exit(_run(specs, namespace))
+    from upnext.cli.burst import Burst
+
+    bursting = Burst(specs, namespace)
+    ended = _run(specs, namespace, bursting)
+    ctx.exit(ended if ended is not ExitCode.OK else ExitCode.FAILED if bursting.failed() else ExitCode.OK)
 
 
 def _load(services: Sequence[str], only: Sequence[str], name: str | None) -> list[ServiceSpec]:
     """Raises ServiceError; with `only`, for a name that is in none of the services. UsageError for one name of several services."""
-    from upnext.errors import ServiceError, UsageError
+    from upnext.errors import ServiceError
     from upnext.service import load
 
     if name is not None and len(services) > 1:
@@ -97,19 +114,22 @@ def _reachable(spec: ServiceSpec) -> ServiceSpec:
     return replace(spec, workers=tuple(workers))
 
 
-def _run(specs: Sequence[ServiceSpec], namespace: str) -> ExitCode:
+def _run(specs: Sequence[ServiceSpec], namespace: str, burst: Burst | None = None) -> ExitCode:
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        left = runner.run(_serve(specs, namespace))
+        left = runner.run(_serve(specs, namespace, burst))
     if left is None:
         return ExitCode.OK
     click.echo(f"upnext: ended with jobs running, they will run again: {', '.join(left) or 'unknown'}", err=True)
     return ExitCode.TIMEOUT
 
 
-async def _serve(specs: Sequence[ServiceSpec], namespace: str) -> list[str] | None:
-    """Until the first SIGINT or SIGTERM; a second SIGINT ends it at once. -> ids of jobs that still ran, None for a clean end."""
+async def _serve(specs: Sequence[ServiceSpec], namespace: str, burst: Burst | None) -> list[str] | None:
+    """Until the first SIGINT or SIGTERM, or, with `burst`, until nothing is left to do; a second SIGINT ends it at once.
+
+    -> ids of jobs that still ran, None for a clean end.
+    """
     from upnext.engine.local import run_service
 
     stopping = asyncio.Event()
@@ -124,12 +144,14 @@ async def _serve(specs: Sequence[ServiceSpec], namespace: str) -> list[str] | No
                 on_ready=ready.one_more,
                 stopping=stopping,
                 passing=LIFELINE in os.environ,
+                fires=burst is None,
             ),
             name=f"upnext {spec.name}",
         )
         for spec in specs
     ]
     _listen(stopping, lives)
+    watching = None if burst is None else asyncio.create_task(burst.until_done(stopping), name="upnext-burst")
     try:
         # One that fails ends all: half a set of services is of no use.
         await asyncio.wait(lives, return_when=asyncio.FIRST_COMPLETED)
@@ -138,6 +160,9 @@ async def _serve(specs: Sequence[ServiceSpec], namespace: str) -> list[str] | No
     finally:
         for life in lives:
             life.cancel()
+        if watching is not None:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
     left: list[str] = []
     for end in ended:
         if isinstance(end, Exception):

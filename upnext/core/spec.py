@@ -73,6 +73,8 @@ class TaskOptions:
     cache_key: str | Callable[..., str] | None = None
     cache_ttl_s: float | None = None
     shared: bool = False
+    executor: SyncExecutor | None = None
+    """Where a plain function runs; None: as its Worker says."""
 
     @property
     def limited(self) -> bool:

@@ -228,8 +228,7 @@ class Actions:
     async def _task_of(self, request: Request) -> str:
         """The task that a cron runs. Raises UsageError for one that is unknown."""
         name = request.path_params["cron"]
-        found = await asyncio.to_thread(crons.submission, self._source.client, self._source.keys, name)
-        return found.task
+        return await asyncio.to_thread(crons.task_of, self._source.client, self._source.keys, name)
 
     async def send(self, request: Request) -> Response:
         event = request.path_params["event"]

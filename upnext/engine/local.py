@@ -109,6 +109,7 @@ class LocalService:
         namespace: str,
         on_ready: Callable[[], None] | None,
         passing: bool = False,
+        fires: bool = True,
     ) -> None:
         self._on_ready = on_ready
         self._unready = len(service.workers)
@@ -127,7 +128,14 @@ class LocalService:
             )
             if url not in self._threads:
                 schedule = SchedulerSettings(
-                    url, namespace, daemon_id, service, settings.generation_ms, returns=False, passing=passing
+                    url,
+                    namespace,
+                    daemon_id,
+                    service,
+                    settings.generation_ms,
+                    returns=False,
+                    passing=passing,
+                    fires=fires,
                 )
                 self._threads[url] = SchedulerThread(schedule, self._status)
                 self._consumers[url] = {}
@@ -188,10 +196,12 @@ async def run_service(
     on_ready: Callable[[], None] | None = None,
     stopping: asyncio.Event | None = None,
     passing: bool = False,
+    fires: bool = True,
 ) -> list[str]:
     """Run until SIGTERM or SIGINT (with `install_signals`) or `stopping`; drain, `stop_s` at most. -> ids of the jobs that still ran.
 
-    `redis_url` goes before those that workers name. `passing`: what it registers goes when it stops. Raises what a runtime raises at boot.
+    `redis_url` goes before those that workers name. `passing`: what it registers goes when it stops. `fires`: its
+    scheduler fires crons. Raises what a runtime raises at boot.
     """
     loop = asyncio.get_running_loop()
     stopping = stopping or asyncio.Event()
@@ -203,7 +213,7 @@ async def run_service(
         stopping.set()
 
     caught = (signal.SIGTERM, signal.SIGINT) if install_signals else ()
-    running = LocalService(service, redis_url, namespace, on_ready, passing)
+    running = LocalService(service, redis_url, namespace, on_ready, passing, fires)
     stop = asyncio.create_task(stopping.wait(), name="upnext-stopping")
     left: list[str] = []
     try:

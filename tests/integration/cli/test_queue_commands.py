@@ -386,6 +386,17 @@ class TestCron:
         assert bench.take().job_id == cli.out.strip()
         assert cli("cron", "run", "daily") == 64
 
+    def test_pause_and_resume(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("nightly", cron=CronSpec("0 3 * * *")))
+        assert cli.json("cron", "pause", "nightly") == {"cron": "nightly", "task": "nightly", "paused": True}
+        assert [one["paused"] for one in cli.json("tasks")] == [True]
+        assert cli("cron", "pause", "nightly") == 0
+        assert cli.out == "nightly was paused already\n"
+        assert cli("cron", "resume", "nightly") == 0
+        assert cli.out == "nightly resumed\n"
+        assert [one["paused"] for one in cli.json("tasks")] == [False]
+        assert cli("cron", "pause", "daily") == 64
+
 
 def test_explain(bench: Bench, cli: Cli) -> None:
     bench.register(task("ship"))

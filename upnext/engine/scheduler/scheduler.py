@@ -79,6 +79,8 @@ class SchedulerSettings:
     passing: bool = False
     """The service is being developed: what it registers goes when it stops."""
     since_s: float = field(default_factory=time.monotonic)
+    fires: bool = True
+    """It fires crons while it leads."""
 
 
 def _nobody(_consumer: str) -> None:
@@ -209,7 +211,7 @@ class Scheduler:
                 loops = [
                     group.create_task(self._keep_beating(), name="upnext-beat"),
                     group.create_task(self._keep_promoting(), name="upnext-promote"),
-                    group.create_task(self._crons.run(), name="upnext-crons"),
+                    *([group.create_task(self._crons.run(), name="upnext-crons")] if self._settings.fires else []),
                     group.create_task(self._sweep.run(), name="upnext-consumer-sweep"),
                     group.create_task(self._keep_announcing(), name="upnext-announce"),
                     group.create_task(self.reports.run(), name="upnext-report"),

@@ -31,6 +31,11 @@ class Cron:
     """Ticks that started none for that."""
 
 
+def task_of(transport: Transport, keys: Keys, name: str) -> str:
+    """The task that a cron runs. Raises UsageError for one that is unknown."""
+    return submission(transport, keys, name).task
+
+
 def crons(transport: Transport, keys: Keys) -> list[Cron]:
     """By name."""
     server_ms, found = transport.run(inspect.list_crons(keys))

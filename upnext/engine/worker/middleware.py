@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from upnext.core.keys import Keys
 from upnext.core.retry import RetryIn
-from upnext.core.spec import SyncExecutor, WorkerSpec
+from upnext.core.spec import WorkerSpec
 from upnext.engine.attempt import Attempt
 from upnext.engine.worker.cache import look
 from upnext.engine.worker.failures import (
@@ -69,11 +69,8 @@ class Around:
         self._loop = asyncio.get_running_loop()
         size = worker.sync_pool_size or worker.concurrency
         self._threads = Threads()
-        processes = worker.sync_executor is SyncExecutor.PROCESS and pool_setup is not None
         self._pool = (
-            ProcessPool(pool_setup, size, lifespan=worker.lifespan is not None)
-            if processes and pool_setup is not None
-            else None
+            ProcessPool(pool_setup, size, lifespan=worker.lifespan is not None) if pool_setup is not None else None
         )
         # slots bound them already, unless the pool is the smaller
         self._permits: Turns[_Place] | None = Turns(size, _nothing_else) if size < worker.concurrency else None

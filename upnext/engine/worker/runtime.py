@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 
 from upnext.core.keys import Keys
-from upnext.core.spec import ServiceSpec, SyncExecutor, WorkerSpec
+from upnext.core.spec import ServiceSpec, WorkerSpec
 from upnext.engine import secrets
 from upnext.engine.attempt import Attempt
 from upnext.engine.client.queue_client import QueueClient
@@ -33,6 +33,7 @@ from upnext.engine.worker.overrunning import Lingering
 from upnext.engine.worker.pool import setup_of
 from upnext.engine.worker.settings import RuntimeSettings
 from upnext.engine.worker.settling import Settling
+from upnext.engine.worker.task_run import runs_in_process
 from upnext.engine.worker.unstarted import Unstarted
 from upnext.errors import BrokerRefusedError, BrokerUnavailableError, LifespanError
 
@@ -253,4 +254,4 @@ class WorkerRuntime:
 
 
 def _needs_pool(worker: WorkerSpec) -> bool:
-    return worker.sync_executor is SyncExecutor.PROCESS and any(not task.is_async for task in worker.tasks.values())
+    return any(runs_in_process(task, worker.sync_executor) for task in worker.tasks.values())

@@ -27,6 +27,11 @@ class TaskRun:
     plain: bool
 
 
+def runs_in_process(spec: TaskSpec, sync_executor: SyncExecutor) -> bool:
+    """Whether it runs in a pool process; `sync_executor` is its Worker's."""
+    return not spec.is_async and (spec.options.executor or sync_executor) is SyncExecutor.PROCESS
+
+
 def task_run(spec: TaskSpec, index: int, sync_executor: SyncExecutor) -> TaskRun:
     """`index` counts in the order of WorkerSpec.tasks."""
     lenient = getattr(spec.arguments, "decode_event", None) if spec.kind is TaskKind.EVENT else None
@@ -38,7 +43,7 @@ def task_run(spec: TaskSpec, index: int, sync_executor: SyncExecutor) -> TaskRun
         encode_result=spec.arguments.encode_result,
         function=spec.function,
         is_async=spec.is_async,
-        in_process=not spec.is_async and sync_executor is SyncExecutor.PROCESS,
+        in_process=runs_in_process(spec, sync_executor),
         timeout_s=spec.options.timeout_s,
         hooked=hooked,
         cache=cache,
