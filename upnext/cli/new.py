@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from upnext.cli import output
-from upnext.cli.options import flags, queue_options
+from upnext.cli.options import flags, json_option
 from upnext.errors import UsageError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
@@ -58,7 +58,7 @@ def test_greet() -> None:
 
 @click.command()
 @click.argument("name")
-@queue_options
+@json_option
 def new(name: str) -> None:
     """Write NAME.py, a small service, and test_NAME.py into this folder."""
     if _NAME.match(name) is None:

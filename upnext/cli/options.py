@@ -39,7 +39,8 @@ def _flag(*names: str, **attributes: Any) -> Callable[[F], F]:
     return click.option(*names, expose_value=False, callback=_keep, **attributes)
 
 
-def _json(command: F) -> F:
+def json_option(command: F) -> F:
+    """--json alone: for commands that ask nobody."""
     return _flag("--json", is_flag=True, help="Print JSON.")(command)
 
 
@@ -56,11 +57,11 @@ def queue_options(command: F) -> F:
     command = _flag(
         "--redis-url", metavar="URL", help="Redis or Valkey to ask (UPNEXT_REDIS_URL; default: the running daemon's)."
     )(command)
-    return _json(command)
+    return json_option(command)
 
 
 def control_options(command: F) -> F:
     """--json, --socket, --name: for commands that ask a daemon."""
     command = _name(command)
     command = _flag("--socket", metavar="PATH", help="Control socket of the daemon (UPNEXTD_SOCKET).")(command)
-    return _json(command)
+    return json_option(command)
