@@ -40,7 +40,7 @@ def _flag(*names: str, **attributes: Any) -> Callable[[F], F]:
 
 
 def json_option(command: F) -> F:
-    """--json alone: for commands that ask nobody."""
+    """--json alone: for commands that ask neither."""
     return _flag("--json", is_flag=True, help="Print JSON.")(command)
 
 
