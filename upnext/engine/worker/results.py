@@ -34,7 +34,7 @@ from upnext.engine.worker.membership import Membership
 
 log = logging.getLogger("upnext.worker")
 
-_CLEARED: dict[str, Any] = {"handed_back": False, "expires_ms": None, "suspect": False, "suspect_of": None}
+CLEARED: dict[str, Any] = {"handed_back": False, "expires_ms": None, "suspect": False, "suspect_of": None}
 """What holds for an attempt and not for the next one of the same job. One that ended by itself has crashed nothing."""
 
 
@@ -152,7 +152,7 @@ class Results:
         self._end(attempt, outcome, dead_letter=True)
 
     def _put_back(self, attempt: Attempt, delay_s: float, /, **changes: Any) -> None:
-        meta = replace(attempt.meta or Meta(), job_id=attempt.job_id, lane=None, **(_CLEARED | changes))
+        meta = replace(attempt.meta or Meta(), job_id=attempt.job_id, lane=None, **(CLEARED | changes))
         delay_ms = max(0, round(delay_s * 1000))
         home = attempt.home_lane
         self._finisher.put_back(
