@@ -108,6 +108,26 @@ FOUND = {
 """Seeds that find each fault."""
 
 
+def test_a_broken_seed_shows_its_trace_and_breaks_alike_again(own: redis.Redis) -> None:
+    fault = "a late backlog read"
+    rules, change = FAULTS[fault]
+    traces: list[list[str]] = []
+    for _ in range(2):
+        with pytest.raises(BrokenError, match="stuck") as broken:
+            play(own, FOUND[fault][0], rules=rules, change=change)
+        traces.append(broken.value.__notes__)
+    assert traces[0] == traces[1]
+    assert "calm" in traces[0][0]
+
+
+@pytest.mark.parametrize(
+    "rules", [Rules(backlog_over_cut_line=False), Rules(sweeps=False)], ids=["swept", "over the line that is cut"]
+)
+def test_each_mend_of_a_late_backlog_read_is_enough(own: redis.Redis, rules: Rules) -> None:
+    for seed in FOUND["a late backlog read"]:
+        play(own, seed, rules=rules)
+
+
 @pytest.mark.parametrize("fault", FOUND)
 def test_a_mend_taken_back_is_found(own: redis.Redis, fault: str) -> None:
     rules, change = FAULTS[fault]
