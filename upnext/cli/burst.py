@@ -16,6 +16,8 @@ from upnext.errors import QueueError
 log = logging.getLogger("upnext")
 
 LOOK_S = 0.2
+LOOKS = 3
+"""So many looks one after the other have to find nothing left."""
 SOONEST = 500
 """So many delayed jobs of a task are looked at for retries, the soonest ones."""
 
@@ -32,15 +34,16 @@ class Burst:
         self._places = [
             (SyncQueueClient(url, namespace, name="upnext-burst"), names) for url, names in tasks_at.items()
         ]
-        self._failed_before: int | None = None
+        self._failed_before = self._failed()
 
     async def until_done(self, stopping: asyncio.Event) -> None:
         """Set `stopping` once no job of theirs is queued or running or waits for a retry. A broker that is away is asked again."""
+        seen_done = 0
         while not stopping.is_set():
             try:
-                if self._failed_before is None:
-                    self._failed_before = await asyncio.to_thread(self._failed)
-                elif await asyncio.to_thread(self._done):
+                # One look is several reads, between which a job may go from one place to another.
+                seen_done = seen_done + 1 if await asyncio.to_thread(self._done) else 0
+                if seen_done == LOOKS:
                     stopping.set()
                     return
             except QueueError as error:
@@ -48,8 +51,8 @@ class Burst:
             await asyncio.sleep(LOOK_S)
 
     def failed(self) -> bool:
-        """Whether a job of theirs has failed for good since the start."""
-        return self._failed_before is not None and self._failed() > self._failed_before
+        """Whether a job of theirs has failed for good since this was made, before the first of them started."""
+        return self._failed() > self._failed_before
 
     def _failed(self) -> int:
         return sum(

@@ -28,7 +28,8 @@ def print_json(value: Any) -> None:
 
 
 def print_line(text: str = "") -> None:
-    click.echo(text)
+    """One line, or several."""
+    click.echo("\n".join(map(visible, text.split("\n"))))
 
 
 def print_table(
@@ -57,7 +58,7 @@ def print_table(
 
 def print_fields(fields: Sequence[tuple[str, Any]]) -> None:
     """`name  value` lines; fields that are None or empty are left out, values of several lines go below their name."""
-    shown = [(name, _cell(value)) for name, value in fields if value not in (None, "", [])]
+    shown = [(name, _lines(value)) for name, value in fields if value not in (None, "", [])]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
         if "\n" in value:
@@ -95,6 +96,16 @@ def aligned(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Seque
     return lines
 
 
+def visible(text: str) -> str:
+    """Text of users as a terminal may show it: control characters, line ends and what turns the direction of text are escaped.
+
+    Every text from the queue goes through here before it is printed, save within JSON, which stays exact.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
@@ -102,7 +113,12 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.3g}"
-    return str(value)
+    return visible(str(value))
+
+
+def _lines(value: Any) -> str:
+    """A cell that may have several lines."""
+    return "\n".join(map(_cell, value.split("\n"))) if isinstance(value, str) else _cell(value)
 
 
 def _styled(name: str) -> str:

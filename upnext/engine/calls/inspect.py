@@ -6,9 +6,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
-
-import orjson
+from typing import Any
 
 from upnext.core import entry, ids, outcome
 from upnext.core.batches import CALL_BYTES
@@ -22,6 +20,8 @@ from upnext.engine.redis.scripts import Call, Calls, ident, script
 
 STATUSES = {letter: status for status, letter in LETTERS.items()}
 MOST_JOBS = 1000
+LATEST_MS = 4e12
+"""In the year 2096."""
 """Most jobs that one call looks at."""
 MOST_HELD = 300
 """Most jobs that one call looks at where each has to be found by its id."""
@@ -29,11 +29,13 @@ RATE_BUCKETS = 6
 """Complete buckets that a rate is taken over, besides the current one."""
 
 
+def _text(raw: bytes) -> str:
+    """A name as it is shown: bytes that are no UTF-8 are escaped."""
+    return raw.decode("utf-8", "backslashreplace")
+
+
 def _json(raw: bytes | None) -> dict[str, Any] | None:
-    if raw is None:
-        return None
-    value = orjson.loads(raw)
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+    return None if raw is None else readable(raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +127,13 @@ def find_job(keys: Keys, job_id: str) -> Call[Found]:
     )
 
 
+def _ms(score: bytes, per_ms: int) -> int:
+    """A score as Unix ms; for one that is no time the nearest that a clock can show."""
+    return int(max(0.0, min(float(score) / per_ms, LATEST_MS)))
+
+
 def _packed(dead: bool, score: bytes, raw: bytes | None) -> Packed:
-    at_ms = int(float(score)) // (1 if dead else 1000)
+    at_ms = _ms(score, 1 if dead else 1000)
     if raw is None:
         return Packed(dead, at_ms, Lane.NORMAL, Meta())
     lane, meta, payload = entry.unpack(raw)
@@ -210,7 +217,7 @@ def page_jobs(keys: Keys, *, dead: bool, task: str | None, rank: int, look: int,
     """Delayed jobs soonest first, or dead letters newest first: of `look` from `rank` on, at most `limit` of this task."""
 
     def parse(reply: list[Any]) -> Page:
-        jobs = [(reply[at].decode(), _packed(dead, reply[at + 1], reply[at + 2])) for at in range(1, len(reply), 3)]
+        jobs = [(_text(reply[at]), _packed(dead, reply[at + 1], reply[at + 2])) for at in range(1, len(reply), 3)]
         return Page(reply[0] if reply[0] >= 0 else None, jobs)
 
     names = [keys.dead, keys.dead_jobs] if dead else [keys.delayed, keys.delayed_jobs]
@@ -248,7 +255,7 @@ def recent_ends(
         for at in range(2, len(reply), 4):
             raw = reply[at + 3]
             status = STATUSES[reply[at + 1].decode()]
-            ends.append(End(reply[at].decode(), status, int(reply[at + 2]), outcome.decode(raw) if raw else None))
+            ends.append(End(_text(reply[at]), status, int(reply[at + 2]), outcome.decode(raw) if raw else None))
         return Ends((reply[0].decode(), reply[1]) if reply[0] else None, ends)
 
     letters = "".join(LETTERS[status] for status in statuses)
@@ -297,7 +304,7 @@ def list_tasks(keys: Keys, now_ms: int) -> Calls[list[TaskFacts]]:
 def _task_facts(row: list[Any]) -> TaskFacts:
     name, raw, limits, paused, stored, held, ends, *counts = row
     return TaskFacts(
-        name=name.decode(),
+        name=_text(name),
         definition=_json(raw) or {},
         limits=_json(limits),
         paused=paused == 1,
@@ -312,7 +319,7 @@ def count_by_task(keys: Keys, *, dead: bool, cursor: str, look: int) -> Call[tup
     """-> (next cursor, "0" at the end; counts by task of the part that was looked at)."""
 
     def parse(reply: list[Any]) -> tuple[str, dict[str, int]]:
-        return reply[0].decode(), {task.decode(): count for task, count in pairs(reply[1:])}
+        return reply[0].decode(), {_text(task): count for task, count in pairs(reply[1:])}
 
     return Call(script("count_by_task"), [keys.dead if dead else keys.delayed], [cursor, look], parse)
 
@@ -374,7 +381,7 @@ def list_crons(keys: Keys) -> Call[tuple[int, list[CronFacts]]]:
     def parse(reply: list[Any]) -> tuple[int, list[CronFacts]]:
         facts = [
             CronFacts(
-                reply[at].decode(),
+                _text(reply[at]),
                 _json(reply[at + 1]) or {},
                 int(reply[at + 2]) if reply[at + 2] else None,
                 int(reply[at + 3] or 0),

@@ -15,6 +15,7 @@ from upnext.core.lanes import Lane
 from upnext.core.naming import stem_of
 from upnext.core.ownership import Source
 from upnext.core.spec import STEPPED_BACK_MS, TaskKind, TaskSpec
+from upnext.engine.calls.rows import names
 from upnext.engine.redis.scripts import Arg, Call, script, text
 
 MOST_LOST_HOSTS = 10
@@ -218,9 +219,13 @@ def beat(
             due,
             text(reply[4]),
             reply[5] == 1,
-            [text(name) for name in missing],
-            [text(name) for name in graves],
-            {text(name): text(end) for name, end in zip(leases[::2], leases[1::2], strict=True)},
+            names(missing, keys.leases, "ZREM"),
+            names(graves, keys.graves, "ZREM"),
+            {
+                name: text(end)
+                for raw, end in zip(leases[::2], leases[1::2], strict=True)
+                for name in names([raw], keys.leases, "ZREM")
+            },
         )
 
     return Call(

@@ -190,7 +190,7 @@ def _registry(keys: Keys, first: _Page, found: Mapping[str, list[Any]]) -> Regis
     raw: dict[str, Raw] = {}
     for name in {**task_rows, **cron_rows}:
         task, cron, seen, by_event = named[name.encode()]
-        row = task_rows.get(name) or cron_rows[name]
+        row = task_rows.get(name) or cron_rows.get(name) or {}
         raw[name] = Raw(task or b"", cron or b"", seen or b"", by_event or b"", row.get("event"))
         definitions.append(_definition(name, row, cron_rows.get(name), seen, by_event))
     stated = {row[0]: row[1:] for row in found["a"]}

@@ -1,8 +1,12 @@
-"""Rows of shared keys as they come in replies: each is read by itself, and one that can't be read is None."""
+"""Rows of shared keys as they come in replies: each is read by itself, and one that can't be read is None and named once in the log.
+
+Rows are wrong when they come from other versions, from hands, or from half-restored dumps: one must harm itself alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import orjson
@@ -20,3 +24,33 @@ def readable(raw: bytes) -> dict[str, Any] | None:
     except orjson.JSONDecodeError:
         return None
     return cast("dict[str, Any]", row) if isinstance(row, dict) else None
+
+
+log = logging.getLogger("upnext.engine")
+
+_MOST_NAMED = 1000
+_named: set[tuple[str, bytes]] = set()
+
+
+def bad_row(key: str, field: bytes, why: str, remove: str) -> None:
+    """Name a row that is passed over, once in the life of this process. `remove`: the command that removes a field of such a key."""
+    if (key, field) in _named:
+        return
+    if len(_named) < _MOST_NAMED:
+        _named.add((key, field))
+    shown = field[:200].decode("utf-8", "backslashreplace")
+    log.error("a row of %s is passed over: field %r %s; remove it with %s %s FIELD", key, shown, why, remove, key)
+
+
+def names(found: Iterable[bytes | str], key: str, remove: str = "HDEL") -> list[str]:
+    """Names that stand in a shared key, without those that are no text."""
+    out: list[str] = []
+    for raw in found:
+        if isinstance(raw, str):
+            out.append(raw)
+            continue
+        try:
+            out.append(raw.decode())
+        except UnicodeDecodeError:
+            bad_row(key, raw, "is not UTF-8", remove)
+    return out

@@ -39,7 +39,7 @@ if leads == 1 then
   redis.call('HSET', KEYS[3], 'until_ms', ends)
 end
 local head = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')[2]
-local reply = {now, leads, term, head and math.ceil(tonumber(head) / 1000) or -1, term .. ' ' .. ends, redis.call('EXISTS', KEYS[6]), #missing}
+local reply = {now, leads, term, head and math.max(0, math.min(4e12, math.ceil(tonumber(head) / 1000))) or -1, term .. ' ' .. ends, redis.call('EXISTS', KEYS[6]), #missing}
 local function tell(rows)
   for _, row in ipairs(rows) do
     reply[#reply + 1] = row

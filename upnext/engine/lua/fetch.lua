@@ -185,9 +185,7 @@ for _, rest in ipairs(again) do
     end)
   end
 end
-if problem and #reply == 4 then
-  return redis.error_reply(problem)
-elseif problem then
+if problem then
   local size = #reply
   reply[size + 1], reply[size + 2], reply[size + 3] = 0, '!', problem
 end

@@ -17,6 +17,9 @@ local tasks, crons, handlers = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(
 local FIRST_KEY, FIRST_ARG = 14, 15
 
 local schema = tonumber(redis.call('GET', KEYS[2]) or '0')
+if not schema then
+  return redis.error_reply('ERR ' .. KEYS[2] .. ' is not a number: DEL it, and each worker writes it anew')
+end
 if schema > tonumber(ARGV[2]) + 1 then
   return redis.error_reply('SCHEMA ' .. schema)
 end

@@ -11,8 +11,9 @@
 -- include: large
 local seq, delayed, delayed_jobs, limits = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local bell, idem = ARGV[1], ARGV[2]
-if not tonumber(redis.call('GET', seq) or '0') then
-  return redis.error_reply('ERR ' .. seq .. ' is not a number')
+if not string.match(redis.call('GET', seq) or '0', '^%d+$') then
+  local time = redis.call('TIME')
+  redis.call('SET', seq, time[1]) -- garbage: go on from a number that is above all that were used
 end
 must_be('zset', delayed)
 must_be('hash', delayed_jobs, limits, KEYS[5])

@@ -15,6 +15,7 @@ from upnext.core.entry import Meta
 from upnext.core.keys import Keys
 from upnext.core.spec import CronSpec, MissedRunPolicy, TaskKind
 from upnext.engine.calls import lease
+from upnext.engine.calls.rows import bad_row, names, readable
 from upnext.engine.redis.backoff import Backoff
 from upnext.engine.redis.reconnecting import Link
 from upnext.engine.redis.replies import ReplyError
@@ -89,10 +90,15 @@ class CronWork:
             self._parsed.clear()  # mostly of crons that have changed or gone
         wait_s = REREAD_S
         for name, raw in known.items():
+            if not names([name], self._keys.crons):
+                continue
             if name in paused_now:  # its cursor stays: what it missed is one gap for its policy when it is resumed
                 self._paused.add(name.decode())
                 continue
-            definition: dict[str, Any] = orjson.loads(raw)
+            definition = readable(raw)
+            if definition is None or not _is_definition(definition):
+                bad_row(self._keys.crons, name, "has no cron's definition (or one of another version)", "HDEL")
+                continue
             now_ms = self._server_ms()
             if definition.get("last_seen_ms", 0) < now_ms - LAPSE_MS:
                 continue
@@ -183,3 +189,10 @@ class CronWork:
 
 def _pairs(reply: Any) -> dict[bytes, bytes]:
     return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+def _is_definition(row: dict[str, Any]) -> bool:
+    """Whether it has what a cron needs, each of its kind; what a newer version has besides is passed over."""
+    texts = all(isinstance(row.get(field), str) for field in ("schedule", "timezone", "missed"))
+    numbers = all(isinstance(row.get(field, 0), int | float | None) for field in ("last_seen_ms", "max_catch_up_s"))
+    return texts and numbers and row.get("last_seen_ms", 0) is not None

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from upnext.core.keys import Keys
 from upnext.engine.background import BackgroundTasks
 from upnext.engine.calls import lease
+from upnext.engine.calls.rows import readable
 from upnext.engine.redis.backoff import Backoff
 from upnext.engine.redis.reconnecting import Link
 from upnext.engine.redis.replies import EpochError, ReplyError
@@ -184,7 +183,7 @@ class Reaper:
 
     async def _record(self, consumer: str) -> dict[str, Any] | None:
         raw = await self._link.command("HGET", self._keys.consumers, consumer)
-        return orjson.loads(raw) if raw else None
+        return readable(raw) if raw else None
 
     async def _cut(self, case: _Case, record: dict[str, Any]) -> None:
         """A lost host's waiting read would be fed for ever, and one still on its way would create the consumer anew.

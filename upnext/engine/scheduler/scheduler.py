@@ -14,13 +14,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-import orjson
-
 from upnext.core.keys import Keys
 from upnext.core.leases import Sightings, renewed_within
 from upnext.core.ownership import ANNOUNCE_S, ANNOUNCER_LEASE_MS, Source
 from upnext.core.spec import ServiceSpec
-from upnext.engine.calls import lease
+from upnext.engine.calls import lease, rows
 from upnext.engine.redis import wakeups
 from upnext.engine.redis.backoff import Backoff
 from upnext.engine.redis.connection import Wire
@@ -391,9 +389,14 @@ class Scheduler:
         raw = await self._link.command("HGETALL", self._keys.consumers)
         left_over: dict[str, str] = {}
         for name, record in zip(raw[::2], raw[1::2], strict=True):
-            owner = orjson.loads(record)
-            if owner["daemon"] == self._settings.daemon_id and owner["since_ms"] < self._settings.since_ms:
-                left_over[name.decode()] = beat.leases.get(name.decode(), NO_LEASE)
+            owner, [*known] = rows.readable(record), rows.names([name], self._keys.consumers)
+            if owner is None or not known:
+                rows.bad_row(self._keys.consumers, name, "has no consumer's record", "HDEL")
+                continue
+            since_ms = owner.get("since_ms")
+            former = isinstance(since_ms, int) and since_ms < self._settings.since_ms
+            if owner.get("daemon") == self._settings.daemon_id and former:
+                left_over[known[0]] = beat.leases.get(known[0], NO_LEASE)
         left_over = {name: end for name, end in left_over.items() if name not in self._alive}
         self._former_done = True
         if any(renewed_within(float(end), beat.server_ms, LEASE_MS, held_s) for end in left_over.values()):

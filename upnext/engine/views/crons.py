@@ -42,7 +42,7 @@ def crons(transport: Transport, keys: Keys) -> list[Cron]:
     listed: list[Cron] = []
     for facts in found:
         definition = facts.definition
-        spec = CronSpec(definition.get("schedule", ""), definition.get("timezone", "UTC"))
+        spec = CronSpec(str(definition.get("schedule", "")), str(definition.get("timezone", "UTC")))
         try:
             next_ms = cron.parse(spec).next_after(server_ms)
         except UsageError:

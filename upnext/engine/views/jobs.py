@@ -271,8 +271,15 @@ def _paged(transport: Transport, keys: Keys, *, dead: bool, task: str | None, li
 # -- one job from one source --------------------------------------------------------------------------------------------------------------
 
 
+def _parsed(job_id: str) -> ids.JobId:
+    """What an id says; of text that is none (a row that another hand wrote), nothing but what stands before the last colon."""
+    if ids.is_id(job_id):
+        return ids.parse(job_id)
+    return ids.JobId(job_id.rpartition(":")[0] or "unreadable", "", 0, 0)
+
+
 def _fields(job_id: str, meta: Meta) -> dict[str, Any]:
-    parsed = ids.parse(job_id)
+    parsed = _parsed(job_id)
     return {
         "job_id": job_id,
         "task": parsed.task,
@@ -325,7 +332,7 @@ def _recent(end: End) -> Job:
 
 
 def _ended(job_id: str, end: Outcome, *, at_ms: int | None = None, **extra: Any) -> Job:
-    parsed = ids.parse(job_id)
+    parsed = _parsed(job_id)
     finished_ms = end.finished_ms or at_ms
     return Job(
         job_id=job_id,

@@ -15,6 +15,7 @@ from upnext.core.lanes import Lane
 from upnext.core.spec import WorkerSpec
 from upnext.core.suspects import Move, OneAtATime, Suspects, SuspectTurns
 from upnext.engine.calls import lease
+from upnext.engine.calls.rows import names
 from upnext.engine.client.queue_client import QueueClient
 from upnext.engine.redis.backoff import Backoff
 from upnext.engine.redis.connection import Wire
@@ -376,14 +377,15 @@ class Fetcher:
         wire = await self._broker.link.wire()
         paused, limited = wire.send("SMEMBERS", keys.paused), wire.send("HKEYS", keys.limits)
         cancels = wire.send("HKEYS", keys.cancel)
-        self._intake.limited = {name.decode() for name in await limited}.intersection(self._worker.tasks)
-        closed = {name.decode() for name in [*await paused, *await limited]}
+        limited_names = names(await limited, keys.limits)
+        self._intake.limited = set(limited_names).intersection(self._worker.tasks)
+        closed = {*names(await paused, keys.paused, "SREM"), *limited_names}
         open_tasks = [task for task in self._worker.tasks if task not in closed]
         self._streams = [keys.stream(task, lane) for lane in (Lane.HIGH, Lane.NORMAL) for task in open_tasks]
         self._polling.read_directly({stream: self._lanes[stream] for stream in self._streams})
         self._open.ask(Question.JOBS)
-        for job_id in await cancels:
-            self._unstarted.cancel(job_id.decode())
+        for job_id in names(await cancels, keys.cancel):
+            self._unstarted.cancel(job_id)
         await self._sort_late(closed)
 
     async def _sort_late(self, closed: set[str]) -> None:
