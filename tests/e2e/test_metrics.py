@@ -102,7 +102,10 @@ def test_everything_is_served() -> None:
         assert value(samples, "upnext_attempt_duration_seconds_bucket", task="nap", le="0.05") == 0
         assert value(samples, "upnext_lateness_seconds_count", task="nap") == 5
         assert value(samples, "upnext_queue_depth", task="nap", state="queued") == 0
-        assert value(samples, "upnext_restarts_total", role="worker", cause="exit") == 1
+        # A machine that is busy may have replaced a worker at its start, too.
+        restarts = [child["restarts"] for child in daemon.status()["children"] if child["role"] == "worker"]
+        assert value(samples, "upnext_restarts_total", role="worker") == sum(restarts)
+        assert value(samples, "upnext_restarts_total", role="worker", cause="exit") >= 1
         wait_until(lambda: value(scraped(port), "upnext_leader") == 1, 10)
         assert value(samples, "upnext_workers_ready") == 2
         assert value(samples, "upnext_generation") == 1

@@ -105,10 +105,16 @@ class CronWork:
             parsed = self._parse(name.decode(), definition)
             if parsed is None:
                 continue
-            wait_ms = await self._fire(name.decode(), *parsed, int(at.get(name) or 0), now_ms)
+            wait_ms = await self._fire(name.decode(), *parsed, self._cursor(name, at.get(name)), now_ms)
             if wait_ms is not None:
                 wait_s = min(wait_s, wait_ms / 1000)
         return max(0.001, wait_s)
+
+    def _cursor(self, name: bytes, raw: bytes | None) -> int:
+        """When the cron last ticked, Unix ms; 0 for one that never did, or whose row can't be read."""
+        if raw and not raw.isdigit():
+            bad_row(self._keys.cursors, name, "is no time", "HDEL")
+        return int(raw) if raw and raw.isdigit() else 0
 
     def _parse(self, name: str, definition: dict[str, Any]) -> tuple[CronSpec, Schedule] | None:
         from upnext.core import cron as crons  # noqa: PLC0415 - croniter is slow to import, and most schedulers have no cron
