@@ -98,7 +98,8 @@ def test_everything_is_served() -> None:
         assert value(samples, "upnext_jobs_total", task="fail", outcome="failed") == 1
         assert value(samples, "upnext_jobs_total", task="leave", outcome="dead") == 1
         assert value(samples, "upnext_attempt_duration_seconds_count", task="nap") == 5
-        assert 0.5 <= value(samples, "upnext_attempt_duration_seconds_sum", task="nap") < 50, "seconds"
+        # A loop that counts in ms may wake up to one early.
+        assert 0.45 <= value(samples, "upnext_attempt_duration_seconds_sum", task="nap") < 50, "seconds"
         assert value(samples, "upnext_attempt_duration_seconds_bucket", task="nap", le="0.05") == 0
         assert value(samples, "upnext_lateness_seconds_count", task="nap") == 5
         assert value(samples, "upnext_queue_depth", task="nap", state="queued") == 0
