@@ -161,7 +161,7 @@ local function take_from(position)
   end
 end
 
--- One lane or limit that can't be read must not cost what was taken before it (an error has no jobs beside it), nor keep the other tasks waiting.
+-- One lane or limit that can't be read must not cost what was taken before it, nor keep the other tasks waiting: it stands beside what was taken.
 local function attempt(...)
   local took, why = pcall(...)
   if not took then
