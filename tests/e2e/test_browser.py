@@ -134,14 +134,8 @@ def visit(browser: Any, dashboard: Dashboard) -> Iterator[Visit]:
     one.close()
 
 
-def submit(dashboard: Dashboard, task: str, **kwargs: Any) -> str:
-    answer = dashboard.post(f"/tasks/{task}/run", {"kwargs": json.dumps(kwargs)})
-    assert answer.status == 200, answer.text
-    return answer.json["job_id"]
-
-
 def status(dashboard: Dashboard, job_id: str) -> str:
-    return dashboard.get(f"/jobs/{urllib.parse.quote(job_id)}").json["status"]
+    return dashboard.job(job_id)["status"]
 
 
 def job_path(job_id: str) -> str:
@@ -151,7 +145,7 @@ def job_path(job_id: str) -> str:
 @pytest.fixture(scope="module")
 def pages(dashboard: Dashboard) -> Iterator[list[str]]:
     """Every kind of page, with something on it."""
-    dead, held = submit(dashboard, "boom", text="no"), submit(dashboard, "hold", seconds=600, note="half")
+    dead, held = dashboard.submit("boom", text="no"), dashboard.submit("hold", seconds=600, note="half")
     wait_until(lambda: status(dashboard, dead) == "dead" or status(dashboard, dead) == "failed", 30, "a failed job")
     wait_until(lambda: status(dashboard, held) == "running", 30, "a running job")
     host = dashboard.get("/hosts").json[0]["daemon"]
@@ -202,7 +196,7 @@ def test_no_page_is_wider_than_the_screen(visit: Visit, pages: list[str], width:
 
 
 def test_a_job_is_cancelled_by_keyboard_alone(visit: Visit, dashboard: Dashboard) -> None:
-    job_id = submit(dashboard, "hold", seconds=600)
+    job_id = dashboard.submit("hold", seconds=600)
     wait_until(lambda: status(dashboard, job_id) == "running", 30, "the job to run")
     questions: list[str] = []
 
@@ -232,8 +226,8 @@ def test_hostile_texts_stay_texts(visit: Visit, dashboard: Dashboard) -> None:
     visit.page.on("dialog", lambda dialog: (visit.wrong.append(f"executed: {dialog.message}"), dialog.dismiss()))
     jobs: list[str] = []
     for text in HOSTILE:
-        jobs += [submit(dashboard, "boom", text=text), submit(dashboard, "echo", text=text)]
-        jobs.append(submit(dashboard, "hold", seconds=0.01, note=text))
+        jobs += [dashboard.submit("boom", text=text), dashboard.submit("echo", text=text)]
+        jobs.append(dashboard.submit("hold", seconds=0.01, note=text))
         dashboard.post("/events/order.placed/send", {"fields": json.dumps({"order_id": text})})
     for job_id in jobs:
         wait_until(lambda one=job_id: status(dashboard, one) not in ("queued", "running"), 30, "a job to end")
@@ -253,12 +247,12 @@ def test_hostile_texts_stay_texts(visit: Visit, dashboard: Dashboard) -> None:
 def test_what_a_person_does_survives_the_refresh(visit: Visit, dashboard: Dashboard) -> None:
     dashboard.post("/tasks/echo/pause")
     try:
-        ids = [submit(dashboard, "echo", text=str(number)) for number in range(2)]
+        ids = [dashboard.submit("echo", text=str(number)) for number in range(2)]
         page = visit.open("/jobs?state=queued&task=echo")
         box = page.locator(f"input[value='{ids[0]}']")
         box.check()
         box.focus()
-        further = submit(dashboard, "echo", text="new")
+        further = dashboard.submit("echo", text="new")
         page.wait_for_selector(f"input[value='{further}']")
         assert box.is_checked()
         assert page.evaluate("document.activeElement.value") == ids[0]
@@ -289,7 +283,7 @@ def test_a_dashboard_that_restarts_is_found_again(browser: Any, daemon: Daemon) 
 
 
 def test_times_are_relative_and_exact_on_hover(visit: Visit, dashboard: Dashboard) -> None:
-    job_id = submit(dashboard, "echo", text="x")
+    job_id = dashboard.submit("echo", text="x")
     wait_until(lambda: status(dashboard, job_id) == "done", 30, "the job to end")
     page = visit.open(job_path(job_id))
     time = page.locator("time").first

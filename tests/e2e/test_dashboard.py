@@ -83,19 +83,9 @@ def dashboard(daemon: Daemon) -> Iterator[Dashboard]:
         yield running
 
 
-def submit(dashboard: Dashboard, task: str, **kwargs: Any) -> str:
-    answer = dashboard.post(f"/tasks/{task}/run", {"kwargs": json.dumps(kwargs)})
-    assert answer.status == 200, answer.text
-    return answer.json["job_id"]
-
-
-def job(dashboard: Dashboard, job_id: str) -> dict[str, Any]:
-    return dashboard.get(f"/jobs/{urllib.parse.quote(job_id)}").json
-
-
 def ended(dashboard: Dashboard, job_id: str) -> dict[str, Any]:
     def look() -> dict[str, Any] | None:
-        found = job(dashboard, job_id)
+        found = dashboard.job(job_id)
         return found if found["status"] in ("done", "failed", "cancelled", "dead") else None
 
     return wait_until(look, 20, f"{job_id} to end") or {}
@@ -369,7 +359,7 @@ def test_a_page_that_is_not_there(dashboard: Dashboard) -> None:
 
 
 def test_nothing_of_a_payload_is_executed(dashboard: Dashboard) -> None:
-    job_id = submit(dashboard, "boom", text=EVIL)
+    job_id = dashboard.submit("boom", text=EVIL)
     ended(dashboard, job_id)
     for path in ("/", "/dead", "/jobs", "/jobs?state=dead", f"/jobs/{urllib.parse.quote(job_id)}", "/tasks/boom"):
         text = dashboard.get(path, accept="text/html").text
@@ -377,13 +367,13 @@ def test_nothing_of_a_payload_is_executed(dashboard: Dashboard) -> None:
         assert "<img src=x" not in text, path
         assert not any(char in text for char in "\u202e\x1b\x07"), path
         assert "49" not in text.split("boom")[0], path
-    found = job(dashboard, job_id)
+    found = dashboard.job(job_id)
     assert found["arguments"] == {"text": EVIL}
 
 
 def test_a_running_job_shows_its_process(daemon: Daemon, dashboard: Dashboard) -> None:
-    job_id = submit(dashboard, "hold", seconds=600)
-    found = wait_until(lambda: (one := job(dashboard, job_id))["status"] == "running" and one, 20, "it to run")
+    job_id = dashboard.submit("hold", seconds=600)
+    found = wait_until(lambda: (one := dashboard.job(job_id))["status"] == "running" and one, 20, "it to run")
     assert found
     place = found["place"]
     assert place["pid"] == daemon.worker_pids()[place["slot"]]
@@ -406,16 +396,16 @@ def test_a_running_job_shows_its_process(daemon: Daemon, dashboard: Dashboard) -
 
 
 def test_a_killed_worker_shows_at_once(daemon: Daemon, dashboard: Dashboard) -> None:
-    job_id = submit(dashboard, "hold", seconds=600)
+    job_id = dashboard.submit("hold", seconds=600)
     # A job shows as running once a worker has taken it; only one that has begun, as its child proves, is charged with a crash.
     flow = f"/flows/{urllib.parse.quote(job_id)}"
     wait_until(lambda: dashboard.get(flow).json["groups"], 20, "its child")
-    first = job(dashboard, job_id)
+    first = dashboard.job(job_id)
     os.kill(first["place"]["pid"], signal.SIGKILL)
     killed_at = time.monotonic()
 
     def elsewhere() -> dict[str, Any] | None:
-        one = job(dashboard, job_id)
+        one = dashboard.job(job_id)
         again = one["status"] == "running" and one["place"] and one["place"]["pid"] != first["place"]["pid"]
         return one if again else None
 
@@ -448,7 +438,7 @@ def test_a_daemon_that_is_paused_is_an_alert(daemon: Daemon, dashboard: Dashboar
 
 def test_a_dead_letter_is_retried_and_purged_by_group(dashboard: Dashboard) -> None:
     for number in range(3):
-        ended(dashboard, submit(dashboard, "boom", text=f"group {number}"))
+        ended(dashboard, dashboard.submit("boom", text=f"group {number}"))
     shown = dashboard.get("/dead?task=boom", accept="text/html").text
     assert "ValueError" in shown
     before = len(dashboard.get("/dead?task=boom").json)
@@ -462,7 +452,7 @@ def test_a_dead_letter_is_retried_and_purged_by_group(dashboard: Dashboard) -> N
 
 
 def test_a_job_is_run_again_with_other_arguments(dashboard: Dashboard) -> None:
-    first = submit(dashboard, "limited", number=1)
+    first = dashboard.submit("limited", number=1)
     ended(dashboard, first)
     path = f"/jobs/{urllib.parse.quote(first)}/rerun"
     again = dashboard.post(path, {"kwargs": '{"number": 7}'}).json["job_id"]
@@ -503,12 +493,12 @@ def test_many_jobs_are_cancelled_at_once_and_the_list_is_paged(dashboard: Dashbo
     dashboard.post(f"/hosts/{host}/drain")
     wait_until(lambda: dashboard.get(f"/hosts/{host}").json["state"] == "drained", 30, "the daemon to be drained")
     dashboard.post("/tasks/hold/pause")
-    ids = [submit(dashboard, "hold", seconds=1) for _ in range(5)]
+    ids = [dashboard.submit("hold", seconds=1) for _ in range(5)]
     page = dashboard.get("/jobs?state=queued&task=hold&limit=2")
     assert [one["job_id"] for one in page.json] == ids[:2]
     further = page.headers["link"].partition(">")[0].removeprefix("<")
     assert [one["job_id"] for one in dashboard.get(further).json] == ids[2:4]
-    explained = job(dashboard, ids[0])["explain"]
+    explained = dashboard.job(ids[0])["explain"]
     assert explained["gate"] == "paused"
     assert sorted(dashboard.post("/jobs/cancel", {"id": ids}).json["cancelled"]) == sorted(ids)
     assert dashboard.post("/jobs/cancel", {"id": ["x"] * 1001}).status == 400

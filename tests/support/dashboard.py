@@ -143,6 +143,15 @@ class Dashboard:
     def post(self, path: str, form: Mapping[str, Any] | None = None, **options: Any) -> Answer:
         return self.request("POST", path, form=form or {}, **options)
 
+    def submit(self, task: str, **kwargs: Any) -> str:
+        """Run a task with these arguments by its page -> the job's id."""
+        answer = self.post(f"/tasks/{task}/run", {"kwargs": json.dumps(kwargs)})
+        assert answer.status == 200, answer.text
+        return answer.json["job_id"]
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        return self.get(f"/jobs/{urllib.parse.quote(job_id)}").json
+
     def cookie(self, answer: Answer) -> str:
         """The session's cookie that an answer sets, as a browser sends it back."""
         return answer.headers["set-cookie"].partition(";")[0]

@@ -134,3 +134,27 @@ def _order(slot: Mapping[str, Any]) -> tuple[int, str, int]:
         name if name != "worker" else "",
         int(number) if number.isdecimal() else 0,
     )
+
+
+def blank_slot(
+    slot: str, role: str, state: str, *, pid: int | None = None, generation: int | None = None
+) -> dict[str, Any]:
+    """A slot of which nothing more is known, in the shape of the children of a daemon's status."""
+    return {
+        "slot": slot,
+        "role": role,
+        "pid": pid,
+        "state": state,
+        "generation": generation,
+        "incarnation": 0,
+        "uptime_s": None,
+        "heartbeat_age_s": None,
+        "in_flight": [],
+        "in_flight_count": 0,
+        "jobs_done": 0,
+        "jobs_failed": 0,
+        "rss_bytes": None,
+        "pss_bytes": None,
+        "restarts": 0,
+        "last_exit": None,
+    }

@@ -8,6 +8,7 @@ from typing import Any
 import upnext
 from upnext import config
 from upnext.control import protocol
+from upnext.core.reports import blank_slot
 from upnextd.rules.plan import Mode
 from upnextd.shared import process
 from upnextd.shared.companion import Companion
@@ -37,7 +38,7 @@ def status(supervisor: Supervisor, *, pss: bool = True) -> dict[str, Any]:
     for companion in (supervisor.exporter, supervisor.dashboard):
         if companion is not None:
             children.append(_companion(companion, now, pss))
-    said = supervisor.scheduler_status
+    scheduler = supervisor.scheduler_status
     return {
         "protocol": protocol.PROTOCOL,
         "version": upnext.__version__,
@@ -54,17 +55,17 @@ def status(supervisor: Supervisor, *, pss: bool = True) -> dict[str, Any]:
         "problem": supervisor.templates.problem() or supervisor.waiting or None,
         "children": children,
         "secrets": _secrets(supervisor),
-        "scheduler": {"leader": said.leader, "epoch": said.epoch},
+        "scheduler": {"leader": scheduler.leader, "epoch": scheduler.epoch},
         "broker": {
             "url": config.redact(supervisor.broker_url()),
             "embedded": supervisor.broker is not None,
-            "connected": said.connected,
+            "connected": scheduler.connected,
         },
     }
 
 
 def _secrets(supervisor: Supervisor) -> list[dict[str, str]]:
-    """Each secret that a worker has read, with its source, of the newest worker that told."""
+    """Each secret that a worker has read, with its source, of the newest worker that has it."""
     found: dict[str, str] = {}
     for instance in sorted(supervisor.instances, key=lambda one: one.id):
         if instance.child is not None:
@@ -86,19 +87,19 @@ def _order(instance: Instance) -> tuple[str, int, int]:
 def _child(supervisor: Supervisor, instance: Instance, now: float, pss: bool) -> dict[str, Any]:
     child = instance.child
     history = supervisor.history.get(instance.slot, SlotHistory())
-    said = _blank(instance.slot, str(instance.role), instance.life.state.name, instance.generation)
-    said |= {
+    shown = blank_slot(instance.slot, str(instance.role), instance.life.state.name, generation=instance.generation)
+    shown |= {
         "incarnation": history.incarnations if child is None else child.incarnation,
         "restarts": history.restarts,
         "last_exit": None if history.last_exit is None else history.last_exit.as_json(),
     }
     if child is None or child.pid is None:
-        return said
+        return shown
     age_s = None if child.ready_at is None else child.heart.age_s(now)
     if age_s is not None and age_s > supervisor.settings.hang_timeout_s:
-        said["state"] = "HUNG"
+        shown["state"] = "HUNG"
     jobs = _jobs(instance, now)
-    return said | {
+    return shown | {
         "pid": child.pid,
         "uptime_s": round(now - child.born_at, 3),
         "heartbeat_age_s": None if age_s is None else round(age_s, 3),
@@ -135,10 +136,10 @@ def _jobs(instance: Instance, now: float) -> list[dict[str, Any]]:
 def _template(generation: Generation, now: float, pss: bool) -> dict[str, Any]:
     gone = not generation.living
     state = {Phase.IMPORTING: "STARTING", Phase.READY: "READY", Phase.GONE: "EXITED"}[generation.phase]
-    said = _blank("template", "template", state, generation.number) | {"incarnation": 1}
+    shown = blank_slot("template", "template", state, generation=generation.number) | {"incarnation": 1}
     if gone:
-        return said
-    return said | {
+        return shown
+    return shown | {
         "pid": generation.pid,
         "uptime_s": round(now - generation.started_at, 3),
         **_memory(generation.pid, pss),
@@ -149,40 +150,19 @@ def _broker(supervisor: Supervisor, now: float, pss: bool) -> dict[str, Any]:
     broker = supervisor.broker
     assert broker is not None
     state = "READY" if broker.up else "STARTING" if broker.pid is not None else "BACKOFF"
-    said = _blank("broker", "broker", state, None)
-    said |= {"incarnation": broker.restarts + 1, "restarts": broker.restarts}
+    shown = blank_slot("broker", "broker", state)
+    shown |= {"incarnation": broker.restarts + 1, "restarts": broker.restarts}
     if broker.pid is None:
-        return said
-    return said | {"pid": broker.pid, "uptime_s": round(now - broker.started_at, 3), **_memory(broker.pid, pss)}
+        return shown
+    return shown | {"pid": broker.pid, "uptime_s": round(now - broker.started_at, 3), **_memory(broker.pid, pss)}
 
 
 def _companion(one: Companion, now: float, pss: bool) -> dict[str, Any]:
-    said = _blank(one.slot, one.slot, "BACKOFF" if one.pid is None else "READY", None)
-    said |= {"incarnation": one.restarts + 1, "restarts": one.restarts}
+    shown = blank_slot(one.slot, one.slot, "BACKOFF" if one.pid is None else "READY")
+    shown |= {"incarnation": one.restarts + 1, "restarts": one.restarts}
     if one.pid is None:
-        return said
-    return said | {"pid": one.pid, "uptime_s": round(now - one.started_at, 3), **_memory(one.pid, pss)}
-
-
-def _blank(slot: str, role: str, state: str, generation: int | None) -> dict[str, Any]:
-    return {
-        "slot": slot,
-        "role": role,
-        "pid": None,
-        "state": state,
-        "generation": generation,
-        "incarnation": 0,
-        "uptime_s": None,
-        "heartbeat_age_s": None,
-        "in_flight": [],
-        "in_flight_count": 0,
-        "jobs_done": 0,
-        "jobs_failed": 0,
-        "rss_bytes": None,
-        "pss_bytes": None,
-        "restarts": 0,
-        "last_exit": None,
-    }
+        return shown
+    return shown | {"pid": one.pid, "uptime_s": round(now - one.started_at, 3), **_memory(one.pid, pss)}
 
 
 def _memory(pid: int, pss: bool) -> dict[str, int | None]:

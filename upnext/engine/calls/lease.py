@@ -15,7 +15,7 @@ from upnext.core.lanes import Lane
 from upnext.core.naming import stem_of
 from upnext.core.ownership import Source
 from upnext.core.spec import STEPPED_BACK_MS, TaskKind, TaskSpec
-from upnext.engine.calls.rows import names
+from upnext.engine.calls.rows import name, names, pairs
 from upnext.engine.redis.scripts import Arg, Call, script, text
 
 MOST_LOST_HOSTS = 10
@@ -222,9 +222,9 @@ def beat(
             names(missing, keys.leases, "ZREM"),
             names(graves, keys.graves, "ZREM"),
             {
-                name: text(end)
-                for raw, end in zip(leases[::2], leases[1::2], strict=True)
-                for name in names([raw], keys.leases, "ZREM")
+                consumer: text(end)
+                for raw, end in pairs(leases)
+                if (consumer := name(raw, keys.leases, "ZREM")) is not None
             },
         )
 

@@ -42,15 +42,16 @@ def bad_row(key: str, field: bytes, why: str, remove: str) -> None:
     log.error("a row of %s is passed over: field %r %s; remove it with %s %s FIELD", key, shown, why, remove, key)
 
 
+def name(raw: bytes | str, key: str, remove: str = "HDEL") -> str | None:
+    """A name that stands in a shared key; None, and a line in the log, for bytes that are no text."""
+    try:
+        return raw if isinstance(raw, str) else raw.decode()
+    except UnicodeDecodeError:
+        assert isinstance(raw, bytes)
+        bad_row(key, raw, "is not UTF-8", remove)
+        return None
+
+
 def names(found: Iterable[bytes | str], key: str, remove: str = "HDEL") -> list[str]:
-    """Names that stand in a shared key, without those that are no text."""
-    out: list[str] = []
-    for raw in found:
-        if isinstance(raw, str):
-            out.append(raw)
-            continue
-        try:
-            out.append(raw.decode())
-        except UnicodeDecodeError:
-            bad_row(key, raw, "is not UTF-8", remove)
-    return out
+    """Those of the names in a shared key that are text."""
+    return [one for raw in found if (one := name(raw, key, remove)) is not None]

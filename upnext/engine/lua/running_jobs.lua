@@ -8,15 +8,15 @@
 local time = redis.call('TIME')
 local reply = {time[1] * 1000 + math.floor(time[2] / 1000), ''}
 local most, left = tonumber(ARGV[2]), tonumber(ARGV[3])
-local told = {}
+local sent = {}
 local pending = redis.pcall('XPENDING', KEYS[1], 'w', ARGV[1] ~= '' and '(' .. ARGV[1] or '-', '+', most)
 for at, held in ipairs(pending.err and {} or pending) do
   local entry = redis.call('XRANGE', KEYS[1], held[1], held[1])[1]
   if entry then
     local size = #reply
     reply[size + 1], reply[size + 2], reply[size + 3], reply[size + 4] = held[1], entry[2][4] or false, held[2], held[3]
-    local record = told[held[2]] and '' or redis.call('HGET', KEYS[2], held[2])
-    reply[size + 5], told[held[2]] = record, true
+    local record = sent[held[2]] and '' or redis.call('HGET', KEYS[2], held[2])
+    reply[size + 5], sent[held[2]] = record, true
     left = left - #(entry[2][2] or '') - #(record or '')
   end
   if left <= 0 or at == most then

@@ -15,7 +15,7 @@ from upnext.core.entry import Meta
 from upnext.core.keys import Keys
 from upnext.core.spec import CronSpec, MissedRunPolicy, TaskKind
 from upnext.engine.calls import lease
-from upnext.engine.calls.rows import bad_row, names, readable
+from upnext.engine.calls.rows import bad_row, name, pairs, readable
 from upnext.engine.redis.backoff import Backoff
 from upnext.engine.redis.reconnecting import Link
 from upnext.engine.redis.replies import ReplyError
@@ -83,29 +83,30 @@ class CronWork:
         wire = await self._link.wire()
         definitions, cursors = wire.send("HGETALL", self._keys.crons), wire.send("HGETALL", self._keys.cursors)
         paused = wire.send("SMEMBERS", self._keys.paused)
-        known = _pairs(await definitions)
-        at = _pairs(await cursors)
+        known = dict(pairs(await definitions))
+        at = dict(pairs(await cursors))
         paused_now = set(await paused)
         if len(self._parsed) > 2 * len(known) + 100:
             self._parsed.clear()  # mostly of crons that have changed or gone
         wait_s = REREAD_S
-        for name, raw in known.items():
-            if not names([name], self._keys.crons):
+        for field, raw in known.items():
+            cron = name(field, self._keys.crons)
+            if cron is None:
                 continue
-            if name in paused_now:  # its cursor stays: what it missed is one gap for its policy when it is resumed
-                self._paused.add(name.decode())
+            if field in paused_now:  # its cursor stays: what it missed is one gap for its policy when it is resumed
+                self._paused.add(cron)
                 continue
             definition = readable(raw)
             if definition is None or not _is_definition(definition):
-                bad_row(self._keys.crons, name, "has no cron's definition (or one of another version)", "HDEL")
+                bad_row(self._keys.crons, field, "has no cron's definition (or one of another version)", "HDEL")
                 continue
             now_ms = self._server_ms()
             if definition.get("last_seen_ms", 0) < now_ms - LAPSE_MS:
                 continue
-            parsed = self._parse(name.decode(), definition)
+            parsed = self._parse(cron, definition)
             if parsed is None:
                 continue
-            wait_ms = await self._fire(name.decode(), *parsed, self._cursor(name, at.get(name)), now_ms)
+            wait_ms = await self._fire(cron, *parsed, self._cursor(field, at.get(field)), now_ms)
             if wait_ms is not None:
                 wait_s = min(wait_s, wait_ms / 1000)
         return max(0.001, wait_s)
@@ -191,10 +192,6 @@ class CronWork:
             due = time.strftime("%FT%TZ", time.gmtime(tick_ms / 1000))
             log.debug("cron %s fired for %s (%+d ms)", name, due, self._server_ms() - tick_ms)
         return kind
-
-
-def _pairs(reply: Any) -> dict[bytes, bytes]:
-    return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
 def _is_definition(row: dict[str, Any]) -> bool:

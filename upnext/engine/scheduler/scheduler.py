@@ -388,15 +388,15 @@ class Scheduler:
         """What a former life of this daemon held, at once. Its processes are dead: none renewed a lease after we took the lock."""
         raw = await self._link.command("HGETALL", self._keys.consumers)
         left_over: dict[str, str] = {}
-        for name, record in zip(raw[::2], raw[1::2], strict=True):
-            owner, [*known] = rows.readable(record), rows.names([name], self._keys.consumers)
-            if owner is None or not known:
+        for name, record in rows.pairs(raw):
+            owner, known = rows.readable(record), rows.name(name, self._keys.consumers)
+            if owner is None or known is None:
                 rows.bad_row(self._keys.consumers, name, "has no consumer's record", "HDEL")
                 continue
             since_ms = owner.get("since_ms")
             former = isinstance(since_ms, int) and since_ms < self._settings.since_ms
             if owner.get("daemon") == self._settings.daemon_id and former:
-                left_over[known[0]] = beat.leases.get(known[0], NO_LEASE)
+                left_over[known] = beat.leases.get(known, NO_LEASE)
         left_over = {name: end for name, end in left_over.items() if name not in self._alive}
         self._former_done = True
         if any(renewed_within(float(end), beat.server_ms, LEASE_MS, held_s) for end in left_over.values()):

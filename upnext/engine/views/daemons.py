@@ -116,21 +116,5 @@ def _is_due(one: Daemon, since_ms: int | None, now_ms: int) -> bool:
 
 
 def _slot(one: Consumer) -> dict[str, Any]:
-    return {
-        "slot": one.slot or f"pid-{one.pid}",
-        "role": "worker",
-        "pid": one.pid,
-        "state": "alive" if one.alive else "gone",
-        "generation": one.generation,
-        "incarnation": 0,
-        "uptime_s": None,
-        "heartbeat_age_s": None,
-        "in_flight": [],
-        "in_flight_count": 0,
-        "jobs_done": 0,
-        "jobs_failed": 0,
-        "rss_bytes": None,
-        "pss_bytes": None,
-        "restarts": 0,
-        "last_exit": None,
-    }
+    state = "alive" if one.alive else "gone"
+    return reports.blank_slot(one.slot or f"pid-{one.pid}", "worker", state, pid=one.pid, generation=one.generation)

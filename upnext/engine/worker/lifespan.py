@@ -94,10 +94,10 @@ class Lifespan:
             raise LifespanError(self._line(error, yielded=entered.done())) from error
 
     def _line(self, error: BaseException, *, yielded: bool) -> str:
-        said = text_of(error)
-        if isinstance(error, RuntimeError) and said == "generator didn't yield":
+        text = text_of(error)
+        if isinstance(error, RuntimeError) and text == "generator didn't yield":
             return f"{self._what}: its lifespan never yields"
-        if isinstance(error, RuntimeError) and said == "generator didn't stop":
+        if isinstance(error, RuntimeError) and text == "generator didn't stop":
             return f"{self._what}: its lifespan yields twice"
         when = "failed" if not yielded else "failed at its end" if self._leaving.is_set() else "failed while jobs ran"
-        return f"{self._what}: its lifespan {when}: {type_name(error)}: {said}"
+        return f"{self._what}: its lifespan {when}: {type_name(error)}: {text}"
