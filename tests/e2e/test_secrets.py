@@ -128,6 +128,8 @@ def test_a_reload_that_lacks_one_fails_and_the_old_code_goes_on(places: tuple[st
         reloaded = daemon.ctl("reload", "--wait")
         assert reloaded.returncode == 1
         assert "secret 'new_key'" in reloaded.stderr + daemon.log()
+        assert "\nerror: upnextd: can't start\n" in reloaded.stderr, "what it logged is shown as people read it"
+        assert '{"l":' not in reloaded.stderr
         assert daemon.worker_pids() == before
         with Queue(daemon) as queue:
             queue.ended(queue.submit("lengths"))

@@ -14,6 +14,7 @@ from upnextd.rules import plan, rollout, slots
 from upnextd.rules.plan import Exit, Role
 from upnextd.rules.rollout import Action, Event, Phase
 from upnextd.rules.slots import State
+from upnextd.shared import log_records
 from upnextd.supervisor.generations import Generation, ImportFailure
 from upnextd.supervisor.generations import Phase as TemplatePhase
 from upnextd.supervisor.instances import Instance, oldest_jobs
@@ -123,7 +124,8 @@ class Reloads:
     def overhear(self, generation: int, line: str) -> None:
         """A child of that generation printed a line."""
         if self.current is not None and self.current.generation == generation and self._active:
-            self.current.tail.append(line)
+            record = log_records.parse(line)
+            self.current.tail.append(line if record is None else f"{record.level}: {record.logger}: {record.message}")
 
     def child_ended(self, instance: Instance, ended: Exit, how: str) -> bool:
         """A child of the rollout's generation ended. True: that is the rollout's business, the restart policy doesn't count it."""
