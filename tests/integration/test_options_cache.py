@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import date
 from typing import Any
 
@@ -44,14 +45,14 @@ async def test_a_hit_does_not_run(redis_url: str, namespace: str) -> None:
         assert ran == [1, "hook"]
         await lookup.wait(2, wait_timeout=20)
         assert ran == [1, "hook", 2, "hook"]
-        key = running.keys.cache("lookup:user:1:2026-01-02")
+        key = running.keys.cache("6:lookup=user:1:1:10:2026-01-02")
         left_ms: Any = await running.command("PTTL", key)
         assert 20_000 < left_ms <= 30_000
         ran.clear()
         assert (await by_function.wait("A", value=1, wait_timeout=20)).value == 1
         assert (await by_function.wait("a", value=2, wait_timeout=20)).value == 1
         assert ran == ["A"]
-        default_ttl: Any = await running.command("PTTL", running.keys.cache("by_function:a"))
+        default_ttl: Any = await running.command("PTTL", running.keys.cache("11:by_function=a"))
         assert 590_000 < default_ttl <= 600_000, "result_ttl, unless said"
         ran.clear()
         for _ in range(2):
@@ -75,7 +76,7 @@ async def test_it_runs_again_when_the_time_is_over(redis_url: str, namespace: st
         assert (await count.wait(1, wait_timeout=20)).value == 1
 
         async def expired() -> bool:
-            return not await running.command("EXISTS", running.keys.cache("count:1"))
+            return not await running.command("EXISTS", running.keys.cache("5:count=1:1"))
 
         await wait_until_async(expired, 10)
         assert (await count.wait(1, wait_timeout=20)).value == 2
@@ -96,3 +97,39 @@ async def test_long_keys_are_hashed(redis_url: str, namespace: str) -> None:
         assert len(ran) == 2
         found: Any = await running.command("KEYS", running.keys.cache_prefix.replace("{", "\\{") + "*")
         assert all(len(key) < 200 for key in found)
+
+
+async def test_no_task_and_no_values_read_what_others_cached(redis_url: str, namespace: str) -> None:
+    worker = upnext.Worker("w")
+
+    @worker.task(name="user", cache_key=lambda key: key, cache_ttl=30)
+    async def user(key: str) -> str:
+        return f"user {key}"
+
+    @worker.task(name="user:admin", cache_key=lambda key: key, cache_ttl=30)
+    async def admin(key: str) -> str:
+        return f"admin {key}"
+
+    @worker.task(cache_key="{a}:{b:>{width}}", cache_ttl=30)
+    async def pair(a: str, b: str, width: int = 1) -> list[str]:
+        return [a, b]
+
+    async with serving(worker, redis_url, namespace):
+        assert (await admin.wait("1", wait_timeout=20)).value == "admin 1"
+        assert (await user.wait("admin:1", wait_timeout=20)).value == "user admin:1"
+        for a, b in (("x:y", "z"), ("x", "y:z"), ("", "1:x"), ("1", "x"), ("x}", "{a}")):
+            assert (await pair.wait(a, b, wait_timeout=20)).value == [a, b]
+
+
+async def test_a_long_key_is_not_mistaken_for_the_text_of_its_digest(redis_url: str, namespace: str) -> None:
+    worker = upnext.Worker("w")
+
+    @worker.task(cache_key=lambda text: text, cache_ttl=30)
+    async def echo(text: str) -> str:
+        return text[:100]
+
+    async with serving(worker, redis_url, namespace):
+        assert (await echo.wait("x" * 5000, wait_timeout=20)).value == "x" * 100
+        for mark in ("sha256-", "#", "=#", ""):
+            text = mark + hashlib.sha256(b"x" * 5000).hexdigest()
+            assert (await echo.wait(text, wait_timeout=20)).value == text

@@ -302,7 +302,12 @@ class Keys:
         besides="the dashboard (XADD)",
     )
     cache_prefix = Key(
-        "cache:", "string", variable="TASK:KEY", life="cache_ttl", holds="cached outcome, JSON", writers="finish"
+        "cache:",
+        "string",
+        variable="KEY",
+        life="cache_ttl",
+        holds="cached outcome, JSON; KEY joins the task and its values by their lengths",
+        writers="finish",
     )
     bell = Key(
         "bell",
@@ -367,7 +372,7 @@ class Keys:
         return self.daemon_prefix + daemon
 
     def cache(self, key: str) -> str:
-        """`key` is `TASK:KEY`."""
+        """`key`: as `upnext.engine.worker.cache` makes it."""
         return self.cache_prefix + key
 
     def ear(self, nonce: str) -> str:

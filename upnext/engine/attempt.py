@@ -60,7 +60,7 @@ class Attempt:
     given_up: bool
     """Its end is recorded already, or other workers have the job: what it still does changes nothing."""
     cached: tuple[str, int] | None
-    """Under which key its result is to be cached (`TASK:KEY`), and for how many ms."""
+    """Under which key its result is to be cached, and for how many ms."""
     verdict: RetryIn | GiveUp | None
     """What was decided about its failure, once there is one."""
     options: TaskOptions

@@ -70,7 +70,7 @@ LETTERS = {status: EndLetter[status.name] for status in JobStatus if status.name
 class Finish:
     """One job's end. `meta` is what its entry holds, `job_id` set there when it moved; `bury` keeps it as a dead letter.
 
-    `cache`: the key (`TASK:KEY`) under which the outcome is to be found by later jobs, and for how many ms.
+    `cache`: the key under which the outcome is to be found by later jobs, and for how many ms.
     """
 
     task: str

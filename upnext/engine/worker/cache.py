@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
+import string
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,7 +39,7 @@ class Cache:
         ttl_ms = max(1, round(ttl_s * 1000))
         if not isinstance(key, str):
             return cls(spec.name, lambda args, kwargs: str(key(*args, **kwargs)), ttl_ms)
-        signature, template = inspect.signature(spec.function), key
+        signature, template = inspect.signature(spec.function), _pieces(key)
 
         def fill(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
             bound = signature.bind(*args, **kwargs)
@@ -47,21 +48,37 @@ class Cache:
             for parameter in signature.parameters.values():
                 if parameter.kind is parameter.VAR_KEYWORD:
                     values |= values.pop(parameter.name)
-            return template.format_map(values)
+            return "".join(text + (_measured(field.format_map(values)) if field else "") for text, field in template)
 
         return cls(spec.name, fill, ttl_ms)
 
     def key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-        """`TASK:KEY`; None, and a log line, when the user's function or template fails: the job then runs uncached."""
+        """Key of these arguments, which no other task and no other values share. Each part has its length in front, whatever it contains.
+
+        None, and a log line, when the user's function or template fails: the job then runs uncached.
+        """
         try:
             made = self._make(args, kwargs)
         except Exception:  # user code: without a key the job is only slower, not wrong
             log.exception("the cache_key of task %s can't be made", self._task)
             return None
         raw = made.encode("utf-8", "surrogatepass")
-        if len(raw) > LONGEST_KEY_BYTES:
-            made = "sha256-" + hashlib.sha256(raw).hexdigest()
-        return f"{self._task}:{made}"
+        last = f"={made}" if len(raw) <= LONGEST_KEY_BYTES else f"#{hashlib.sha256(raw).hexdigest()}"
+        return f"{_measured(self._task)}{last}"
+
+
+def _measured(part: str) -> str:
+    """A part of a key with its length: "a:b" beside "c" is not "a" beside "b:c"."""
+    return f"{len(part)}:{part}"
+
+
+def _pieces(template: str) -> list[tuple[str, str]]:
+    """A format string as (text, field) pairs; a field is a format string of its own, "" where the last text ends the template."""
+    pieces: list[tuple[str, str]] = []
+    for text, name, spec, conversion in string.Formatter().parse(template):
+        how = (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+        pieces.append((text, "" if name is None else f"{{{name}{how}}}"))
+    return pieces
 
 
 async def look(attempt: Attempt, keys: Keys, key: str) -> bytes | None:
