@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -62,6 +64,14 @@ def scraped(port: int) -> Samples:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         assert answer.headers["content-type"].startswith("text/plain")
         return parsed(answer.read().decode())
+
+
+def asked(port: int, path: str) -> tuple[int, bytes]:
+    """Status and body."""
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    client.request("GET", path)
+    answer = client.getresponse()
+    return answer.status, answer.read()
 
 
 def up(port: int) -> bool:
@@ -164,6 +174,28 @@ def test_however_many_scrape_the_daemon_has_one_client() -> None:
             for scraper in scrapers:
                 scraper.result(60)
         assert set(answers) == {1.0}
+
+
+def test_only_the_metrics_and_a_probe_are_served_and_clients_that_hang_up_leave_no_line() -> None:
+    port = free_port()
+    with Daemon(SERVICE, workers=1, args=("--metrics", f"127.0.0.1:{port}")) as daemon:
+        wait_until(lambda: up(port), 20, "the metrics")
+        answers = {
+            path: asked(port, path) for path in ("/healthz", "/", "/metrics/x", "/favicon.ico", "/admin?/metrics")
+        }
+        assert answers.pop("/healthz") == (200, b"ok\n")
+        assert answers == dict.fromkeys(answers, (404, b"the metrics are at /metrics\n"))
+        before = daemon.log()
+        for request in (b"GET /metrics HTTP/1.0\r\n\r\n", b"GET /metrics HTTP/1.0\r\n", b"") * 17:
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                client.sendall(request)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, no end
+        assert asked(port, "/healthz") == (200, b"ok\n")
+        # What its threads had to say about the resets comes before the end of the process.
+        os.kill(daemon.child("metrics")["pid"], signal.SIGTERM)
+        wait_until(lambda: "the metrics process ended" in daemon.log(), 20)
+        lines = daemon.log().removeprefix(before).splitlines()
+        assert [line for line in lines if " metrics[" in line] == []
 
 
 def test_a_unix_socket() -> None:

@@ -15,7 +15,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, NoReturn, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -53,8 +53,7 @@ def main() -> None:
         server = listen(order["listen"])
     except OSError as error:
         _end(f"can't serve metrics on {order['listen']}: {error.strerror or error}")
-    # It is typed in part only.
-    server.set_app(cast("Any", _exposition).make_wsgi_app(registry))
+    server.set_app(application(registry))
     server.serve_forever()
 
 
@@ -62,6 +61,25 @@ def _end(line: str) -> NoReturn:
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
     os._exit(ExitCode.CONFIG)
+
+
+def application(registry: CollectorRegistry) -> Callable[[dict[str, Any], Any], Iterable[bytes]]:
+    """A WSGI application: the metrics at /metrics, `ok` at /healthz, and nothing elsewhere."""
+    # It is typed in part only.
+    metrics: Callable[[dict[str, Any], Any], Iterable[bytes]] = cast("Any", _exposition).make_wsgi_app(registry)
+
+    def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        match environ["PATH_INFO"]:
+            case "/metrics":
+                return metrics(environ, start_response)
+            case "/healthz":
+                status, text = "200 OK", b"ok\n"
+            case _:
+                status, text = "404 Not Found", b"the metrics are at /metrics\n"
+        start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(text)))])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [text]
+
+    return answer
 
 
 class DaemonCollector(Collector):
@@ -254,6 +272,12 @@ class _Handler(WSGIRequestHandler):
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
     request_queue_size = 16
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's signature
+        """A client that hung up or went silent is no news; any other failure is one line."""
+        error = sys.exception()
+        if not isinstance(error, ConnectionError | TimeoutError):
+            sys.stderr.write(f"a scrape failed: {type(error).__name__}: {error}\n")
 
 
 class _Server6(_Server):
