@@ -45,6 +45,7 @@ def test_a_dry_run_says_every_step_and_does_none() -> None:
         (["--dry-run", "a" * 25, "some.module"], "has 25 letters"),
         (["--dry-run", "orders", "/home/you/orders.py"], "the unit sees neither /home nor /root"),
         (["--dry-run", "orders", "/srv/there-is-none.py"], "there is no file /srv/there-is-none.py"),
+        (["--dry-run", "orders", "/srv/a\nUPNEXTD_SECRETS_EXEC=x.py"], "the service's path has a control character"),
         (["--dry-run", "orders", "orders.py"], "give an absolute path, or a module as pkg.mod"),
         (["--dry-run", "--python", "/home/you/bin/python3"], "use the system's Python"),
         (["--dry-run", "a", "b", "c"], "one service at a time"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -172,6 +173,16 @@ def test_the_installation_can_be_repeated(box: Box) -> None:
         "600",
         "SERVICE=/srv/demo.py",
     ]
+
+
+@pytest.mark.timeout(900)
+def test_the_path_of_a_service_reaches_the_daemon_as_it_is(box: Box) -> None:
+    path = '/srv/a&b|"c" $HOME `d` \\1 é.py'
+    box.shell(f"cp /srv/demo.py {shlex.quote(path)}")
+    box.install("odd", path)
+    start(box, "odd")
+    assert status(box, "odd")["service"] == path
+    stop(box, "odd")
 
 
 @pytest.mark.timeout(900)
