@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -50,6 +51,8 @@ def identify(state_dir: Path) -> Identity:
         stored, inode = b"", 0
     known = known_id(stored, _place(inode))
     if known is not None:
+        with suppress(PermissionError):  # another user's, who let us in
+            path.chmod(0o600)
         return Identity(known, is_known=True)
     fresh = new_id()
     store(state_dir, fresh)
@@ -61,7 +64,7 @@ def store(state_dir: Path, daemon_id: str) -> None:
     path = state_dir / FILE
     unfinished = path.with_suffix(".new")
     unfinished.unlink(missing_ok=True)
-    with unfinished.open("xb") as file:
+    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
         place = _place(os.fstat(file.fileno()).st_ino)
         file.write(stored_form(daemon_id, place))
     unfinished.replace(path)

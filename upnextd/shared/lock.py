@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -28,6 +29,8 @@ def acquire(path: Path) -> int:
         pid = os.read(fd, 32).decode("ascii", "replace").strip() or "?"
         os.close(fd)
         raise LockedError(path, pid) from None
+    with suppress(PermissionError):  # another user's, who let us in
+        os.fchmod(fd, 0o600)
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
