@@ -20,6 +20,7 @@ PHRASES = {
     "rate bucket": ["rate_prefix"],
     "rate buckets": ["rate_prefix"],
     "event": ["event_prefix"],
+    "the keys to look at, at most 1,000": ["aside_prefix"],
     "delayed or dead": ["delayed", "dead"],
     "its jobs": ["delayed_jobs", "dead_jobs"],
 }
@@ -41,6 +42,7 @@ SPELLED = {
     ("announce", "handler[1]"): "event_prefix",
     ("finish", "prefix .. ids[job]"): "result_prefix",
     ("send", "key"): "idem_prefix",
+    ("set_aside", "key"): "aside_prefix",
     ("submit", "wish.sent"): "sent_prefix",
 }
 """Expressions that are not resolved by the rules of `Header.of`, by script."""
@@ -54,6 +56,7 @@ WRITES = {
     **dict.fromkeys(["SET", "DEL", "INCR"], "string"),
     "UNLINK": "stream",
     "SPUBLISH": "channel",
+    "RENAMENX": "any",
 }
 READS = {
     *(
@@ -71,6 +74,7 @@ READS = {
         "SISMEMBER",
         "SMEMBERS",
         "SMISMEMBER",
+        "STRLEN",
         "TIME",
         "TYPE",
     ),

@@ -28,4 +28,4 @@ def test_the_last_key_of_a_call_is_never_set() -> None:
 def test_a_script_takes_it_off_before_it_does_anything(name: str) -> None:
     head, second, *_ = script(name).text.splitlines()
     assert head.startswith("#!lua")
-    assert second.startswith("table.remove(KEYS)")
+    assert second.startswith("local ABSENT = table.remove(KEYS)")

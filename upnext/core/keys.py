@@ -32,7 +32,7 @@ class Key:
     """One row of the map. As an attribute of `Keys` it is the key's full name, or its fixed part where the rest is variable."""
 
     name: str
-    type: Literal["string", "hash", "zset", "set", "stream", "channel"]
+    type: Literal["string", "hash", "zset", "set", "stream", "channel", "any"]
     holds: str
     writers: str = ""
     """Scripts (`upnext/engine/lua`) that write it, separated by spaces."""
@@ -41,6 +41,8 @@ class Key:
     life: str = "a message"
     variable: str = ""
     """What follows `name`."""
+    form: str = ""
+    """Lua pattern of a string that can be read; "": any."""
 
     @overload
     def __get__(self, keys: None, owner: type) -> Self: ...
@@ -62,9 +64,12 @@ class Keys:
         "string",
         life="for ever",
         holds="random name of this data set; gone after FLUSHALL",
-        writers="register",
+        writers="register set_aside",
+        form="^[%w_.:-]+$",
     )
-    schema = Key("schema", "string", life="for ever", holds="newest schema number in use", writers="register")
+    schema = Key(
+        "schema", "string", life="for ever", holds="newest schema number in use", writers="register", form="^%d+$"
+    )
     seq = Key("seq", "string", life="for ever", holds="counter of delayed ids", writers="submit")
     stream_prefix = Key(
         "s:",
@@ -309,6 +314,21 @@ class Keys:
         holds="cached outcome, JSON; KEY joins the task and its values by their lengths",
         writers="finish",
     )
+    aside = Key(
+        "aside",
+        "hash",
+        life="until removed",
+        holds="name of a key that was set aside -> which key it was, what was wrong, when: JSON",
+        writers="set_aside",
+    )
+    aside_prefix = Key(
+        "aside:",
+        "any",
+        variable="NAME",
+        life="until removed",
+        holds="what P:NAME held that it should not",
+        writers="set_aside",
+    )
     bell = Key(
         "bell",
         "channel",
@@ -387,6 +407,25 @@ class Keys:
     def reply(self, nonce: str) -> str:
         return self.reply_prefix + nonce
 
+    @property
+    def lasting(self) -> list[str]:
+        """Every key with a fixed name."""
+        return [self.prefix + row.name for row in ROWS.values() if not row.variable and row.type != "channel"]
+
 
 ROWS: dict[str, Key] = {attribute: row for attribute, row in vars(Keys).items() if isinstance(row, Key)}
 """Every row, by its attribute of `Keys`."""
+
+
+_FIXED = {row.name: row for row in ROWS.values() if not row.variable}
+_VARIABLE = [row for row in ROWS.values() if row.variable]
+
+
+def row_of(name: str) -> Key | None:
+    """The row of a key by its name without the namespace's prefix; None for one that isn't in the map."""
+    return _FIXED.get(name) or next((row for row in _VARIABLE if name.startswith(row.name)), None)
+
+
+def keys_beside(key: str) -> Keys:
+    """The keys of the namespace that `key` is in."""
+    return Keys(key.partition("}")[0].removeprefix("upnext:{"))

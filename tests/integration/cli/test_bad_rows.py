@@ -1,4 +1,4 @@
-"""Every key of the map, with rows that are wrong: a bad row harms itself alone, jobs of other tasks run, and the command line lists.
+"""Every key of the map, wrong in every way: each harms itself alone, jobs of other tasks run, crons tick, and the command line lists.
 
 Rows come from other versions, from hands, from half-restored dumps.
 """
@@ -14,7 +14,7 @@ import redis
 import upnext
 from tests.integration.cli.conftest import Cli
 from tests.support.service import serving
-from tests.support.waiting import given
+from tests.support.waiting import given, wait_until_async
 from upnext.core.keys import ROWS, Key, Keys
 
 HUGE = b"x" * 300_000
@@ -83,15 +83,38 @@ def spoil(client: redis.Redis, keys: Keys, attribute: str, row: Key) -> None:
             pass
 
 
-OF_THE_NAMESPACE = {"epoch", "schema"}
-"""One value for all: who can't read it can't go on, and says so."""
-CASES = [attribute for attribute, row in ROWS.items() if row.type != "channel" and attribute not in OF_THE_NAMESPACE]
+def another_type(client: redis.Redis, keys: Keys, attribute: str, row: Key) -> None:
+    key: Any = name_of(keys, attribute, row)
+    client.delete(key)
+    if row.type == "string":
+        client.rpush(key, "x")
+    else:
+        client.set(key, "\x1b[31mwrong")
+
+
+OF_CRONS = {
+    *("epoch", "schema", "leader", "crons", "cursors", "fired", "lapsed", "paused", "limits", "stats", "stream_prefix"),
+}
+"""Keys that a tick needs: a cron of another name goes on."""
+CASES = [
+    pytest.param(attribute, how, id=f"{attribute}-{how.__name__}")
+    for attribute, row in ROWS.items()
+    if row.type not in ("channel", "any")
+    for how in (spoil, another_type)
+]
 
 
 @pytest.mark.parametrize("moment", ["before", "while"])
-@pytest.mark.parametrize("attribute", CASES)
+@pytest.mark.parametrize(("attribute", "how"), CASES)
 async def test_a_bad_row_harms_itself_alone(
-    redis_url: str, namespace: str, attribute: str, moment: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    redis_url: str,
+    namespace: str,
+    attribute: str,
+    how: Any,
+    moment: str,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     keys, row = Keys(namespace), ROWS[attribute]
     client = redis.Redis.from_url(redis_url)
@@ -106,21 +129,32 @@ async def test_a_bad_row_harms_itself_alone(
     @worker.task
     async def other() -> None: ...
 
+    ticks = asyncio.Event()
+
+    @worker.cron("* * * * * *")
+    async def ticking() -> None:
+        ticks.set()
+
     if moment == "before":
-        spoil(client, keys, attribute, row)
+        how(client, keys, attribute, row)
     async with serving(worker, redis_url, namespace):
         assert (await good.submit(1)) is not None
         if moment == "while":
             await good.wait(0)
-            spoil(client, keys, attribute, row)
+            how(client, keys, attribute, row)
+            ticks.clear()
         async with asyncio.timeout(given(10)):
+            if attribute in OF_CRONS:
+                await ticks.wait()
             assert (await good.wait(2)).value == 2
             assert await (await good.options(delay=0.05).submit(3)).value() == 3
         failures = []
-        for command in ("tasks", "jobs", "list", "dead list", "cron list"):
+        for command in ("tasks", "jobs", "list", "dead list", "cron list", "hosts"):
             code = await asyncio.to_thread(cli, *command.split())
             if code != 0:
                 failures.append((command, code, cli.err))
             if not cli.out.replace("\n", "").isprintable():
                 failures.append((command, "raw", ""))
         assert not failures
+        if how is another_type and moment == "before" and (not row.variable or attribute == "stream_prefix"):
+            await wait_until_async(lambda: f"{name_of(keys, attribute, row)} held a " in caplog.text)

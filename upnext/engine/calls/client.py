@@ -187,7 +187,7 @@ def sent(reply: list[bytes]) -> list[Answer]:
     done: list[Answer] = []
     for task, raw in zip(reply[::2], reply[1::2], strict=True):
         word = raw.decode()
-        done.append(_instead(word) if word[0] in "=!" else f"{task.decode()}:n{word}")
+        done.append(_instead(word) if word[0] in "=!" else f"{task.decode('utf-8', 'backslashreplace')}:n{word}")
     return done
 
 

@@ -89,7 +89,7 @@ def find_job(keys: Keys, job_id: str) -> Call[Found]:
             case b"s":
                 lane, entry_id, payload, meta, *holder = fields
                 held = (
-                    Held(holder[0].decode(), holder[1], _json(holder[2]))
+                    Held(_text(holder[0]), holder[1], _json(holder[2]))
                     if len(holder) == 3 and holder[0] is not None
                     else None
                 )
@@ -176,7 +176,7 @@ def running_jobs(keys: Keys, task: str, lane: str, after: str, limit: int) -> Ca
             entry_id, meta, consumer = reply[at].decode(), _meta(reply[at + 1]), reply[at + 2]
             if consumer not in records:
                 records[consumer] = readable(reply[at + 4]) if reply[at + 4] else None
-            held = Held(consumer.decode(), reply[at + 3], records[consumer])
+            held = Held(_text(consumer), reply[at + 3], records[consumer])
             found.append((_job_id(task, lane, entry_id, meta), InLane(lane, entry_id, meta, None, held)))
         return LanePart(reply[0], reply[1].decode(), found)
 

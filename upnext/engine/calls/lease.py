@@ -436,7 +436,12 @@ def unowned_consumers(keys: Keys, epoch: str, streams: Sequence[str], most: int)
     """-> consumers of the streams' groups with neither lease nor grave, as (index of the stream, consumer)."""
 
     def parse(reply: list[Any]) -> Unowned:
-        return Unowned(reply[0], [(reply[at] - 1, text(reply[at + 1])) for at in range(1, len(reply), 2)])
+        found = [
+            (at - 1, consumer)
+            for at, raw in pairs(reply[1:])
+            if (consumer := name(raw, "the groups of the lanes", "XGROUP DELCONSUMER")) is not None
+        ]
+        return Unowned(reply[0], found)
 
     return Call(script("unowned_consumers"), [keys.epoch, keys.leases, keys.graves, *streams], [epoch, most], parse)
 

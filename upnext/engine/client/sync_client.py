@@ -38,6 +38,7 @@ from upnext.engine.client.waiting import (
     check_payload,
     drive_blocking,
 )
+from upnext.engine.redis import aside
 from upnext.engine.redis.blocking_subscriber import Ear
 from upnext.engine.redis.endpoint import Endpoint, parse_url
 from upnext.engine.redis.lookout import LookoutThread
@@ -114,6 +115,18 @@ class SyncQueueClient:
     # --- transport
 
     def run(self, call: Call[T]) -> T:
+        """Run a script; where it met a key of another type, once more after that was set aside."""
+        try:
+            return self.run_once(call)
+        except ReplyError as error:
+            if not aside.can_mend(error, call):
+                raise
+            for mend in aside.for_call(call):
+                with suppress(QueueError):  # the error that was met comes again
+                    aside.report(self.run_once(mend))
+        return self.run_once(call)
+
+    def run_once(self, call: Call[T]) -> T:
         try:
             reply = self.command(*call.evalsha())
         except NoScriptError:

@@ -4,6 +4,8 @@
 -- ARGV: 1 cursor, 2 about how many jobs to look at
 -- Returns: {next cursor, then pairs: task, count}
 -- Errors: none
+-- include: pass_over
+pass_over('zset', 1)
 local found = redis.call('ZSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
 local counts = {}
 for at = 1, #found[2], 2 do

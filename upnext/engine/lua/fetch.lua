@@ -94,11 +94,44 @@ local function free_places(position, limit)
   return limit.concurrency - pending
 end
 
+local function limit_of(position)
+  if not (limits and limits[position]) then
+    return nil
+  end
+  local fine, limit = pcall(cjson.decode, limits[position])
+  local known = {number = true, ['nil'] = true}
+  if fine and type(limit) == 'table' and known[type(limit.concurrency)] and known[type(limit.burst)] and known[type(limit.rate)]
+    and type(limit.rate) == type(limit.period_s) then
+    return limit
+  end
+  error({err = 'ERR the limit of ' .. ARGV[6 + position] .. ' in ' .. KEYS[4] .. " can't be read, so none of its jobs are fetched"})
+end
+
+local again, problem = {}, nil
+
+-- One lane or limit that can't be read must not cost what was taken before it, nor keep the other tasks waiting: it stands beside what was taken.
+local function attempt(...)
+  local took, result = pcall(...)
+  if took then
+    return result
+  end
+  problem = problem or (type(result) == 'table' and result.err or tostring(result))
+  return false
+end
+
+local function with_problem()
+  if problem then
+    local size = #reply
+    reply[size + 1], reply[size + 2], reply[size + 3] = 0, '!', problem
+  end
+  return reply
+end
+
 local function may_start_suspect(position)
   if (paused and paused[position] == 1) or redis.call('XLEN', KEYS[11 + 4 * (position - 1)]) == 0 then
     return false
   end
-  local limit = limits and limits[position] and cjson.decode(limits[position])
+  local limit = limit_of(position)
   if limit and limit.concurrency and free_places(position, limit) < 1 then
     reply[3] = 1
     return false
@@ -108,11 +141,11 @@ end
 
 if suspect then
   for position = 1, tasks do
-    if may_start_suspect(position) and take(position, 'x', 1) > 0 then
+    if attempt(may_start_suspect, position) and take(position, 'x', 1) > 0 then
       break
     end
   end
-  return reply
+  return with_problem()
 end
 
 -- A limited task's jobs, as far as its limit and its budget `want` go. `more`: its budget is not its last in this call.
@@ -123,7 +156,7 @@ local function take_limited(position, limit, want, more)
   end
   local tat
   if limit.rate and granted > 0 then
-    tat = tonumber(redis.call('HGET', KEYS[5], ARGV[6 + position]) or '0')
+    tat = tonumber(redis.call('HGET', KEYS[5], ARGV[6 + position]) or '0') or 0
     granted = math.min(granted, (gcra(tat, now_us, limit, granted)))
   end
   if granted < want then
@@ -142,15 +175,12 @@ local function take_limited(position, limit, want, more)
   return took
 end
 
-local again, problem = {}, nil
-
 local function take_from(position)
-  local limit = limits and limits[position]
+  local limit = limit_of(position)
   if not limit then
     budget = budget - take_in_order(position, budget)
     return
   end
-  limit = cjson.decode(limit)
   -- What comes first must not take all slots that are free at once: half of what is left, the rest when nobody else has wanted it.
   local most = math.min(budget, most_limited)
   local share = tasks > 1 and math.ceil(most / 2) or most
@@ -158,14 +188,6 @@ local function take_from(position)
   budget = budget - took
   if took == share and share < most then
     again[#again + 1] = {position, limit, most - share}
-  end
-end
-
--- One lane or limit that can't be read must not cost what was taken before it, nor keep the other tasks waiting: it stands beside what was taken.
-local function attempt(...)
-  local took, why = pcall(...)
-  if not took then
-    problem = problem or (type(why) == 'table' and why.err or tostring(why))
   end
 end
 
@@ -185,8 +207,4 @@ for _, rest in ipairs(again) do
     end)
   end
 end
-if problem then
-  local size = #reply
-  reply[size + 1], reply[size + 2], reply[size + 3] = 0, '!', problem
-end
-return reply
+return with_problem()

@@ -7,6 +7,11 @@
 --          s: lane letter, entry id, payload, meta or nil, consumer or nil, ms since it was fetched or nil, the consumer's record or nil
 --          d: due us, packed job · r: outcome · z: ms of death, packed job · u: nothing, nobody knows it
 -- Errors: none
+-- include: pass_over
+pass_over('hash', 1, 3, 6, 7, 8, 9, 10)
+pass_over('zset', 2, 5)
+pass_over('string', 4)
+pass_over('stream', 11, 12, 13, 14)
 local job = ARGV[1]
 local time = redis.call('TIME')
 local reply = {

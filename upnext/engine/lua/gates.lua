@@ -9,6 +9,11 @@
 -- include: last_fetched
 -- include: lingering
 -- include: walk
+-- include: pass_over
+pass_over('set', 1)
+pass_over('hash', 2, 3, 5, 6)
+pass_over('zset', 4)
+pass_over('stream', 7, 8, 9, 10)
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local held = lingering(KEYS[6], ARGV[1])

@@ -5,6 +5,9 @@
 -- Returns: 1, or 0 when the consumer has no lease any more
 -- Errors: EPOCH
 -- include: epoch
+-- include: must_be
+must_be('zset', KEYS[2])
+must_be('hash', KEYS[3])
 if not redis.call('ZSCORE', KEYS[2], ARGV[2]) then
   return 0
 end

@@ -4,6 +4,9 @@
 -- ARGV: 1 cursor ('0' at first), 2 about how many to look at
 -- Returns: {next cursor ('0' at the end), server ms, then triples: consumer, record, lease end in ms (-1: none, -2: it is being reaped)}
 -- Errors: none
+-- include: pass_over
+pass_over('hash', 1)
+pass_over('zset', 2, 3)
 local time = redis.call('TIME')
 local page = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
 local reply = {page[1], time[1] * 1000 + math.floor(time[2] / 1000)}

@@ -4,6 +4,8 @@
 -- ARGV: none
 -- Returns: {server ms, then for each four: name, definition, newest tick that fired, ms, or nil; ticks that were skipped, or nil}
 -- Errors: none
+-- include: pass_over
+pass_over('hash', 1, 2, 3)
 local time = redis.call('TIME')
 local reply = {time[1] * 1000 + math.floor(time[2] / 1000)}
 local crons = redis.call('HGETALL', KEYS[1])

@@ -5,6 +5,12 @@
 -- Returns: {next cursor, then for each task a list: its name, definition, limits or nil, 1 when paused, jobs in its lanes, jobs held by consumers,
 --           ends in all the buckets, then each counter's value or nil}
 -- Errors: none
+-- include: pass_over
+pass_over('hash', 1, 2, 3)
+pass_over('set', 4)
+for bucket = 5, #KEYS do
+  pass_over('hash', bucket)
+end
 local scanned = redis.call('HSCAN', KEYS[1], ARGV[2], 'COUNT', ARGV[3])
 local reply = {scanned[1]}
 for at = 1, #scanned[2], 2 do
@@ -12,7 +18,8 @@ for at = 1, #scanned[2], 2 do
   local stored, held, ends = 0, 0, 0
   for lane in string.gmatch('nhbx', '.') do
     local stream = ARGV[1] .. task .. ':' .. lane
-    stored = stored + redis.call('XLEN', stream)
+    local length = redis.pcall('XLEN', stream)
+    stored = stored + (type(length) == 'number' and length or 0)
     local pending = redis.pcall('XPENDING', stream, 'w')
     held = held + (pending.err and 0 or pending[1])
   end

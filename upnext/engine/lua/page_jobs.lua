@@ -4,6 +4,9 @@
 -- ARGV: 1 task ('' any), 2 rank to begin at, 3 most jobs looked at, 4 most jobs returned, 5 most bytes read, 6 '1': from the highest score down
 -- Returns: {rank to go on at (-1: that was the last), then triples: job id, score, packed job without its payload or nil}
 -- Errors: none
+-- include: pass_over
+pass_over('zset', 1)
+pass_over('hash', 2)
 local first = tonumber(ARGV[2])
 local page
 if ARGV[6] == '1' then

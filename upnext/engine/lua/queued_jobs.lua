@@ -6,6 +6,8 @@
 -- Errors: none
 -- include: last_fetched
 -- include: walk
+-- include: pass_over
+pass_over('stream', 1)
 local reply = {''}
 local last = ARGV[1] ~= '' and ARGV[1] or last_fetched(KEYS[1])
 local _, more = walk(KEYS[1], '(' .. last, '+', tonumber(ARGV[2]), tonumber(ARGV[3]), false, function(id, fields)

@@ -4,6 +4,9 @@
 -- ARGV: 1 job id
 -- Returns: {ms of death, packed job}, or nothing for a job that is no dead letter
 -- Errors: none
+-- include: pass_over
+pass_over('zset', 1)
+pass_over('hash', 2)
 local died = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not died then
   return {}

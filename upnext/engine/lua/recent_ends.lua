@@ -6,6 +6,8 @@
 -- Returns: {entry to go on with ('': that was the last), how many of its ends have been looked at, then fours: job id, status letter, ms of the end,
 --           outcome or nil when it has expired}
 -- Errors: none
+-- include: pass_over
+pass_over('stream', 1)
 local limit, left = tonumber(ARGV[4]), tonumber(ARGV[5])
 local reply = {'', 0}
 local passed = tonumber(ARGV[7])
@@ -26,7 +28,8 @@ for number, entry in ipairs(entries) do
         reply[1], reply[2] = entry[1], #ends - at
         return reply
       end
-      local outcome = redis.call('GET', ARGV[1] .. job)
+      local outcome = redis.pcall('GET', ARGV[1] .. job)
+      outcome = type(outcome) == 'string' and outcome or false
       left = left - #(outcome or '')
       local size = #reply
       reply[size + 1], reply[size + 2], reply[size + 3], reply[size + 4] = job, letter, string.match(entry[1], '^%d+'), outcome

@@ -10,15 +10,22 @@
 -- Returns: {epoch, server ms}
 -- Errors: SCHEMA when a newer incompatible schema is in use; CONFLICT and JSON {task, service, file, host} when another living service has a task
 --         of this name with another signature or in a file of another stem, and the two don't share it
+-- include: must_be
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local consumer, service, generation, daemon, stem = ARGV[3], ARGV[6], tonumber(ARGV[7]), ARGV[8], ARGV[9]
 local tasks, crons, handlers = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 local FIRST_KEY, FIRST_ARG = 14, 15
 
+must_be('string', KEYS[1], KEYS[2])
+must_be('hash', KEYS[3], KEYS[4], KEYS[5], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12])
+must_be('zset', KEYS[6], KEYS[13])
+for key = FIRST_KEY, #KEYS do
+  must_be(key < FIRST_KEY + 4 * tasks and 'stream' or 'hash', KEYS[key])
+end
 local schema = tonumber(redis.call('GET', KEYS[2]) or '0')
-if not schema then
-  return redis.error_reply('ERR ' .. KEYS[2] .. ' is not a number: DEL it, and each worker writes it anew')
+if not schema or not string.find(redis.call('GET', KEYS[1]) or 'none', '^[%w_.:-]+$') then
+  return redis.error_reply('WRONGTYPE ' .. (schema and KEYS[1] or KEYS[2]) .. ' holds text that is not its own')
 end
 if schema > tonumber(ARGV[2]) + 1 then
   return redis.error_reply('SCHEMA ' .. schema)

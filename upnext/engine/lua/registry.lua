@@ -6,6 +6,10 @@
 --           when it was seen (ms) or nil, when its event saw it or nil · a: announcer, record, end of its lease (ms) or nil ·
 --           w: record of one whose lease is in force · l: cron, row}
 -- Errors: none
+-- include: pass_over
+pass_over('hash', 1, 2, 3, 4, 6, 8)
+pass_over('zset', 5, 7)
+pass_over('string', 9)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local part = ARGV[2]

@@ -5,6 +5,9 @@
 -- Returns: {server ms, entry id to go on after ('': that was the last), then fives: entry id, meta or nil, consumer, ms since it was fetched,
 --           the consumer's record: nil where it is not registered, '' after its first job}
 -- Errors: none
+-- include: pass_over
+pass_over('stream', 1)
+pass_over('hash', 2)
 local time = redis.call('TIME')
 local reply = {time[1] * 1000 + math.floor(time[2] / 1000), ''}
 local most, left = tonumber(ARGV[2]), tonumber(ARGV[3])

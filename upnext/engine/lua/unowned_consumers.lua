@@ -5,6 +5,8 @@
 -- Returns: {number of streams looked at, then pairs: position of the stream from 1, consumer}
 -- Errors: EPOCH
 -- include: epoch
+-- include: pass_over
+pass_over('zset', 2, 3)
 local reply = {0}
 local left = tonumber(ARGV[2])
 for at = 4, #KEYS do

@@ -4,6 +4,8 @@
 -- ARGV: for each task: its name
 -- Returns: their number; a paused task's are not counted
 -- Errors: none
+-- include: pass_over
+pass_over('set', 1)
 local waiting = 0
 for position = 1, #ARGV do
   local stream = KEYS[1 + position]

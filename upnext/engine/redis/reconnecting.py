@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from upnext.engine.contexts import shared_task
+from upnext.engine.redis import aside
 from upnext.engine.redis.backoff import Backoff
 from upnext.engine.redis.connection import Wire, connect
 from upnext.engine.redis.endpoint import Endpoint
 from upnext.engine.redis.lookout import Lookout
 from upnext.engine.redis.places import Node, Places
-from upnext.engine.redis.replies import MovedError, WrongServerError
+from upnext.engine.redis.replies import MovedError, ReplyError, WrongServerError
 from upnext.engine.redis.scripts import Call, T
-from upnext.errors import BrokerUnavailableError
+from upnext.errors import BrokerRefusedError, BrokerUnavailableError
+
+log = logging.getLogger("upnext.engine")
 
 CONNECT_TIMEOUT_S = 2.0
 """Short, because a network that comes back is noticed by the next try, not by the one under way."""
@@ -23,6 +27,10 @@ RETIRE_S = 1.0
 """When the broker is elsewhere by now, what the old server owes may still come for so long."""
 CALM_S = 5.0
 """A connection that served for so long ends the backoff between looks for another server."""
+
+
+def _nothing() -> None:
+    """For a link that nobody watches."""
 
 
 class Link:
@@ -54,6 +62,8 @@ class Link:
         self._looks = Backoff()
         self._connecting: asyncio.Task[Wire] | None = None
         self._closed = False
+        self.on_aside: Callable[[], None] = _nothing
+        """Called when keys were set aside: what they held is gone."""
 
     @property
     def live(self) -> Wire | None:
@@ -111,11 +121,38 @@ class Link:
             return await asyncio.shield(self._connecting)
 
     async def run(self, call: Call[T]) -> T:
+        try:
+            return await self._following(lambda wire: wire.run(call))
+        except ReplyError as error:
+            if not aside.can_mend(error, call):
+                raise
+            await self._set_aside(aside.for_call(call), error)
         return await self._following(lambda wire: wire.run(call))
 
     async def command(self, *command: str | bytes | float) -> Any:
-        """One plain command."""
+        """One plain command on one key, or on none."""
+        try:
+            return await self._following(lambda wire: wire.send(*command))
+        except ReplyError as error:
+            if not aside.met(error) or not isinstance(command[1], str):
+                raise
+            await self._set_aside(aside.calls([command[1]]), error)
         return await self._following(lambda wire: wire.send(*command))
+
+    async def set_aside(self, keys: Sequence[str], epoch: str = "") -> None:
+        """Rename those of the keys (of one namespace) that hold another type than theirs. epoch: of the data, where it is known."""
+        await self._set_aside(aside.calls(keys, epoch), None)
+
+    async def _set_aside(self, calls: Iterable[Call[list[aside.Aside]]], met: ReplyError | None) -> None:
+        try:
+            for call in calls:
+                found = await self._following(lambda wire, call=call: wire.run(call))
+                aside.report(found)
+                if found:
+                    self.on_aside()
+        except (ReplyError, BrokerRefusedError) as error:  # of the user's rights: what was met stands
+            log.debug("setting aside: %s", error)
+            raise met or error from None
 
     async def _following(self, ask: Callable[[Wire], Awaitable[T]]) -> T:
         """Ask again where a MOVED points to."""

@@ -18,7 +18,7 @@ from upnext.core.keys import absent_beside
 T = TypeVar("T")
 Arg = str | bytes | int | float
 
-_LAST_KEY_OFF = "table.remove(KEYS) -- the key that is never set: see `Call`"
+_LAST_KEY_OFF = "local ABSENT = table.remove(KEYS) -- the key that is never set: see `Call`"
 _INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 
 
@@ -29,6 +29,10 @@ class Script:
     name: str
     text: str
     sha: str
+
+    @property
+    def only_looks(self) -> bool:
+        return "no-writes" in self.text.partition("\n")[0]
 
 
 _FOLDER = resources.files("upnext.engine") / "lua"

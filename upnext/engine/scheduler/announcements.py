@@ -67,6 +67,7 @@ class Announcements:
         """State the service. The leader tidies; anyone does once, after new code was stated. `settled`: the others had time to announce."""
         await self._define()
         await self._announce()
+        await self._define()  # what was missing
         if settled and (leads or not self._tidied):
             await self.tidy(leads=leads)
             self._tidied = True

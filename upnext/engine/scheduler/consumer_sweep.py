@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 
 from upnext.core.keys import Keys
 from upnext.engine.calls import lease
+from upnext.engine.calls.rows import names
 from upnext.engine.redis.reconnecting import Link
 from upnext.engine.redis.replies import EpochError, ReplyError
 from upnext.errors import BrokerUnavailableError
@@ -51,8 +52,8 @@ class ConsumerSweep:
             await asyncio.sleep(SWEEP_S)
 
     async def once(self) -> None:
-        names = [name.decode() for name in await self._link.command("HKEYS", self._keys.tasks)]
-        streams = [(stream, task) for task in sorted(names) for stream in self._keys.streams(task)]
+        tasks = names(await self._link.command("HKEYS", self._keys.tasks), self._keys.tasks)
+        streams = [(stream, task) for task in sorted(tasks) for stream in self._keys.streams(task)]
         unowned: dict[str, dict[str, None]] = {}
         while streams:
             part = streams[:STREAMS]

@@ -16,6 +16,7 @@ from upnext.core.keys import Keys
 from upnext.core.spec import CronSpec, MissedRunPolicy, TaskKind
 from upnext.engine.calls import lease
 from upnext.engine.calls.rows import bad_row, name, pairs, readable
+from upnext.engine.redis import aside
 from upnext.engine.redis.backoff import Backoff
 from upnext.engine.redis.reconnecting import Link
 from upnext.engine.redis.replies import ReplyError
@@ -63,7 +64,7 @@ class CronWork:
             self._kick.clear()
             if self._term() is not None:
                 try:
-                    wait_s = await self._turn()
+                    wait_s = await self._turn_or_mend()
                     backoff.reset()
                 except BrokerUnavailableError as error:
                     log.debug("crons: %s", error)
@@ -77,6 +78,14 @@ class CronWork:
                     await self._kick.wait()
             except TimeoutError:
                 pass
+
+    async def _turn_or_mend(self) -> float:
+        try:
+            return await self._turn()
+        except ReplyError as error:
+            if aside.met(error):
+                await self._link.set_aside([self._keys.crons, self._keys.cursors, self._keys.paused])
+            raise
 
     async def _turn(self) -> float:
         """Fire what is due; -> seconds until the next."""

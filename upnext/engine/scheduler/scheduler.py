@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 import socket
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -48,6 +50,8 @@ MOST_REAPED = 20
 """So many lost consumers are begun with at each beat."""
 SUSPECTS_OF_TASKS = 500
 """At a beat so many tasks are looked at for suspects."""
+KEYS_CHECK_S = 30.0
+"""Between two looks for keys of a wrong type."""
 SILENT_S = 2.0
 """A broker that owes an answer for longer counts as away."""
 SOONEST_S = 0.05
@@ -150,7 +154,9 @@ class Scheduler:
         self._leadership = Sightings(LEADERSHIP_MS / 1000, pause_s)
         self._former_done = False
         self._announce_now = asyncio.Event()
+        self._link.on_aside = self._announce_now.set
         self._connections = 0
+        self._keys_checked_at = -KEYS_CHECK_S
         self._connected_at = 0.0
         self._announcements = Announcements(
             self._link,
@@ -297,6 +303,7 @@ class Scheduler:
             self.reports.changed()
             self._leases, self._leadership = self._leases.forgotten(), self._leadership.forgotten()
         await self._know_the_data_set(wire)
+        await self._set_aside_bad_keys()
         asked_ms, asked_s = time.time_ns() // 1_000_000, time.monotonic()
         beaten = set(self._alive)
         beat = await self._link.run(
@@ -377,12 +384,19 @@ class Scheduler:
     async def _know_the_data_set(self, wire: Wire) -> None:
         if not self._epoch:
             raw = await wire.send("GET", self._keys.epoch)
-            if raw is None:
+            if raw is None or re.fullmatch(rb"[\w.:-]+", raw) is None:
                 raise _NobodyYetError("no worker has registered yet")
             self._epoch = raw.decode()
             self._announcements.reset()
             self._announce_now.set()
             self.reports.changed()
+
+    async def _set_aside_bad_keys(self) -> None:
+        """Now and then: a script that can do without a key of another type says nothing of it."""
+        if time.monotonic() >= self._keys_checked_at + KEYS_CHECK_S:
+            self._keys_checked_at = time.monotonic()
+            with suppress(ReplyError, BrokerRefusedError):  # of the user's rights
+                await self._link.set_aside(self._keys.lasting, self._epoch)
 
     async def _reap_former(self, beat: lease.Beat, held_s: float) -> None:
         """What a former life of this daemon held, at once. Its processes are dead: none renewed a lease after we took the lock."""

@@ -78,6 +78,7 @@ class Fetcher:
             self._only.join(self, self._kick)
         self._streams: list[str] = []
         self._late: list[Any] = []
+        self._trouble_named = ""
         self._lanes: dict[str, tuple[str, str]] = {
             stream: (task, lane)
             for task in worker.tasks
@@ -162,9 +163,10 @@ class Fetcher:
 
     def _trouble(self, reply: str) -> None:
         """React to an error reply about one task."""
-        if "NOGROUP" in reply:
+        if "NOGROUP" in reply or "WRONGTYPE" in reply:
             self._open.ask(Question.GROUP)
-        else:
+        elif reply != self._trouble_named:
+            self._trouble_named = reply
             log.error("fetching: %s", reply)
 
     async def _turn(self) -> None:
@@ -212,7 +214,7 @@ class Fetcher:
             return
         process.give_back(self)
         if self._executor.room > 0 and process.take(self):
-            found, _ = await self._polling.fetch_suspect()
+            found, _ = await self._fetch_suspect()
             if found:
                 return
             process.give_back(self)
@@ -231,13 +233,20 @@ class Fetcher:
                 turns.looked(now, waiting=await self._broker.run(call) > 0)
             case Move.TAKE:
                 await self._unblock()
-                found, held_back = await self._polling.fetch_suspect()
+                found, held_back = await self._fetch_suspect()
                 turns.took(now, found=found, held_back=held_back)
                 self._open.ask(Question.JOBS, Question.EVERY_LANE)  # for the others, when it is their turn
             case Move.WAIT:
                 await self._unblock()
                 await self._wait_for_room(turns.wait_s(now))
         return True
+
+    async def _fetch_suspect(self) -> tuple[bool, bool]:
+        """As `Polling.fetch_suspect`."""
+        found, held_back = await self._polling.fetch_suspect()
+        if self._polling.problem is not None:
+            self._trouble(self._polling.problem)
+        return found, held_back
 
     async def _poll_once(self, budget: int) -> tuple[int, float | None]:
         """In the cheapest way that overlooks nothing. -> as `Polling.fetch`"""
@@ -266,6 +275,7 @@ class Fetcher:
         if Question.GROUP in self._open:
             with self._open.answering(Question.GROUP):
                 self._intake.expect_again()
+                await self._broker.link.set_aside([*self._keys.lasting, *self._lanes], self._membership.epoch)
                 await self._membership.mend()
         if Question.PLANS in self._open:
             await self._unblock()

@@ -5,7 +5,7 @@ local function lingering(key, task)
     local held = redis.call('HGETALL', key)
     for at = 1, #held, 2 do
       if string.sub(held[at], 1, #task + 1) == task .. '\n' then
-        count = count + tonumber(held[at + 1])
+        count = count + (tonumber(held[at + 1]) or 0)
       end
     end
   end
