@@ -142,7 +142,7 @@ def _page(keys: Keys, part: str, cursor: bytes) -> Call[_Page]:
             keys.epoch,
         ],
         [keys.event_prefix, part, cursor, _ROWS[part]],
-        lambda reply: _Page(reply[0], text(reply[1] or b""), reply[2], reply[3:]),
+        lambda reply: _Page(reply[0], (reply[1] or b"").decode("utf-8", "backslashreplace"), reply[2], reply[3:]),
     )
 
 
