@@ -76,6 +76,17 @@ if TYPE_CHECKING:
     from upnext.parallel import submit_many as submit_many
     from upnext.parallel import submit_many_sync as submit_many_sync
     from upnext.running import run as run
+    from upnext.scheduling import Schedule as Schedule
+    from upnext.scheduling import pause_schedule as pause_schedule
+    from upnext.scheduling import pause_schedule_sync as pause_schedule_sync
+    from upnext.scheduling import remove_schedule as remove_schedule
+    from upnext.scheduling import remove_schedule_sync as remove_schedule_sync
+    from upnext.scheduling import resume_schedule as resume_schedule
+    from upnext.scheduling import resume_schedule_sync as resume_schedule_sync
+    from upnext.scheduling import schedule as schedule
+    from upnext.scheduling import schedule_sync as schedule_sync
+    from upnext.scheduling import schedules as schedules
+    from upnext.scheduling import schedules_sync as schedules_sync
     from upnext.task import Submitter as Submitter
     from upnext.task import Task as Task
     from upnext.worker import Worker as Worker
@@ -116,6 +127,19 @@ _HOMES = {
     "upnext.lookup": ("Job", "job", "job_sync", "jobs", "jobs_sync"),
     "upnext.parallel": ("first_completed", "gather", "map_tasks", "submit_many", "submit_many_sync"),
     "upnext.running": ("run",),
+    "upnext.scheduling": (
+        "Schedule",
+        "pause_schedule",
+        "pause_schedule_sync",
+        "remove_schedule",
+        "remove_schedule_sync",
+        "resume_schedule",
+        "resume_schedule_sync",
+        "schedule",
+        "schedule_sync",
+        "schedules",
+        "schedules_sync",
+    ),
     "upnext.task": ("Submitter", "Task"),
     "upnext.worker": ("Worker",),
 }

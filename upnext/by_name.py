@@ -78,9 +78,16 @@ def send_sync(event_name: str, /, *, check: bool = True, **fields: Any) -> int:
     return len(sent)
 
 
-def _definition(task_name: str) -> Mapping[str, Any]:
+def planned(
+    task_name: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, check: bool, redis_url: str | None
+) -> Submission:
+    """A job of a task by its name that is to be submitted later, by a schedule. Raises as `submit` does."""
+    return _submission(task_name, _definition(task_name, redis_url) if check else _UNKNOWN, args, kwargs)
+
+
+def _definition(task_name: str, redis_url: str | None = None) -> Mapping[str, Any]:
     """What the task's service registered. Raises UsageError when none has."""
-    broker = access.looking_client(None)
+    broker = access.looking_client(redis_url)
     cache = _known.setdefault(broker, _Known()).tasks
     known = cache.get(task_name)
     if known is None or known[1] < time.monotonic():

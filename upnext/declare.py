@@ -64,6 +64,8 @@ class CronSettings(CommonSettings, total=False):
     missed_run_policy: MissedRunPolicy | Literal["catch_up", "latest_only", "skip"]
     max_catch_up_seconds: Duration | None
     overlap: bool
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
 
 
 class TaskSettings(CommonSettings, total=False):

@@ -263,6 +263,12 @@ class Submitter(Generic[P, T]):
             job.idempotency_key, job.idempotency_ttl_s = key, how.idempotency_ttl_s
         return job
 
+    def planned(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Submission, str | None]:
+        """-> (a job that `upnext.schedule` is to submit later; the worker's own Redis URL). Raises as `submit` does for arguments."""
+        if self._how.delay_s is not None or self._how.at_us is not None:
+            raise UsageError(f"{self.name}: a schedule says when; leave delay= and at= out")
+        return self._submission(args, kwargs), self._redis_url
+
     def _submissions(self, inputs: Sequence[Input]) -> list[Submission]:
         origin = _origin(self.name)
         return [self._numbered(number, one, origin) for number, one in enumerate(inputs)]

@@ -10,11 +10,12 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Never, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Never, ParamSpec, TypeVar, Unpack, cast, overload
 
 from upnext import config
 from upnext.core import secret_names
 from upnext.core.binding import Signature
+from upnext.core.schedules import MOST_ARGUMENTS_BYTES
 from upnext.core.spec import (
     CronSpec,
     Hooks,
@@ -168,7 +169,7 @@ class Worker:
 
         schedule: 5 fields (minute hour day month weekday), or 6 with the second first. Each tick runs once, however many schedulers and
         hosts there
-        are. The function is called without arguments.
+        are. The function is called with `args` and `kwargs`, by default with none.
 
         timezone="UTC": an IANA name. A fixed hour fires once on the night the clock goes back, and right after the gap when it goes
         forward over it.
@@ -176,6 +177,7 @@ class Worker:
         max_catch_up_seconds: missed ticks older than this are left out; None: none is too old.
         overlap=True: whether a tick starts a job while that of an earlier tick still waits, runs or is to be tried again; False: it is
         skipped, and counted.
+        args=(), kwargs={}: arguments of each tick's job, checked now; at most 64 KiB as JSON.
 
         The other options are those of `task`. Raises ServiceError for a schedule or zone that doesn't exist.
         """
@@ -187,10 +189,6 @@ class Worker:
         name = function_name("cron", function, settings.get("name"))
         what = f"cron {name!r}"
         check_names(what, settings, CronSettings)
-        try:
-            inspect.signature(function).bind()
-        except TypeError as error:
-            raise ServiceError(f"{what}: is called without arguments, but {error}") from None
         catch_up = settings.get("max_catch_up_seconds")
         when = CronSpec(
             schedule=schedule,
@@ -198,6 +196,7 @@ class Worker:
             missed=missed_run_policy(what, settings.get("missed_run_policy", MissedRunPolicy.LATEST_ONLY)),
             max_catch_up_s=None if catch_up is None else seconds(what, "max_catch_up_seconds", catch_up),
             overlap=yes_or_no(what, "overlap", settings.get("overlap", True)),
+            payload=_cron_payload(what, function, settings.get("args", ()), settings.get("kwargs", {})),
         )
         from upnext.core import cron  # noqa: PLC0415 - croniter is slow to import, and most services have no cron
 
@@ -383,6 +382,27 @@ def _executor(what: str, value: Any) -> SyncExecutor:
         return SyncExecutor(value)
     except ValueError:
         raise ServiceError(f"{what}: sync_executor must be 'thread' or 'process', not {value!r}") from None
+
+
+def _cron_payload(what: str, function: Callable[..., Any], args: Any, kwargs: Any) -> bytes:
+    """The encoded arguments of each tick's job. Raises ServiceError for what the function doesn't take."""
+    if not isinstance(args, (tuple, list)) or not isinstance(kwargs, Mapping):
+        raise ServiceError(f"{what}: args is a list or a tuple and kwargs a dict, not {args!r:.80} and {kwargs!r:.80}")
+    positional, named = tuple(cast("Sequence[Any]", args)), cast("Mapping[str, Any]", kwargs)
+    try:
+        inspect.signature(function).bind(*positional, **named)
+    except TypeError as error:
+        given = "with args and kwargs" if positional or named else "without arguments"
+        raise ServiceError(f"{what}: is called {given}, but {error}") from None
+    if not positional and not named:
+        return b"{}"
+    try:
+        payload = Signature.of(function).encode(positional, named)
+    except UsageError as error:  # given in a declaration, not in a call
+        raise ServiceError(f"{what}: {error}") from None
+    if len(payload) > MOST_ARGUMENTS_BYTES:
+        raise ServiceError(f"{what}: its arguments are {len(payload):,} bytes as JSON, over {MOST_ARGUMENTS_BYTES:,}")
+    return payload
 
 
 def _place(function: Callable[..., Any]) -> str | None:

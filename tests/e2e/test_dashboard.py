@@ -485,6 +485,25 @@ def test_a_cron_is_run_paused_and_resumed(dashboard: Dashboard) -> None:
         assert dashboard.post(f"/crons/report/{action}").status == 200
         wait_until(lambda wanted=paused: dashboard.get("/tasks/report").json["paused"] is wanted, 20, action)
     assert dashboard.post("/crons/none/run").status == 400
+    assert dashboard.post("/crons/report/remove").status == 400, "it is declared"
+
+
+def test_a_schedule_made_at_run_time_is_shown_paused_run_and_removed(daemon: Daemon, dashboard: Dashboard) -> None:
+    words = ("--cron", "0 3 1 1 *", "--kwargs", '{"number": 7}')
+    assert daemon.cli("cron", "add", "yearly-sale", "limited", *words).returncode == 0
+
+    def row() -> dict[str, Any]:
+        return next((one for one in dashboard.get("/crons").json if one["name"] == "yearly-sale"), {})
+
+    wait_until(lambda: row().get("kind") == "schedule", 20, "it to be shown")
+    assert dashboard.post("/crons/yearly-sale/pause").status == 200
+    wait_until(lambda: row().get("waits") == "it is paused", 20, "its pause to be shown")
+    assert "yearly-sale" in dashboard.get("/crons", accept="text/html").text
+    assert dashboard.post("/crons/yearly-sale/resume").status == 200
+    ended(dashboard, dashboard.post("/crons/yearly-sale/run").json["job_id"])
+    assert dashboard.post("/crons/yearly-sale/remove").status == 200
+    wait_until(lambda: not row(), 20, "it to be gone")
+    assert dashboard.post("/crons/yearly-sale/remove").status == 400
 
 
 def test_many_jobs_are_cancelled_at_once_and_the_list_is_paged(dashboard: Dashboard) -> None:

@@ -16,14 +16,16 @@ from tests.integration.lua_harness import CONSUMER, Taken, Workbench, task
 from upnext.core.entry import Meta
 from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
+from upnext.core.schedules import ScheduleSpec, encode
 from upnext.core.spec import CronSpec
 from upnext.core.submission import Submission
-from upnext.engine.calls import admin, client, lease, worker
+from upnext.engine.calls import admin, client, lease, schedules, worker
 from upnext.engine.calls.worker import Finish
 from upnext.engine.redis.replies import ReplyError
 from upnext.engine.redis.scripts import Call, script
 
 GARBAGE = "{no JSON"
+SCHEDULE = ScheduleSpec("nightly", "ship", CronSpec("* * * * *", overlap=False))
 LAST_ID = "18446744073709551615-18446744073709551615"
 
 
@@ -90,6 +92,27 @@ def _tick(work: Workbench) -> Call[Any]:
     )  # fmt: skip
 
 
+def _makes(work: Workbench) -> Call[int]:
+    return schedules.set_schedule(work.keys, SCHEDULE, b"{}")
+
+
+def _made(work: Workbench) -> Taken:
+    one = held(work)
+    work.broker.run(_makes(work))
+    return one
+
+
+def _tick_of_a_schedule(work: Workbench) -> Call[Any]:
+    _made(work)
+    work.broker.command("HSET", work.keys.schedules_state, "nightly", 0)
+    tick_ms = work.now_ms() // 60_000 * 60_000
+    term = int(work.hash(work.keys.leader)["epoch"])
+    return lease.tick(
+        work.keys, work.epoch, term=term, cron="nightly", tick_ms=tick_ms, payload=b"",
+        meta=Meta(tick_ms=tick_ms), fire=True, overlap=False, schedule=(SCHEDULE, encode(SCHEDULE)),
+    )  # fmt: skip
+
+
 def _reap(work: Workbench) -> Call[Any]:
     one = held(work)
     other = work.take()
@@ -137,6 +160,10 @@ SCENARIOS: dict[str, Callable[[Workbench], Call[Any]]] = {
     "send": _sends,
     "submit": _submits,
     "tick": _tick,
+    "set_schedule": lambda work: held(work) and _makes(work),
+    "switch_schedule": lambda work: _made(work) and schedules.switch_schedule(work.keys, "nightly", paused=True),
+    "remove_schedule": lambda work: _made(work) and schedules.remove_schedule(work.keys, "nightly"),
+    "tick of a schedule": _tick_of_a_schedule,
     "unwatch": lambda work: client.unwatch(work.keys, _watched(work), "c1", 1),
     "watch": lambda work: client.watch(work.keys, _watched(work), "c2", 2),
 }

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from upnext.core.cron import MAX_TICKS_PER_CALL, DueTicks, due, parse
+from upnext.core.cron import MAX_TICKS_PER_CALL, DueTicks, due, parse, timing
 from upnext.core.spec import CronSpec, MissedRunPolicy
 from upnext.errors import UsageError
 
@@ -359,3 +359,28 @@ def test_after_a_step_back_no_tick_is_far_and_none_comes_twice_within_the_tolera
         assert found.next_ms > cursor
     else:
         assert found.next_ms <= second
+
+
+def test_equal_distances_go_on_from_the_newest_tick() -> None:
+    spec = CronSpec("", every_ms=90_000, missed=MissedRunPolicy.CATCH_UP)
+    begun = ms("2026-01-01 09:00:07")
+    every = timing(spec, begun)
+    assert every.next_after(begun) == begun + 90_000
+    assert every.next_after(begun + 89_999) == begun + 90_000
+    assert every.newest_until(begun, begun + 89_999) is None
+    assert every.newest_until(begun, begun + 200_000) == begun + 180_000
+    assert due(every, spec, begun, begun + 190_000) == DueTicks(
+        [begun + 90_000, begun + 180_000], begun + 180_000, begun + 270_000
+    )
+    latest = CronSpec("", every_ms=90_000)
+    assert due(every, latest, begun, begun + 1_000_000).fire == [begun + 990_000]
+    skip = CronSpec("", every_ms=90_000, missed=MissedRunPolicy.SKIP)
+    found = due(every, skip, begun, begun + 980_000)
+    assert (found.fire, found.cursor) == ([], begun + 900_000), "all were missed; the next is on the same grid"
+
+
+def test_a_distance_goes_on_from_now_where_the_clock_was_set_back() -> None:
+    spec = CronSpec("", every_ms=60_000)
+    now = ms("2026-01-01 09:00")
+    ahead = now + 3_600_000
+    assert due(timing(spec, ahead), spec, ahead, now) == DueTicks([], now, now + 60_000)

@@ -23,6 +23,10 @@ PHRASES = {
     "the keys to look at, at most 1,000": ["aside_prefix"],
     "delayed or dead": ["delayed", "dead"],
     "its jobs": ["delayed_jobs", "dead_jobs"],
+    "crons or schedules": ["crons", "schedules"],
+    "cursors or their state": ["cursors", "schedules_state"],
+    "fired or their state": ["fired", "schedules_state"],
+    "stats or their state": ["stats", "schedules_state"],
 }
 """Labels of a header besides the names of keys."""
 

@@ -40,11 +40,11 @@ def call(
     from upnext.declare import seconds
     from upnext.engine.views import tasks
 
-    kwargs = _object(kwargs_text)
+    kwargs = arguments(kwargs_text)
     delay = None if delay is None else seconds("call", "--delay", delay, zero=True)
     timeout = None if timeout is None else seconds("call", "--timeout", timeout, zero=True)
     with queue() as broker:
-        job = _submission(task, kwargs, tasks.one(broker, broker.keys, task).definition, delay)
+        job = submission(task, kwargs, tasks.one(broker, broker.keys, task).definition, delay)
         if not wait:
             job_id = broker.submit(job)
             output.print_json({"job_id": job_id}) if flags().json else output.print_line(job_id)
@@ -53,7 +53,8 @@ def call(
     ctx.exit(_tell(job_id, outcome))
 
 
-def _object(text: str) -> dict[str, Any]:
+def arguments(text: str) -> dict[str, Any]:
+    """What --kwargs says. Raises UsageError."""
     try:
         value = json.loads(text)  # orjson would round an integer beyond 64 bits; this way it is refused
     except ValueError as error:
@@ -63,7 +64,8 @@ def _object(text: str) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-def _submission(task: str, kwargs: dict[str, Any], definition: dict[str, Any], delay_s: float | None) -> Submission:
+def submission(task: str, kwargs: dict[str, Any], definition: dict[str, Any], delay_s: float | None) -> Submission:
+    """A job of a task that is known by its definition. Raises InvalidArgumentsError, EncodingError."""
     from upnext.core import codec
     from upnext.core.signatures import payload
     from upnext.core.submission import Submission

@@ -6,22 +6,23 @@ from __future__ import annotations
 
 import click
 
-from upnext.cli import json_views, output
+from upnext.cli import formatting, json_views, output
 from upnext.cli.nearest import NearestGroup
 from upnext.cli.options import flags, queue_options
 from upnext.cli.queue import queue
+from upnext.errors import UsageError
 
 
 @click.group(cls=NearestGroup)
 @queue_options
 def cron() -> None:
-    """Look at crons, run one now, pause and resume them."""
+    """Look at crons and schedules, run one now, pause and resume them; make and remove schedules."""
 
 
 @cron.command(name="list")
 @queue_options
 def list_() -> None:
-    """List crons with their last and next runs (UTC)."""
+    """List crons, and schedules that were made at run time, with their last and next runs (UTC), and why one waits."""
     from upnext.engine.views import crons
 
     with queue() as broker:
@@ -29,7 +30,7 @@ def list_() -> None:
     if flags().json:
         output.print_json(listed)
         return
-    columns = ("name", "schedule", "timezone", "last", "next", "overlap", "skipped", "service")
+    columns = ("name", "schedule", "timezone", "last", "next", "overlap", "skipped", "service", "kind", "waits")
     rows = [
         [("yes" if one["overlap"] else "no") if column == "overlap" else one[column] for column in columns]
         for one in listed
@@ -41,7 +42,7 @@ def list_() -> None:
 @click.argument("cron_name", metavar="NAME")
 @queue_options
 def run(cron_name: str) -> None:
-    """Run a cron now, besides its schedule; print the job's id."""
+    """Run a cron or a schedule now, besides its times; print the job's id."""
     from upnext.engine.views import crons
 
     with queue() as broker:
@@ -53,7 +54,7 @@ def run(cron_name: str) -> None:
 @click.argument("cron_name", metavar="NAME")
 @queue_options
 def pause(cron_name: str) -> None:
-    """Hold a cron: it makes no jobs until it is resumed, and those that are queued wait."""
+    """Hold a cron: it makes no jobs until it is resumed, and those that are queued wait. Of a schedule, those that are queued run."""
     _switch(cron_name, paused=True)
 
 
@@ -61,16 +62,68 @@ def pause(cron_name: str) -> None:
 @click.argument("cron_name", metavar="NAME")
 @queue_options
 def resume(cron_name: str) -> None:
-    """Let a cron run again; what it missed is made up for as its missed_run_policy says."""
+    """Let it run again; what it missed is made up for as its missed_run_policy says."""
     _switch(cron_name, paused=False)
 
 
-def _switch(name: str, *, paused: bool) -> None:
+@cron.command()
+@click.argument("schedule_name", metavar="NAME")
+@click.argument("task")
+@click.option("--cron", "expression", metavar="FIELDS", default=None, help="When: '0 9 * * mon-fri'.")
+@click.option(
+    "--every", type=click.FloatRange(min=1), metavar="SECONDS", default=None, help="Or: so many seconds apart."
+)
+@click.option("--timezone", default="UTC", show_default=True, help="Zone of --cron, an IANA name.")
+@click.option(
+    "--kwargs", "kwargs_text", metavar="JSON", default="{}", help='Arguments as a JSON object: \'{"order_id": "A1"}\'.'
+)
+@click.option("--no-overlap", is_flag=True, help="Skip a tick while the job of an earlier one has not ended.")
+@queue_options
+def add(
+    schedule_name: str,
+    task: str,
+    expression: str | None,
+    every: float | None,
+    timezone: str,
+    kwargs_text: str,
+    no_overlap: bool,
+) -> None:
+    """Make a schedule NAME of jobs of TASK, or change it. It is kept until it is removed."""
+    from upnext.cli.call import arguments, submission
     from upnext.engine.views import crons, tasks
+    from upnext.scheduling import times
+
+    if (expression is None) == (every is None):
+        raise UsageError("give --cron '0 9 * * *' or --every 60, one of them")
+    when = times(schedule_name, expression, every, timezone, overlap=not no_overlap)
+    with queue() as broker:
+        job = submission(task, arguments(kwargs_text), tasks.one(broker, broker.keys, task).definition, None)
+        made = crons.make(broker, broker.keys, schedule_name, when, job)
+    if flags().json:
+        output.print_json(json_views.cron(made))
+    else:
+        output.print_line(f"{schedule_name}: {made.schedule} {made.timezone}, next {formatting.iso(made.next_ms)}")
+
+
+@cron.command()
+@click.argument("schedule_name", metavar="NAME")
+@queue_options
+def remove(schedule_name: str) -> None:
+    """Remove a schedule that was made at run time; its queued jobs stay."""
+    from upnext.engine.views import crons
 
     with queue() as broker:
-        task = crons.task_of(broker, broker.keys, name)
-        changed = (tasks.pause if paused else tasks.resume)(broker, broker.keys, task)
+        crons.remove(broker, broker.keys, schedule_name)
+    output.print_json({"cron": schedule_name, "removed": True}) if flags().json else output.print_line(
+        f"{schedule_name} removed"
+    )
+
+
+def _switch(name: str, *, paused: bool) -> None:
+    from upnext.engine.views import crons
+
+    with queue() as broker:
+        task, changed = crons.switch(broker, broker.keys, name, paused=paused)
     if flags().json:
         output.print_json({"cron": name, "task": task, "paused": paused})
     else:

@@ -125,6 +125,10 @@ def cron(one: Cron) -> dict[str, Any]:
         "service": one.service,
         "overlap": one.overlap,
         "skipped": one.skipped,
+        "task": one.task,
+        "kind": "schedule" if one.made else "cron",
+        "paused": one.paused,
+        "waits": one.waits,
     }
 
 

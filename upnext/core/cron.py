@@ -134,6 +134,31 @@ class Schedule:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class Every:
+    """Ticks at equal distances from `anchor_ms`, a tick that was."""
+
+    every_ms: int
+    anchor_ms: int
+
+    def next_after(self, ms: int) -> int:
+        """The first tick later than `ms`; both are Unix ms."""
+        return self.anchor_ms + ((ms - self.anchor_ms) // self.every_ms + 1) * self.every_ms
+
+    def newest_until(self, after_ms: int, until_ms: int) -> int | None:
+        """The last tick in (after_ms, until_ms]."""
+        newest = self.next_after(until_ms) - self.every_ms
+        return newest if newest > after_ms else None
+
+
+Timing = Schedule | Every
+
+
+def timing(spec: CronSpec, cursor_ms: int) -> Timing:
+    """The ticks of a cron whose newest was at `cursor_ms`. Raises UsageError as `parse` does."""
+    return parse(spec) if spec.every_ms is None else Every(spec.every_ms, cursor_ms)
+
+
 def _first_second(low: datetime, high: datetime, holds: Callable[[datetime], bool]) -> datetime:
     """The first whole second in (low, high] for which `holds`, which is false at low, true at high, and changes once."""
     while high - low > _SECOND:
@@ -182,7 +207,7 @@ class DueTicks:
 
 
 def due(
-    schedule: Schedule, spec: CronSpec, cursor_ms: int, now_ms: int, missed_after_s: float = MISSED_AFTER_S
+    schedule: Timing, spec: CronSpec, cursor_ms: int, now_ms: int, missed_after_s: float = MISSED_AFTER_S
 ) -> DueTicks:
     """The ticks in (cursor_ms, now_ms] that the missed-run policy lets run.
 
@@ -218,14 +243,14 @@ def due(
     return DueTicks(fire, fire[-1], schedule.next_after(now_ms))
 
 
-def _silences(schedule: Schedule, cursor_ms: int, now_ms: int) -> bool:
+def _silences(schedule: Timing, cursor_ms: int, now_ms: int) -> bool:
     """Whether more than one tick lies between now and the cursor."""
     first = schedule.next_after(now_ms)
     second = None if first is None else schedule.next_after(first)
     return second is not None and second <= cursor_ms
 
 
-def _ticks(schedule: Schedule, after_ms: int, until_ms: int) -> list[int]:
+def _ticks(schedule: Timing, after_ms: int, until_ms: int) -> list[int]:
     found: list[int] = []
     tick = schedule.next_after(after_ms)
     while tick is not None and tick <= until_ms and len(found) < MAX_TICKS_PER_CALL:

@@ -221,7 +221,7 @@ class Keys:
         "hash",
         life="with P:tasks",
         holds="task -> bytes of its largest job, from 4 KiB on: its lanes are read so few at a time that the broker isn't held up",
-        writers="fetch remove send submit",
+        writers="fetch remove send submit tick",
     )
     paused = Key(
         "paused", "set", life="until resumed", holds="tasks paused everywhere", writers="pause_task remove resume_task"
@@ -280,6 +280,28 @@ class Keys:
     fired = Key(
         "fired", "hash", life="with the cron", holds="cron -> newest tick that fired, ms", writers="remove tick"
     )
+    schedules = Key(
+        "schedules",
+        "hash",
+        life="until removed; 1,000 at most",
+        holds="schedule that was made at run time -> its times and its task, JSON (`upnext.core.schedules`)",
+        writers="remove_schedule set_schedule",
+    )
+    schedules_arguments = Key(
+        "schedules:arguments",
+        "hash",
+        life="as P:schedules",
+        holds="schedule -> arguments of its jobs, JSON",
+        writers="remove_schedule set_schedule",
+    )
+    schedules_state = Key(
+        "schedules:state",
+        "hash",
+        life="as P:schedules",
+        holds="schedule -> newest tick that fired or was skipped, or when it was made, ms; `SCHEDULE fired` -> newest tick that fired, ms; "
+        "`SCHEDULE skipped` -> ticks that were skipped for an earlier job; `SCHEDULE paused` -> 1",
+        writers="remove_schedule set_schedule switch_schedule tick",
+    )
     event_prefix = Key(
         "event:",
         "hash",
@@ -334,7 +356,8 @@ class Keys:
         "channel",
         holds="wake-ups of workers, schedulers and waiters, see `upnext.engine.redis.wakeups`",
         writers="cancel finish free_suspects hand_back linger pause_task promote reap "
-        "register remove resume_task retry retry_dead send set_limits submit tick watch_daemons",
+        "register remove remove_schedule resume_task retry retry_dead send set_limits set_schedule submit "
+        "switch_schedule tick watch_daemons",
     )
     reply_prefix = Key(
         "reply:",

@@ -141,6 +141,8 @@ class CronSpec:
     """When a cron is due. `schedule` has 5 fields, or 6 with seconds first; `timezone` is an IANA name.
 
     overlap: whether a tick starts a job while that of an earlier tick has not ended; else it is skipped.
+    every_ms: in place of `schedule`: ticks at this distance from one another.
+    payload: the encoded arguments of each tick's job.
     """
 
     schedule: str
@@ -148,6 +150,8 @@ class CronSpec:
     missed: MissedRunPolicy = MissedRunPolicy.LATEST_ONLY
     max_catch_up_s: float | None = None
     overlap: bool = True
+    every_ms: int | None = None
+    payload: bytes = b"{}"
 
 
 @dataclass(frozen=True, slots=True)

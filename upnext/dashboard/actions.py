@@ -57,6 +57,7 @@ class Actions:
             "/crons/{cron}/run": self.run_cron,
             "/crons/{cron}/pause": self.pause_cron,
             "/crons/{cron}/resume": self.resume_cron,
+            "/crons/{cron}/remove": self.remove_cron,
             "/dead/retry": self.retry_dead,
             "/dead/purge": self.purge_dead,
             "/hosts/{daemon}/scale": self.scale,
@@ -158,9 +159,7 @@ class Actions:
     async def resume_task(self, request: Request) -> Response:
         return await self._switch(request, Right.TASK_ACT, request.path_params["task"], paused=False)
 
-    async def _switch(
-        self, request: Request, right: Right, task: str, *, paused: bool, back: str | None = None
-    ) -> Response:
+    async def _switch(self, request: Request, right: Right, task: str, *, paused: bool) -> Response:
         work = tasks.pause if paused else tasks.resume
         await self._do(
             request,
@@ -169,7 +168,7 @@ class Actions:
             task,
             lambda: work(self._source.client, self._source.keys, task),
         )
-        return done(request, {"task": task, "paused": paused}, back or f"/tasks/{quoted(task)}")
+        return done(request, {"task": task, "paused": paused}, f"/tasks/{quoted(task)}")
 
     async def purge_task(self, request: Request) -> Response:
         task = request.path_params["task"]
@@ -218,17 +217,32 @@ class Actions:
         return done(request, {"job_id": job_id}, "/crons")
 
     async def pause_cron(self, request: Request) -> Response:
-        task = await self._task_of(request)
-        return await self._switch(request, Right.CRON_ACT, task, paused=True, back="/crons")
+        return await self._switch_cron(request, paused=True)
 
     async def resume_cron(self, request: Request) -> Response:
-        task = await self._task_of(request)
-        return await self._switch(request, Right.CRON_ACT, task, paused=False, back="/crons")
+        return await self._switch_cron(request, paused=False)
 
-    async def _task_of(self, request: Request) -> str:
-        """The task that a cron runs. Raises UsageError for one that is unknown."""
+    async def _switch_cron(self, request: Request, *, paused: bool) -> Response:
         name = request.path_params["cron"]
-        return await asyncio.to_thread(crons.task_of, self._source.client, self._source.keys, name)
+
+        def work() -> str:
+            task, _ = crons.switch(self._source.client, self._source.keys, name, paused=paused)
+            return task
+
+        task = await self._do(request, Right.CRON_ACT, "pause" if paused else "resume", name, work)
+        return done(request, {"task": task, "paused": paused}, "/crons")
+
+    async def remove_cron(self, request: Request) -> Response:
+        """Of schedules that were made at run time alone."""
+        name = request.path_params["cron"]
+        await self._do(
+            request,
+            Right.CRON_ACT,
+            "remove schedule",
+            name,
+            lambda: crons.remove(self._source.client, self._source.keys, name),
+        )
+        return done(request, {"cron": name, "removed": True}, "/crons")
 
     async def send(self, request: Request) -> Response:
         event = request.path_params["event"]

@@ -354,8 +354,7 @@ class Pages:
 
     async def crons(self, request: Request) -> Response:
         snapshot = await self._ask(self._source.snapshot)
-        paused = {one.name for one in snapshot.tasks if one.paused}
-        rows = [{**shapes.cron(one), "paused": one.task in paused} for one in snapshot.crons]
+        rows = [shapes.cron(one) for one in snapshot.crons]
         return self._answer(request, "crons.html", {"rows": rows}, rows)
 
     async def events(self, request: Request) -> Response:

@@ -380,7 +380,8 @@ class TestCron:
     def test_list_and_run(self, bench: Bench, cli: Cli) -> None:
         bench.register(task("nightly", cron=CronSpec("0 3 * * *", "Europe/Berlin")))
         [nightly] = cli.json("cron", "list")
-        assert nightly.keys() == {"name", "schedule", "timezone", "last", "next", "service", "overlap", "skipped"}
+        shape = {"name", "schedule", "timezone", "last", "next", "service", "overlap", "skipped"}
+        assert nightly.keys() == shape | {"task", "kind", "paused", "waits"}
         assert (nightly["name"], nightly["timezone"], nightly["service"]) == ("nightly", "Europe/Berlin", "orders")
         assert cli("cron", "run", "nightly") == 0
         assert bench.take().job_id == cli.out.strip()
@@ -390,12 +391,65 @@ class TestCron:
         bench.register(task("nightly", cron=CronSpec("0 3 * * *")))
         assert cli.json("cron", "pause", "nightly") == {"cron": "nightly", "task": "nightly", "paused": True}
         assert [one["paused"] for one in cli.json("tasks")] == [True]
+        assert [(one["paused"], one["waits"]) for one in cli.json("cron", "list")] == [(True, "it is paused")]
         assert cli("cron", "pause", "nightly") == 0
         assert cli.out == "nightly was paused already\n"
         assert cli("cron", "resume", "nightly") == 0
         assert cli.out == "nightly resumed\n"
         assert [one["paused"] for one in cli.json("tasks")] == [False]
         assert cli("cron", "pause", "daily") == 64
+
+    def test_run_with_the_arguments_that_it_declares(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("nightly", cron=CronSpec("0 3 * * *", payload=b'{"order_id":"A7"}')))
+        assert cli("cron", "run", "nightly") == 0
+        assert cli.json("job", cli.out.strip())["task"] == "nightly"
+        [(_, fields)] = bench.broker.command("XRANGE", bench.keys.stream("nightly", "n"), "-", "+")
+        assert fields[1] == b'{"order_id":"A7"}'
+
+    def test_a_schedule_is_added_listed_run_paused_and_removed(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("ship"), task("nightly", cron=CronSpec("0 3 * * *")))
+        made = cli.json("cron", "add", "morning", "ship", "--cron", "0 9 * * *", "--kwargs", '{"order_id": "A1"}')
+        assert (made["kind"], made["task"], made["schedule"], made["waits"]) == ("schedule", "ship", "0 9 * * *", None)
+        assert (
+            cli("cron", "add", "often", "ship", "--every", "90", "--kwargs", '{"order_id": "A2"}', "--no-overlap") == 0
+        )
+        assert cli.out.startswith("often: every 90 s UTC, next 20")
+        listed = [(one["name"], one["kind"], one["overlap"]) for one in cli.json("cron", "list")]
+        assert listed == [("nightly", "cron", True), ("morning", "schedule", True), ("often", "schedule", False)]
+        assert cli("cron", "run", "morning") == 0
+        job_id = cli.out.strip()
+        assert cli.json("job", job_id)["labels"] == {"schedule": "morning"}
+        assert bench.take().job_id == job_id
+        assert cli.json("cron", "pause", "morning") == {"cron": "morning", "task": "ship", "paused": True}
+        assert cli("cron", "pause", "morning") == 0
+        assert cli.out == "morning was paused already\n"
+        assert [one["paused"] for one in cli.json("tasks") if one["task"] == "ship"] == [False]
+        assert cli("cron", "list") == 0
+        assert "it is paused" in cli.out
+        assert cli("cron", "resume", "morning") == 0
+        assert cli.json("cron", "remove", "morning") == {"cron": "morning", "removed": True}
+        assert cli("cron", "remove", "morning") == 64
+        assert "no schedule 'morning' is known here (known: often)" in cli.err
+        assert cli("cron", "remove", "nightly") == 64
+        assert "declared by a service" in cli.err
+
+    @pytest.mark.parametrize(
+        ("words", "line"),
+        [
+            (("odd", "ship"), "one of them"),
+            (("odd", "ship", "--every", "5", "--cron", "* * * * *"), "one of them"),
+            (("odd", "ship", "--cron", "99 * * * *"), "minute"),
+            (("odd", "shop", "--every", "5"), "shop"),
+            (("odd", "ship", "--every", "5"), "missing argument 'order_id'"),
+            (("odd", "ship", "--every", "5", "--kwargs", "[]"), "not a JSON object"),
+            (("nightly", "ship", "--every", "5", "--kwargs", '{"order_id": "A1"}'), "a declared cron has this name"),
+        ],
+    )
+    def test_a_wrong_schedule(self, bench: Bench, cli: Cli, words: tuple[str, ...], line: str) -> None:
+        bench.register(task("ship"), task("nightly", cron=CronSpec("0 3 * * *")))
+        assert cli("cron", "add", *words) == 64
+        assert line in cli.err
+        assert "Traceback" not in cli.err
 
 
 def test_explain(bench: Bench, cli: Cli) -> None:

@@ -254,6 +254,33 @@ def test_a_cron_needs_a_schedule_and_takes_no_arguments(worker: upnext.Worker) -
         worker.cron("* * * * *")(charge)
 
 
+def test_a_cron_with_arguments(worker: upnext.Worker) -> None:
+    @worker.cron("* * * * *", args=("sales",), kwargs={"copies": 2})
+    def report(kind: str, copies: int = 1) -> None: ...
+
+    assert report.spec.cron is not None
+    assert report.spec.cron.payload == b'{"kind":"sales","copies":2}'
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"args": ()}, "cron 'one': is called without arguments, but missing .*'count'"),
+        ({"args": (1, "a", 3)}, "cron 'one': is called with args and kwargs, but too many"),
+        ({"kwargs": {"counts": 1}}, "cron 'one': is called with args and kwargs, but .*'count'"),
+        ({"args": ("many",)}, "cron 'one': .*argument 'count' doesn't fit"),
+        ({"args": "many"}, "cron 'one': args is a list or a tuple and kwargs a dict"),
+        ({"kwargs": [1]}, "cron 'one': args is a list or a tuple and kwargs a dict"),
+        ({"args": (1, "x" * 70_000)}, "cron 'one': its arguments are .* bytes as JSON, over 65,536"),
+    ],
+)
+def test_wrong_arguments_of_a_cron(worker: upnext.Worker, settings: dict[str, Any], line: str) -> None:
+    def one(count: int, text: str = "") -> None: ...
+
+    with pytest.raises(ServiceError, match=line):
+        worker.cron("* * * * *", **settings)(one)
+
+
 # -- events
 
 

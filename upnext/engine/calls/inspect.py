@@ -373,6 +373,7 @@ class CronFacts:
     definition: dict[str, Any]
     last_ms: int | None
     skipped: int
+    paused: bool
 
 
 def list_crons(keys: Keys) -> Call[tuple[int, list[CronFacts]]]:
@@ -385,12 +386,13 @@ def list_crons(keys: Keys) -> Call[tuple[int, list[CronFacts]]]:
                 _json(reply[at + 1]) or {},
                 int(reply[at + 2]) if reply[at + 2] else None,
                 int(reply[at + 3] or 0),
+                reply[at + 4] == 1,
             )
-            for at in range(1, len(reply), 4)
+            for at in range(1, len(reply), 5)
         ]
         return reply[0], sorted(facts, key=operator.attrgetter("name"))
 
-    return Call(script("list_crons"), [keys.crons, keys.fired, keys.stats], [], parse)
+    return Call(script("list_crons"), [keys.crons, keys.fired, keys.stats, keys.paused], [], parse)
 
 
 @dataclass(frozen=True, slots=True)

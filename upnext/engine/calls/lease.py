@@ -14,6 +14,7 @@ from upnext.core.keys import SCHEMA, Keys
 from upnext.core.lanes import Lane
 from upnext.core.naming import stem_of
 from upnext.core.ownership import Source
+from upnext.core.schedules import ScheduleSpec
 from upnext.core.spec import STEPPED_BACK_MS, TaskKind, TaskSpec
 from upnext.engine.calls.rows import name, names, pairs
 from upnext.engine.redis.scripts import Arg, Call, script, text
@@ -114,6 +115,7 @@ def register(keys: Keys, registration: Registration, new_epoch: str) -> Call[tup
                 "missed": task.cron.missed.value,
                 "max_catch_up_s": task.cron.max_catch_up_s,
                 **({} if task.cron.overlap else {"overlap": False}),
+                **({} if task.cron.payload == b"{}" else {"payload": task.cron.payload.decode()}),
                 **_origin(registration.service, registration.generation_ms, registration.source),
             }
             crons += (task.name, orjson.dumps(cron))
@@ -263,7 +265,7 @@ def promote(keys: Keys, epoch: str, most: int) -> Call[Promoted]:
     )
 
 
-FIRED, PASSED, EARLY, GONE, HELD, PAUSED = 1, 2, 3, 4, 5, 6
+FIRED, PASSED, EARLY, GONE, HELD, PAUSED, UNKNOWN = 1, 2, 3, 4, 5, 6, 7
 HOLDER_TTL_MS = 30 * 86_400_000
 """A tick's job that is lost without an end holds up the next ones for so long at most. Every end frees them."""
 
@@ -279,22 +281,43 @@ def tick(
     meta: Meta,
     fire: bool,
     overlap: bool = True,
+    schedule: tuple[ScheduleSpec, bytes] | None = None,
 ) -> Call[tuple[int, int | str]]:
-    """-> (FIRED, entry id) · (PASSED, cursor ms) · (EARLY, ms to wait) · (GONE, 0) · (HELD, job of an earlier tick) · (PAUSED, 0)."""
-    key = "" if overlap else f"tick@{cron}"
+    """schedule: made at run time under the name `cron`, with its row as it was read; its jobs have the arguments that are kept beside it.
+
+    -> (FIRED, entry id) · (PASSED, cursor ms) · (EARLY, ms to wait) · (GONE, 0) · (HELD, job of an earlier tick) · (PAUSED, 0) ·
+    (UNKNOWN, 0): the schedule's task is not registered.
+    """
+    if schedule is None:
+        task, lane, row, holder = cron, Lane.NORMAL.value, b"", f"tick@{cron}"
+        rows, cursors, fired, counts = keys.crons, keys.cursors, keys.fired, keys.stats
+        fired_field, skipped_field = cron, f"{cron}:skipped"
+    else:
+        spec, row = schedule
+        task, lane, holder = (
+            spec.task,
+            spec.lane,
+            f"schedule {cron}",
+        )  # no key of a job begins so: its task has no space
+        rows, cursors, fired, counts = keys.schedules, *[keys.schedules_state] * 3
+        fired_field, skipped_field = f"{cron} fired", f"{cron} skipped"
+    key = "" if overlap else holder
     said = encode_meta(replace(meta, idempotency_key=key or None))
     return Call(
         script("tick"),
         [
             keys.epoch,
             keys.leader,
-            keys.crons,
-            keys.cursors,
+            rows,
+            cursors,
             keys.limits,
-            keys.stream(cron, Lane.NORMAL),
-            keys.fired,
-            keys.stats,
+            keys.stream(task, lane),
+            fired,
+            counts,
             keys.paused,
+            keys.schedules_arguments,
+            keys.tasks,
+            keys.large,
         ],
         [
             epoch,
@@ -309,6 +332,11 @@ def tick(
             keys.idem_prefix,
             key,
             HOLDER_TTL_MS,
+            task,
+            lane,
+            row,
+            fired_field,
+            skipped_field,
         ],
         lambda reply: (reply[0], text(reply[1]) if reply[0] in {FIRED, HELD} else reply[1]),
     )

@@ -1,11 +1,13 @@
 #!lua flags=no-writes
 -- All known crons and when each ran last.
--- KEYS: 1 crons, 2 fired, 3 stats
+-- KEYS: 1 crons, 2 fired, 3 stats, 4 paused
 -- ARGV: none
--- Returns: {server ms, then for each four: name, definition, newest tick that fired, ms, or nil; ticks that were skipped, or nil}
+-- Returns: {server ms, then for each five: name, definition, newest tick that fired, ms, or nil; ticks that were skipped, or nil;
+--          1 when its task is paused}
 -- Errors: none
 -- include: pass_over
 pass_over('hash', 1, 2, 3)
+pass_over('set', 4)
 local time = redis.call('TIME')
 local reply = {time[1] * 1000 + math.floor(time[2] / 1000)}
 local crons = redis.call('HGETALL', KEYS[1])
@@ -13,5 +15,6 @@ for at = 1, #crons, 2 do
   local size = #reply
   reply[size + 1], reply[size + 2], reply[size + 3] = crons[at], crons[at + 1], redis.call('HGET', KEYS[2], crons[at])
   reply[size + 4] = redis.call('HGET', KEYS[3], crons[at] .. ':skipped')
+  reply[size + 5] = redis.call('SISMEMBER', KEYS[4], crons[at])
 end
 return reply

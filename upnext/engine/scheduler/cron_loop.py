@@ -1,21 +1,25 @@
-"""Fires crons while this scheduler leads. Crons are data in Redis: a leader runs those of services that it has never seen."""
+"""Fires crons, and schedules that were made at run time, while this scheduler leads.
+
+Both are data in Redis: a leader runs those of services that it has never seen.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import orjson
 
 from upnext.core import ownership
 from upnext.core.entry import Meta
 from upnext.core.keys import Keys
+from upnext.core.schedules import ScheduleSpec
 from upnext.core.spec import CronSpec, MissedRunPolicy, TaskKind
 from upnext.engine.calls import lease
 from upnext.engine.calls.rows import bad_row, name, pairs, readable
+from upnext.engine.calls.schedules import number, read_row
 from upnext.engine.redis import aside
 from upnext.engine.redis.backoff import Backoff
 from upnext.engine.redis.reconnecting import Link
@@ -23,13 +27,28 @@ from upnext.engine.redis.replies import ReplyError
 from upnext.errors import BrokerUnavailableError, UsageError
 
 if TYPE_CHECKING:
-    from upnext.core.cron import Schedule
+    from upnext.core.cron import Schedule, Timing
 
 log = logging.getLogger("upnext.scheduler")
 
 REREAD_S = 20.0
 LAPSE_MS = ownership.LAPSE_MS[TaskKind.CRON] + ownership.ANNOUNCER_LEASE_MS
 """A cron that was not announced for so long doesn't fire, also before it is removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """What is fired: a declared cron, or a schedule that was made at run time (with its row). `paused`: as it was read."""
+
+    name: str
+    spec: CronSpec
+    cursor_ms: int
+    paused: bool
+    made: tuple[ScheduleSpec, bytes] | None = None
+
+    @property
+    def shown(self) -> str:
+        return f"cron {self.name}" if self.made is None else f"schedule {self.name}"
 
 
 class CronWork:
@@ -50,9 +69,9 @@ class CronWork:
         self._link, self._keys = link, keys
         self._epoch, self._term, self._server_ms, self._settle = epoch, term, server_ms, settle
         self._kick = asyncio.Event()
-        self._parsed: dict[bytes, tuple[CronSpec, Schedule] | None] = {}
-        self._paused: set[str] = set()
-        """Crons that were paused when they were last looked at: what fell due since is one gap."""
+        self._parsed: dict[CronSpec, Schedule | None] = {}
+        self._held_up: set[str] = set()
+        """What was paused, or whose task was not registered, when it was last looked at: what fell due since is one gap."""
 
     def wake(self) -> None:
         self._kick.set()
@@ -84,41 +103,55 @@ class CronWork:
             return await self._turn()
         except ReplyError as error:
             if aside.met(error):
-                await self._link.set_aside([self._keys.crons, self._keys.cursors, self._keys.paused])
+                keys = self._keys
+                await self._link.set_aside(
+                    [keys.crons, keys.cursors, keys.paused, keys.schedules, keys.schedules_state]
+                )
             raise
 
     async def _turn(self) -> float:
         """Fire what is due; -> seconds until the next."""
-        wire = await self._link.wire()
-        definitions, cursors = wire.send("HGETALL", self._keys.crons), wire.send("HGETALL", self._keys.cursors)
-        paused = wire.send("SMEMBERS", self._keys.paused)
-        known = dict(pairs(await definitions))
-        at = dict(pairs(await cursors))
+        wire, keys = await self._link.wire(), self._keys
+        replies = [
+            wire.send("HGETALL", key) for key in (keys.crons, keys.cursors, keys.schedules, keys.schedules_state)
+        ]
+        paused = wire.send("SMEMBERS", keys.paused)
+        crons, cursors, schedules, state = [dict(pairs(await reply)) for reply in replies]
         paused_now = set(await paused)
-        if len(self._parsed) > 2 * len(known) + 100:
+        found = [*self._crons(crons, cursors, paused_now), *self._schedules(schedules, state, paused_now)]
+        if len(self._parsed) > 2 * len(found) + 100:
             self._parsed.clear()  # mostly of crons that have changed or gone
         wait_s = REREAD_S
-        for field, raw in known.items():
-            cron = name(field, self._keys.crons)
-            if cron is None:
+        for one in found:
+            if one.paused:  # its cursor stays: what it missed is one gap for its policy when it is resumed
+                self._held_up.add(one.shown)
                 continue
-            if field in paused_now:  # its cursor stays: what it missed is one gap for its policy when it is resumed
-                self._paused.add(cron)
-                continue
-            definition = readable(raw)
-            if definition is None or not _is_definition(definition):
-                bad_row(self._keys.crons, field, "has no cron's definition (or one of another version)", "HDEL")
-                continue
-            now_ms = self._server_ms()
-            if definition.get("last_seen_ms", 0) < now_ms - LAPSE_MS:
-                continue
-            parsed = self._parse(cron, definition)
-            if parsed is None:
-                continue
-            wait_ms = await self._fire(cron, *parsed, self._cursor(field, at.get(field)), now_ms)
+            timing = self._timing(one)
+            wait_ms = None if timing is None else await self._fire(one, timing, self._server_ms())
             if wait_ms is not None:
                 wait_s = min(wait_s, wait_ms / 1000)
         return max(0.001, wait_s)
+
+    def _crons(self, rows: dict[bytes, bytes], cursors: dict[bytes, bytes], paused: set[bytes]) -> Iterator[_Timed]:
+        """Those that have not lapsed."""
+        for field, raw in rows.items():
+            cron = name(field, self._keys.crons)
+            if cron is None:
+                continue
+            row = readable(raw)
+            spec = None if row is None else _spec(row)
+            if row is None or spec is None:
+                bad_row(self._keys.crons, field, "has no cron's definition (or one of another version)", "HDEL")
+                continue
+            if field in paused or row.get("last_seen_ms", 0) >= self._server_ms() - LAPSE_MS:
+                yield _Timed(cron, spec, self._cursor(field, cursors.get(field)), field in paused)
+
+    def _schedules(self, rows: dict[bytes, bytes], state: dict[bytes, bytes], paused: set[bytes]) -> Iterator[_Timed]:
+        for field, raw in rows.items():
+            spec = read_row(self._keys, field, raw)
+            if spec is not None:
+                held = field + b" paused" in state or spec.task.encode() in paused
+                yield _Timed(spec.name, spec.when, number(state.get(field)), held, (spec, raw))
 
     def _cursor(self, name: bytes, raw: bytes | None) -> int:
         """When the cron last ticked, Unix ms; 0 for one that never did, or whose row can't be read."""
@@ -126,53 +159,41 @@ class CronWork:
             bad_row(self._keys.cursors, name, "is no time", "HDEL")
         return int(raw) if raw and raw.isdigit() else 0
 
-    def _parse(self, name: str, definition: dict[str, Any]) -> tuple[CronSpec, Schedule] | None:
+    def _timing(self, one: _Timed) -> Timing | None:
         from upnext.core import cron as crons  # noqa: PLC0415 - croniter is slow to import, and most schedulers have no cron
 
-        overlap = definition.get("overlap") is not False
-        key = orjson.dumps(
-            [
-                name,
-                definition["schedule"],
-                definition["timezone"],
-                definition["missed"],
-                definition.get("max_catch_up_s"),
-                overlap,
-            ]
-        )
-        if key not in self._parsed:
+        spec = one.spec
+        if spec.every_ms is not None:
+            return crons.timing(spec, one.cursor_ms)
+        if spec not in self._parsed:
             try:
-                spec = CronSpec(
-                    definition["schedule"],
-                    definition["timezone"],
-                    MissedRunPolicy(definition["missed"]),
-                    definition.get("max_catch_up_s"),
-                    overlap,
-                )
-                self._parsed[key] = (spec, crons.parse(spec))
+                self._parsed[spec] = crons.parse(spec)
             except (UsageError, ValueError, KeyError) as error:
-                log.error("cron %s can't be run: %s", name, error)
-                self._parsed[key] = None
-        return self._parsed[key]
+                log.error("%s can't be run: %s", one.shown, error)
+                self._parsed[spec] = None
+        return self._parsed[spec]
 
-    async def _fire(self, name: str, spec: CronSpec, schedule: Schedule, cursor_ms: int, now_ms: int) -> int | None:
+    async def _fire(self, one: _Timed, timing: Timing, now_ms: int) -> int | None:
         """-> ms until its next tick, None when it has none."""
         from upnext.core import cron as crons  # noqa: PLC0415 - as above
 
-        missed_after_s = 0.0 if name in self._paused else crons.MISSED_AFTER_S
-        due = crons.due(schedule, spec, cursor_ms, now_ms, missed_after_s)
+        missed_after_s = 0.0 if one.shown in self._held_up else crons.MISSED_AFTER_S
+        due = crons.due(timing, one.spec, one.cursor_ms, now_ms, missed_after_s)
         for tick_ms in due.fire:
-            if await self._tick(name, tick_ms, fire=True, overlap=spec.overlap) == lease.PAUSED:
-                self._paused.add(name)
+            kind = await self._tick(one, tick_ms, fire=True)
+            if kind in {lease.PAUSED, lease.UNKNOWN}:
+                self._held_up.add(one.shown)
                 return None
-        if not due.fire and due.cursor != cursor_ms:
-            await self._tick(name, due.cursor, fire=False)
-        self._paused.discard(name)
+            if kind == lease.GONE and one.made is not None:  # it was changed, and is read anew
+                return 0
+        if not due.fire and due.cursor != one.cursor_ms:
+            await self._tick(one, due.cursor, fire=False)
+        self._held_up.discard(one.shown)
         if due.next_ms is None:
             return None
         return max(0, due.next_ms - self._server_ms())
 
-    async def _tick(self, name: str, tick_ms: int, *, fire: bool, overlap: bool = True) -> int | None:
+    async def _tick(self, one: _Timed, tick_ms: int, *, fire: bool) -> int | None:
         """-> the kind of the answer; None: another scheduler leads."""
         term = self._term()
         if term is None:
@@ -182,12 +203,13 @@ class CronWork:
                 self._keys,
                 self._epoch(),
                 term=term,
-                cron=name,
+                cron=one.name,
                 tick_ms=tick_ms,
-                payload=b"{}",
-                meta=Meta(tick_ms=tick_ms),
+                payload=one.spec.payload,
+                meta=self._meta(one, tick_ms),
                 fire=fire,
-                overlap=overlap,
+                overlap=one.spec.overlap,
+                schedule=one.made,
             )
             kind, value = await self._link.run(call)
             if kind != lease.EARLY:
@@ -195,16 +217,40 @@ class CronWork:
             await asyncio.sleep(int(value) / 1000)
         if kind == lease.HELD:
             log.info(
-                "cron %s: a tick is skipped, for job %s of an earlier one has not ended (overlap=False)", name, value
+                "%s: a tick is skipped, for job %s of an earlier one has not ended (overlap=False)", one.shown, value
             )
+        if kind == lease.UNKNOWN and one.shown not in self._held_up and one.made is not None:
+            log.warning("%s waits: its task %s is not registered", one.shown, one.made[0].task)
         if kind == lease.FIRED and fire:
             due = time.strftime("%FT%TZ", time.gmtime(tick_ms / 1000))
-            log.debug("cron %s fired for %s (%+d ms)", name, due, self._server_ms() - tick_ms)
+            log.debug("%s fired for %s (%+d ms)", one.shown, due, self._server_ms() - tick_ms)
         return kind
 
+    def _meta(self, one: _Timed, tick_ms: int) -> Meta:
+        if one.made is None:
+            return Meta(tick_ms=tick_ms)
+        spec, _ = one.made
+        ttl_s = spec.queue_ttl_s
+        expires_ms = None if ttl_s is None else self._server_ms() + round(ttl_s * 1000)
+        return Meta(tick_ms=tick_ms, expires_ms=expires_ms, own=spec.own)
 
-def _is_definition(row: dict[str, Any]) -> bool:
-    """Whether it has what a cron needs, each of its kind; what a newer version has besides is passed over."""
+
+def _spec(row: dict[str, Any]) -> CronSpec | None:
+    """None for a row without what a cron needs, each of its kind; what a newer version has besides is passed over."""
+    payload = row.get("payload", "{}")
     texts = all(isinstance(row.get(field), str) for field in ("schedule", "timezone", "missed"))
     numbers = all(isinstance(row.get(field, 0), int | float | None) for field in ("last_seen_ms", "max_catch_up_s"))
-    return texts and numbers and row.get("last_seen_ms", 0) is not None
+    if not (texts and numbers and isinstance(payload, str)) or row.get("last_seen_ms", 0) is None:
+        return None
+    try:
+        missed = MissedRunPolicy(row["missed"])
+    except ValueError:
+        return None
+    return CronSpec(
+        row["schedule"],
+        row["timezone"],
+        missed,
+        row.get("max_catch_up_s"),
+        row.get("overlap") is not False,
+        payload=payload.encode(),
+    )
