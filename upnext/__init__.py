@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from upnext.access import aclose as aclose
+    from upnext.api import Api as Api
     from upnext.by_name import send as send
     from upnext.by_name import send_sync as send_sync
     from upnext.by_name import submit as submit
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from upnext.errors import JobError as JobError
     from upnext.errors import JobNotFoundError as JobNotFoundError
     from upnext.errors import LifespanError as LifespanError
+    from upnext.errors import ListenError as ListenError
     from upnext.errors import NoBrokerError as NoBrokerError
     from upnext.errors import PayloadTooLargeError as PayloadTooLargeError
     from upnext.errors import QueueError as QueueError
@@ -61,7 +63,6 @@ if TYPE_CHECKING:
     from upnext.event import EventHandler as EventHandler
     from upnext.future import Future as Future
     from upnext.future import TaskResult as TaskResult
-    from upnext.later import Api as Api
     from upnext.later import ArtifactType as ArtifactType
     from upnext.later import create_artifact as create_artifact
     from upnext.later import create_artifact_sync as create_artifact_sync
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "upnext.access": ("aclose",),
+    "upnext.api": ("Api",),
     "upnext.by_name": ("send", "send_sync", "submit", "submit_sync"),
     "upnext.context": ("Context", "get_current_context"),
     "upnext.core.outcome": ("FailureReason", "JobStatus"),
@@ -109,6 +111,7 @@ _HOMES = {
         "JobError",
         "JobNotFoundError",
         "LifespanError",
+        "ListenError",
         "NoBrokerError",
         "PayloadTooLargeError",
         "QueueError",
@@ -123,7 +126,7 @@ _HOMES = {
     ),
     "upnext.event": ("Event", "EventHandler"),
     "upnext.future": ("Future", "TaskResult"),
-    "upnext.later": ("Api", "ArtifactType", "create_artifact", "create_artifact_sync"),
+    "upnext.later": ("ArtifactType", "create_artifact", "create_artifact_sync"),
     "upnext.lookup": ("Job", "job", "job_sync", "jobs", "jobs_sync"),
     "upnext.parallel": ("first_completed", "gather", "map_tasks", "submit_many", "submit_many_sync"),
     "upnext.running": ("run",),

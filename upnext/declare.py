@@ -14,7 +14,7 @@ from datetime import timedelta
 from string import Formatter
 from typing import Any, Literal, TypedDict, cast
 
-from upnext.core import ids, limits
+from upnext.core import ids, limits, secret_names
 from upnext.core.spec import LONGEST_S, MissedRunPolicy, RateLimit, SyncExecutor, TaskOptions
 from upnext.errors import ServiceError, UsageError
 
@@ -294,3 +294,13 @@ def _cache_key(what: str, function: Callable[..., Any], value: Any) -> str | Cal
         if not root or (root not in parameters and not open_ended):
             raise ServiceError(f"{what}: cache_key {value!r} names {field!r}, which is no parameter of the function")
     return value
+
+
+def declared_secrets(what: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The names in a declaration, each once. Raises ServiceError."""
+    if isinstance(names, str):
+        raise ServiceError(f"{what}: secrets is a list of names, not {names!r}")
+    try:
+        return tuple(secret_names.checked_name(what, name) for name in dict.fromkeys(names))
+    except UsageError as error:  # given in a declaration, not in a call
+        raise ServiceError(str(error)) from None

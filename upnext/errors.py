@@ -19,6 +19,7 @@ UpNextError
 │       └── TaskTimeoutError           … because it ran longer than its own timeout
 ├── LifespanError              what a service sets up in each process before its first job failed
 │   └── SecretError                a secret is missing, unreadable, not declared, or asked for where none was read
+├── ListenError                an address is taken, or can't be listened on
 ├── ControlError               the daemon's: it answered a control request with an error
 ├── DaemonNotRunningError      no daemon answers on the control socket
 │   └── DaemonGoneError            it hung up before it answered
@@ -70,6 +71,10 @@ class LifespanError(UpNextError):
 
 class SecretError(LifespanError):
     """A secret can't be had; the message says why, and never holds the value."""
+
+
+class ListenError(UpNextError):
+    """An address is taken, or can't be listened on."""
 
 
 class QueueError(UpNextError):

@@ -23,15 +23,6 @@ class ArtifactType(StrEnum):
     XML = "file/xml"
 
 
-class Api:
-    """An HTTP interface beside the workers of a service. Not available yet: raises UsageError."""
-
-    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
-        raise UsageError(
-            "upnext.Api is not available yet: serve HTTP with a framework of your choice and submit from it"
-        )
-
-
 async def create_artifact(*_args: Any, **_kwargs: Any) -> NoReturn:
     """Not available yet: raises UsageError."""
     raise UsageError(_NO_ARTIFACTS)

@@ -1,4 +1,4 @@
-"""Workers run from code, in this process: `upnext.run(...)` and `Worker.start()`.
+"""Workers and Apis run from code, in this process: `upnext.run(...)` and `Worker.start()`.
 
 `upnext run` and `upnextd start` run whole service files.
 """
@@ -12,48 +12,79 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from upnext import config
+from upnext.api import Api
 from upnext.core.naming import ServiceName, service_name
 from upnext.core.spec import ServiceSpec
-from upnext.engine.local import run_service
+from upnext.engine.client import per_loop
+from upnext.engine.local import Front, run_service
 from upnext.engine.worker import pool_process
 from upnext.errors import UsageError
-from upnext.service import LOADER, check_task_names, named_apart, vague_name_warning
+from upnext.service import LOADER, apis_apart, apis_placed, check_task_names, named_apart, vague_name_warning
 from upnext.worker import Worker
-
-if TYPE_CHECKING:
-    from upnext.later import Api
 
 _log = logging.getLogger("upnext")
 
 
 def run(*components: Worker | Api, worker_timeout: float = 30.0, api_timeout: float = 30.0) -> None:
-    """Runs workers in this process until SIGINT or SIGTERM: `upnext.run(worker)` at the end of a script. Blocks.
+    """Runs workers and Apis in this process until SIGINT or SIGTERM: `upnext.run(worker, api)` at the end of a script. Blocks.
 
     worker_timeout: seconds that running jobs get to finish at the end; a second SIGINT ends it at once.
-    api_timeout: of no effect until `Api` works.
+    api_timeout: the most that requests get, where an Api's own graceful_timeout is not shorter. Apis end before workers.
 
-    Raises UsageError for no component or one that is no Worker, NoBrokerError when no Redis URL is known, BrokerUnavailableError or
-    BrokerRefusedError when the broker can't be used at the start.
+    Raises UsageError for no component or one that is neither, NoBrokerError when no Redis URL is known, BrokerUnavailableError or
+    BrokerRefusedError when the broker can't be used at the start, ListenError when an address is taken, LifespanError.
     """
-    del api_timeout
     if pool_process.serving:
         raise UsageError(
             'upnext.run: this is a pool process importing the script; guard the call with if __name__ == "__main__":'
         )
     workers = [one for one in components if isinstance(one, Worker)]
-    if not workers or len(workers) < len(components):
-        raise UsageError("upnext.run: expects one or more Workers")
+    apis = [one for one in components if isinstance(one, Api)]
+    if not components or len(workers) + len(apis) < len(components):
+        raise UsageError("upnext.run: expects one or more Workers and Apis")
     namespace = config.namespace(None, os.environ)
-    service = service_of(workers, os.environ, main=True)
-    serving = run_service(
-        service, redis_url=None, namespace=namespace, install_signals=True, stop_s=max(0.0, worker_timeout)
-    )
-    left = asyncio.run(serving)
+    service = service_of(workers, os.environ, main=True, apis=apis)
+    settle([service], None, namespace)
+    try:
+        left = asyncio.run(_serve(service, namespace, worker_timeout, api_timeout))
+    finally:
+        per_loop.settle(None)
     if left:
         _log.warning("these jobs did not finish in time, and will run again: %s", ", ".join(left))
+
+
+async def _serve(service: ServiceSpec, namespace: str, worker_timeout_s: float, api_timeout_s: float) -> list[str]:
+    front = front_of(service, api_timeout_s)
+    return await run_service(
+        service,
+        redis_url=None,
+        namespace=namespace,
+        install_signals=True,
+        stop_s=max(0.0, worker_timeout_s),
+        front=front,
+    )
+
+
+def settle(specs: Sequence[ServiceSpec], redis_url: str | None, namespace: str) -> None:
+    """From now on requests and lifespans of this process submit where these services' workers are; `redis_url` is a flag's."""
+    configured = config.configured_url(redis_url, os.environ, daemon=False)
+    named = [one.redis_url for spec in specs for one in (*spec.apis, *spec.workers) if one.redis_url]
+    home = per_loop.Home(configured.url if configured else None, named[0] if named else None, namespace)
+    per_loop.settle(home)
+
+
+def front_of(service: ServiceSpec, most_s: float | None = None) -> Front | None:
+    """What serves its Apis, which get `most_s` seconds at most to end; None where there are none."""
+    if not service.apis:
+        return None
+    from upnext.api_server import ApisHere  # noqa: PLC0415 - uvicorn is imported by what serves
+
+    limits = [api.graceful_timeout_s if most_s is None else min(api.graceful_timeout_s, most_s) for api in service.apis]
+    apis = [replace(api, graceful_timeout_s=max(0.0, limit)) for api, limit in zip(service.apis, limits, strict=True)]
+    return ApisHere(apis)
 
 
 class Running:
@@ -105,8 +136,10 @@ class Running:
 _AS_LONG_AS_STOP_SAYS_S = 86_400.0
 
 
-def service_of(workers: Sequence[Worker], env: Mapping[str, str], *, main: bool = False) -> ServiceSpec:
-    """The service that these workers make up, each with the Redis URL it is to use.
+def service_of(
+    workers: Sequence[Worker], env: Mapping[str, str], *, main: bool = False, apis: Sequence[Api] = ()
+) -> ServiceSpec:
+    """The service that these workers and Apis make up, each worker with the Redis URL it is to use.
 
     It is named by UPNEXT_SERVICE, else after its file: the script that runs (`main`), or the one that declares its first task.
     Raises ConflictError for two tasks of one name, NoBrokerError when no URL is known, UsageError for a name that can't be used.
@@ -121,12 +154,14 @@ def service_of(workers: Sequence[Worker], env: Mapping[str, str], *, main: bool 
     if given is not None:
         named = ServiceName(given)
     elif file is None and module in (None, "__main__"):
-        named = ServiceName(specs[0].name)
+        named = ServiceName([*specs, *apis][0].name)
     else:
         named = service_name(file and os.path.abspath(file), module)
     for line in vague_name_warning(named, file):
         _log.warning("%s", line)
-    return ServiceSpec(name=named.name, workers=specs, path=path, loader=LOADER, file=file)
+    return ServiceSpec(
+        name=named.name, workers=specs, path=path, loader=LOADER, file=file, apis=apis_placed(apis_apart(apis), {})
+    )
 
 
 def _main_file() -> tuple[str | None, str | None]:

@@ -1,4 +1,4 @@
-"""Loading a service: a Python file or module whose Workers are to be run.
+"""Loading a service: a Python file or module whose Workers and Apis are to be run.
 
 A file inside a package (a folder with `__init__.py`) is imported as `pkg.mod`, any other by its stem with its folder first on sys.path;
 never as
@@ -13,19 +13,22 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
+from upnext.api import Api
+from upnext.core.address import Address
 from upnext.core.binding import Signature
 from upnext.core.naming import ServiceName, service_name
-from upnext.core.spec import ServiceSpec, WorkerSpec
+from upnext.core.spec import ApiSpec, ServiceSpec, WorkerSpec
 from upnext.errors import ConflictError, ServiceError, UpNextError
 from upnext.worker import Worker
 
+_T = TypeVar("_T")
 LOADER = "upnext.service:load"
 """What pool processes import a service with, by name: the engine doesn't know the SDK."""
 
@@ -51,13 +54,12 @@ class Service:
 
 
 def load(path_or_module: str, *, only: Sequence[str] = (), name: str | None = None) -> Service:
-    """Imports a service (`service.py`, `folder/service.py` or `pkg.mod`) and collects its Workers; `only` keeps the workers of these names.
+    """Imports a service (`service.py`, `folder/service.py` or `pkg.mod`), collects its Workers and Apis; `only` keeps those of these names.
 
     `name` is the service's; None: it follows from where the file is (`upnext.core.naming`).
 
-    Raises ServiceError with one clear line: no such file or module, not Python, an error at import (its `__cause__` is that error), no
-    Worker, a worker of
-    `only` that isn't there; ConflictError for two tasks of one name.
+    Raises ServiceError with one clear line: no such file or module, not Python, an error at import (its `__cause__` is that error),
+    neither Worker nor Api, a name of `only` that isn't there, two Apis of one name; ConflictError for two tasks of one name.
     """
     path = _as_path(path_or_module)
     if path is not None:
@@ -66,23 +68,27 @@ def load(path_or_module: str, *, only: Sequence[str] = (), name: str | None = No
         module, source = _import_name(path_or_module), path_or_module
     file = _as_given(path_or_module) if path is not None else getattr(module, "__file__", None)
     named = ServiceName(name) if name else service_name(file, module.__name__)
-    workers = _workers_of(module)
-    if not workers:
+    workers, apis = _found(module, Worker), apis_apart(_found(module, Api))
+    if not workers and not apis:
         raise ServiceError(
             f"{path_or_module}: has no Worker; a service makes one at module level: worker = upnext.Worker()"
         )
     declared = specs = named_apart(workers)
     if only:
-        names = [spec.name for spec in specs]
+        names = [spec.name for spec in (*specs, *apis)]
         for unknown in (one for one in only if one not in names):
-            raise ServiceError(f"{path_or_module}: has no worker {unknown!r}; there are: {', '.join(names)}")
+            kinds = "worker or api" if apis else "worker"
+            raise ServiceError(f"{path_or_module}: has no {kinds} {unknown!r}; there are: {', '.join(names)}")
         workers = tuple(worker for worker, spec in zip(workers, specs, strict=True) if spec.name in only)
         specs = tuple(spec for spec in specs if spec.name in only)
+        apis = tuple(api for api in apis if api.name in only)
     try:
         check_task_names(specs)
     except ConflictError as error:
         raise ConflictError(f"{path_or_module}: {error}") from None
-    spec = ServiceSpec(name=named.name, workers=specs, path=source, loader=LOADER, file=file, declared=declared)
+    spec = ServiceSpec(
+        name=named.name, workers=specs, path=source, loader=LOADER, file=file, declared=declared, apis=apis
+    )
     return Service(spec, workers, module, (*vague_name_warning(named, file), *unresolved(spec)))
 
 
@@ -132,9 +138,31 @@ def check_task_names(specs: Sequence[WorkerSpec]) -> None:
                 raise ConflictError(f"workers {other!r} and {spec.name!r} both have a task named {task!r}")
 
 
-def _workers_of(module: ModuleType) -> tuple[Worker, ...]:
-    """Each Worker among the module's globals, once, in the order of definition."""
-    return tuple({id(value): value for value in vars(module).values() if isinstance(value, Worker)}.values())
+def apis_apart(apis: Sequence[Api]) -> tuple[ApiSpec, ...]:
+    """The Apis' specs. Raises ServiceError for two of one name."""
+    names: set[str] = set()
+    for api in apis:
+        if api.name in names:
+            raise ServiceError(f"two apis are named {api.name!r}")
+        names.add(api.name)
+    return tuple(api.spec() for api in apis)
+
+
+def apis_placed(apis: Sequence[ApiSpec], given: Mapping[str, Address]) -> tuple[ApiSpec, ...]:
+    """The Apis with the addresses that were given for some of them. Raises ServiceError for two on one address."""
+    placed = tuple(replace(api, address=given.get(api.name, api.address)) for api in apis)
+    owners: dict[Address, str] = {}
+    for api in placed:
+        is_fixed = api.address.port or api.address.path
+        other = owners.setdefault(api.address, api.name) if is_fixed else api.name
+        if other != api.name:
+            raise ServiceError(f"apis {other!r} and {api.name!r} both listen on {api.address}")
+    return placed
+
+
+def _found(module: ModuleType, kind: type[_T]) -> tuple[_T, ...]:
+    """Each of these among the module's globals, once, in the order of definition."""
+    return tuple({id(value): value for value in vars(module).values() if isinstance(value, kind)}.values())
 
 
 # -- finding ------------------------------------------------------------------------------------------------------------

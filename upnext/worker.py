@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Never, ParamSpec, TypeVar, Unpack, cast, overload
 
 from upnext import config
-from upnext.core import secret_names
 from upnext.core.binding import Signature
 from upnext.core.schedules import MOST_ARGUMENTS_BYTES
 from upnext.core.spec import (
@@ -32,6 +31,7 @@ from upnext.declare import (
     TaskSettings,
     check_names,
     checked_name,
+    declared_secrets,
     function_name,
     is_async,
     missed_run_policy,
@@ -95,7 +95,7 @@ class Worker:
         if redis_url is not None:
             config.validate_url(redis_url)
         self.redis_url = redis_url
-        self.secrets = _secrets(what, secrets)
+        self.secrets = declared_secrets(what, secrets)
         self._specs: dict[str, TaskSpec] = {}
         self._tasks: dict[str, Task[..., Any]] = {}
         self._crons: dict[str, Task[..., Any]] = {}
@@ -414,12 +414,3 @@ def _place(function: Callable[..., Any]) -> str | None:
 def _reraise(_name: str) -> None:
     """walk_packages swallows ImportError without an `onerror`. Called while the error is handled."""
     raise  # noqa: PLE0704
-
-
-def _secrets(what: str, names: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(names, str):
-        raise ServiceError(f"{what}: secrets is a list of names, not {names!r}")
-    try:
-        return tuple(secret_names.checked_name(what, name) for name in dict.fromkeys(names))
-    except UsageError as error:  # given in a declaration, not in a call
-        raise ServiceError(str(error)) from None

@@ -92,7 +92,7 @@ def exit_code(error: BaseException) -> ExitCode:
             return ExitCode.CONFIG
         case errors.UsageError() | click.ClickException():
             return ExitCode.USAGE
-        case errors.NoBrokerError() | errors.QueueError():
+        case errors.NoBrokerError() | errors.QueueError() | errors.ListenError():
             return ExitCode.UNAVAILABLE
         case errors.DaemonNotRunningError():
             return ExitCode.NOT_RUNNING

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,9 @@ from upnext.errors import UsageError
 
 if TYPE_CHECKING:
     from upnext.cli.burst import Burst
+    from upnext.core.address import Address
     from upnext.core.spec import ServiceSpec
+    from upnext.engine.local import Front
 
 LIFELINE = "UPNEXT_RUN_LIFELINE"
 """Set in the process that `--reload` starts anew for each change: a descriptor that reads end of file once its parent is gone."""
@@ -29,9 +31,17 @@ LIFELINE = "UPNEXT_RUN_LIFELINE"
 
 @click.command()
 @click.argument("services", metavar="SERVICE...", nargs=-1, required=True)
-@click.option("--only", "-o", multiple=True, metavar="NAME", help="Only the workers of this name; may be repeated.")
+@click.option(
+    "--only", "-o", multiple=True, metavar="NAME", help="Only the workers and Apis of this name; may be repeated."
+)
 @click.option(
     "--service-name", metavar="NAME", help="Name of the service in Redis (UPNEXT_SERVICE; default: its file's)."
+)
+@click.option(
+    "--api-listen",
+    multiple=True,
+    metavar="NAME=ADDRESS",
+    help="Where the Api of this name listens: HOST:PORT or /path.sock; may be repeated.",
 )
 @click.option("--reload", is_flag=True, help="Start again when a Python file beside the services changes.")
 @click.option(
@@ -47,6 +57,7 @@ def run(
     services: tuple[str, ...],
     only: tuple[str, ...],
     service_name: str | None,
+    api_listen: tuple[str, ...],
     reload: bool,
     burst: bool,
     verbose: bool,
@@ -62,10 +73,14 @@ def run(
         level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     from upnext import config
+    from upnext.core.address import parse_named
+    from upnext.running import settle
 
+    addresses = parse_named("--api-listen", api_listen)
     namespace = config.namespace(flags().namespace, os.environ)
     name = config.service_name(service_name, os.environ)
-    specs = [_reachable(spec) for spec in _load(services, only, name)]
+    specs = [_reachable(spec) for spec in _load(services, only, name, addresses)]
+    settle(specs, flags().redis_url, namespace)
     if not burst:
         ctx.exit(_run(specs, namespace))
     from upnext.cli.burst import Burst
@@ -75,10 +90,11 @@ def run(
     ctx.exit(ended if ended is not ExitCode.OK else ExitCode.FAILED if bursting.failed() else ExitCode.OK)
 
 
-def _load(services: Sequence[str], only: Sequence[str], name: str | None) -> list[ServiceSpec]:
+def _load(
+    services: Sequence[str], only: Sequence[str], name: str | None, addresses: Mapping[str, Address]
+) -> list[ServiceSpec]:
     """Raises ServiceError; with `only`, for a name that is in none of the services. UsageError for one name of several services."""
-    from upnext.errors import ServiceError
-    from upnext.service import load
+    from upnext.service import apis_placed, load
 
     if name is not None and len(services) > 1:
         raise UsageError(
@@ -89,17 +105,34 @@ def _load(services: Sequence[str], only: Sequence[str], name: str | None) -> lis
         for line in service.warnings:
             click.echo(f"upnext: warning: {line}", err=True)
         service.prepare()
-    loaded = [service.spec for service in services_loaded]
+    loaded = _only([service.spec for service in services_loaded], only)
+    apis = [api for spec in loaded for api in spec.apis]
+    for unknown in (name for name in addresses if name not in [api.name for api in apis]):
+        there = f"there are: {', '.join(api.name for api in apis)}" if apis else "there is none"
+        raise UsageError(f"--api-listen: no api is named {unknown!r}; {there}")
+    apis_placed(apis, addresses)  # checks them together
+    return [replace(spec, apis=apis_placed(spec.apis, addresses)) for spec in loaded]
+
+
+def _only(loaded: list[ServiceSpec], only: Sequence[str]) -> list[ServiceSpec]:
+    from upnext.errors import ServiceError
+
     if not only:
         return loaded
-    names = [worker.name for spec in loaded for worker in spec.workers]
+    names = [one.name for spec in loaded for one in (*spec.workers, *spec.apis)]
     for unknown in (name for name in only if name not in names):
-        raise ServiceError(f"no worker is named {unknown!r}; there are: {', '.join(names)}")
+        kinds = "worker or api" if any(spec.apis for spec in loaded) else "worker"
+        raise ServiceError(f"no {kinds} is named {unknown!r}; there are: {', '.join(names)}")
     kept = [
-        replace(spec, workers=tuple(worker for worker in spec.workers if worker.name in only), declared=spec.workers)
+        replace(
+            spec,
+            workers=tuple(worker for worker in spec.workers if worker.name in only),
+            declared=spec.workers,
+            apis=tuple(api for api in spec.apis if api.name in only),
+        )
         for spec in loaded
     ]
-    return [spec for spec in kept if spec.workers]
+    return [spec for spec in kept if spec.workers or spec.apis]
 
 
 def _reachable(spec: ServiceSpec) -> ServiceSpec:
@@ -131,9 +164,11 @@ async def _serve(specs: Sequence[ServiceSpec], namespace: str, burst: Burst | No
     -> ids of jobs that still ran, None for a clean end.
     """
     from upnext.engine.local import run_service
+    from upnext.running import front_of
 
     stopping = asyncio.Event()
-    ready = _Announcement(specs)
+    fronts = [None if burst else front_of(spec) for spec in specs]
+    ready = _Announcement(specs, [front for front in fronts if front is not None])
     lives = [
         asyncio.create_task(
             run_service(
@@ -145,10 +180,11 @@ async def _serve(specs: Sequence[ServiceSpec], namespace: str, burst: Burst | No
                 stopping=stopping,
                 passing=LIFELINE in os.environ,
                 fires=burst is None,
+                front=front,
             ),
             name=f"upnext {spec.name}",
         )
-        for spec in specs
+        for spec, front in zip(specs, fronts, strict=True)
     ]
     _listen(stopping, lives)
     watching = None if burst is None else asyncio.create_task(burst.until_done(stopping), name="upnext-burst")
@@ -175,7 +211,8 @@ async def _serve(specs: Sequence[ServiceSpec], namespace: str, burst: Burst | No
 class _Announcement:
     """Says that it is ready when every service is."""
 
-    def __init__(self, specs: Sequence[ServiceSpec]) -> None:
+    def __init__(self, specs: Sequence[ServiceSpec], fronts: Sequence[Front]) -> None:
+        self._fronts = fronts
         self._names = ", ".join(spec.name for spec in specs)
         self._tasks = sum(len(worker.tasks) for spec in specs for worker in spec.workers)
         self._waiting = len(specs)
@@ -183,7 +220,8 @@ class _Announcement:
     def one_more(self) -> None:
         self._waiting -= 1
         if not self._waiting:
-            click.echo(f"upnext: {self._names}: {self._tasks} tasks, ready (Ctrl-C ends it)", err=True)
+            urls = "".join(f", {url}" for front in self._fronts for url in front.urls)
+            click.echo(f"upnext: {self._names}: {self._tasks} tasks{urls}, ready (Ctrl-C ends it)", err=True)
 
 
 def _listen(stopping: asyncio.Event, lives: Sequence[asyncio.Task[list[str]]]) -> None:

@@ -18,7 +18,7 @@ class ExitCode(IntEnum):
     USAGE = 64
     """Bad arguments."""
     UNAVAILABLE = 69
-    """Redis is not reachable, refuses, or is configured nowhere."""
+    """Redis is not reachable, refuses, or is configured nowhere; or an address to listen on is taken."""
     CRASH_LOOP = 70
     """Children die as fast as they start, and there is no earlier generation to go back to."""
     LOCKED = 73

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Any, Protocol
 
+from upnext.core.address import Address
+
 LONGEST_S = 100 * 365 * 86400.0
 """No duration is longer: what the broker keeps in milliseconds stays far from the end of its numbers."""
 
@@ -189,8 +191,22 @@ class WorkerSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ApiSpec:
+    """One Api of a service. `app` is an ASGI application, `lifespan` enters all that is to be there before the first request."""
+
+    name: str
+    address: Address
+    app: Any
+    lifespan: OpenLifespan
+    processes: int = 1
+    graceful_timeout_s: float = 30.0
+    redis_url: str | None = None
+    secrets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceSpec:
-    """A service: the workers of one file or module.
+    """A service: the workers and Apis of one file or module.
 
     `name` is the service's own (not the daemon's); `path` its source, to re-import it in pool processes; `file` where that is, to show.
     `loader` (`module:function`) is what imports it there: called with `path`, it returns something whose `.spec` is a ServiceSpec.
@@ -203,6 +219,7 @@ class ServiceSpec:
     loader: str | None = None
     file: str | None = None
     declared: tuple[WorkerSpec, ...] = ()
+    apis: tuple[ApiSpec, ...] = ()
 
     @property
     def served_tasks(self) -> tuple[TaskSpec, ...]:

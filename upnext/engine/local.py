@@ -8,8 +8,9 @@ import logging
 import secrets
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
+from typing import Any, Protocol
 
 from upnext.core.spec import ServiceSpec
 from upnext.engine import signals
@@ -48,6 +49,19 @@ class _LocalHost(NoHost):
 
 def _nobody(_consumer: str) -> None:
     """No supervisor waits for word of a consumer."""
+
+
+class Front(Protocol):
+    """What is served beside the workers: HTTP. It drains before they do, for requests may wait for jobs."""
+
+    urls: list[str]
+    """Where it is reached, once it is ready."""
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Serve until it was drained; ended by an error, it has failed."""
+        ...
+
+    async def drain(self) -> None: ...
 
 
 class SchedulerThread:
@@ -144,6 +158,8 @@ class LocalService:
 
     def start(self) -> list[asyncio.Task[None]]:
         """-> the lives of the runtimes; one that ends by itself has failed."""
+        if not self.runtimes:
+            return []
         self._status.start()
         for thread in self._threads.values():
             thread.start()
@@ -186,6 +202,32 @@ class LocalService:
         self._threads[url].alive(set(self._consumers[url].values()))
 
 
+class _Ready:
+    """Calls `on_ready` when each of `parts` is ready."""
+
+    def __init__(self, parts: int, on_ready: Callable[[], None] | None) -> None:
+        self._parts, self._on_ready = parts, on_ready
+
+    def one_more(self) -> None:
+        self._parts -= 1
+        if not self._parts and self._on_ready is not None:
+            self._on_ready()
+
+
+async def _until(work: Coroutine[Any, Any, None], now: asyncio.Event) -> None:
+    """Wait for `work`, until `now` is set. Raises what it raises."""
+    working = asyncio.create_task(work, name="upnext-drain")
+    force = asyncio.create_task(now.wait(), name="upnext-now")
+    try:
+        await asyncio.wait([working, force], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+    finally:
+        working.cancel()
+        force.cancel()
+        await asyncio.gather(working, force, return_exceptions=True)
+
+
 async def run_service(
     service: ServiceSpec,
     *,
@@ -197,11 +239,12 @@ async def run_service(
     stopping: asyncio.Event | None = None,
     passing: bool = False,
     fires: bool = True,
+    front: Front | None = None,
 ) -> list[str]:
     """Run until SIGTERM or SIGINT (with `install_signals`) or `stopping`; drain, `stop_s` at most. -> ids of the jobs that still ran.
 
     `redis_url` goes before those that workers name. `passing`: what it registers goes when it stops. `fires`: its
-    scheduler fires crons. Raises what a runtime raises at boot.
+    scheduler fires crons. `front` is served beside the workers. Raises what a runtime raises at boot, and what ends the front.
     """
     loop = asyncio.get_running_loop()
     stopping = stopping or asyncio.Event()
@@ -213,15 +256,21 @@ async def run_service(
         stopping.set()
 
     caught = (signal.SIGTERM, signal.SIGINT) if install_signals else ()
-    running = LocalService(service, redis_url, namespace, on_ready, passing, fires)
+    ready = _Ready(bool(service.workers) + (front is not None), on_ready)
+    running = LocalService(service, redis_url, namespace, ready.one_more, passing, fires)
     stop = asyncio.create_task(stopping.wait(), name="upnext-stopping")
     left: list[str] = []
+    lives: list[asyncio.Task[None]] = []
     try:
         for number in caught:
             signals.answer(loop, number, on_signal, number)
         lives = running.start()
+        if front is not None:
+            lives.append(asyncio.create_task(front.run(ready.one_more), name="upnext-front"))
         await asyncio.wait([*lives, stop], return_when=asyncio.FIRST_COMPLETED)
         if stopping.is_set():
+            if front is not None:
+                await _until(front.drain(), now)
             left = await running.drain(stop_s, now)
         for life in lives:
             if life.done() and not life.cancelled():
@@ -230,7 +279,9 @@ async def run_service(
             await asyncio.gather(*lives)
     finally:
         stop.cancel()
-        await asyncio.gather(stop, return_exceptions=True)
+        for life in lives:
+            life.cancel()
+        await asyncio.gather(stop, *lives, return_exceptions=True)
         await running.close()
         for number in caught:
             signals.ignore(loop, number)

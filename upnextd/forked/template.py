@@ -71,7 +71,12 @@ def main() -> None:
     try:
         with content.recording(order.service) as loaded:
             service = load(order.service, order.only)
-        warnings = [*service.warnings, *nothing_to_do(service), *(check_forkable() if order.preload else [])]
+        warnings = [
+            *service.warnings,
+            *nothing_to_do(service),
+            *not_served(service),
+            *(check_forkable() if order.preload else []),
+        ]
     except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
         flush()
         _tell(control, failure(error))
@@ -127,9 +132,15 @@ def describe(loaded: Any, warnings: Sequence[str], content_digest: str) -> Impor
 
 def nothing_to_do(loaded: Any) -> list[str]:
     """-> a warning for a service whose workers have nothing to run."""
-    if any(worker.tasks for worker in loaded.spec.workers):
+    if loaded.spec.apis or any(worker.tasks for worker in loaded.spec.workers):
         return []
     return [f"{loaded.spec.name} declares no task, cron or event handler: its workers have nothing to do"]
+
+
+def not_served(loaded: Any) -> list[str]:
+    """-> a warning for a service with Apis."""
+    names = ", ".join(api.name for api in loaded.spec.apis)
+    return [f"upnextd serves no Apis yet ({names}): run them with `upnext run`"] if names else []
 
 
 def check_forkable() -> list[str]:

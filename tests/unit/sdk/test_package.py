@@ -93,8 +93,6 @@ def test_the_version_is_the_distributions() -> None:
 
 
 def test_later_names_say_so_in_one_line() -> None:
-    with pytest.raises(upnext.UsageError, match="Api is not available yet"):
-        upnext.Api("shop", port=80)
     with pytest.raises(upnext.UsageError, match="artifacts are not available yet"):
         upnext.create_artifact_sync("a", b"", upnext.ArtifactType.PNG)
 

@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from upnext.config import UrlSource, redis_url
@@ -21,6 +22,21 @@ if TYPE_CHECKING:
     from upnext.engine.client.sync_client import SyncQueueClient
 
 _Where = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Of a process that serves a service: where its code submits to outside of jobs, in requests and lifespans.
+
+    `redis_url` comes before what a task's worker names, `fallback` after it.
+    """
+
+    redis_url: str | None
+    fallback: str | None
+    namespace: str
+
+
+_home: Home | None = None
 _PLACES = ("UPNEXTD_STATE_DIR", "STATE_DIRECTORY", "XDG_STATE_HOME", "HOME", "UPNEXTD_NAME")
 """Variables that say where a daemon's embedded broker is."""
 FRESH_S = 1.0
@@ -63,6 +79,8 @@ def _where(worker_url: str | None) -> _Where:
     attempt = CURRENT.get(None)
     if attempt is not None and worker_url is None:
         return _of_attempt(attempt.broker)
+    if _home is not None and (at := _home.redis_url or worker_url or _home.fallback) is not None:
+        return at, _home.namespace
     get = os.environ.get
     url = get("UPNEXT_REDIS_URL")
     sources = (worker_url, url, get("UPNEXT_NAMESPACE"), *(() if url or worker_url else map(get, _PLACES)))
@@ -73,6 +91,12 @@ def _where(worker_url: str | None) -> _Where:
         until = time.monotonic() + 1.0 if resolved.source is UrlSource.EMBEDDED else math.inf
         known = _resolved[sources] = ((resolved.url, read_namespace(None, os.environ)), until)
     return known[0]
+
+
+def settle(home: Home | None) -> None:
+    """From now on code outside of jobs submits there; None: where the environment says."""
+    global _home
+    _home = home
 
 
 def _of_attempt(broker: QueueClient) -> _Where:

@@ -1,0 +1,89 @@
+"""The socket for an address."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+from upnext.core.address import Address
+from upnext.errors import ListenError
+
+BACKLOG = 2048
+
+
+def resolve(what: str, address: Address) -> Address:
+    """The same with an IP address for its host's name. May block. Raises ListenError; `what` begins the line."""
+    if address.path is not None:
+        return address
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "is not the name of a host"
+        raise ListenError(f"{what}: {address} can't be listened on: {why}") from None
+    return replace(address, host=str(found[0][4][0]))
+
+
+def listen(what: str, address: Address) -> socket.socket:
+    """A listening socket of a resolved address; a Unix one is 0600. Raises ListenError when it can't be had; `what` begins the line."""
+    try:
+        bound = _bind_path(address.path) if address.path is not None else _bind_tcp(address)
+    except OSError as error:
+        why = "is in use" if error.errno == errno.EADDRINUSE else f"can't be listened on: {error.strerror or error}"
+        raise ListenError(f"{what}: {address} {why}") from None
+    try:
+        bound.listen(BACKLOG)
+        bound.setblocking(False)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def bound_at(bound: socket.socket) -> Address:
+    """Where it listens: with the port that the system chose."""
+    name = bound.getsockname()
+    return Address(path=os.fsdecode(name)) if bound.family == socket.AF_UNIX else Address(name[0], name[1])
+
+
+def _bind_tcp(address: Address) -> socket.socket:
+    bound = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((address.host, address.port))
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def _bind_path(path: str) -> socket.socket:
+    _remove_stale(path)
+    bound = socket.socket(socket.AF_UNIX)
+    try:
+        os.fchmod(bound.fileno(), 0o600)  # before bind: no moment in which others could connect
+        bound.bind(path)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def _remove_stale(path: str) -> None:
+    """Make room for our socket: only a socket that nothing answers on is removed."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise OSError(errno.EEXIST, "a file that is not a socket is in the way")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink(missing_ok=True)
+            return
+    raise OSError(errno.EADDRINUSE, "another process listens there", path)
