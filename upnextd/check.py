@@ -32,7 +32,7 @@ def check(
         return ExitCode.CONFIG, None
     ended = ExitStatus.of(done.returncode)
     failure = ImportFailure(f"the process that imports the service ended with {ended} before it was done")
-    return ExitCode.CONFIG, failure.told(service)
+    return ExitCode.CONFIG, failure.line_for(service)
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
         loaded = template.load(service, only)
         warnings = [*loaded.warnings, *template.check_forkable()]
     except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
-        _say(err, f"upnextd: {ImportFailure(template.failure(error).line).told(service)}")
+        _say(err, f"upnextd: {ImportFailure(template.failure(error).line).line_for(service)}")
         _end(_TOLD)
     for warning in warnings:
         _say(err, f"upnextd: warning: {warning}")

@@ -214,7 +214,20 @@ async def _supervise(
         log.caution(line)
     notifier = Notifier(env)
     supervisor = Supervisor(settings, known.daemon_id, log, notifier, LinuxKernel())
-    server = ControlServer(settings.socket, ControlCommands(supervisor))
+    server = ControlServer(settings.socket, commands_of(supervisor))
+    upgrades = Upgrades(
+        supervisor.fleet,
+        supervisor,
+        supervisor.companions,
+        supervisor.kernel,
+        loop,
+        log,
+        server,
+        supervisor.orphans,
+        settings.child_env,
+        held,
+        sink.flush,
+    )
     try:
         if inherited is None:
             await server.start()
@@ -222,13 +235,30 @@ async def _supervise(
             # Before a kept connection can ask for anything.
             supervisor.take_over(inherited.state)
             await server.start(inherited.control)
-        watch_signals(loop, supervisor, Upgrades(supervisor, server, held, sink.flush))
+        watch_signals(loop, supervisor, upgrades)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, OUR_SIGNALS)
         return await supervisor.run()
     finally:
         await server.close()
         notifier.close()
         sink.finish()
+
+
+def commands_of(supervisor: Supervisor) -> ControlCommands:
+    """The control socket's methods; what happens in the daemon is published by them."""
+    commands = ControlCommands(
+        supervisor.settings,
+        supervisor.fleet,
+        supervisor,
+        supervisor.requests,
+        supervisor.reloads,
+        supervisor.companions,
+        supervisor.hang_watch,
+        supervisor.loop.time,
+    )
+    supervisor.on_event = commands.publish
+    supervisor.describe = commands.describe
+    return commands
 
 
 def _log_fd(settings: Settings) -> int:
@@ -244,17 +274,17 @@ def watch_signals(loop: asyncio.AbstractEventLoop, supervisor: Supervisor, upgra
     """Signals edit the desired state, as commands do."""
 
     def scale(request: Request, by: int) -> None:
-        workers = supervisor.desired.workers
+        workers = supervisor.fleet.desired.workers
         wanted = plan.signalled_workers(workers, by)
         if wanted == workers:
             supervisor.log.caution(
                 f"{request.value} changes nothing: {workers} wanted (`upnext ctl scale 0` ends the last)"
             )
-        supervisor.scale(wanted, request.value)
+        supervisor.requests.scale(wanted, request.value)
 
     def watch(number: signal.Signals, request: Request, then: Callable[[], Any] | None = None) -> None:
         def handle() -> None:
-            refusal = supervisor.ask(request)
+            refusal = supervisor.requests.ask(request)
             if refusal is not None:
                 supervisor.log.caution(f"{request.value} changes nothing: {refusal}")
             elif then is not None:

@@ -23,7 +23,6 @@ from tests.support.sim_programs import Child, Code, World
 from upnext.control import protocol
 from upnext.control.exits import ExitCode
 from upnextd import main as daemon
-from upnextd.control.commands import ControlCommands
 from upnextd.control.server import CommandError
 from upnextd.rules.plan import Mode
 from upnextd.settings import Settings
@@ -240,7 +239,7 @@ class Run:
             Notifier({}),
             self.kernel,
         )
-        self.commands = ControlCommands(self.supervisor)
+        self.commands = daemon.commands_of(self.supervisor)
         daemon.watch_signals(loop, self.supervisor, cast("Any", SimpleNamespace(ask=lambda: None)))
         life = loop.create_task(self.supervisor.run())
         story = loop.create_task(self._story())
@@ -340,9 +339,9 @@ class Run:
             self.loop.create_task(self._quietly(answer))
             return True
         if "op_id" in answer:
-            operation = self.supervisor.operations.find(answer["op_id"])
+            operation = self.supervisor.fleet.operations.find(answer["op_id"])
             assert operation is not None
-            asked = Asked(step.what, step, operation, self.loop.time(), self.supervisor.desired.generation)
+            asked = Asked(step.what, step, operation, self.loop.time(), self.supervisor.fleet.desired.generation)
             self.asked.append(asked)
             operation.watchers.add(lambda changed: self._progress(asked, changed))
         return True
@@ -426,7 +425,7 @@ class Run:
                 raise BrokenError(f"{asked.what} has not ended: {asked.operation.progress}")
 
     def _expects_end(self) -> bool:
-        return self.supervisor.desired.stopping
+        return self.supervisor.fleet.desired.stopping
 
     async def _within(self, seconds: float, differs: Callable[[], str | None]) -> None:
         by = self.loop.time() + seconds
@@ -439,24 +438,22 @@ class Run:
     def _unsettled(self) -> str | None:
         """What is not as wanted, by the daemon's word and by what really runs."""
         supervisor = self.supervisor
-        desired = supervisor.desired
+        desired = supervisor.fleet.desired
         if desired.stopping:
             return None
         if desired.mode is not self.wish:
             self._break(f"the operators want {self.wish}, the daemon {desired.mode}")
         serving = [c for c in self.world.children if c.process.alive and c.ready_at is not None and not c.stopping]
         workers = [c for c in serving if not c.scheduler]
-        if len(workers) != desired.workers or supervisor.ready_workers() != desired.workers:
-            return (
-                f"{desired.workers} workers are wanted, {len(workers)} serve, {supervisor.ready_workers()} are said to"
-            )
+        if len(workers) != desired.workers or supervisor.fleet.ready_workers() != desired.workers:
+            return f"{desired.workers} workers are wanted, {len(workers)} serve, {supervisor.fleet.ready_workers()} are said to"
         if len(serving) - len(workers) != 1:
             return "there is not one scheduler"
         if (what := next(filter(None, map(self._child_differs, serving)), None)) is not None:
             return what
-        if len(supervisor.instances) != desired.workers + 1:
+        if len(supervisor.fleet.instances) != desired.workers + 1:
             return "there are other places than those that are wanted"
-        if len(supervisor.messages.pending_notices):
+        if len(supervisor.fleet.pending_notices):
             return "deaths are not reported"
         if strays := self._strays():
             return f"there are others: {strays}"
@@ -475,7 +472,7 @@ class Run:
 
     def _unsteered(self) -> str | None:
         """A child that counts and can't be reached, though it could be replaced."""
-        if self.supervisor.templates.problem() is not None:
+        if self.supervisor.fleet.template_problem() is not None:
             return None
         counting = {child.pid for child in self._children() if child.ready_at is not None and not child.asked}
         for child in self.world.children:
@@ -486,7 +483,7 @@ class Run:
     def _strays(self) -> list[Process]:
         """Processes that belong to nothing."""
         known = {child.pid for child in self._children()} | {
-            g.pid for g in self.supervisor.generations.values() if g.living
+            g.pid for g in self.supervisor.fleet.generations.values() if g.living
         }
         left = [p for p in self.kernel.processes.values() if p.pid not in known and p.name != "leftover"]
         # A template that is stopped reaps nothing; it is replaced when something is wanted of it.
@@ -494,7 +491,7 @@ class Run:
         return left + [p for p in self.kernel.processes.values() if p.name == "leftover" and p.state is Life.ZOMBIE]
 
     def _children(self) -> Iterator[Any]:
-        for instance in self.supervisor.instances:
+        for instance in self.supervisor.fleet.instances:
             if instance.child is not None:
                 yield instance.child
 
@@ -515,7 +512,7 @@ class Run:
 
     def _check_reload_keeps_up(self) -> None:
         supervisor = getattr(self, "supervisor", None)
-        if supervisor is None or not supervisor.booted or supervisor.desired.stopping:
+        if supervisor is None or not supervisor.fleet.booted or supervisor.fleet.desired.stopping:
             return
         ready = len(
             {
@@ -524,13 +521,13 @@ class Run:
                 if c.ready_at is not None and c.process.alive and not c.stopping and not c.scheduler
             }
         )
-        if ready < supervisor.desired.workers:
-            raise BrokenError(f"{ready} of {supervisor.desired.workers} workers serve during a reload")
+        if ready < supervisor.fleet.desired.workers:
+            raise BrokenError(f"{ready} of {supervisor.fleet.desired.workers} workers serve during a reload")
 
     def _progress(self, asked: Asked, operation: Operation) -> None:
         progress = operation.progress
         self.trace(f"{asked.what}: {progress.text}")
-        if not progress.done or not progress.ok or self.supervisor.desired.stopping:
+        if not progress.done or not progress.ok or self.supervisor.fleet.desired.stopping:
             return
         supervisor = self.supervisor
         running = [
@@ -539,22 +536,22 @@ class Run:
             if c.running and c.process.state is Life.RUNNING and c.obeys and not c.process._to_die
         ]
         match asked.what:
-            case "scale" if supervisor.ready_workers() != asked.step.number % 5:
-                self._break(f"scaled, it says, with {supervisor.ready_workers()} ready")
+            case "scale" if supervisor.fleet.ready_workers() != asked.step.number % 5:
+                self._break(f"scaled, it says, with {supervisor.fleet.ready_workers()} ready")
             case "drain" | "drain_exit" if running:
                 self._break(f"drained, it says, and {running[0].process} runs jobs")
             case "reload" if (
-                progress.data is not None and progress.data.get("generation") != supervisor.desired.generation
+                progress.data is not None and progress.data.get("generation") != supervisor.fleet.desired.generation
             ):
                 self._break(
-                    f"reloaded, it says: {progress.data}, and generation {supervisor.desired.generation} is wanted"
+                    f"reloaded, it says: {progress.data}, and generation {supervisor.fleet.desired.generation} is wanted"
                 )
             case _:
                 return
 
     def _check_nothing_works(self, line: str) -> None:
         """A crash loop ends the daemon only when no worker works."""
-        generation = self.supervisor.desired.generation
+        generation = self.supervisor.fleet.desired.generation
         for child in self.world.children:
             if child.scheduler or not child.works or child.process.state is not Life.RUNNING or child.process._to_die:
                 continue
@@ -574,9 +571,9 @@ class Run:
         text = "\n".join(self.lines)
         if code not in allowed and code not in (ExitCode.CRASH_LOOP, ExitCode.CONFIG, ExitCode.UNAVAILABLE):
             raise BrokenError(f"the daemon ended with {code} without an order")
-        if code not in allowed and self.supervisor.booted and code != ExitCode.CRASH_LOOP:
+        if code not in allowed and self.supervisor.fleet.booted and code != ExitCode.CRASH_LOOP:
             raise BrokenError(f"the daemon ended with {code} after it had been ready")
-        if code == ExitCode.CRASH_LOOP and "crash loop:" not in text and self.supervisor.booted:
+        if code == ExitCode.CRASH_LOOP and "crash loop:" not in text and self.supervisor.fleet.booted:
             raise BrokenError("the daemon ended as by a crash loop")
         left = [process for process in self.kernel.processes.values() if process.alive]
         if left:
@@ -596,10 +593,10 @@ class Run:
         supervisor = self.supervisor
         lives = [
             f"{i.slot} g{i.generation} {i.life.state.name} pid {i.child.pid if i.child else None}"
-            for i in supervisor.instances
+            for i in supervisor.fleet.instances
         ]
         living = [f"{p!r} {p.state.value} of {p.parent!r}" for p in self.kernel.processes.values()]
-        return f"{supervisor.desired}; {lives}; {living}; {supervisor.templates.problem()}"
+        return f"{supervisor.fleet.desired}; {lives}; {living}; {supervisor.fleet.template_problem()}"
 
 
 def _settings(script: Script) -> Settings:

@@ -1,4 +1,4 @@
-"""What the methods of the control socket do: they edit the desired state, and say by an operation how far it is."""
+"""The methods of the control socket. They edit the desired state, and report by an operation how far it is."""
 
 from __future__ import annotations
 
@@ -15,22 +15,43 @@ from upnextd.rules import plan, slots
 from upnextd.rules.modes import Request
 from upnextd.rules.plan import Mode, Role
 from upnextd.rules.slots import State
+from upnextd.settings import Settings
 from upnextd.shared.logs import now_iso
+from upnextd.supervisor.companions import Companions
+from upnextd.supervisor.duties import Duties
+from upnextd.supervisor.fleet import Fleet
+from upnextd.supervisor.hang_watch import HangWatch
 from upnextd.supervisor.instances import Instance, oldest_jobs
 from upnextd.supervisor.operations import Operation, Progress
-from upnextd.supervisor.supervisor import Supervisor
+from upnextd.supervisor.reloads import Reloads
+from upnextd.supervisor.requests import Requests
 
 _Answer = dict[str, Any]
 
 
 class ControlCommands:
-    """Answers requests. What a mutation does to the mode, and when it is refused, is `upnextd.rules.modes`' table."""
+    """Answer requests. What a mutation does to the mode, and when it is refused, is `upnextd.rules.modes`' table."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
+    def __init__(
+        self,
+        settings: Settings,
+        fleet: Fleet,
+        duties: Duties,
+        requests: Requests,
+        reloads: Reloads,
+        companions: Companions,
+        hang_watch: HangWatch,
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._fleet = fleet
+        self._duties = duties
+        self._requests = requests
+        self._reloads = reloads
+        self._companions = companions
+        self._hang_watch = hang_watch
+        self._clock = clock
         self._subscribers: set[Client] = set()
-        supervisor.on_event = self._publish
-        supervisor.describe = lambda: status(supervisor, pss=False)
         self._methods: dict[str, Callable[[dict[str, Any], Client], _Answer | Awaitable[_Answer]]] = {
             "hello": self._hello,
             "status": self._status,
@@ -61,7 +82,8 @@ class ControlCommands:
     def subscribed(self, client: Client) -> bool:
         return client in self._subscribers
 
-    def _publish(self, kind: str, fields: dict[str, Any]) -> None:
+    def publish(self, kind: str, fields: dict[str, Any]) -> None:
+        """Send an event to every subscriber."""
         for client in tuple(self._subscribers):
             client.send(protocol.event(kind, now_iso(), **fields))
 
@@ -71,44 +93,50 @@ class ControlCommands:
         return {
             "protocol": protocol.PROTOCOL,
             "version": upnext.__version__,
-            "name": self._supervisor.settings.name,
+            "name": self._settings.name,
             "pid": os.getpid(),
         }
 
     def _status(self, _params: dict[str, Any], _client: Client) -> _Answer:
-        self._supervisor.hang_watch.check_now()
-        return status(self._supervisor)
+        self._hang_watch.check_now()
+        return self._full_status(pss=True)
+
+    def describe(self) -> _Answer:
+        """Return the status without what takes the kernel long: a scheduler reports it."""
+        return self._full_status(pss=False)
+
+    def _full_status(self, *, pss: bool) -> _Answer:
+        return status(self._settings, self._fleet, self._companions.beside, self._clock(), pss=pss)
 
     def _running(self, params: dict[str, Any], _client: Client) -> _Answer:
         if params["slot"] is not None:
             self._slot(params["slot"])
-        return running(self._supervisor, params["slot"], params["offset"])
+        return running(self._fleet, params["slot"], params["offset"], self._clock())
 
     def _metrics(self, _params: dict[str, Any], _client: Client) -> _Answer:
-        supervisor = self._supervisor
-        return supervisor.counters.as_json(child.page.meters() for child in supervisor.children(Role.WORKER))
+        return self._fleet.counters.as_json(child.page.meters() for child in self._fleet.children(Role.WORKER))
 
     def _subscribe(self, _params: dict[str, Any], client: Client) -> _Answer:
         self.subscribe(client)
         return {}
 
     async def _wait(self, params: dict[str, Any], client: Client) -> _Answer:
-        operation = self._supervisor.operations.find(params["op_id"])
+        operation = self._fleet.operations.find(params["op_id"])
         if operation is None:
             raise CommandError(ErrorCode.NO_SUCH_OPERATION, f"no operation {params['op_id']!r}")
 
-        def tell(changed: Operation) -> None:
+        def send(changed: Operation) -> None:
             now = changed.progress
             client.send(protocol.progress(changed.op_id, now.text, done=now.done, ok=now.ok))
 
-        operation.look()
+        operation.check()
         if operation.progress.text:
-            tell(operation)
-        operation.watchers.add(tell)
+            send(operation)
+        operation.watchers.add(send)
         try:
             await operation.ended.wait()
         finally:
-            operation.watchers.discard(tell)
+            operation.watchers.discard(send)
         end = operation.progress
         return {"op_id": operation.op_id, "ok": end.ok, "text": end.text, "data": end.data}
 
@@ -117,22 +145,21 @@ class ControlCommands:
         if instance.child is None or instance.child.pidfd < 0:
             raise CommandError(ErrorCode.FAILED, f"{instance.slot} has no process now ({instance.life.state.name})")
         pid = instance.child.pid
-        return {"slot": instance.slot, "pid": pid, "stacks": await self._supervisor.hang_watch.stacks(instance.child)}
+        return {"slot": instance.slot, "pid": pid, "stacks": await self._hang_watch.stacks(instance.child)}
 
     # -- modes --
 
     def _drain(self, params: dict[str, Any], _client: Client) -> _Answer:
-        supervisor = self._supervisor
-        if supervisor.reloads.under_way:
+        if self._fleet.rollouts.under_way:
             raise CommandError(
                 ErrorCode.CONFLICT, "a reload is under way: wait for its end, or end it by `reload --abort`; then drain"
             )
         self._ask(Request.DRAIN_EXIT if params["exit"] else Request.DRAIN)
 
         def check() -> Progress:
-            if not supervisor.drained():
+            if not self._fleet.drained():
                 return Progress(self._running_text())
-            ends = supervisor.desired.mode is Mode.DRAIN_EXIT
+            ends = self._fleet.desired.mode is Mode.DRAIN_EXIT
             return Progress("drained; the daemon ends" if ends else "drained", done=True)
 
         return self._begin(f"drain {params['exit']}", check)
@@ -147,12 +174,12 @@ class ControlCommands:
 
     def _ask(self, request: Request) -> None:
         """Raises CommandError CONFLICT when the table refuses it."""
-        refusal = self._supervisor.ask(request)
+        refusal = self._requests.ask(request)
         if refusal is not None:
             raise CommandError(ErrorCode.CONFLICT, refusal)
 
     def _all_workers(self, text: str, *states: State) -> Progress:
-        workers = self._workers()
+        workers = self._fleet.workers
         there = sum(instance.life.state in states for instance in workers)
         done = there == len(workers)
         return Progress(text if done else f"{there} of {len(workers)} workers {text}", done=done)
@@ -165,12 +192,11 @@ class ControlCommands:
 
     def _scale(self, params: dict[str, Any], _client: Client) -> _Answer:
         workers = params["workers"]
-        supervisor = self._supervisor
         self._ask(Request.SCALE)
-        supervisor.scale(workers, "scale")
+        self._requests.scale(workers, "scale")
 
         def check() -> Progress:
-            ready, there = supervisor.ready_workers(), len(self._workers())
+            ready, there = self._fleet.ready_workers(), len(self._fleet.workers)
             done = ready == workers == there
             return Progress(
                 f"{ready} of {workers} workers ready" + (f", {there - workers} leaving" if there > workers else ""),
@@ -181,56 +207,49 @@ class ControlCommands:
 
     def _restart(self, params: dict[str, Any], _client: Client) -> _Answer:
         slot = params["slot"]
-        supervisor = self._supervisor
-        instances = [self._slot(slot)] if slot is not None else [s for s in self._workers() if s.leave_by is None]
+        instances = [self._slot(slot)] if slot is not None else [s for s in self._fleet.workers if s.leave_by is None]
         self._ask(Request.RESTART)
-        supervisor.log.note(f"asked to restart {slot or 'every worker'}")
-        supervisor.restart({instance.slot: instance.id for instance in instances})
+        self._requests.restart(slot, {instance.slot: instance.id for instance in instances})
         ids = {instance.id for instance in instances}
 
         def check() -> Progress:
-            left = [instance for instance in supervisor.instances if instance.id in ids]
-            serving = [s for s in supervisor.instances if s.life.state in slots.SERVING]
-            fine = {instance.slot for instance in serving if not supervisor.is_outdated(instance)}
-            # A slot that is scaled away meanwhile has nobody to wait for.
-            wanted = ("scheduler", *plan.worker_slots(supervisor.desired.workers))
+            left = [instance for instance in self._fleet.instances if instance.id in ids]
+            serving = [s for s in self._fleet.instances if s.life.state in slots.SERVING]
+            fine = {instance.slot for instance in serving if not self._fleet.is_outdated(instance)}
+            # A slot that is scaled away meanwhile is not waited for.
+            wanted = ("scheduler", *plan.worker_slots(self._fleet.desired.workers))
             done = not left and all(instance.slot in fine or instance.slot not in wanted for instance in instances)
             return Progress("restarted" if done else f"{len(ids) - len(left)} of {len(instances)} restarted", done=done)
 
         return self._begin(f"restart {slot}", check)
 
     def _reload(self, params: dict[str, Any], _client: Client) -> _Answer:
-        supervisor = self._supervisor
         if params["abort"]:
             return self._abort_reload()
         self._ask(Request.RELOAD)
-        rollout = supervisor.reloads.begin()
-        return self._begin(f"reload {rollout.generation}", lambda: supervisor.reloads.progress(rollout))
+        rollout = self._reloads.begin()
+        return self._begin(f"reload {rollout.generation}", lambda: self._reloads.progress(rollout))
 
     def _abort_reload(self) -> _Answer:
         self._ask(Request.ABORT_RELOAD)
-        if not self._supervisor.reloads.under_way:
+        if not self._fleet.rollouts.under_way:
             raise CommandError(ErrorCode.CONFLICT, "no reload is under way")
-        self._supervisor.reloads.abort("aborted by an operator")
-        serving = self._supervisor.desired.generation
+        self._reloads.abort("aborted by an operator")
+        serving = self._fleet.desired.generation
         return self._begin("reload abort", lambda: Progress(f"aborted: generation {serving} goes on", done=True))
 
     # -- shared --
 
     def _begin(self, key: str, check: Callable[[], Progress]) -> _Answer:
-        operation = self._supervisor.operations.begin(key, check)
-        self._supervisor.wake()
+        operation = self._fleet.operations.begin(key, check)
+        self._duties.wake()
         return {"op_id": operation.op_id}
 
-    def _workers(self) -> list[Instance]:
-        """Those that count: not the quarantine child, which comes and goes by itself."""
-        return [instance for instance in self._supervisor.instances if instance.counts]
-
     def _slot(self, slot: str) -> Instance:
-        """The instance of a slot that stays. Raises CommandError NO_SUCH_SLOT."""
-        instances = [instance for instance in self._supervisor.instances if instance.leave_by is None]
+        """Return the instance of a slot that stays. Raises CommandError NO_SUCH_SLOT."""
+        instances = [instance for instance in self._fleet.instances if instance.leave_by is None]
         for instance in instances:
-            if instance.slot == slot and not self._supervisor.is_outdated(instance):
+            if instance.slot == slot and not self._fleet.is_outdated(instance):
                 return instance
         for instance in instances:
             if instance.slot == slot:
@@ -239,4 +258,4 @@ class ControlCommands:
         raise CommandError(ErrorCode.NO_SUCH_SLOT, f"no slot {slot!r}; there are: {known}")
 
     def _running_text(self) -> str:
-        return oldest_jobs(self._supervisor.instances, self._supervisor.loop.time())
+        return oldest_jobs(self._fleet.instances, self._clock())

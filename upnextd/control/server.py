@@ -77,9 +77,9 @@ class ControlServer:
     async def start(self, inherited: Mapping[str, Any] | None = None) -> None:
         """Listens on the path, or goes on with what `to_state` wrote. Raises SocketInUseError, OSError."""
         listener = bind(self._path) if inherited is None else socket.socket(fileno=inherited["listener"])
-        for said in () if inherited is None else inherited["clients"]:
-            client = await self._welcome(socket.socket(fileno=said["fd"]))
-            client.from_state(said)
+        for state in () if inherited is None else inherited["clients"]:
+            client = await self._welcome(socket.socket(fileno=state["fd"]))
+            client.from_state(state)
         self._take_up(listener)
         self._keeper = self._loop.create_task(self._keep())
 
@@ -138,15 +138,15 @@ class ControlServer:
         return not self._arriving and not any(client.waits for client in self.clients)
 
     def to_state(self, fds: list[int]) -> dict[str, Any]:
-        """As JSON; `fds` gets the descriptors. Clients that have not read what was said to them are not kept."""
-        clients = [said for client in self.clients if (said := client.to_state()) is not None]
+        """As JSON; `fds` gets the descriptors. Clients that have not read what was sent to them are not kept."""
+        clients = [state for client in self.clients if (state := client.to_state()) is not None]
         assert self._listener is not None
         listener = self._listener.fileno()
-        fds += [listener, *(said["fd"] for said in clients)]
+        fds += [listener, *(state["fd"] for state in clients)]
         return {"listener": listener, "clients": clients}
 
     async def _keep(self) -> None:
-        """Somebody who tidied up may have removed the path: without it nobody could reach the daemon any more."""
+        """Bind the path again if it was removed: without it no client could reach the daemon any more."""
         while True:
             await asyncio.sleep(_LOOK_S)
             if _is_there(self._path):
@@ -202,7 +202,7 @@ class Client(asyncio.Protocol):
         return bool(self._tasks)
 
     def to_state(self) -> dict[str, Any] | None:
-        """As JSON; None when something said to it is still unsent."""
+        """As JSON; None when something for it is still unsent."""
         transport = self._transport
         if transport is None or transport.is_closing() or transport.get_write_buffer_size():
             return None
@@ -212,12 +212,12 @@ class Client(asyncio.Protocol):
             "subscribed": self._commands.subscribed(self),
         }
 
-    def from_state(self, said: Mapping[str, Any]) -> None:
-        """Go on as `to_state` said."""
-        if said["subscribed"]:
+    def from_state(self, state: Mapping[str, Any]) -> None:
+        """Go on as `to_state` wrote."""
+        if state["subscribed"]:
             self._commands.subscribe(self)
-        if said["unfinished"]:
-            self.data_received(said["unfinished"].encode("latin-1"))
+        if state["unfinished"]:
+            self.data_received(state["unfinished"].encode("latin-1"))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not every loop's transports are of asyncio's class.
@@ -295,7 +295,7 @@ class Client(asyncio.Protocol):
             if isinstance(message, Notification):
                 return
             if not isinstance(message, Request):
-                raise ProtocolError(ErrorCode.INVALID_REQUEST, "an answer nobody asked for")
+                raise ProtocolError(ErrorCode.INVALID_REQUEST, "an answer to no request")
             params = protocol.bind(message)
         except ProtocolError as error:
             self.send(error.response())

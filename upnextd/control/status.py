@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import upnext
 from upnext import config
 from upnext.control import protocol
 from upnext.core.reports import blank_slot
+from upnextd.broker.embedded import EmbeddedBroker
 from upnextd.rules.plan import Mode
+from upnextd.settings import Settings
 from upnextd.shared import process
 from upnextd.shared.companion import Companion
+from upnextd.supervisor.fleet import Fleet
 from upnextd.supervisor.generations import Generation, Phase
 from upnextd.supervisor.instances import Instance, SlotHistory
-from upnextd.supervisor.supervisor import Supervisor
 
 OLDEST_JOBS = 20
 """Of the running jobs, the status has so many of each child, the oldest: it has to fit into one line."""
@@ -23,59 +26,59 @@ MOST_JOBS = 2000
 PAGE_JOBS = 1000
 
 
-def status(supervisor: Supervisor, *, pss: bool = True) -> dict[str, Any]:
-    """Reads /proc and shared pages only: it answers whatever the children do. Without `pss`, what takes the kernel long is left out."""
-    now = supervisor.loop.time()
-    desired = supervisor.desired
-    children = [_child(supervisor, instance, now, pss) for instance in sorted(supervisor.instances, key=_order)]
+def status(
+    settings: Settings, fleet: Fleet, beside: Sequence[Companion], now: float, *, pss: bool = True
+) -> dict[str, Any]:
+    """Describe the daemon from /proc and shared pages only: whatever the children do. `now`: monotonic seconds.
+
+    `beside`: the processes beside the service. Without `pss`, what takes the kernel long is left out.
+    """
+    desired = fleet.desired
+    children = [_child(settings, fleet, instance, now, pss) for instance in sorted(fleet.instances, key=_order)]
     # The one in use first. Without preload, there is a process only while one imports.
-    generations = sorted(
-        supervisor.generations.values(), key=lambda one: (one.number != desired.generation, -one.number)
-    )
+    generations = sorted(fleet.generations.values(), key=lambda one: (one.number != desired.generation, -one.number))
     children += [_template(one, now, pss) for one in generations if one.living or one.preload]
-    if supervisor.broker is not None:
-        children.append(_broker(supervisor, now, pss))
-    for companion in (supervisor.exporter, supervisor.dashboard):
-        if companion is not None:
-            children.append(_companion(companion, now, pss))
-    scheduler = supervisor.scheduler_status
+    if fleet.broker is not None:
+        children.append(_broker(fleet.broker, now, pss))
+    children += [_companion(companion, now, pss) for companion in beside]
+    scheduler = fleet.scheduler_status
     return {
         "protocol": protocol.PROTOCOL,
         "version": upnext.__version__,
         "pid": os.getpid(),
-        "name": supervisor.settings.name,
-        "service": supervisor.settings.service,
-        "service_name": _service_name(supervisor),
-        "namespace": supervisor.settings.namespace,
-        "mode": supervisor.mode(),
+        "name": settings.name,
+        "service": settings.service,
+        "service_name": _service_name(fleet),
+        "namespace": settings.namespace,
+        "mode": fleet.mode(),
         "generation": desired.generation,
         "desired_workers": desired.workers,
-        "ready_workers": supervisor.ready_workers(),
+        "ready_workers": fleet.ready_workers(),
         "exit_when_drained": desired.mode is Mode.DRAIN_EXIT,
-        "problem": supervisor.templates.problem() or supervisor.waiting or None,
+        "problem": fleet.problem(),
         "children": children,
-        "secrets": _secrets(supervisor),
+        "secrets": _secrets(fleet),
         "scheduler": {"leader": scheduler.leader, "epoch": scheduler.epoch},
         "broker": {
-            "url": config.redact(supervisor.broker_url()),
-            "embedded": supervisor.broker is not None,
+            "url": config.redact(fleet.broker_url()),
+            "embedded": fleet.broker is not None,
             "connected": scheduler.connected,
         },
     }
 
 
-def _secrets(supervisor: Supervisor) -> list[dict[str, str]]:
+def _secrets(fleet: Fleet) -> list[dict[str, str]]:
     """Each secret that a worker has read, with its source, of the newest worker that has it."""
     found: dict[str, str] = {}
-    for instance in sorted(supervisor.instances, key=lambda one: one.id):
+    for instance in sorted(fleet.instances, key=lambda one: one.id):
         if instance.child is not None:
             found |= instance.child.secrets
     return [{"name": name, "source": source} for name, source in sorted(found.items())]
 
 
-def _service_name(supervisor: Supervisor) -> str | None:
+def _service_name(fleet: Fleet) -> str | None:
     """The name that the service has in Redis; None until it was imported."""
-    generation = supervisor.generations.get(supervisor.desired.generation)
+    generation = fleet.generations.get(fleet.desired.generation)
     return (generation.service_name or None) if generation is not None else None
 
 
@@ -84,9 +87,9 @@ def _order(instance: Instance) -> tuple[str, int, int]:
     return ("0" if name == "worker" else name, int(number) if number.isdigit() else 0, instance.id)
 
 
-def _child(supervisor: Supervisor, instance: Instance, now: float, pss: bool) -> dict[str, Any]:
+def _child(settings: Settings, fleet: Fleet, instance: Instance, now: float, pss: bool) -> dict[str, Any]:
     child = instance.child
-    history = supervisor.history.get(instance.slot, SlotHistory())
+    history = fleet.history.get(instance.slot, SlotHistory())
     shown = blank_slot(instance.slot, str(instance.role), instance.life.state.name, generation=instance.generation)
     shown |= {
         "incarnation": history.incarnations if child is None else child.incarnation,
@@ -96,14 +99,14 @@ def _child(supervisor: Supervisor, instance: Instance, now: float, pss: bool) ->
     if child is None or child.pid is None:
         return shown
     age_s = None if child.ready_at is None else child.heart.age_s(now)
-    if age_s is not None and age_s > supervisor.settings.hang_timeout_s:
+    if age_s is not None and age_s > settings.hang_timeout_s:
         shown["state"] = "HUNG"
     jobs = _jobs(instance, now)
     return shown | {
         "pid": child.pid,
         "uptime_s": round(now - child.born_at, 3),
         "heartbeat_age_s": None if age_s is None else round(age_s, 3),
-        "in_flight": jobs[: min(OLDEST_JOBS, max(1, MOST_JOBS // len(supervisor.instances)))],
+        "in_flight": jobs[: min(OLDEST_JOBS, max(1, MOST_JOBS // len(fleet.instances)))],
         "in_flight_count": len(jobs),
         "jobs_done": child.page.done,
         "jobs_failed": child.page.failed,
@@ -111,12 +114,11 @@ def _child(supervisor: Supervisor, instance: Instance, now: float, pss: bool) ->
     }
 
 
-def running(supervisor: Supervisor, slot: str | None, offset: int) -> dict[str, Any]:
+def running(fleet: Fleet, slot: str | None, offset: int, now: float) -> dict[str, Any]:
     """A page of the jobs that run in one slot, or in all of them: `next` is the offset of the following page, null after the last."""
-    now = supervisor.loop.time()
     jobs = [
         {"slot": instance.slot, **job}
-        for instance in sorted(supervisor.instances, key=_order)
+        for instance in sorted(fleet.instances, key=_order)
         if slot in (None, instance.slot)
         for job in _jobs(instance, now)
     ]
@@ -146,9 +148,7 @@ def _template(generation: Generation, now: float, pss: bool) -> dict[str, Any]:
     }
 
 
-def _broker(supervisor: Supervisor, now: float, pss: bool) -> dict[str, Any]:
-    broker = supervisor.broker
-    assert broker is not None
+def _broker(broker: EmbeddedBroker, now: float, pss: bool) -> dict[str, Any]:
     state = "READY" if broker.up else "STARTING" if broker.pid is not None else "BACKOFF"
     shown = blank_slot("broker", "broker", state)
     shown |= {"incarnation": broker.restarts + 1, "restarts": broker.restarts}

@@ -20,7 +20,7 @@ class Heart:
 
     counter: int
     changed_at: float
-    said: Pulse = Pulse.FINE
+    reported: Pulse = Pulse.FINE
 
     def age_s(self, now: float) -> float:
         return max(0.0, now - self.changed_at)
@@ -31,16 +31,16 @@ def look(heart: Heart, counter: int, now: float, hang_timeout_s: float) -> tuple
     if counter != heart.counter:
         return Heart(counter, now), Pulse.FINE
     age_s = heart.age_s(now)
-    if age_s >= 2 * hang_timeout_s and heart.said is Pulse.HUNG:
-        return replace(heart, said=Pulse.HUNG_ON), Pulse.HUNG_ON
-    if age_s >= hang_timeout_s and heart.said is Pulse.FINE:
-        return replace(heart, said=Pulse.HUNG), Pulse.HUNG
+    if age_s >= 2 * hang_timeout_s and heart.reported is Pulse.HUNG:
+        return replace(heart, reported=Pulse.HUNG_ON), Pulse.HUNG_ON
+    if age_s >= hang_timeout_s and heart.reported is Pulse.FINE:
+        return replace(heart, reported=Pulse.HUNG), Pulse.HUNG
     return heart, Pulse.FINE
 
 
 def due(heart: Heart, hang_timeout_s: float) -> float | None:
-    """When the next thing is to be reported of this heart, should it not beat again; None: all is reported."""
-    match heart.said:
+    """When the next thing is to be reported of this heart, should it not beat again; None: nothing is left."""
+    match heart.reported:
         case Pulse.FINE:
             return heart.changed_at + hang_timeout_s
         case Pulse.HUNG:

@@ -1,9 +1,9 @@
 """What should be, what is, and the difference: desired state, restart policy, crash-loop cut-off. Pure; now and rng are arguments.
 
-Commands and signals edit `Desired` and nothing else. `reconcile` compares it with the places there are and says what to post to
+Commands and signals edit `Desired` and nothing else. `reconcile` compares it with the instances there are and says what to post to
 which; it is idempotent, so the supervisor calls it after every change and at every tick.
 
-A place is one life line of a slot. A slot normally has one; while a child is being replaced it has the old one, which serves until
+An instance is one life line of a slot. A slot normally has one; while a child is being replaced it has the old one, which serves until
 its successor is READY, and the new one.
 """
 
@@ -76,9 +76,9 @@ class Desired:
     canary: int | None = None
     """A generation that is being tried: one worker of it is wanted, beside all the others."""
     stand_in: int | None = None
-    """A generation whose children count as good, and take empty places, because the wanted one can't have new ones."""
+    """A generation whose children count as good, and fill empty slots, because the wanted one can't have new ones."""
     renewed: tuple[tuple[str, int], ...] = ()
-    """Slots that were asked to restart, each with the id of the newest place that is to be replaced."""
+    """Slots that were asked to restart, each with the id of the newest instance that is to be replaced."""
 
     @property
     def stopping(self) -> bool:
@@ -87,7 +87,7 @@ class Desired:
 
 @dataclass(frozen=True, slots=True)
 class InstanceView:
-    """What is, of one place. `outdated`: to be replaced; `leave_by`: replaced or not wanted, to be gone by then (monotonic s)."""
+    """What is, of one instance. `outdated`: to be replaced; `leave_by`: replaced or not wanted, to be gone by then (monotonic s)."""
 
     id: int
     slot: str
@@ -103,7 +103,7 @@ class InstanceView:
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """Make a new place."""
+    """Make a new instance."""
 
     slot: str
     role: Role
@@ -112,24 +112,24 @@ class Add:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Forget a place without a child."""
+    """Forget an instance without a child."""
 
-    place: int
+    instance: int
 
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Mark a place as leaving by `by` (monotonic seconds)."""
+    """Mark an instance as leaving by `by` (monotonic seconds)."""
 
-    place: int
+    instance: int
     by: float
 
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """Post an event to a place; `until` as in `upnextd.rules.slots.step`."""
+    """Post an event to an instance; `until` as in `upnextd.rules.slots.step`."""
 
-    place: int
+    instance: int
     event: Event
     until: float | None = None
 
@@ -144,13 +144,13 @@ def slot_number(slot: str) -> int:
 
 
 def renew(desired: Desired, marks: Mapping[str, int]) -> Desired:
-    """Have the children of these slots replaced: all places of a slot up to the id that `marks` gives for it."""
+    """Have the children of these slots replaced: all instances of a slot up to the id that `marks` gives for it."""
     return replace(desired, renewed=tuple((dict(desired.renewed) | dict(marks)).items()))
 
 
-def is_outdated(desired: Desired, place: InstanceView) -> bool:
+def is_outdated(desired: Desired, instance: InstanceView) -> bool:
     """A restart was asked for since it was made, or it has marked itself as used up."""
-    return place.outdated or any(slot == place.slot and place.id <= newest for slot, newest in desired.renewed)
+    return instance.outdated or any(slot == instance.slot and instance.id <= newest for slot, newest in desired.renewed)
 
 
 def signalled_workers(workers: int, by: int) -> int:
@@ -163,124 +163,126 @@ def worker_slots(workers: int) -> list[str]:
     return [f"worker-{number}" for number in range(1, workers + 1)]
 
 
-def reconcile(desired: Desired, places: Sequence[InstanceView], now: float) -> list[Step]:
+def reconcile(desired: Desired, instances: Sequence[InstanceView], now: float) -> list[Step]:
     """What to do so that what is becomes what should be. Empty when it is."""
-    workers = [place for place in places if place.role is Role.WORKER]
-    quarantine = [place for place in workers if place.slot == QUARANTINE]
-    scheduler = [place for place in places if place.role is Role.SCHEDULER]
+    workers = [instance for instance in instances if instance.role is Role.WORKER]
+    quarantine = [instance for instance in workers if instance.slot == QUARANTINE]
+    scheduler = [instance for instance in instances if instance.role is Role.SCHEDULER]
     steps: list[Step] = []
     if desired.stopping:
-        for place in workers:
-            steps += _end(place, desired)
+        for instance in workers:
+            steps += _end(instance, desired)
     else:
-        on_trial = [place for place in workers if place.generation == desired.canary and place.leave_by is None]
+        on_trial = [
+            instance for instance in workers if instance.generation == desired.canary and instance.leave_by is None
+        ]
         if desired.canary is not None:
             steps += _try_out(desired.canary, on_trial)
-        others = [place for place in workers if place not in on_trial and place not in quarantine]
+        others = [instance for instance in workers if instance not in on_trial and instance not in quarantine]
         steps += _fill(worker_slots(desired.workers), Role.WORKER, desired.generation, others, desired, now)
         # While the operator wants no job to start, it is not wanted: what it runs ends first.
         apart = [QUARANTINE] if desired.quarantine and desired.mode is Mode.RUN else []
         steps += _fill(apart, Role.WORKER, desired.generation, quarantine, desired, now)
-        for place in workers:
-            steps += _see_off(place, now) if place.leave_by is not None else _set_mode(place, desired.mode)
+        for instance in workers:
+            steps += _see_off(instance, now) if instance.leave_by is not None else _set_mode(instance, desired.mode)
     wanted = ["scheduler"] if desired.scheduler else []
     steps += _fill(wanted, Role.SCHEDULER, desired.scheduler_generation, scheduler, desired, now)
-    for place in scheduler:
-        if place.leave_by is not None:
-            steps += _see_off(place, now)
+    for instance in scheduler:
+        if instance.leave_by is not None:
+            steps += _see_off(instance, now)
     return steps
 
 
-def _try_out(generation: int, places: Sequence[InstanceView]) -> list[Step]:
+def _try_out(generation: int, instances: Sequence[InstanceView]) -> list[Step]:
     """One worker of the generation on trial. What becomes of one that ends is not decided here."""
-    if not places:
+    if not instances:
         return [Add("worker-1", Role.WORKER, generation)]
-    return [Post(place.id, Event.SPAWN) for place in places[:1] if place.state is State.EMPTY]
+    return [Post(instance.id, Event.SPAWN) for instance in instances[:1] if instance.state is State.EMPTY]
 
 
 def _fill(
-    wanted: Sequence[str], role: Role, generation: int, places: Sequence[InstanceView], desired: Desired, now: float
+    wanted: Sequence[str], role: Role, generation: int, instances: Sequence[InstanceView], desired: Desired, now: float
 ) -> list[Step]:
-    """Every wanted slot gets a current place, every place that is not wanted leaves."""
+    """Give every wanted slot a current instance; have every one that is not wanted leave."""
     steps: list[Step] = []
-    staying = [place for place in places if place.leave_by is None]
+    staying = [instance for instance in instances if instance.leave_by is None]
     current: dict[str, InstanceView] = {}
     newcomer = generation if desired.stand_in is None else desired.stand_in
-    outdated = [place for place in staying if not _is_good(place, generation, newcomer, desired)]
-    for place in sorted(staying, key=lambda place: place.generation != generation):
-        if place not in outdated:
-            current.setdefault(place.slot, place)
-    # Who is vacant has nothing that a successor could be waited for.
-    replaced = {place.slot for place in outdated if place.state not in VACANT}
-    on_the_way = sum(slot in replaced and place.state not in SERVING for slot, place in current.items())
+    outdated = [instance for instance in staying if not _is_good(instance, generation, newcomer, desired)]
+    for instance in sorted(staying, key=lambda instance: instance.generation != generation):
+        if instance not in outdated:
+            current.setdefault(instance.slot, instance)
+    # A vacant one has no child to keep until its successor serves.
+    replaced = {instance.slot for instance in outdated if instance.state not in VACANT}
+    on_the_way = sum(slot in replaced and instance.state not in SERVING for slot, instance in current.items())
     for slot in wanted:
-        place = current.get(slot)
-        if place is None:
+        instance = current.get(slot)
+        if instance is None:
             if slot not in replaced:
                 steps.append(Add(slot, role, newcomer))
             elif on_the_way < desired.surge:
                 steps.append(Add(slot, role, newcomer))
                 on_the_way += 1
-        elif place.state is State.EMPTY:
-            steps.append(Post(place.id, Event.SPAWN))
-    for place in staying:
-        successor = current.get(place.slot)
-        twin = successor is not None and successor is not place and place not in outdated
+        elif instance.state is State.EMPTY:
+            steps.append(Post(instance.id, Event.SPAWN))
+    for instance in staying:
+        successor = current.get(instance.slot)
+        twin = successor is not None and successor is not instance and instance not in outdated
         if (
-            place.slot not in wanted
+            instance.slot not in wanted
             or twin
-            or (place in outdated and successor is not None and successor.state in SERVING)
+            or (instance in outdated and successor is not None and successor.state in SERVING)
         ):
-            steps.append(Leave(place.id, now + (desired.leave_s if place.leave_s is None else place.leave_s)))
-        elif place in outdated and place.state in VACANT:
+            steps.append(Leave(instance.id, now + (desired.leave_s if instance.leave_s is None else instance.leave_s)))
+        elif instance in outdated and instance.state in VACANT:
             # It died before its successor was there: nothing is left to hold on to.
-            steps.append(Drop(place.id))
+            steps.append(Drop(instance.id))
     return steps
 
 
-def _is_good(place: InstanceView, generation: int, newcomer: int, desired: Desired) -> bool:
+def _is_good(instance: InstanceView, generation: int, newcomer: int, desired: Desired) -> bool:
     """It may stay: it is of the wanted generation, or of its stand-in; of the wanted one, only with a child then."""
-    if is_outdated(desired, place):
+    if is_outdated(desired, instance):
         return False
     if newcomer == generation:
-        return place.generation == generation
-    return place.generation == newcomer or (place.generation == generation and place.state not in VACANT)
+        return instance.generation == generation
+    return instance.generation == newcomer or (instance.generation == generation and instance.state not in VACANT)
 
 
-def _see_off(place: InstanceView, now: float) -> list[Step]:
-    """One step of a leaving place towards its end: drain, stop, drop."""
-    if place.state in VACANT:
-        return [Drop(place.id)]
-    if place.leave_by is not None and now >= place.leave_by and place.state not in ENDING:
-        return [Post(place.id, Event.KILL)]
-    if place.role is Role.SCHEDULER and place.state in SERVING:
-        return [Post(place.id, Event.STOP, now + REPLACEMENT_GRACE_S)]
-    if place.state in (State.SPAWNING, State.STARTING):
-        return [Post(place.id, Event.STOP)]
-    if place.drained and place.state is State.PAUSED:
-        return [Post(place.id, Event.STOP, now + FLUSH_GRACE_S)]
-    if place.state in (State.READY, State.PAUSED):
-        return [Post(place.id, Event.DRAIN)]
+def _see_off(instance: InstanceView, now: float) -> list[Step]:
+    """One step of a leaving instance towards its end: drain, stop, drop."""
+    if instance.state in VACANT:
+        return [Drop(instance.id)]
+    if instance.leave_by is not None and now >= instance.leave_by and instance.state not in ENDING:
+        return [Post(instance.id, Event.KILL)]
+    if instance.role is Role.SCHEDULER and instance.state in SERVING:
+        return [Post(instance.id, Event.STOP, now + REPLACEMENT_GRACE_S)]
+    if instance.state in (State.SPAWNING, State.STARTING):
+        return [Post(instance.id, Event.STOP)]
+    if instance.drained and instance.state is State.PAUSED:
+        return [Post(instance.id, Event.STOP, now + FLUSH_GRACE_S)]
+    if instance.state in (State.READY, State.PAUSED):
+        return [Post(instance.id, Event.DRAIN)]
     return []
 
 
-def _end(place: InstanceView, desired: Desired) -> list[Step]:
-    if place.state in VACANT:
-        return [Drop(place.id)]
+def _end(instance: InstanceView, desired: Desired) -> list[Step]:
+    if instance.state in VACANT:
+        return [Drop(instance.id)]
     if desired.mode is Mode.STOP_NOW:
-        return [] if place.state in ENDING else [Post(place.id, Event.KILL)]
-    if place.state in SERVING or place.state in (State.SPAWNING, State.STARTING):
-        return [Post(place.id, Event.STOP, desired.stop_by)]
+        return [] if instance.state in ENDING else [Post(instance.id, Event.KILL)]
+    if instance.state in SERVING or instance.state in (State.SPAWNING, State.STARTING):
+        return [Post(instance.id, Event.STOP, desired.stop_by)]
     return []
 
 
-def _set_mode(place: InstanceView, mode: Mode) -> list[Step]:
-    if mode is Mode.RUN and place.state in (State.PAUSED, State.DRAINING):
-        return [Post(place.id, Event.RESUME)]
-    if mode is Mode.PAUSE and place.state is State.READY:
-        return [Post(place.id, Event.PAUSE)]
-    if mode.drains and not place.drained and place.state in (State.READY, State.PAUSED):
-        return [Post(place.id, Event.DRAIN)]
+def _set_mode(instance: InstanceView, mode: Mode) -> list[Step]:
+    if mode is Mode.RUN and instance.state in (State.PAUSED, State.DRAINING):
+        return [Post(instance.id, Event.RESUME)]
+    if mode is Mode.PAUSE and instance.state is State.READY:
+        return [Post(instance.id, Event.PAUSE)]
+    if mode.drains and not instance.drained and instance.state in (State.READY, State.PAUSED):
+        return [Post(instance.id, Event.DRAIN)]
     return []
 
 

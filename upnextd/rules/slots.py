@@ -22,12 +22,12 @@ class State(Enum):
 
     EMPTY = "no child"
     SPAWNING = "the template was asked to fork; the pid isn't known yet"
-    STARTING = "it runs, but has not reported ready"
+    STARTING = "it runs, but has not reported that it is ready"
     READY = "it fetches jobs"
     PAUSED = "it doesn't fetch; drained, when nothing runs in it either"
     DRAINING = "it finishes what runs and fetches nothing"
     STOPPING = "it was asked to end by a deadline"
-    KILLING = "it is to die soon: it was asked to, or its pid isn't known yet; the deadline brings SIGKILL"
+    KILLING = "it is to die soon: it was asked to end, or its pid isn't known yet; the deadline brings SIGKILL"
     KILLED = "SIGKILL was sent; its end is awaited"
     EXITED = "it is gone; what becomes of the slot is being judged"
     BACKOFF = "the next one is due later"
@@ -40,7 +40,7 @@ class Event(Enum):
     SPAWN = "a child is wanted here"
     FORKED = "the template reported its pid"
     FORK_FAILED = "the template couldn't fork, is gone or doesn't answer"
-    BECAME_READY = "the child reported ready"
+    BECAME_READY = "the child reported that it is ready"
     PAUSE = "asked to pause"
     RESUME = "asked to resume"
     DRAIN = "asked to drain"
@@ -70,8 +70,8 @@ class Action(Enum):
     ABORT = "SIGABRT"
     KILL = "SIGKILL"
     ABANDON = "no longer wait for the end of what SIGKILL did not end"
-    FORSAKE = "give up handling its exit"
-    CLASSIFY_EXIT = "handle its exit: session, jobs, status; then decide what follows"
+    GIVE_UP_EXIT = "stop handling its end"
+    CLASSIFY_EXIT = "handle its end: session, jobs, status; then decide what follows"
     LOG_UNEXPECTED = "log that this can't happen"
 
 
@@ -95,7 +95,7 @@ class Limits:
     end_s: float = 10.0
     """What the kernel gets for a SIGKILL: longer waits are those of a disk or a network file system that is away."""
     judge_s: float = 60.0
-    """More than handling an exit ever takes."""
+    """More than handling an end ever takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +136,27 @@ _NO_CHILD = {
     Event.HUNG_ON: _ODD,
     Event.GONE: _ODD,
 }
+
+_ALIVE = (
+    _SPAWNED_ALREADY
+    | _ALIVE_VERDICTS
+    | {
+        Event.BECAME_READY: _STAY,
+        Event.PAUSE: _STAY,
+        Event.RESUME: _STAY,
+        Event.DRAIN: _STAY,
+        # One that crossed a resume on its way, in most states.
+        Event.DRAINED: _STAY,
+        Event.STOP: _to(State.STOPPING, Action.TELL_STOP),
+        Event.KILL: _TO_KILL,
+        Event.HUNG: _do(Action.DUMP),
+        Event.HUNG_ON: _to(State.KILLING, Action.ABORT),
+        Event.GONE: _GONE,
+        Event.DEADLINE: _TO_KILL,
+        Event.CLEAR: _STAY,
+    }
+)
+"""The row of a child that runs and was ready: each such state names what it does otherwise."""
 
 TABLE: dict[State, dict[Event, Cell]] = {
     State.EMPTY: _NO_CHILD
@@ -183,73 +204,24 @@ TABLE: dict[State, dict[Event, Cell]] = {
         Event.DEADLINE: _to(State.KILLED, Action.DUMP, Action.KILL),
         Event.CLEAR: _STAY,
     },
-    State.READY: _SPAWNED_ALREADY
-    | _ALIVE_VERDICTS
+    State.READY: _ALIVE
     | {
-        Event.BECAME_READY: _STAY,
         Event.PAUSE: _to(State.PAUSED, Action.TELL_PAUSE),
-        Event.RESUME: _STAY,
         Event.DRAIN: _to(State.DRAINING, Action.TELL_DRAIN),
-        # A drained that crossed our resume on its way.
-        Event.DRAINED: _STAY,
-        Event.STOP: _to(State.STOPPING, Action.TELL_STOP),
-        Event.KILL: _TO_KILL,
-        Event.HUNG: _do(Action.DUMP),
-        Event.HUNG_ON: _to(State.KILLING, Action.ABORT),
-        Event.GONE: _GONE,
-        Event.DEADLINE: _TO_KILL,
-        Event.CLEAR: _STAY,
     },
-    State.PAUSED: _SPAWNED_ALREADY
-    | _ALIVE_VERDICTS
+    State.PAUSED: _ALIVE
     | {
-        Event.BECAME_READY: _STAY,
-        Event.PAUSE: _STAY,
         Event.RESUME: _to(State.READY, Action.TELL_RESUME),
         Event.DRAIN: _to(State.DRAINING, Action.TELL_DRAIN),
-        Event.DRAINED: _STAY,
-        Event.STOP: _to(State.STOPPING, Action.TELL_STOP),
-        Event.KILL: _TO_KILL,
-        Event.HUNG: _do(Action.DUMP),
-        Event.HUNG_ON: _to(State.KILLING, Action.ABORT),
-        Event.GONE: _GONE,
-        Event.DEADLINE: _TO_KILL,
-        Event.CLEAR: _STAY,
     },
-    State.DRAINING: _SPAWNED_ALREADY
-    | _ALIVE_VERDICTS
+    State.DRAINING: _ALIVE
     | {
-        Event.BECAME_READY: _STAY,
-        # A drain is the stronger wish, and ends in PAUSED.
-        Event.PAUSE: _STAY,
+        # PAUSE changes nothing: a drain asks for more, and ends in PAUSED.
         Event.RESUME: _to(State.READY, Action.TELL_RESUME),
-        Event.DRAIN: _STAY,
         Event.DRAINED: _to(State.PAUSED),
-        Event.STOP: _to(State.STOPPING, Action.TELL_STOP),
-        Event.KILL: _TO_KILL,
-        Event.HUNG: _do(Action.DUMP),
-        Event.HUNG_ON: _to(State.KILLING, Action.ABORT),
-        Event.GONE: _GONE,
-        Event.DEADLINE: _TO_KILL,
-        Event.CLEAR: _STAY,
     },
-    State.STOPPING: _SPAWNED_ALREADY
-    | _ALIVE_VERDICTS
-    | {
-        Event.BECAME_READY: _STAY,
-        Event.PAUSE: _STAY,
-        Event.RESUME: _STAY,
-        Event.DRAIN: _STAY,
-        Event.DRAINED: _STAY,
-        # A nearer deadline.
-        Event.STOP: _to(State.STOPPING, Action.TELL_STOP),
-        Event.KILL: _TO_KILL,
-        Event.HUNG: _do(Action.DUMP),
-        Event.HUNG_ON: _to(State.KILLING, Action.ABORT),
-        Event.GONE: _GONE,
-        Event.DEADLINE: _TO_KILL,
-        Event.CLEAR: _STAY,
-    },
+    # A STOP here brings a nearer deadline.
+    State.STOPPING: _ALIVE,
     State.KILLING: _ALIVE_VERDICTS
     | {
         Event.SPAWN: _ODD,
@@ -300,7 +272,7 @@ TABLE: dict[State, dict[Event, Cell]] = {
         Event.KILL: _STAY,
         # An abandoned one ended after all.
         Event.GONE: _STAY,
-        Event.DEADLINE: _to(State.EMPTY, Action.FORSAKE),
+        Event.DEADLINE: _to(State.EMPTY, Action.GIVE_UP_EXIT),
         Event.AGAIN: _to(State.EMPTY),
         Event.BACK_OFF: _to(State.BACKOFF),
         Event.GIVE_UP: _to(State.FAILED),

@@ -1,4 +1,4 @@
-"""The supervisor's side of one child: its pid, its descriptors, what it last said."""
+"""The supervisor's side of one child: its pid, its descriptors, what it last reported."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Child:
         self._loop.add_reader(self.pidfd, on_gone, self)
 
     def unwatch(self) -> None:
-        """It is being buried: the pidfd has said all it can, or is no longer listened to."""
+        """Watch the pidfd no longer: the child has ended, or is left behind."""
         if self.pidfd >= 0:
             self._loop.remove_reader(self.pidfd)
 
@@ -131,7 +131,7 @@ class Child:
         return text.decode("utf-8", "replace")
 
     def close(self, *, writers_gone: bool) -> None:
-        """Take in what it still said, then give its descriptors back."""
+        """Take in its last output, then close its descriptors."""
         self.channel.close()
         if writers_gone:
             self._output.drain()
@@ -150,7 +150,7 @@ class Child:
 
     @property
     def settled(self) -> bool:
-        """Its pid is known, it is watched, it can be talked to, and everything said to it is out."""
+        """Whether its pid is known, it is watched, its channel is open, and everything for it is sent."""
         return self.pidfd >= 0 and not self.channel.closed and not self.channel.unsent and not self.stack_waiters
 
     def to_state(self, fds: list[int]) -> dict[str, Any]:
@@ -163,7 +163,7 @@ class Child:
             "ends": [ends.channel, ends.page, ends.dump, ends.output],
             "pid": self.pid,
             "pidfd": self.pidfd,
-            "heart": [self.heart.counter, self.heart.changed_at, self.heart.said.value],
+            "heart": [self.heart.counter, self.heart.changed_at, self.heart.reported.value],
             "unread": self.channel.unread.decode("latin-1"),
             "unfinished": self._output.unfinished.decode("latin-1"),
             "dump_seen": self._dump_seen,
@@ -173,26 +173,26 @@ class Child:
     @classmethod
     def from_state(
         cls,
-        said: dict[str, Any],
+        state: dict[str, Any],
         loop: asyncio.AbstractEventLoop,
         on_message: OnMessage,
         on_line: Callable[[Child, str], None],
         kernel: Kernel,
     ) -> Self:
         """What `to_state` wrote, with its descriptors open; not watched yet."""
-        token, slot, generation, incarnation = said["identity"]
-        shapes = [WorkerShape(name, concurrency, tuple(tasks)) for name, concurrency, tasks in said["shapes"]]
+        token, slot, generation, incarnation = state["identity"]
+        shapes = [WorkerShape(name, concurrency, tuple(tasks)) for name, concurrency, tasks in state["shapes"]]
         child = cls(
-            token, slot, generation, incarnation, shapes, loop, on_message, on_line, kernel, ChildFds(*said["ends"])
+            token, slot, generation, incarnation, shapes, loop, on_message, on_line, kernel, ChildFds(*state["ends"])
         )
-        child.pid = said["pid"]
-        child.pidfd = said["pidfd"]
-        counter, changed_at, pulse = said["heart"]
+        child.pid = state["pid"]
+        child.pidfd = state["pidfd"]
+        counter, changed_at, pulse = state["heart"]
         child.heart = Heart(counter, changed_at, Pulse(pulse))
-        child.channel.unread = bytearray(said["unread"].encode("latin-1"))
-        child._output.unfinished = bytearray(said["unfinished"].encode("latin-1"))
-        child._dump_seen = said["dump_seen"]
-        for name, value in said["fields"].items():
+        child.channel.unread = bytearray(state["unread"].encode("latin-1"))
+        child._output.unfinished = bytearray(state["unfinished"].encode("latin-1"))
+        child._dump_seen = state["dump_seen"]
+        for name, value in state["fields"].items():
             setattr(child, name, tuple(value) if name == "boot_failure" and value is not None else value)
         return child
 

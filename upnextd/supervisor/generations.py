@@ -1,4 +1,4 @@
-"""The supervisor's side of a template: exec it, hear of its import, order forks."""
+"""The supervisor's side of a template: exec it, take in its reports, order forks."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class ImportFailure:
     line: str
     traceback: str = ""
 
-    def told(self, service: str) -> str:
+    def line_for(self, service: str) -> str:
         """The line for people; it names the service once."""
         named = self.line.startswith((f"{service}:", f"{os.path.abspath(service)}:"))
         return f"can't import {self.line}" if named else f"can't import {service}: {self.line}"
 
 
 class Listener(Protocol):
-    """Who is told what a template says."""
+    """Takes what a template reports."""
 
     def imported(self, generation: Generation) -> None: ...
     def import_failed(self, generation: Generation, failure: ImportFailure) -> None: ...
@@ -61,7 +61,7 @@ class Listener(Protocol):
 
 
 class Generation:
-    """One template process and what it said of the service. After `GONE` its number is forked from no more."""
+    """One template process and what it reported of the service. After `GONE`, nothing is forked from it."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class Generation:
         self._control = kernel.connection(control)
         self._output = LineReader(output, loop, self._overhear, kernel)
         if self.living:
-            loop.add_reader(control, self._hear)
+            loop.add_reader(control, self._receive)
             loop.add_reader(self.pidfd, self._ended)
 
     def _launch(self) -> _Ends:
@@ -162,11 +162,11 @@ class Generation:
         order = messages.encode_order(ExecOrder(template=self._order, assignment=assignment, shapes=shapes))
         channel, page, dump, output = fds
         # Not as an argument: a URL may have a password in it.
-        told = self._kernel.memory("upnextd-order", len(order), order)
+        order_fd = self._kernel.memory("upnextd-order", len(order), order)
         try:
             argv = process.python_argv("upnextd.forked.exec_child:main")
             where = {
-                0: told,
+                0: order_fd,
                 1: output,
                 2: output,
                 exec_child.CHANNEL_FD: channel,
@@ -179,7 +179,7 @@ class Generation:
             self._loop.call_soon(partial(self._listener.fork_failed, assignment.token, why, blameless=True))
             return True
         finally:
-            self._kernel.close(told)
+            self._kernel.close(order_fd)
         self._loop.call_soon(self._listener.forked, assignment.token, pid)
         return True
 
@@ -205,7 +205,7 @@ class Generation:
         self.tail.append(line)
         self._on_line(self.pid, line)
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         while self.living:
             try:
                 data = self._control.recv(_MESSAGE_CAP_BYTES)
@@ -218,9 +218,9 @@ class Generation:
                 return
             message = self._joiner.take(data)
             if message is not None:
-                self._obey(message)
+                self._on_message(message)
 
-    def _obey(self, raw: bytes) -> None:
+    def _on_message(self, raw: bytes) -> None:
         try:
             message = messages.decode(raw)
         except MessageError as error:
@@ -278,7 +278,7 @@ class Generation:
     @classmethod
     def from_state(
         cls,
-        said: dict[str, Any],
+        state: dict[str, Any],
         env: Mapping[str, str],
         loop: asyncio.AbstractEventLoop,
         listener: Listener,
@@ -286,8 +286,8 @@ class Generation:
         kernel: Kernel,
     ) -> Self:
         """What `to_state` wrote, with its descriptors open; it had imported the service."""
-        order = messages.from_json(TemplateOrder, said["order"])
-        ends = said["ends"]
+        order = messages.from_json(TemplateOrder, state["order"])
+        ends = state["ends"]
         if ends is None:
             # It has no process any more; these lead nowhere.
             ours, theirs = kernel.packet_pair()
@@ -297,7 +297,7 @@ class Generation:
             ends = (0, -1, ours, out)
         pid, pidfd, control, output = ends
         generation = cls(
-            said["number"],
+            state["number"],
             order,
             env,
             loop,
@@ -307,17 +307,17 @@ class Generation:
             preload=order.preload,
             ends=(pid, pidfd, control, output),
         )
-        generation.service_name = said.get("service_name", "")
-        generation.shapes = tuple(WorkerShape(name, most, tuple(tasks)) for name, most, tasks in said["shapes"])
-        generation.redis_urls = tuple(said["redis_urls"])
-        generation.started_at = said["started_at"]
-        generation.made_ms = said["made_ms"]
-        generation.warnings = list(said["warnings"])
-        generation.phase = Phase.GONE if said["gone"] else Phase.READY
+        generation.service_name = state.get("service_name", "")
+        generation.shapes = tuple(WorkerShape(name, most, tuple(tasks)) for name, most, tasks in state["shapes"])
+        generation.redis_urls = tuple(state["redis_urls"])
+        generation.started_at = state["started_at"]
+        generation.made_ms = state["made_ms"]
+        generation.warnings = list(state["warnings"])
+        generation.phase = Phase.GONE if state["gone"] else Phase.READY
         return generation
 
     def _ended(self) -> None:
-        self._hear()
+        self._receive()
         try:
             members = self._kernel.kill_session(self.pid)
         except OSError:
@@ -329,8 +329,8 @@ class Generation:
         if status is None:
             return
         was_importing = self.phase is Phase.IMPORTING
-        told_and_done = not self.preload and self.phase is Phase.READY and not self.retired
-        if not told_and_done:
+        is_done = not self.preload and self.phase is Phase.READY and not self.retired
+        if not is_done:
             self.phase = Phase.GONE
         self._loop.remove_reader(self.pidfd)
         self._loop.remove_reader(self._control.fileno())
@@ -342,8 +342,8 @@ class Generation:
         else:
             self._output.drain()
         if was_importing:
-            said = f"the process that imports the service ended with {status} before it was done"
-            self.failure = self.failure or ImportFailure(said)
+            why = f"the process that imports the service ended with {status} before it was done"
+            self.failure = self.failure or ImportFailure(why)
             self._listener.import_failed(self, self.failure)
-        if not told_and_done:
+        if not is_done:
             self._listener.template_gone(self, status)

@@ -1,4 +1,4 @@
-"""What the supervisor keeps of each place, each slot and the daemon's end."""
+"""What the supervisor keeps of each instance, each slot and the daemon's end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from upnext.control.exits import ExitCode
-from upnextd.rules.plan import QUARANTINE, InstanceView, Role
+from upnextd.rules.plan import QUARANTINE, Cause, Exit, InstanceView, Role
 from upnextd.rules.slots import Life, State
 from upnextd.supervisor.children import Child
 from upnextd.supervisor.death_notices import LastExit
@@ -16,7 +16,7 @@ from upnextd.supervisor.death_notices import LastExit
 
 @dataclass(slots=True, eq=False)
 class Instance:
-    """A place as the supervisor keeps it: its life and its child."""
+    """One life line of a slot: its state and its child. A slot has two while its child is being replaced."""
 
     id: int
     slot: str
@@ -30,7 +30,8 @@ class Instance:
     reason: str | None = None
     """Why it is being replaced, as `status` shows it afterwards: "recycled", "reloaded"; None otherwise."""
     timer: asyncio.TimerHandle | None = None
-    burial: asyncio.Task[Any] | None = None
+    exit_task: asyncio.Task[Any] | None = None
+    """Handles the end of its child."""
 
     @property
     def unborn(self) -> bool:
@@ -43,6 +44,26 @@ class Instance:
     def counts(self) -> bool:
         """Whether it is one of the desired workers."""
         return self.role is Role.WORKER and self.slot != QUARANTINE
+
+    def as_exit(self, child: Child, now: float) -> Exit:
+        """What the restart policy would be given if the child ended now."""
+        cause = Cause.DEATH
+        if child.died_in_fork:
+            cause = Cause.FORK
+        elif child.boot_failure is not None:
+            cause = Cause.START
+        return Exit(
+            asked=child.asked,
+            ran_job=child.page.ran_job,
+            ready_for_s=None if child.ready_at is None else now - child.ready_at,
+            # A quarantine child is there to die of what it runs. Without a pid there never was a process.
+            blameless=self.slot == QUARANTINE
+            or (child.pid is None and not child.died_in_fork)
+            or child.lifespan_failed
+            or (child.boot_failure is not None and child.boot_failure[0] == ExitCode.UNAVAILABLE),
+            role=self.role,
+            cause=cause,
+        )
 
     def view(self) -> InstanceView:
         life = self.life
@@ -82,7 +103,7 @@ class SlotHistory:
 
 @dataclass(slots=True)
 class SchedulerStatus:
-    """What the scheduler child last said of itself."""
+    """What the scheduler child last reported of itself."""
 
     leader: bool = False
     epoch: int | None = None

@@ -1,4 +1,4 @@
-"""Mutations under way: what was asked, how far it is, who waits for its end. They outlive the connection that asked."""
+"""Mutations under way: what was asked, how far it is, which clients wait for its end. They outlive the connection that asked."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ class Progress:
 
 
 class Operation:
-    """One mutation. `check` looks at the daemon and says how far it is."""
+    """One mutation. `measure` finds out from the fleet how far it is."""
 
-    def __init__(self, op_id: str, key: str, check: Callable[[], Progress]) -> None:
+    def __init__(self, op_id: str, key: str, measure: Callable[[], Progress]) -> None:
         self.op_id = op_id
         self.key = key
         self.progress = Progress("")
         self.ended = asyncio.Event()
         self.watchers: set[Callable[[Operation], None]] = set()
-        self._check = check
+        self._measure = measure
 
-    def look(self) -> None:
-        """Ask how far it is; tell the watchers what is new."""
+    def check(self) -> None:
+        """Find out how far it is, and report what is new."""
         if not self.ended.is_set():
-            self.tell(self._check())
+            self.report(self._measure())
 
-    def tell(self, progress: Progress) -> None:
+    def report(self, progress: Progress) -> None:
+        """Pass progress on to the watchers, if it is new."""
         if progress == self.progress or self.ended.is_set():
             return
         self.progress = progress
@@ -57,12 +58,12 @@ class Operations:
         self._prefix = secrets.token_hex(3)
         self._known: dict[str, Operation] = {}
 
-    def begin(self, key: str, check: Callable[[], Progress]) -> Operation:
-        """A new operation, or the one of the same key that is still under way."""
+    def begin(self, key: str, measure: Callable[[], Progress]) -> Operation:
+        """Return a new operation, or the one of the same key that is still under way."""
         for operation in self._known.values():
             if operation.key == key and not operation.ended.is_set():
                 return operation
-        operation = Operation(f"{self._prefix}-{next(self._numbers)}", key, check)
+        operation = Operation(f"{self._prefix}-{next(self._numbers)}", key, measure)
         self._known[operation.op_id] = operation
         while len(self._known) > _REMEMBERED:
             del self._known[next(iter(self._known))]
@@ -76,7 +77,7 @@ class Operations:
         return self._known.get(op_id)
 
     def to_state(self) -> dict[str, Any]:
-        """As JSON: those that have ended, for whoever still asks."""
+        """As JSON: those that have ended, for clients that still ask."""
         ended = [one for one in self._known.values() if one.ended.is_set()]
         return {
             "begun": next(self._numbers) - 1,
@@ -85,29 +86,30 @@ class Operations:
         }
 
     @classmethod
-    def from_state(cls, said: Mapping[str, Any]) -> Self:
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
         """What `to_state` wrote."""
         operations = cls()
-        operations._prefix = said["prefix"]
-        operations._numbers = itertools.count(said["begun"] + 1)
-        for op_id, key, progress in said["ended"]:
+        operations._prefix = state["prefix"]
+        operations._numbers = itertools.count(state["begun"] + 1)
+        for op_id, key, progress in state["ended"]:
             operation = Operation(op_id, key, lambda: Progress(""))
-            operation.tell(Progress(**progress))
+            operation.report(Progress(**progress))
             operations._known[op_id] = operation
         return operations
 
     def supersede(self, key_prefixes: tuple[str, ...], by: str) -> None:
-        """End operations that a new wish contradicts."""
+        """End operations that a new request contradicts."""
         for operation in list(self._known.values()):
             if operation.key.startswith(key_prefixes):
-                operation.tell(Progress(f"superseded by {by}", done=True, ok=False))
+                operation.report(Progress(f"superseded by {by}", done=True, ok=False))
 
     def end(self, key: str, progress: Progress) -> None:
-        """Tell the end of the operation of that key, if there is one under way."""
+        """End the operation of that key, if there is one under way."""
         for operation in list(self._known.values()):
             if operation.key == key:
-                operation.tell(progress)
+                operation.report(progress)
 
-    def look(self) -> None:
+    def check(self) -> None:
+        """Check each that is under way."""
         for operation in list(self._known.values()):
-            operation.look()
+            operation.check()

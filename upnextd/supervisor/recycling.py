@@ -6,15 +6,15 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from upnextd.rules.slots import State
-
-if TYPE_CHECKING:
-    from upnextd.supervisor.supervisor import Supervisor
+from upnextd.shared.kernel import Kernel
+from upnextd.shared.logs import Log
+from upnextd.supervisor.duties import Duties
+from upnextd.supervisor.fleet import Fleet
 
 JITTER = 0.1
-_LOOK_S = 0.5
+_CHECK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class RecycleLimits:
         return self.rss_bytes is not None and rss_bytes > self.rss_bytes
 
 
-def allowance(max_jobs: int | None, max_rss_bytes: int | None, token: int) -> RecycleLimits:
+def limits_of(max_jobs: int | None, max_rss_bytes: int | None, token: int) -> RecycleLimits:
     """A child's own limits, by its token: at least `max_jobs` and up to 10 % more; `max_rss_bytes` or up to 10 % less."""
     rng = random.Random(token)
     jobs = None if max_jobs is None else max_jobs + int(max_jobs * JITTER * rng.random())
@@ -46,48 +46,58 @@ def allowance(max_jobs: int | None, max_rss_bytes: int | None, token: int) -> Re
 
 
 class Recycling:
-    """Marks workers whose allowance is used up."""
+    """Mark workers that have used up what they may."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-        self._looked_at = 0.0
-        self._told = False
+    def __init__(
+        self,
+        fleet: Fleet,
+        duties: Duties,
+        kernel: Kernel,
+        log: Log,
+        max_jobs: int | None,
+        max_rss_bytes: int | None,
+    ) -> None:
+        self._fleet = fleet
+        self._duties = duties
+        self._kernel = kernel
+        self._log = log
+        self._max_jobs = max_jobs
+        self._max_rss_bytes = max_rss_bytes
+        self._checked_at = 0.0
+        self._warned = False
 
-    def look(self, now: float) -> None:
-        supervisor = self._supervisor
-        settings = supervisor.settings
-        if settings.max_jobs is None and settings.max_rss_bytes is None:
+    def check(self, now: float) -> None:
+        """Mark at most one worker as outdated. `now`: monotonic seconds."""
+        if self._max_jobs is None and self._max_rss_bytes is None:
             return
-        if now - self._looked_at < _LOOK_S or supervisor.desired.stopping or supervisor.reloads.under_way:
+        if now - self._checked_at < _CHECK_S or self._fleet.desired.stopping or self._fleet.rollouts.under_way:
             return
-        self._looked_at = now
-        workers = [instance for instance in supervisor.instances if instance.counts]
+        self._checked_at = now
+        workers = [instance for instance in self._fleet.instances if instance.counts]
         leaving = sum(instance.leave_by is not None for instance in workers)
-        coming = any(supervisor.is_outdated(instance) for instance in workers if instance.leave_by is None)
-        if coming or leaving > max(1, supervisor.desired.workers):
-            # One replacement at a time; those that only finish what runs hold nobody up, as long as they are few.
+        coming = any(self._fleet.is_outdated(instance) for instance in workers if instance.leave_by is None)
+        if coming or leaving > max(1, self._fleet.desired.workers):
+            # One replacement at a time. Workers that only finish what runs don't count, as long as they are few.
             return
         for instance in workers:
             child = instance.child
             if child is None or child.pid is None or instance.life.state is not State.READY:
                 continue
-            limits = allowance(settings.max_jobs, settings.max_rss_bytes, child.token)
-            rss_bytes = 0 if limits.rss_bytes is None else supervisor.kernel.rss_bytes(child.pid)
+            limits = limits_of(self._max_jobs, self._max_rss_bytes, child.token)
+            rss_bytes = 0 if limits.rss_bytes is None else self._kernel.rss_bytes(child.pid)
             if limits.too_small(rss_bytes) and not child.page.ran_job:
-                self._tell_too_small(instance.slot, rss_bytes)
+                self._warn_too_small(instance.slot, rss_bytes)
                 continue
             why = limits.used_up(child.page.done + child.page.failed, rss_bytes)
             if why is not None:
-                supervisor.log.note(f"{instance.slot}[{child.pid}] is recycled after {why}")
+                self._log.note(f"{instance.slot}[{child.pid}] is recycled after {why}")
                 instance.outdated = True
                 instance.reason = "recycled"
-                supervisor.wake()
+                self._duties.wake()
                 return
 
-    def _tell_too_small(self, slot: str, rss_bytes: int) -> None:
-        """Once: replacing it would change nothing."""
-        if not self._told:
-            self._supervisor.log.caution(
-                f"{slot} has {rss_bytes >> 20} MiB before its first job: --max-rss is too small"
-            )
-        self._told = True
+    def _warn_too_small(self, slot: str, rss_bytes: int) -> None:
+        """Log it once: a successor would be as big."""
+        if not self._warned:
+            self._log.caution(f"{slot} has {rss_bytes >> 20} MiB before its first job: --max-rss is too small")
+        self._warned = True

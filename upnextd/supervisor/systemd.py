@@ -1,4 +1,4 @@
-"""What systemd is told: ready, stopping, one line of status, and the watchdog petted by the supervisor's own tick."""
+"""What systemd is sent: ready, stopping, one line of status, and the watchdog petted by the supervisor's own tick."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Notifier:
             self._say("WATCHDOG=1")
 
     def status(self, text: str) -> None:
-        """One line; said only when it changed."""
+        """Send one line, if it has changed."""
         if text != self._status:
             self._status = text
             self._say(f"STATUS={text}")

@@ -1,7 +1,7 @@
 """SIGUSR2: this process becomes a fresh upnextd, in place, by execve. The pid, the lock, the control socket and every child are kept.
 
 The state goes to the new program as JSON in a memfd, named in the environment; descriptors are inherited by number. Nothing is handed
-over while something is half done (a fork, a burial, a reload, an operation): the upgrade waits for that. Signals are blocked from
+over while something is half done (a fork, the end of a child, a reload, an operation): the upgrade waits for that. Signals are blocked from
 before the exec until the new program has its handlers. A throw-away process tries first whether the new code imports and reads this
 version of the state; when not, everything goes on as it was. Connections to the control socket are kept.
 """
@@ -9,32 +9,25 @@ version of the state; when not, everything goes on as it was. Connections to the
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import orjson
 
-from upnext.core import secret_names
-from upnextd.broker.embedded import EmbeddedBroker
-from upnextd.metrics.counters import Counters
-from upnextd.rules import plan, slots
-from upnextd.rules.plan import Mode, Role
-from upnextd.rules.slots import Life, State
-from upnextd.shared import leftovers, messages, process, scoreboard
-from upnextd.supervisor.children import Child
-from upnextd.supervisor.death_notices import LastExit
-from upnextd.supervisor.generations import Generation, Phase
-from upnextd.supervisor.instances import Instance, SchedulerStatus, SlotHistory
-from upnextd.supervisor.operations import Operations
-
-if TYPE_CHECKING:
-    from upnextd.control.server import ControlServer
-    from upnextd.supervisor.supervisor import Supervisor
+from upnextd.rules.slots import State
+from upnextd.shared import messages, process, scoreboard
+from upnextd.shared.kernel import Kernel
+from upnextd.shared.logs import Log
+from upnextd.supervisor.companions import Companions
+from upnextd.supervisor.duties import Duties
+from upnextd.supervisor.fleet import Fleet
+from upnextd.supervisor.generations import Phase
+from upnextd.supervisor.spawning import Spawner
+from upnextd.supervisor.templates import Templates
 
 STATE_VERSION = 5
 _READS = f"{STATE_VERSION}.{scoreboard.LAYOUT:x}.{messages.PROTOCOL}"
@@ -61,7 +54,7 @@ class Inherited:
     state: Json
     lock_fd: int
     control: Json
-    """What `ControlServer.to_state` said."""
+    """As `ControlServer.to_state` wrote it."""
     descriptors: int | None
     """RLIMIT_NOFILE as it was at the first start."""
 
@@ -74,15 +67,15 @@ def take_over(env: MutableMapping[str, str]) -> Inherited | None:
     try:
         with os.fdopen(int(raw), "rb") as file:
             file.seek(0)
-            said = orjson.loads(file.read())
+            handed = orjson.loads(file.read())
     except (OSError, ValueError):
-        # Not ours: somebody else's variable.
+        # Not ours: a variable that another program set.
         return None
-    if said.get("pid") != os.getpid() or said.get("version") != STATE_VERSION:
+    if handed.get("pid") != os.getpid() or handed.get("version") != STATE_VERSION:
         return None
-    for fd in said["fds"]:
+    for fd in handed["fds"]:
         os.set_inheritable(fd, False)
-    return Inherited(said["state"], said["lock_fd"], said["control"], said.get("descriptors"))
+    return Inherited(handed["state"], handed["lock_fd"], handed["control"], handed.get("descriptors"))
 
 
 def probe() -> None:
@@ -91,27 +84,55 @@ def probe() -> None:
     sys.exit(0 if sys.argv[1] == _READS else 1)
 
 
-class _Notice:
-    """Writes into the log what an upgrade waits for, once it has waited for a while."""
+class Server(Protocol):
+    """The control socket, as far as an upgrade is concerned."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-        self._begun = supervisor.loop.time()
+    @property
+    def settled(self) -> bool: ...
+    def to_state(self, fds: list[int]) -> Json: ...
+
+
+class _Notice:
+    """Log what an upgrade waits for, once it has waited for a while."""
+
+    def __init__(self, log: Log, clock: Callable[[], float]) -> None:
+        self._log = log
+        self._clock = clock
+        self._begun = clock()
         self._last: str | None = None
 
     def waits(self, waits_for: str) -> None:
-        if waits_for != self._last and self._supervisor.loop.time() - self._begun > _NOTICE_AFTER_S:
+        if waits_for != self._last and self._clock() - self._begun > _NOTICE_AFTER_S:
             self._last = waits_for
-            self._supervisor.log.note(f"the upgrade waits for {waits_for}")
+            self._log.note(f"the upgrade waits for {waits_for}")
 
 
 class Upgrades:
-    """Waits for the moment, then execs."""
+    """Wait for the moment, then exec."""
 
     def __init__(
-        self, supervisor: Supervisor, server: ControlServer, lock_fd: int, before_exec: Callable[[], None]
+        self,
+        fleet: Fleet,
+        duties: Duties,
+        companions: Companions,
+        kernel: Kernel,
+        loop: asyncio.AbstractEventLoop,
+        log: Log,
+        server: Server,
+        orphans: set[int],
+        child_env: Mapping[str, str],
+        lock_fd: int,
+        before_exec: Callable[[], None],
     ) -> None:
-        self._supervisor = supervisor
+        """`orphans` gets the pids of processes that are reaped here; `before_exec` writes out what is not logged yet."""
+        self._fleet = fleet
+        self._duties = duties
+        self._companions = companions
+        self._kernel = kernel
+        self._loop = loop
+        self._log = log
+        self._orphans = orphans
+        self._child_env = child_env
         self._server = server
         self._lock_fd = lock_fd
         self._before_exec = before_exec
@@ -119,23 +140,19 @@ class Upgrades:
 
     def ask(self) -> None:
         """Upgrade as soon as nothing is half done."""
-        supervisor = self._supervisor
-        if self._under_way or supervisor.desired.stopping:
+        if self._under_way or self._fleet.desired.stopping:
             return
         self._under_way = True
-        supervisor.log.note("asked to upgrade in place")
-        supervisor.own(self._upgrade())
+        self._log.note("asked to upgrade in place")
+        self._duties.own(self._upgrade())
 
     async def _upgrade(self) -> None:
-        supervisor = self._supervisor
         try:
             if not await self._probed():
-                supervisor.log.fault(
-                    "the new code does not start, or can't take this daemon over: it goes on as it was"
-                )
+                self._log.fault("the new code does not start, or can't take this daemon over: it goes on as it was")
                 return
-            notice = _Notice(supervisor)
-            while not supervisor.desired.stopping:
+            notice = _Notice(self._log, self._loop.time)
+            while not self._fleet.desired.stopping:
                 waits_for = self._half_done()
                 if waits_for is not None:
                     notice.waits(waits_for)
@@ -144,7 +161,7 @@ class Upgrades:
                 signal.pthread_sigmask(signal.SIG_BLOCK, OUR_SIGNALS)
                 try:
                     await asyncio.sleep(_SETTLE_S)
-                    if self._half_done() is None and not supervisor.desired.stopping:
+                    if self._half_done() is None and not self._fleet.desired.stopping:
                         self._exec()
                         return
                 finally:
@@ -154,37 +171,35 @@ class Upgrades:
 
     def _half_done(self) -> str | None:
         server = None if self._server.settled else "a client that reads its answer slowly"
-        return half_done(self._supervisor) or server
+        return half_done(self._fleet) or server
 
     async def _probed(self) -> bool:
-        supervisor = self._supervisor
         argv = process.python_argv("upnextd.supervisor.upgrade:probe", _READS)
         try:
-            pid = process.spawn(argv, supervisor.settings.child_env, {2: 2})
+            pid = process.spawn(argv, self._child_env, {2: 2})
         except OSError as error:
-            supervisor.log.fault(f"can't try the new code: {error.strerror or error}")
+            self._log.fault(f"can't try the new code: {error.strerror or error}")
             return False
-        supervisor.orphans.add(pid)
+        self._orphans.add(pid)
         pidfd = os.pidfd_open(pid)
         try:
-            deadline = supervisor.loop.time() + _PROBE_S
+            deadline = self._loop.time() + _PROBE_S
             while (status := process.reap(pidfd)) is None:
-                if supervisor.loop.time() > deadline:
+                if self._loop.time() > deadline:
                     process.send_signal(pidfd, signal.SIGKILL)
                 await asyncio.sleep(_SETTLE_S)
             return status.code == 0
         finally:
-            supervisor.orphans.discard(pid)
+            self._orphans.discard(pid)
             os.close(pidfd)
 
     def _exec(self) -> None:
         """Does not return, unless it fails: then nothing has changed."""
-        supervisor = self._supervisor
         fds: list[int] = []
-        state = to_state(supervisor, fds)
+        state = to_state(self._fleet, fds)
         control = self._server.to_state(fds)
         fds.append(self._lock_fd)
-        said = {
+        handed = {
             "version": STATE_VERSION,
             "pid": os.getpid(),
             "fds": fds,
@@ -195,11 +210,8 @@ class Upgrades:
         }
         memfd = os.memfd_create("upnextd-state", os.MFD_CLOEXEC)
         with os.fdopen(memfd, "wb", buffering=0, closefd=False) as file:
-            file.write(orjson.dumps(said))
-        for companion in (supervisor.exporter, supervisor.dashboard):
-            if companion is not None:
-                # It isn't handed over: the new program starts its own, on the same address.
-                companion.kill()
+            file.write(orjson.dumps(handed))
+        self._companions.kill_beside()
         self._before_exec()
         for fd in (*fds, memfd):
             os.set_inheritable(fd, True)
@@ -210,148 +222,52 @@ class Upgrades:
             for fd in fds:
                 os.set_inheritable(fd, False)
             os.close(memfd)
-            supervisor.log.fault(f"can't upgrade: {error.strerror or error}")
+            self._log.fault(f"can't upgrade: {error.strerror or error}")
 
 
-def half_done(supervisor: Supervisor) -> str | None:
-    """What an upgrade has to wait for, in a few words; None: every pid is known, every grave is closed, no operation is under way."""
-    if not supervisor.booted:
+def half_done(fleet: Fleet) -> str | None:
+    """What an upgrade has to wait for, in a few words; None: every pid is known, every end is handled, no operation is under way."""
+    if not fleet.booted:
         return "the start"
-    if supervisor.reloads.under_way:
+    if fleet.rollouts.under_way:
         return "the reload"
-    if supervisor.operations.under_way:
+    if fleet.operations.under_way:
         return "an operation that is under way"
-    for generation in supervisor.generations.values():
+    for generation in fleet.generations.values():
         if generation.phase is Phase.IMPORTING:
             return f"the template of generation {generation.number}"
-    for instance in supervisor.instances:
+    for instance in fleet.instances:
         if instance.life.state in (State.SPAWNING, State.KILLED, State.EXITED):
             return f"{instance.slot}, which is {instance.life.state.name}"
         if instance.child is not None and not instance.child.settled:
-            return f"{instance.slot}, which has not taken everything in that it was told"
-    if supervisor.broker is not None and not supervisor.broker.up:
+            return f"{instance.slot}, which has not taken in everything that it was sent"
+    if fleet.broker is not None and not fleet.broker.up:
         return "the broker, which is down"
     return None
 
 
-# -- to JSON --
+# -- to JSON, and back --
 
 
-def to_state(supervisor: Supervisor, fds: list[int]) -> Json:
+def to_state(fleet: Fleet, fds: list[int]) -> Json:
     """The daemon as JSON; `fds` gets the descriptors that go with it."""
-    desired = dataclasses.asdict(supervisor.desired) | {"mode": supervisor.desired.mode.value}
-    return {
-        "desired": desired,
-        "daemon_id": supervisor.daemon_id,
-        "since_ms": supervisor.since_ms,
-        "since_s": supervisor.since_s,
-        "mark": supervisor.child_env[leftovers.VARIABLE],
-        "ids": supervisor.next_id(),
-        "instances": [_instance_to_state(instance, fds) for instance in supervisor.instances],
-        "history": {
-            slot: {
-                "incarnations": one.incarnations,
-                "restarts": one.restarts,
-                "last_exit": None if one.last_exit is None else one.last_exit.as_json(),
-            }
-            for slot, one in supervisor.history.items()
-        },
-        "generations": [generation.to_state(fds) for generation in supervisor.generations.values()],
-        "broker": None if supervisor.broker is None else supervisor.broker.to_state(fds),
-        "scheduler_status": dataclasses.asdict(supervisor.scheduler_status),
-        "notices": [messages.as_json(death) for death in supervisor.messages.pending_notices.pending],
-        "operations": supervisor.operations.to_state(),
-        "tally": supervisor.counters.to_state(),
-        "record": dataclasses.asdict(supervisor.exits.record),
-        "contents": list(supervisor.templates.contents.items()),
-        "former": supervisor.reloads.former,
-        "last_number": supervisor.reloads.last_number,
+    state = fleet.to_state()
+    for instance, one in zip(fleet.instances, state["instances"], strict=True):
+        one["child"] = None if instance.child is None else instance.child.to_state(fds)
+    return state | {
+        "generations": [generation.to_state(fds) for generation in fleet.generations.values()],
+        "broker": None if fleet.broker is None else fleet.broker.to_state(fds),
     }
 
 
-def _instance_to_state(instance: Instance, fds: list[int]) -> Json:
-    life = instance.life
-    return {
-        "id": instance.id,
-        "slot": instance.slot,
-        "role": instance.role.value,
-        "generation": instance.generation,
-        "life": [life.state.name, life.since, life.deadline, life.drained],
-        "outdated": instance.outdated,
-        "leave_s": instance.leave_s,
-        "leave_by": instance.leave_by,
-        "reason": instance.reason,
-        "child": None if instance.child is None else instance.child.to_state(fds),
-    }
-
-
-# -- and back --
-
-
-def from_state(supervisor: Supervisor, state: Mapping[str, Any]) -> None:
-    """Fill a fresh supervisor with what `to_state` wrote, and watch everything again."""
-    said: Json = dict(state["desired"])
-    mode = Mode(said.pop("mode"))
-    renewed = tuple((slot, newest) for slot, newest in said.pop("renewed"))
-    supervisor.desired = plan.Desired(**said, mode=mode, renewed=renewed)
-    supervisor.since_ms, supervisor.since_s = state["since_ms"], state["since_s"]
-    supervisor.child_env[leftovers.VARIABLE] = state["mark"]
-    supervisor.resume_ids(state["ids"])
-    for slot, one in state["history"].items():
-        last = None if one["last_exit"] is None else LastExit(**one["last_exit"])
-        supervisor.history[slot] = SlotHistory(one["incarnations"], one["restarts"], last)
+def from_state(
+    state: Mapping[str, Any], fleet: Fleet, templates: Templates, spawner: Spawner, companions: Companions
+) -> None:
+    """Fill a fresh fleet with what `to_state` wrote, and watch everything again."""
+    fleet.from_state(state)
     for one in state["generations"]:
-        generation = Generation.from_state(
-            one, supervisor.child_env, supervisor.loop, supervisor, supervisor.template_line, supervisor.kernel
-        )
-        supervisor.generations[generation.number] = generation
-    if state["broker"] is not None:
-        supervisor.broker = EmbeddedBroker.from_state(
-            state["broker"],
-            supervisor.settings.state_dir,
-            secret_names.without(supervisor.settings.child_env),
-            supervisor.log,
-            supervisor.wake,
-            supervisor.kernel,
-        )
-    supervisor.scheduler_status = SchedulerStatus(**state["scheduler_status"])
-    for notice in state["notices"]:
-        supervisor.messages.pending_notices.add(messages.from_json(messages.Died, notice))
-    record = state["record"]
-    supervisor.exits.record = plan.Record(
-        tuple((slot, streak) for slot, streak in record["streaks"]),
-        tuple((budget, at) for budget, at in record["bad_exits"]),
-    )
-    supervisor.operations = Operations.from_state(state["operations"])
-    supervisor.counters = Counters.from_state(state["tally"])
-    supervisor.templates.contents = dict(state["contents"])
-    supervisor.reloads.former = state["former"]
-    supervisor.reloads.last_number = state["last_number"]
-    for one in state["instances"]:
-        _instance_from_state(supervisor, one)
-
-
-def _instance_from_state(supervisor: Supervisor, said: Json) -> None:
-    name, since, deadline, drained = said["life"]
-    instance = Instance(
-        said["id"],
-        said["slot"],
-        Role(said["role"]),
-        said["generation"],
-        Life(slots.State[name], since, deadline, drained),
-        outdated=said["outdated"],
-        leave_s=said["leave_s"],
-        leave_by=said["leave_by"],
-        reason=said["reason"],
-    )
-    supervisor.instances.append(instance)
-    if said["child"] is not None:
-        instance.child = Child.from_state(
-            said["child"],
-            supervisor.loop,
-            supervisor.messages.on_message,
-            supervisor.messages.on_output,
-            supervisor.kernel,
-        )
-        supervisor.spawner.watch_again(instance.child)
-    supervisor.set_timer(instance)
+        templates.resume(one)
+    companions.resume_broker(state["broker"])
+    for instance, one in zip(fleet.instances, state["instances"], strict=True):
+        if one["child"] is not None:
+            spawner.resume(instance, one["child"])

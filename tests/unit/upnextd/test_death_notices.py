@@ -33,8 +33,8 @@ def test_causes(death: Death, cause: str, shown: str, charge: bool) -> None:
 
 
 def test_a_notice_has_the_started_jobs() -> None:
-    said = notice("c1", Death(KILLED), [RunningJob("t:n1-2", "t", "b", "9-0", 1.5)], "stack", "c0", 3)
-    assert said == Died(
+    reported = notice("c1", Death(KILLED), [RunningJob("t:n1-2", "t", "b", "9-0", 1.5)], "stack", "c0", 3)
+    assert reported == Died(
         consumer="c1",
         cause="signal:SIGKILL",
         charge=True,
@@ -46,13 +46,13 @@ def test_a_notice_has_the_started_jobs() -> None:
 
 
 def test_notices_stay_until_they_are_acknowledged() -> None:
-    ledger = PendingDeathNotices()
-    ledger.add(notice("c1", Death(KILLED), [], "", "c0", 0))
-    ledger.add(notice("c2", Death(KILLED), [], "", "c0", 0))
-    ledger.acknowledge("c1")
-    ledger.acknowledge("never heard of")
-    assert [death.consumer for death in ledger.pending] == ["c2"]
-    assert len(ledger) == 1
+    notices = PendingDeathNotices()
+    notices.add(notice("c1", Death(KILLED), [], "", "c0", 0))
+    notices.add(notice("c2", Death(KILLED), [], "", "c0", 0))
+    notices.acknowledge("c1")
+    notices.acknowledge("unknown")
+    assert [death.consumer for death in notices.pending] == ["c2"]
+    assert len(notices) == 1
 
 
 def test_a_beating_heart_is_fine() -> None:
@@ -62,27 +62,27 @@ def test_a_beating_heart_is_fine() -> None:
         assert pulse is Pulse.FINE
 
 
-def test_each_thing_is_said_once() -> None:
-    heart, said = Heart(5, 0.0), []
+def test_each_hang_is_reported_once() -> None:
+    heart, reported = Heart(5, 0.0), []
     for tenth in range(100):
         heart, pulse = look(heart, 5, tenth / 10, 2.0)
         if pulse is not Pulse.FINE:
-            said.append((tenth / 10, pulse))
-    assert said == [(2.0, Pulse.HUNG), (4.0, Pulse.HUNG_ON)]
+            reported.append((tenth / 10, pulse))
+    assert reported == [(2.0, Pulse.HUNG), (4.0, Pulse.HUNG_ON)]
 
 
 def test_a_recovered_heart_starts_anew() -> None:
     heart, _ = look(Heart(5, 0.0), 5, 3.0, 2.0)
-    assert heart.said is Pulse.HUNG
+    assert heart.reported is Pulse.HUNG
     heart, pulse = look(heart, 6, 3.1, 2.0)
     assert (heart, pulse) == (Heart(6, 3.1), Pulse.FINE)
 
 
-def test_a_held_up_supervisor_blames_nobody() -> None:
+def test_a_held_up_supervisor_blames_no_child() -> None:
     heart = forgive(Heart(5, 0.0), 60.0)
     assert look(heart, 5, 61.0, 2.0)[1] is Pulse.FINE
 
 
-@pytest.mark.parametrize(("said", "at"), [(Pulse.FINE, 12.0), (Pulse.HUNG, 14.0), (Pulse.HUNG_ON, None)])
-def test_when_a_heart_has_something_due(said: Pulse, at: float | None) -> None:
-    assert due(Heart(1, 10.0, said), 2.0) == at
+@pytest.mark.parametrize(("reported", "at"), [(Pulse.FINE, 12.0), (Pulse.HUNG, 14.0), (Pulse.HUNG_ON, None)])
+def test_when_a_heart_has_something_due(reported: Pulse, at: float | None) -> None:
+    assert due(Heart(1, 10.0, reported), 2.0) == at

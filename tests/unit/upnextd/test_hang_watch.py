@@ -1,60 +1,101 @@
-"""When the supervisor looks at heartbeats beside its ticks."""
+"""When heartbeats are checked beside the ticks, and what a missing one leads to."""
 
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
+import pytest
+
+from tests.support.actors import NOW, World, child_of
 from upnextd.rules.hangs import Heart
-from upnextd.rules.plan import Role
-from upnextd.rules.slots import Life, State
-from upnextd.supervisor.hang_watch import HangWatch
-from upnextd.supervisor.supervisor import Supervisor
+from upnextd.rules.slots import Event, Life, State
+from upnextd.shared import messages
+from upnextd.supervisor.hang_watch import SCHEDULER_HANG_S, HangWatch
+from upnextd.supervisor.lateness import Lateness
 
 
-class Timers:
-    """A loop that only keeps what is to be called later."""
-
-    def __init__(self) -> None:
-        self.pending: list[asyncio.TimerHandle] = []
-        self.now = 100.0
-
-    def time(self) -> float:
-        return self.now
-
-    def call_at(self, when: float, callback: Any) -> asyncio.TimerHandle:
-        handle = asyncio.TimerHandle(when, callback, (), cast("Any", self))
-        self.pending.append(handle)
-        return handle
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        self.pending.remove(handle)
-
-    def get_debug(self) -> bool:
-        return False
-
-
-def test_hangs_that_are_due_before_the_next_tick_are_looked_for_once() -> None:
-    loop = Timers()
-    page = SimpleNamespace(heartbeat=1)
-    instances = [
-        SimpleNamespace(
-            child=SimpleNamespace(ready_at=90.0, heart=Heart(1, 99.9 - number / 100), page=page),
-            role=Role.WORKER,
-            life=Life(State.READY),
-        )
-        for number in range(5)
-    ]
-    settings = SimpleNamespace(hang_timeout_s=1.0)
-    supervisor = SimpleNamespace(
-        loop=loop, instances=instances, settings=settings, post=lambda *_: None, forgive_lateness=lambda: None
+def watch_of(world: World, hang_timeout_s: float, loop: Any = None) -> HangWatch:
+    loop = loop or world.loop
+    return HangWatch(
+        world.fleet, world.duties, Lateness(world.fleet, world.log, loop.time), loop, world.log, hang_timeout_s
     )
-    pulses = HangWatch(cast("Supervisor", supervisor))
+
+
+def test_hangs_that_are_due_before_the_next_tick_are_checked_once() -> None:
+    world = World(workers=5)
+    for number, instance in enumerate(world.fleet.instances):
+        child_of(instance).heart = Heart(1, NOW - 0.1 - number / 100)
+    watch = watch_of(world, 1.0)
     for _ in range(3):
-        pulses.check(loop.now)
-    assert [round(handle.when(), 3) for handle in loop.pending] == [100.861], "the first that is due"
-    due = loop.pending.pop()
-    loop.now = due.when()
-    due._run()
-    assert len(loop.pending) == 1
+        watch.check(world.loop.now)
+    assert [round(timer.when() - NOW, 3) for timer in world.loop.timers] == [0.861], "the first that is due"
+    world.loop.advance(0.9)
+    assert world.duties.posted[0] == ("worker-5", Event.HUNG)
+    assert len(world.loop.timers) == 1
+
+
+def test_a_child_hangs_and_hangs_on() -> None:
+    world = World()
+    watch = watch_of(world, 10.0)
+    for seconds in range(0, 30, 5):
+        watch.check(NOW + seconds)
+    assert world.duties.posted == [("worker-1", Event.HUNG), ("worker-1", Event.HUNG_ON)]
+
+
+def test_a_scheduler_gets_less_time() -> None:
+    world = World(workers=0)
+    world.scheduler()
+    watch = watch_of(world, 60.0)
+    watch.check(NOW + SCHEDULER_HANG_S - 0.1)
+    assert not world.duties.posted
+    watch.check(NOW + SCHEDULER_HANG_S)
+    assert world.duties.posted == [("scheduler", Event.HUNG)]
+
+
+@pytest.mark.parametrize("state", [State.SPAWNING, State.STARTING, State.KILLING, State.KILLED, State.EXITED])
+def test_a_child_that_does_not_serve_is_not_watched(state: State) -> None:
+    world = World()
+    world.fleet.instances[0].life = Life(state)
+    watch_of(world, 1.0).check(NOW + 100.0)
+    assert not world.duties.posted
+
+
+def test_the_stacks_of_a_hung_child_are_logged_and_kept() -> None:
+    world = World()
+    instance = world.fleet.instances[0]
+    child = child_of(instance)
+    child.written_stacks = ["", "File a\n", "File b\n"]
+    assert instance.child is not None
+    watch_of(world, 1.0).dump_hung(instance, instance.child)
+    world.loop.advance(1.5)
+    assert child.signals == ["SIGUSR2"]
+    assert child.stacks == "File a\nFile b\n"
+    assert world.log.faults == [f"worker-1[{child.pid}] hangs: no heartbeat for 0.0 s\nFile a\nFile b"]
+
+
+def test_a_child_that_ends_during_the_dump_is_not_read_again() -> None:
+    world = World()
+    instance = world.fleet.instances[0]
+    child = child_of(instance)
+    child.pidfd = -1
+    assert instance.child is not None
+    watch_of(world, 1.0).dump_hung(instance, instance.child)
+    world.loop.advance(0.03)
+    assert len(world.log.faults) == 1
+    assert not world.loop.timers
+
+
+async def test_stacks_on_demand_have_the_tasks_that_the_loop_describes() -> None:
+    world = World()
+    child = world.fleet.instances[0].child
+    assert child is not None
+    fake = child_of(world.fleet.instances[0])
+    fake.written_stacks = ["", "thread 1\n", ""]
+    watch = watch_of(world, 1.0, asyncio.get_running_loop())
+    reading = asyncio.ensure_future(watch.stacks(child))
+    await asyncio.sleep(0)
+    assert fake.channel.sent == [messages.DescribeTasks(number=1)]
+    fake.stack_waiters[1].set_result("task 1")
+    assert await reading == "task 1\nthread 1\n"
+    assert not fake.stack_waiters

@@ -70,7 +70,7 @@ def test_time_alone_leads_every_state_to_a_slot_without_a_child(state: State) ->
     assert life.state in VACANT
     assert Action.LOG_UNEXPECTED not in done
     if state in LIVING - {State.KILLED}:
-        assert done[-4:] == [Action.KILL, Action.ABANDON, Action.CLASSIFY_EXIT, Action.FORSAKE]
+        assert done[-4:] == [Action.KILL, Action.ABANDON, Action.CLASSIFY_EXIT, Action.GIVE_UP_EXIT]
 
 
 def test_every_state_can_be_reached_and_left() -> None:
