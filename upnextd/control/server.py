@@ -1,6 +1,6 @@
 """The control socket's server: born 0600, same user or root only, 16 clients, 1 MiB a frame; who doesn't read is dropped.
 
-Each client's requests are taken in their order, a few a turn of the loop, so that one that sends thousands at once delays nobody. Where all
+Each client's requests are taken in their order, a few a turn of the loop, so that one that sends thousands at once delays no other. Where all
 places are taken, a newcomer gets that of the client that was silent for longest.
 
 The protocol itself is `upnext.control.protocol`; what the methods do is `upnextd.control.commands`.
@@ -38,7 +38,7 @@ _NO_DESCRIPTOR_S = 1.0
 
 
 class SocketInUseError(Exception):
-    """Somebody listens on the path already."""
+    """Another process listens on the path already."""
 
 
 class CommandError(Exception):
@@ -134,7 +134,7 @@ class ControlServer:
 
     @property
     def settled(self) -> bool:
-        """Nobody is on the way in, and no client waits for an answer."""
+        """No client is on the way in, and none waits for an answer."""
         return not self._arriving and not any(client.waits for client in self.clients)
 
     def to_state(self, fds: list[int]) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def scheduler_factory(loaded: Any, assignment: Assignment) -> Callable[[Callable
 
 
 class WorkerHost:
-    """What the runtime tells the process around it (`upnext.engine.worker.host.Host`), written where the supervisor reads it."""
+    """What the runtime reports to the process around it (`upnext.engine.worker.host.Host`), written where the supervisor reads it."""
 
     def __init__(self, index: int, page: Writer, body: WorkerChild) -> None:
         cells = page.metered_host_of(index) if body.assignment.metered else page.host_of(index)

@@ -165,13 +165,13 @@ def check_forkable() -> list[str]:
 
 
 def failure(error: BaseException) -> ImportFailed:
-    """What to tell of an import that failed: one line for the terminal, the traceback for the log."""
+    """What to report of an import that failed: one line for the terminal, the traceback for the log."""
     if isinstance(error, UsageError | UnfitServiceError):
         cause = error.__cause__
-        told = cause is None or isinstance(cause, UsageError)
+        explained = cause is None or isinstance(cause, UsageError)
         return ImportFailed(
             line=_bounded(" ".join(str(error).split())),
-            traceback="" if told else _bounded("".join(traceback.format_exception(cause))),
+            traceback="" if explained else _bounded("".join(traceback.format_exception(cause))),
         )
     text = "".join(traceback.format_exception(error))
     last = next((line for line in reversed(text.splitlines()) if line.strip()), repr(error)).strip()

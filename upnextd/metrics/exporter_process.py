@@ -260,7 +260,7 @@ def cumulative(counts: list[int]) -> list[tuple[str, float]]:
 
 class _Handler(WSGIRequestHandler):
     timeout = 10
-    """Who connects and says nothing is hung up on."""
+    """A client that connects and sends nothing is disconnected."""
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name that the base class calls it by
         """Scrapes are no news."""

@@ -62,10 +62,10 @@ class Action(Enum):
 
     FORK = "ask the template for a child"
     WATCH = "open a pidfd and watch it"
-    TELL_PAUSE = "send pause"
-    TELL_RESUME = "send resume"
-    TELL_DRAIN = "send drain"
-    TELL_STOP = "send stop with the seconds left"
+    SEND_PAUSE = "send pause"
+    SEND_RESUME = "send resume"
+    SEND_DRAIN = "send drain"
+    SEND_STOP = "send stop with the seconds left"
     DUMP = "have its stacks written"
     ABORT = "SIGABRT"
     KILL = "SIGKILL"
@@ -147,7 +147,7 @@ _ALIVE = (
         Event.DRAIN: _STAY,
         # One that crossed a resume on its way, in most states.
         Event.DRAINED: _STAY,
-        Event.STOP: _to(State.STOPPING, Action.TELL_STOP),
+        Event.STOP: _to(State.STOPPING, Action.SEND_STOP),
         Event.KILL: _TO_KILL,
         Event.HUNG: _do(Action.DUMP),
         Event.HUNG_ON: _to(State.KILLING, Action.ABORT),
@@ -196,7 +196,7 @@ TABLE: dict[State, dict[Event, Cell]] = {
         Event.DRAIN: _STAY,
         Event.DRAINED: _ODD,
         # Asked to stop first, because it may have fetched a moment ago; SIGKILL follows soon.
-        Event.STOP: _to(State.KILLING, Action.TELL_STOP),
+        Event.STOP: _to(State.KILLING, Action.SEND_STOP),
         Event.KILL: _TO_KILL,
         Event.HUNG: _STAY,
         Event.HUNG_ON: _STAY,
@@ -206,18 +206,18 @@ TABLE: dict[State, dict[Event, Cell]] = {
     },
     State.READY: _ALIVE
     | {
-        Event.PAUSE: _to(State.PAUSED, Action.TELL_PAUSE),
-        Event.DRAIN: _to(State.DRAINING, Action.TELL_DRAIN),
+        Event.PAUSE: _to(State.PAUSED, Action.SEND_PAUSE),
+        Event.DRAIN: _to(State.DRAINING, Action.SEND_DRAIN),
     },
     State.PAUSED: _ALIVE
     | {
-        Event.RESUME: _to(State.READY, Action.TELL_RESUME),
-        Event.DRAIN: _to(State.DRAINING, Action.TELL_DRAIN),
+        Event.RESUME: _to(State.READY, Action.SEND_RESUME),
+        Event.DRAIN: _to(State.DRAINING, Action.SEND_DRAIN),
     },
     State.DRAINING: _ALIVE
     | {
         # PAUSE changes nothing: a drain asks for more, and ends in PAUSED.
-        Event.RESUME: _to(State.READY, Action.TELL_RESUME),
+        Event.RESUME: _to(State.READY, Action.SEND_RESUME),
         Event.DRAINED: _to(State.PAUSED),
     },
     # A STOP here brings a nearer deadline.

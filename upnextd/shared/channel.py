@@ -100,7 +100,7 @@ class Channel:
                 self._loop.add_writer(self._socket.fileno(), self._flush)
                 return
             except OSError:
-                # The reader side tells of the end, after what is still to be read.
+                # The reader side reports the end, after what is still to be read.
                 self._outgoing.clear()
                 break
             del self._outgoing[:sent]

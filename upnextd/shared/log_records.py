@@ -60,7 +60,7 @@ def encode(record: Record) -> bytes:
 
 
 class RecordHandler(logging.Handler):
-    """Writes records to a descriptor. `job_id` tells which job runs in the calling context."""
+    """Writes records to a descriptor. `job_id` gives the job that runs in the calling context."""
 
     def __init__(self, fd: int, job_id: Callable[[], str | None]) -> None:
         super().__init__()

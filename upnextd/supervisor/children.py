@@ -76,7 +76,7 @@ class Child:
         self.killed = False
         """We sent it a SIGKILL."""
         self.stack_waiters: dict[int, asyncio.Future[str]] = {}
-        """Who waits for what the child's loop says about its tasks."""
+        """What waits for the child's answer about its tasks, by the number of the question."""
         self.stacks = ""
         self._loop = loop
         self._kernel = kernel

@@ -95,7 +95,7 @@ class Generation:
         """When its code was loaded, Unix ms: definitions of a newer generation win over older ones."""
         self.warnings: list[str] = []
         self.preload = preload
-        """Whether the process stays to fork children. Without, it only tells what the service is; children are exec'd."""
+        """Whether the process stays to fork children. Without, it only reports what the service is; children are exec'd."""
         self.retired = False
         """Nothing is forked from it any more."""
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)

@@ -242,18 +242,18 @@ class Supervisor:
         match action:
             case Action.WATCH:
                 self.spawner.watch(child)
-            case Action.TELL_PAUSE:
+            case Action.SEND_PAUSE:
                 child.channel.send(messages.Pause())
-            case Action.TELL_RESUME:
+            case Action.SEND_RESUME:
                 child.channel.send(messages.Resume())
-            case Action.TELL_DRAIN if child.channel.closed:
+            case Action.SEND_DRAIN if child.channel.closed:
                 # No message reaches it, and it is on its way out: a signal does.
                 child.asked = True
                 child.signal(signal.SIGTERM)
-            case Action.TELL_DRAIN:
+            case Action.SEND_DRAIN:
                 child.drain_number += 1
                 child.channel.send(messages.Drain(number=child.drain_number))
-            case Action.TELL_STOP:
+            case Action.SEND_STOP:
                 self._send_stop(instance, child)
             case Action.DUMP:
                 self.hang_watch.dump_hung(instance, child)

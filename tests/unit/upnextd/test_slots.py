@@ -115,11 +115,11 @@ def test_kinds_of_states_do_not_overlap() -> None:
 def test_a_whole_life() -> None:
     life, actions = walk([Event.SPAWN, Event.FORKED, Event.BECAME_READY, Event.PAUSE, Event.RESUME, Event.DRAIN])
     assert life.state is State.DRAINING
-    assert actions == [Action.FORK, Action.WATCH, Action.TELL_PAUSE, Action.TELL_RESUME, Action.TELL_DRAIN]
+    assert actions == [Action.FORK, Action.WATCH, Action.SEND_PAUSE, Action.SEND_RESUME, Action.SEND_DRAIN]
     life, actions = walk([Event.DRAINED], life)
     assert (life.state, life.drained) == (State.PAUSED, True)
     life, actions = walk([Event.STOP], life)
-    assert (life.state, life.deadline, actions) == (State.STOPPING, 130.0, [Action.TELL_STOP])
+    assert (life.state, life.deadline, actions) == (State.STOPPING, 130.0, [Action.SEND_STOP])
     life, actions = walk([Event.DEADLINE, Event.GONE, Event.AGAIN], life)
     assert (life.state, actions) == (State.EMPTY, [Action.KILL, Action.CLASSIFY_EXIT])
 
