@@ -1,7 +1,7 @@
 """The control socket's server: born 0600, same user or root only, 16 clients, 1 MiB a frame; who doesn't read is dropped.
 
-Each client's requests are taken in their order, a few a turn of the loop, so that one that sends thousands at once delays no other. Where all
-places are taken, a newcomer gets that of the client that was silent for longest.
+Each client's requests are taken in their order, a few a turn of the loop, so that one that sends thousands at once delays no
+other. Where all places are taken, a newcomer gets that of the client that was silent for longest; some places are never held for long.
 
 The protocol itself is `upnext.control.protocol`; what the methods do is `upnextd.control.commands`.
 """
@@ -31,6 +31,9 @@ _MOST_FRAMES = 64
 """With so many of its requests untaken, nothing more is read from a client."""
 _MOST_OPEN = 64
 """With so many of its requests unanswered, a client's next ones are not taken."""
+LONG_CAP = protocol.CLIENT_CAP - 4
+"""So many clients may follow events or wait for an operation: a short question always finds a place."""
+_LONG = frozenset({"subscribe", "wait"})
 IDLE_S = 5.0
 """A client that has been silent for so long, waits for nothing and follows nothing gives its place up to a newcomer."""
 _LOOK_S = 2.0
@@ -132,6 +135,10 @@ class ControlServer:
         self.clients.discard(longest)
         return True
 
+    def has_long_room(self, asking: Client) -> bool:
+        """Whether one more may hold its place for as long as it likes."""
+        return sum(client is not asking and client.stays for client in self.clients) < LONG_CAP
+
     @property
     def settled(self) -> bool:
         """No client is on the way in, and none waits for an answer."""
@@ -186,6 +193,7 @@ class Client(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._impatience: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._long_tasks = 0
         self._frames: deque[bytes] = deque()
         self._turn: asyncio.Handle | None = None
         self._heard_at = time.monotonic()
@@ -195,6 +203,11 @@ class Client(asyncio.Protocol):
         if self._tasks or self._frames or self._commands.subscribed(self):
             return 0.0
         return time.monotonic() - self._heard_at
+
+    @property
+    def stays(self) -> bool:
+        """Whether it follows events or waits for an operation."""
+        return self._long_tasks > 0 or self._commands.subscribed(self)
 
     @property
     def waits(self) -> bool:
@@ -269,6 +282,10 @@ class Client(asyncio.Protocol):
             self.send(ErrorResponse(None, ErrorCode.FRAME_TOO_LARGE, f"a line over {protocol.FRAME_CAP_BYTES} bytes"))
             self.hang_up()
 
+    def _long_answered(self, task: asyncio.Task[None]) -> None:
+        self._long_tasks -= 1
+        self._answered(task)
+
     def _answered(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if self._transport is not None and self._turn is None:
@@ -300,6 +317,11 @@ class Client(asyncio.Protocol):
         except ProtocolError as error:
             self.send(error.response())
             return
+        is_long = message.method in _LONG
+        if is_long and not self._server.has_long_room(self):
+            text = f"{LONG_CAP} clients follow events or wait for operations already: end one of them"
+            self.send(ErrorResponse(message.id, ErrorCode.CONFLICT, text))
+            return
         try:
             result = self._commands.answer(message, params, self)
         except CommandError as error:
@@ -310,7 +332,8 @@ class Client(asyncio.Protocol):
         else:
             task = asyncio.get_running_loop().create_task(self._answer_later(message, result))
             self._tasks.add(task)
-            task.add_done_callback(self._answered)
+            self._long_tasks += is_long
+            task.add_done_callback(self._long_answered if is_long else self._answered)
 
     async def _answer_later(self, request: Request, result: Awaitable[dict[str, Any]]) -> None:
         try:

@@ -9,7 +9,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import uvloop
 from tests.support.waiting import wait_until_async
 from upnext.control import protocol
 from upnext.control.protocol import ErrorCode, Request
-from upnextd.control.server import Client, CommandError, ControlServer, SocketInUseError, bind
+from upnextd.control.server import LONG_CAP, Client, CommandError, ControlServer, SocketInUseError, bind
 
 
 class Commands:
@@ -28,19 +28,32 @@ class Commands:
 
     def __init__(self) -> None:
         self.left = 0
+        self.followers: set[Client] = set()
 
-    def answer(self, request: Request, params: dict[str, Any], client: Client) -> dict[str, Any]:
+    async def _wait(self) -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    def answer(
+        self, request: Request, params: dict[str, Any], client: Client
+    ) -> dict[str, Any] | Awaitable[dict[str, Any]]:
+        if request.method == "subscribe":
+            self.subscribe(client)
+        if request.method == "wait":
+            return self._wait()
         if request.method == "pause":
             raise CommandError(ErrorCode.CONFLICT, "no")
         return {"method": request.method, "filler": "x" * 500_000 if request.method == "status" else ""}
 
     def client_left(self, client: Client) -> None:
         self.left += 1
+        self.followers.discard(client)
 
-    def subscribe(self, client: Client) -> None: ...
+    def subscribe(self, client: Client) -> None:
+        self.followers.add(client)
 
     def subscribed(self, client: Client) -> bool:
-        return False
+        return client in self.followers
 
 
 def on_both_loops(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -116,6 +129,28 @@ async def test_the_seventeenth_client_is_turned_away() -> None:
         writers.pop().close()
         await wait_until_async(lambda: len(server.clients) == protocol.CLIENT_CAP - 1)
         assert "result" in await ask(path, request("hello"))
+        for writer in writers:
+            writer.close()
+
+
+@on_both_loops
+async def test_clients_that_stay_leave_places_for_short_questions() -> None:
+    async with running() as (server, path):
+        writers: list[asyncio.StreamWriter] = []
+        for number in range(LONG_CAP):
+            reader, writer = await asyncio.open_unix_connection(str(path))
+            writers.append(writer)
+            writer.write(request("subscribe") if number % 2 else request("wait", op_id="1"))
+            if number % 2:
+                assert "result" in json.loads(await asyncio.wait_for(reader.readline(), 60))
+        await wait_until_async(lambda: sum(client.stays for client in server.clients) == LONG_CAP)
+        refused = await ask(path, request("subscribe"))
+        assert refused["error"]["code"] == ErrorCode.CONFLICT
+        assert f"{LONG_CAP} clients follow events" in refused["error"]["message"]
+        assert "result" in await ask(path, request("hello"))
+        writers.pop(0).close()
+        await wait_until_async(lambda: sum(client.stays for client in server.clients) == LONG_CAP - 1)
+        assert "result" in await ask(path, request("subscribe"))
         for writer in writers:
             writer.close()
 
