@@ -173,7 +173,7 @@ def test_a_child_whose_channel_is_closed_is_replaced() -> None:
         before = daemon.worker_pids()["worker-1"]
         daemon.cli("call", "cut_off", "--wait", "--timeout", "20")
         wait_until(lambda: daemon.worker_pids().get("worker-1") not in (None, before), 20)
-        assert "closed its channel and can't be steered" in daemon.log()
+        assert "closed its channel and gets no more orders" in daemon.log()
         let_go(daemon)
         wait_until(lambda: len(workers(daemon)) == 1, 20, "the old one to end by a signal, once its job is done")
         assert daemon.ctl("drain", "--wait").returncode == 0

@@ -136,7 +136,7 @@ class ChildMessages:
             child.signal(signal.SIGTERM)
         elif instance.life.state in SERVING:
             self._log.fault(
-                f"{instance.slot}[{child.pid}] closed its channel and gets no orders any more: it is replaced"
+                f"{instance.slot}[{child.pid}] closed its channel and gets no more orders: it is replaced"
             )
             instance.outdated = True
             instance.leave_s = CUT_OFF_LEAVE_S + (self._stop_timeout_s if child.page.busy() else 0.0)
