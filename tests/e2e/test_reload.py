@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.reloading import Load, all_done, ledger, let_go, make, source, start_hold
+from tests.e2e.reloading import Load, all_done, ledger, ledger_path, let_go, make, source, start_hold
 from tests.support.daemon import Daemon
 from tests.support.waiting import PATIENCE, wait_until
 from upnext.control.client import ControlClient
@@ -131,7 +131,7 @@ def test_term_during_a_reload_ends_at_once() -> None:
         assert time.monotonic() - begun < 1.0 * PATIENCE
 
 
-HANGS = "import time; time.sleep(600)"
+HANGS = "import os, time; open(os.environ['LEDGER'] + '.hangs', 'w').close(); time.sleep(600)"
 
 
 def generations(daemon: Daemon) -> set[int]:
@@ -142,7 +142,7 @@ def test_a_newer_reload_takes_the_place_of_a_hung_import() -> None:
     with make() as daemon:
         daemon.rewrite(HANGS)
         hung = daemon.begin_ctl("reload", "--wait")
-        wait_until(lambda: 2 in generations(daemon), 10)
+        wait_until(ledger_path(daemon).with_name("ledger.hangs").exists, 10, "the import to hang")
         daemon.rewrite(source(2))
         done = daemon.ctl("reload", "--wait")
         assert done.returncode == 0, done.stderr
@@ -175,7 +175,7 @@ def test_an_aborted_reload_leaves_the_old_code() -> None:
         before = children(daemon)
         daemon.rewrite(HANGS)
         hung = daemon.begin_ctl("reload", "--wait")
-        wait_until(lambda: 2 in generations(daemon), 10)
+        wait_until(ledger_path(daemon).with_name("ledger.hangs").exists, 10, "the import to hang")
         done = daemon.ctl("reload", "--abort")
         assert (done.returncode, done.stdout) == (0, "aborted: generation 1 goes on\n")
         _, err = hung.communicate(timeout=40)

@@ -135,9 +135,7 @@ class ChildMessages:
             child.asked = True
             child.signal(signal.SIGTERM)
         elif instance.life.state in SERVING:
-            self._log.fault(
-                f"{instance.slot}[{child.pid}] closed its channel and gets no more orders: it is replaced"
-            )
+            self._log.fault(f"{instance.slot}[{child.pid}] closed its channel and gets no more orders: it is replaced")
             instance.outdated = True
             instance.leave_s = CUT_OFF_LEAVE_S + (self._stop_timeout_s if child.page.busy() else 0.0)
             self._duties.wake()
