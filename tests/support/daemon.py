@@ -19,6 +19,9 @@ from typing import Any, Self
 from tests.support.processes import dies_with_us, kill_all, processes_in
 from tests.support.waiting import given, wait_until
 
+_LOG_TAIL = 8000
+"""Characters of the log that a failure shows."""
+
 BIN = Path(sys.executable).parent
 
 
@@ -169,8 +172,10 @@ class Daemon:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *rest: object) -> None:
         try:
+            if error is not None:
+                error.add_note(f"the daemon's log ends with:\n{self.log()[-_LOG_TAIL:]}")
             if kind is None:
                 if self.exit_code is None:
                     self.stop()
