@@ -33,6 +33,11 @@ OK = 'import upnext\nworker = upnext.Worker("jobs")\n@worker.task\nasync def hel
             "a thread (pump)",
         ),
         (OK + "import socket; s = socket.create_server(('127.0.0.1', 0))", "network socket (on 127.0.0.1:"),
+        (
+            OK + "import socket; s = socket.socket(socket.AF_UNIX); s.bind('one.sock'); s.listen()\n"
+            "t = socket.socket(socket.AF_UNIX); t.connect('one.sock')",
+            "a Unix socket (on one.sock), a Unix socket (to one.sock)",
+        ),
     ],
 )
 def test_a_service_that_cannot_be_imported(source: str, line: str) -> None:

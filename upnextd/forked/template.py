@@ -16,7 +16,6 @@ import importlib
 import os
 import signal
 import socket
-import stat
 import sys
 import threading
 import traceback
@@ -27,7 +26,7 @@ import setproctitle
 
 from upnext.control.exits import ExitCode
 from upnext.errors import UsageError
-from upnextd.forked import endings
+from upnextd.forked import endings, opened
 from upnextd.shared import content, messages, pieces, process, scoreboard
 from upnextd.shared.messages import (
     Assignment,
@@ -68,6 +67,7 @@ def main() -> None:
     # Says where an import crashed or hangs; children have their own, so it ends with the import.
     faulthandler.enable(sys.stderr)
     faulthandler.register(signal.SIGUSR2, sys.stderr, all_threads=True, chain=False)
+    before = opened.descriptors()
     try:
         with content.recording(order.service) as loaded:
             service = load(order.service, order.only)
@@ -75,7 +75,7 @@ def main() -> None:
             *service.warnings,
             *nothing_to_do(service),
             *not_served(service),
-            *(check_forkable() if order.preload else []),
+            *(check_forkable(before) if order.preload else []),
         ]
     except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
         flush()
@@ -143,25 +143,31 @@ def not_served(loaded: Any) -> list[str]:
     return [f"upnextd serves no Apis yet ({names}): run them with `upnext run`"] if names else []
 
 
-def check_forkable() -> list[str]:
-    """-> warnings. Raises UnfitServiceError for Python threads and network sockets: forked children would share them."""
+def check_forkable(before: opened.Descriptors) -> list[str]:
+    """-> warnings about what forked children would share. Raises UnfitServiceError for Python threads and connections.
+
+    `before`: the descriptors that were open before the import.
+    """
     others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
     if others:
         raise UnfitServiceError(
             f"importing the service started a thread ({', '.join(others)}), which would not live on in forked children:"
             " start it lazily, in the task that needs it"
         )
-    if peers := _network_sockets():
+    if peers := opened.sockets(before):
         raise UnfitServiceError(
-            f"importing the service opened a network socket ({', '.join(peers)}), which all children would share:"
+            f"importing the service opened a {', a '.join(peers)}, which all children would share:"
             " connect lazily, in the task that needs it"
         )
+    warnings = [
+        f"importing the service opened the database {path}, which all children would share: one may corrupt what another"
+        " writes; connect lazily, in the task that needs it"
+        for path in opened.databases(before)
+    ]
     native = process.thread_count() - 1
-    return (
-        [f"importing the service left {native} native threads; they don't exist in forked children"]
-        if native > 0
-        else []
-    )
+    if native > 0:
+        warnings.append(f"importing the service left {native} native threads; they don't exist in forked children")
+    return warnings
 
 
 def failure(error: BaseException) -> ImportFailed:
@@ -269,30 +275,6 @@ def _tell(control: socket.socket, message: FromTemplate) -> None:
     except OSError:
         # The supervisor is gone, and PDEATHSIG is on its way.
         os._exit(0)
-
-
-def _network_sockets() -> list[str]:
-    peers: list[str] = []
-    for name in os.listdir("/proc/self/fd"):
-        fd = int(name)
-        try:
-            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-                continue
-            with socket.socket(fileno=os.dup(fd)) as found:
-                if found.family in (socket.AF_INET, socket.AF_INET6):
-                    peers.append(_peer(found))
-        except OSError:
-            continue
-    return peers
-
-
-def _peer(found: socket.socket) -> str:
-    try:
-        host, port = found.getpeername()[:2]
-        return f"to {host}:{port}"
-    except OSError:
-        host, port = found.getsockname()[:2]
-        return f"on {host}:{port}"
 
 
 def _close(fds: list[int]) -> None:
