@@ -40,6 +40,12 @@ def pooled() -> int:
 def pooled_leak() -> None:
     raise ValueError(upnext.secret("file_key").value)
 """
+LIFESPAN_FAILS = """
+@worker.lifespan
+async def resources():
+    raise RuntimeError("no pool")
+    yield
+"""
 
 
 def source(*names: str) -> str:
@@ -128,6 +134,10 @@ def test_a_reload_that_lacks_one_fails_and_the_old_code_goes_on(places: tuple[st
         reloaded = daemon.ctl("reload", "--wait")
         assert reloaded.returncode == 1
         assert "secret 'new_key'" in reloaded.stderr + daemon.log()
+        assert "Traceback" not in reloaded.stderr + daemon.log(), "one line says all"
+        daemon.rewrite(source("file_key", "program_key") + LIFESPAN_FAILS)
+        reloaded = daemon.ctl("reload", "--wait")
+        assert reloaded.returncode == 1
         assert "\nerror: upnextd: can't start\n" in reloaded.stderr, "what it logged is shown as people read it"
         assert '{"l":' not in reloaded.stderr
         assert daemon.worker_pids() == before

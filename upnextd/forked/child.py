@@ -30,7 +30,7 @@ from upnext.engine.scheduler.scheduler import DeathNotice, Scheduler, SchedulerS
 from upnext.engine.worker import stacks
 from upnext.engine.worker.runtime import WorkerRuntime
 from upnext.engine.worker.settings import RuntimeSettings
-from upnext.errors import BrokerRefusedError, BrokerUnavailableError, LifespanError, UsageError
+from upnext.errors import BrokerRefusedError, BrokerUnavailableError, LifespanError, SecretError, UsageError
 from upnextd.forked.template import title
 from upnextd.shared import log_records, messages, scoreboard
 from upnextd.shared.channel import Channel
@@ -234,7 +234,7 @@ class Body:
         named = line if lifespan or code is not ExitCode.FAILED else f"{type(error).__name__}: {line}"
         away = code is ExitCode.UNAVAILABLE and not isinstance(error, BrokerRefusedError)
         self.channel.send(messages.BootFailed(code=int(code), line=named, away=away, lifespan=lifespan))
-        if code is ExitCode.FAILED:
+        if code is ExitCode.FAILED and not isinstance(error, SecretError):  # its line says all
             logging.getLogger("upnextd").error("can't start", exc_info=error)
         return int(code)
 
