@@ -10,8 +10,9 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from upnext.control.exits import ExitCode
+from upnext.core.visible import visible
 from upnext.errors import SecretError
-from upnextd.forked import template
+from upnextd.forked import opened, template
 from upnextd.shared import process
 from upnextd.shared.process import ExitStatus
 from upnextd.supervisor.generations import ImportFailure
@@ -40,9 +41,10 @@ def main() -> None:
     with_secrets, service, only = sys.argv[1], sys.argv[2], sys.argv[3:]
     # The service may do to the streams what it likes.
     out, err = os.dup(1), os.dup(2)
+    before = opened.descriptors()
     try:
         loaded = template.load(service, only)
-        warnings = [*loaded.warnings, *template.check_forkable()]
+        warnings = [*loaded.warnings, *template.check_forkable(before)]
     except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
         _say(err, f"upnextd: {ImportFailure(template.failure(error).line).line_for(service)}")
         _end(_TOLD)
@@ -90,7 +92,7 @@ def describe(spec: Any) -> list[str]:
 
 def _say(fd: int, line: str) -> None:
     with suppress(BrokenPipeError):  # the reader has enough
-        os.write(fd, f"{line}\n".encode("utf-8", "replace"))
+        os.write(fd, f"{visible(line)}\n".encode("utf-8", "replace"))
 
 
 def _end(code: int) -> NoReturn:

@@ -17,6 +17,7 @@ import upnext
 from upnext import config
 from upnext.cli.nearest import NearestGroup
 from upnext.control.exits import ExitCode
+from upnext.core.visible import visible
 from upnext.errors import UsageError
 from upnextd import check as service_check
 from upnextd import kernel_check
@@ -328,5 +329,5 @@ def _unhandled(context: dict[str, Any]) -> str:
 
 
 def _die(code: ExitCode, line: str) -> NoReturn:
-    click.echo(f"upnextd: {' '.join(line.split())}", err=True)
+    click.echo(f"upnextd: {visible(' '.join(line.split()))}", err=True)
     sys.exit(code)

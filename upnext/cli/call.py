@@ -94,5 +94,5 @@ def _tell(job_id: str, outcome: Outcome) -> ExitCode:
         output.print_json(orjson.loads(outcome.value))
     else:
         why = f": {outcome.error}" if outcome.error else ""
-        click.echo(f"upnext: job {job_id} {outcome.status.value}{why}", err=True)
+        output.tell(f"job {job_id} {outcome.status.value}{why}")
     return ExitCode.OK if ok else ExitCode.FAILED

@@ -106,5 +106,5 @@ def _tell(ctx: click.Context, verb: str, done: list[str], unknown: list[str]) ->
     else:
         output.print_line(f"{verb} {len(done)} dead letter{'' if len(done) == 1 else 's'}")
         for job_id in unknown:
-            click.echo(f"upnext: {job_id} is no dead letter", err=True)
+            output.tell(f"{job_id} is no dead letter")
     ctx.exit(ExitCode.FAILED if unknown else ExitCode.OK)

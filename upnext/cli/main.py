@@ -14,10 +14,12 @@ from typing import Any
 import click
 
 from upnext import errors
+from upnext.cli import output
 from upnext.cli.nearest import NearestGroup
 from upnext.cli.options import queue_options
 from upnext.control.exits import ExitCode
 from upnext.control.protocol import ErrorCode
+from upnext.core.visible import visible_lines
 
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
@@ -102,10 +104,6 @@ def exit_code(error: BaseException) -> ExitCode:
             return ExitCode.FAILED
 
 
-def _tell(text: str) -> None:
-    click.echo(f"upnext: {text}", err=True)
-
-
 def run(arguments: Sequence[str]) -> int:
     """One command line -> its exit code. Prints; raises nothing but KeyboardInterrupt's kin."""
     try:
@@ -116,12 +114,12 @@ def run(arguments: Sequence[str]) -> int:
         return ExitCode.USAGE
     except click.UsageError as error:
         hint = f" (see `{error.ctx.command_path} --help`)" if error.ctx is not None else ""
-        _tell(f"{_one_line(error.format_message())}{hint}")
+        output.tell(f"{_one_line(error.format_message())}{hint}")
         return ExitCode.USAGE
     except (click.ClickException, errors.UpNextError, TimeoutError) as error:
-        _tell(error.format_message() if isinstance(error, click.ClickException) else str(error))
+        output.tell(error.format_message() if isinstance(error, click.ClickException) else str(error))
         if isinstance(error, errors.ControlError) and isinstance(error.data, str):
-            click.echo(error.data, err=True)
+            click.echo(visible_lines(error.data), err=True)
         return exit_code(error)
     except (click.Abort, KeyboardInterrupt):
         return 130
@@ -133,7 +131,7 @@ def run(arguments: Sequence[str]) -> int:
         # The command line's edge: a person gets one line, a developer the traceback on request.
         if os.environ.get("UPNEXT_DEBUG"):
             raise
-        _tell(f"unexpected {type(error).__name__}: {_one_line(str(error))} (UPNEXT_DEBUG=1 shows where)")
+        output.tell(f"unexpected {type(error).__name__}: {_one_line(str(error))} (UPNEXT_DEBUG=1 shows where)")
         return ExitCode.FAILED
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from typing import Any
 
 import click
 import orjson
+
+from upnext.core.visible import visible, visible_lines
 
 _GAP = "  "
 _RICH_GAP = 2
@@ -28,8 +31,32 @@ def print_json(value: Any) -> None:
 
 
 def print_line(text: str = "") -> None:
-    """One line, or several."""
-    click.echo("\n".join(map(visible, text.split("\n"))))
+    """One line, whatever is in it."""
+    click.echo(visible(text))
+
+
+def print_lines(text: str) -> None:
+    """A text of several lines."""
+    click.echo(visible_lines(text))
+
+
+def tell(text: str) -> None:
+    """Say on stderr how the command goes, or why it ends."""
+    click.echo(f"upnext: {visible_lines(text)}", err=True)
+
+
+class VisibleFormatter(logging.Formatter):
+    """Log lines for a terminal. Further lines of a message are set in, so that none passes for another record's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible_lines(super().format(record), keep="\t", indent="    ")
+
+
+def log_to_stderr(level: int, line: str) -> None:
+    """What this process logs goes to stderr by the format `line`, unless it has a configuration of its own."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(VisibleFormatter(line))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def print_table(
@@ -47,7 +74,7 @@ def print_table(
     if not rows:
         click.echo(none)
         return
-    cells = [[_cell(value) for value in row] for row in rows]
+    cells = [[cell(value) for value in row] for row in rows]
     if on_terminal():
         columns, cells = fitting(columns, cells, spare, shutil.get_terminal_size().columns)
         _print_rich(columns, cells, right)
@@ -62,7 +89,7 @@ def print_fields(fields: Sequence[tuple[str, Any]]) -> None:
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
         if "\n" in value:
-            click.echo(f"{_styled(name)}")
+            click.echo(_styled(name))
             for line in value.rstrip("\n").split("\n"):
                 click.echo(f"  {line}")
         else:
@@ -96,17 +123,8 @@ def aligned(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Seque
     return lines
 
 
-def visible(text: str) -> str:
-    """Text of users as a terminal may show it: control characters, line ends and what turns the direction of text are escaped.
-
-    Every text from the queue goes through here before it is printed, save within JSON, which stays exact.
-    """
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-
-
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as a cell of a table shows it."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -118,7 +136,7 @@ def _cell(value: Any) -> str:
 
 def _lines(value: Any) -> str:
     """A cell that may have several lines."""
-    return "\n".join(map(_cell, value.split("\n"))) if isinstance(value, str) else _cell(value)
+    return "\n".join(map(cell, value.split("\n"))) if isinstance(value, str) else cell(value)
 
 
 def _styled(name: str) -> str:

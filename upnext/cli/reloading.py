@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import click
+from upnext.cli import output
 
 _LOOK_S = 0.25
 _SKIPPED = {"__pycache__", "node_modules", "site-packages", "venv"}
@@ -42,7 +42,7 @@ def keep_running(services: Sequence[str], lifeline: str) -> int:
             os.close(reading)
             os.close(writing)
             return code
-        click.echo(f"upnext: {', '.join(changed)} changed: starting again", err=True)
+        output.tell(f"{', '.join(changed)} changed: starting again")
 
 
 def _watch(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from upnext.cli import output
 from upnext.cli.options import flags, queue_options
 from upnext.control.exits import ExitCode
 from upnext.errors import UsageError
@@ -69,9 +70,7 @@ def run(
         from upnext.cli.reloading import keep_running
 
         ctx.exit(keep_running(services, LIFELINE))
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    output.log_to_stderr(logging.DEBUG if verbose else logging.INFO, "%(asctime)s %(levelname)s %(name)s: %(message)s")
     from upnext import config
     from upnext.core.address import parse_named
     from upnext.running import settle
@@ -103,7 +102,7 @@ def _load(
     services_loaded = [load(service, name=name) for service in services]
     for service in services_loaded:
         for line in service.warnings:
-            click.echo(f"upnext: warning: {line}", err=True)
+            output.tell(f"warning: {line}")
         service.prepare()
     loaded = _only([service.spec for service in services_loaded], only)
     apis = [api for spec in loaded for api in spec.apis]
@@ -154,7 +153,7 @@ def _run(specs: Sequence[ServiceSpec], namespace: str, burst: Burst | None = Non
         left = runner.run(_serve(specs, namespace, burst))
     if left is None:
         return ExitCode.OK
-    click.echo(f"upnext: ended with jobs running, they will run again: {', '.join(left) or 'unknown'}", err=True)
+    output.tell(f"ended with jobs running, they will run again: {', '.join(left) or 'unknown'}")
     return ExitCode.TIMEOUT
 
 
@@ -221,7 +220,7 @@ class _Announcement:
         self._waiting -= 1
         if not self._waiting:
             urls = "".join(f", {url}" for front in self._fronts for url in front.urls)
-            click.echo(f"upnext: {self._names}: {self._tasks} tasks{urls}, ready (Ctrl-C ends it)", err=True)
+            output.tell(f"{self._names}: {self._tasks} tasks{urls}, ready (Ctrl-C ends it)")
 
 
 def _listen(stopping: asyncio.Event, lives: Sequence[asyncio.Task[list[str]]]) -> None:
@@ -232,7 +231,7 @@ def _listen(stopping: asyncio.Event, lives: Sequence[asyncio.Task[list[str]]]) -
             for life in lives:
                 life.cancel()
         elif not stopping.is_set() and sys.stderr.isatty():
-            click.echo("upnext: finishing running jobs (Ctrl-C again ends at once)", err=True)
+            output.tell("finishing running jobs (Ctrl-C again ends at once)")
         stopping.set()
 
     def alone() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from upnext import config
+from upnext.cli import output
 from upnext.cli.options import flags, queue_options
 from upnext.control.exits import ExitCode
 from upnext.control.listen import parse_listen
@@ -100,7 +101,7 @@ def _state(given: Path | None) -> Path:
 
 def serve(settings: DashboardSettings, until: int | None = None) -> ExitCode:
     """Serve until a signal asks to end, or `until`, a descriptor, becomes readable. Raises UsageError for what is missing or wrong."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    output.log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(message)s")
     try:
         from upnext.dashboard import app, server
         from upnext.dashboard.actions import Actions
@@ -133,7 +134,7 @@ def serve(settings: DashboardSettings, until: int | None = None) -> ExitCode:
     try:
         asyncio.run(main())
     except OSError as error:
-        click.echo(f"upnext: can't listen on {settings.listen}: {error.strerror or error}", err=True)
+        output.tell(f"can't listen on {settings.listen}: {error.strerror or error}")
         return ExitCode.UNAVAILABLE
     finally:
         client.close()

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 
 import orjson
 
+from upnext.core.visible import visible, visible_lines
 from upnextd.shared import log_records
 from upnextd.shared.kernel import Pipes
 from upnextd.shared.log_quota import RATE_BYTES_PER_S, LogQuota
@@ -196,8 +197,9 @@ class Log:
         job = f" {job_id}" if job_id is not None else ""
         mark = f"{level}: " if logger is not None or level in ("warning", "error") else ""
         source = f"{logger}: " if logger is not None else ""
-        text = message.replace("\n", "\n    ")
-        return f"{head}{slot}[{pid or '-'}]{job} {mark}{source}{text}\n".encode("utf-8", "replace")
+        start = visible(f"{slot}[{pid or '-'}]{job} {mark}{source}")
+        text = visible_lines(message, keep="\t", indent="    ")
+        return f"{head}{start}{text}\n".encode("utf-8", "replace")
 
 
 class LineReader:

@@ -6,6 +6,8 @@ import os
 import socket
 from collections.abc import Mapping
 
+from upnext.core.visible import visible
+
 
 class Notifier:
     """Speaks sd_notify; silent where NOTIFY_SOCKET isn't set."""
@@ -37,7 +39,7 @@ class Notifier:
         """Send one line, if it has changed."""
         if text != self._status:
             self._status = text
-            self._say(f"STATUS={text}")
+            self._say(f"STATUS={visible(text)}")
 
     def close(self) -> None:
         if self._socket is not None:

@@ -14,6 +14,7 @@ from upnext.cli.ctl.connect import connect
 from upnext.cli.options import control_options, flags
 from upnext.control.client import ControlClient, Ended
 from upnext.control.exits import ExitCode
+from upnext.core.visible import visible_lines
 from upnext.errors import DaemonGoneError
 
 _wait = click.option("--wait", is_flag=True, help="Wait until it is done.")
@@ -140,11 +141,11 @@ def _follow(
     if flags().json:
         output.print_json(ended.raw)
     elif ended.ok:
-        output.print_line(ended.text or "done")
+        output.print_lines(ended.text or "done")
     if ended.ok:
         return ExitCode.OK
     if not flags().json:
-        click.echo(f"upnext: {ended.text or 'failed'}", err=True)
+        output.tell(ended.text or "failed")
     return _failure(ended)
 
 
@@ -159,7 +160,7 @@ def _watched(client: ControlClient, op_id: str, timeout_s: float | None, text: s
     if flags().json:
         return client.wait(op_id, timeout_s=timeout_s)
     if not sys.stdout.isatty():
-        return client.wait(op_id, timeout_s=timeout_s, on_progress=output.print_line)
+        return client.wait(op_id, timeout_s=timeout_s, on_progress=output.print_lines)
     from rich.console import Console
     from rich.markup import escape
 
@@ -167,7 +168,8 @@ def _watched(client: ControlClient, op_id: str, timeout_s: float | None, text: s
     with console.status(escape(text)) as spinner:
 
         def tell(line: str) -> None:
-            console.print(line, markup=False)
-            spinner.update(escape(line))
+            shown = visible_lines(line)
+            console.print(shown, markup=False)
+            spinner.update(escape(shown))
 
         return client.wait(op_id, timeout_s=timeout_s, on_progress=tell)

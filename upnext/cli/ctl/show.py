@@ -48,7 +48,7 @@ def dump(slot: str) -> None:
     if flags().json:
         output.print_json(answer)
     else:
-        output.print_line(str(answer.get("stacks", "")).rstrip("\n"))
+        output.print_lines(str(answer.get("stacks", "")).rstrip("\n"))
 
 
 def headline(report: Status) -> str:

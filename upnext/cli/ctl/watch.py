@@ -58,7 +58,7 @@ def events() -> None:
                 output.print_json(event)
             else:
                 output.print_line(_told(event))
-        client = _again(client, _aside)
+        client = _again(client, output.tell)
 
 
 def _again(client: ControlClient, tell: Callable[[str], None]) -> ControlClient:
@@ -73,10 +73,6 @@ def _again(client: ControlClient, tell: Callable[[str], None]) -> ControlClient:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
-
-
-def _aside(text: str) -> None:
-    click.echo(f"upnext: {text}", err=True)
 
 
 def _told(event: dict[str, Any]) -> str:
@@ -191,7 +187,7 @@ def _cpu_s(pids: list[int]) -> dict[int, float]:
 
 
 def _in_a_pipe(interval_s: float, count: int | None) -> None:
-    for now, before in _looks(interval_s, count, _aside):
+    for now, before in _looks(interval_s, count, output.tell):
         if flags().json:
             output.print_json(now.status)
             continue
@@ -254,7 +250,7 @@ def _draw(interval_s: float, count: int | None, wait: Callable[[float], bool]) -
     from rich.text import Text
 
     def table(columns: tuple[str, ...], rows: list[list[Any]], right: tuple[str, ...], spare: tuple[str, ...]) -> Any:
-        texts = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+        texts = [[output.cell(value) for value in row] for row in rows]
         kept, texts = output.fitting(columns, texts, spare, live.console.width)
         return output.rich_table(kept, [[Text(text) for text in row] for row in texts], right)
 
