@@ -12,7 +12,7 @@ import socket
 import stat
 import tempfile
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -27,6 +27,8 @@ MAX_SOCKET_PATH_BYTES = 100
 
 UNITS_RUNTIME_DIR = Path("/run/upnext")
 """Where the daemons of systemd/upnextd@.service have their sockets: NAME/NAME.sock."""
+UNITS_STATE_DIR = Path("/var/lib/upnext")
+"""Where they have their state: NAME."""
 
 _CONNECT_TIMEOUT_S = 1.0
 _URL_CAP_BYTES = 1 << 14
@@ -123,9 +125,11 @@ def embedded_url(env: Mapping[str, str], name: str | None = None) -> ResolvedUrl
         return ResolvedUrl(live[0][1], UrlSource.EMBEDDED)
     if not live:
         which = f" named {name!r}" if name else ""
+        closed = closed_units(name)
         raise NoBrokerError(
-            f"no Redis is configured and no daemon{which} with an embedded broker is running: "
-            "set UPNEXT_REDIS_URL, or start one with `upnextd start service.py`"
+            f"no Redis is configured and no daemon{which} with an embedded broker is running"
+            + (f"; not readable as this user are the units {', '.join(closed)} (use sudo): " if closed else ": ")
+            + "set UPNEXT_REDIS_URL, or start one with `upnextd start service.py`"
         )
     raise UsageError(
         f"several daemons are running: {', '.join(n for n, _ in live)}; choose one with --name or UPNEXT_REDIS_URL"
@@ -133,23 +137,30 @@ def embedded_url(env: Mapping[str, str], name: str | None = None) -> ResolvedUrl
 
 
 def find_brokers(env: Mapping[str, str], name: str | None = None) -> list[tuple[str, str]]:
-    """(daemon name, URL) of each embedded broker that answers a connect, by name."""
+    """(daemon name, URL) of each embedded broker that answers a connect, by name. Root finds those of the systemd units as well."""
     found: dict[str, str] = {}
     for daemon, folder in _state_dirs(env, name):
         url = broker_url_of(folder)
         if url is not None and url not in found.values():
             found[daemon] = url
+    if not (_given(env, "UPNEXTD_STATE_DIR") or _first(env, "STATE_DIRECTORY")):
+        for daemon, folder in _unit_states(name):
+            url = broker_url_of(folder, (folder, UNITS_RUNTIME_DIR / daemon))
+            if url is not None and url not in found.values():
+                found.setdefault(daemon, url)
     return sorted(found.items())
 
 
-def broker_url_of(state: Path) -> str | None:
-    """What STATE/broker.url says, when the broker there answers a connect; else None."""
+def broker_url_of(state: Path, within: Sequence[Path] = ()) -> str | None:
+    """What STATE/broker.url says, when the broker there answers a connect; else None. `within`: folders that its socket may be in."""
     try:
         url = (state / "broker.url").read_text(encoding="utf-8").strip()
-        path = urllib.parse.unquote(urllib.parse.urlsplit(validate_url(url)).path)
+        path = Path(urllib.parse.unquote(urllib.parse.urlsplit(validate_url(url)).path))
+        if within and path.parent.resolve() not in {folder.resolve() for folder in within}:
+            return None
     except (OSError, ValueError, UsageError):
         return None
-    return url if url.startswith("unix:") and is_listening(Path(path)) else None
+    return url if url.startswith("unix:") and is_listening(path) else None
 
 
 def validate_url(url: str) -> str:
@@ -366,6 +377,24 @@ def _unit_sockets(name: str) -> list[Path]:
     if os.geteuid() != 0 or not _is_ours(UNITS_RUNTIME_DIR):
         return []
     return [path for path in sorted(UNITS_RUNTIME_DIR.glob(f"{name}/*.sock")) if path.stem == path.parent.name]
+
+
+def _unit_states(name: str | None) -> list[tuple[str, Path]]:
+    """(name, folder) of the units' state, for root only: others can't look in there."""
+    if os.geteuid() != 0 or not _is_ours(UNITS_STATE_DIR):
+        return []
+    with suppress(OSError):
+        folders = [UNITS_STATE_DIR / check_daemon_name(name)] if name else sorted(UNITS_STATE_DIR.iterdir())
+        return [(folder.name, folder) for folder in folders]
+    return []
+
+
+def closed_units(name: str | None = None) -> list[str]:
+    """Names of the running systemd units (or only `name`) whose folders this user can't look into."""
+    with suppress(OSError):
+        folders = (folder for folder in sorted(UNITS_RUNTIME_DIR.iterdir()) if name in (None, folder.name))
+        return [folder.name for folder in folders if not os.access(folder, os.R_OK | os.X_OK)]
+    return []
 
 
 def _user_runtime_dirs(env: Mapping[str, str]) -> list[Path]:

@@ -123,7 +123,8 @@ def in_flight(box: Box) -> list[str]:
 
 def queue(box: Box, command: str, name: str = "demo") -> str:
     """`upnext COMMAND` on the embedded broker of the unit."""
-    return box.shell(f"UPNEXT_REDIS_URL=$(cat /var/lib/upnext/{name}/broker.url) {UPNEXT} {command}").strip()
+    # Root finds it by the daemon's name.
+    return box.shell(f"{UPNEXT} --name {name} {command}").strip()
 
 
 def call(box: Box, task: str, *flags: str, name: str = "demo", **kwargs: Any) -> str:

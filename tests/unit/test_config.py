@@ -25,6 +25,7 @@ def home() -> Iterator[Path]:
 @pytest.fixture
 def env(home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr(config, "UNITS_RUNTIME_DIR", home / "no-units")
+    monkeypatch.setattr(config, "UNITS_STATE_DIR", home / "no-units")
     return {"HOME": str(home), "XDG_STATE_HOME": f"{home}/state", "XDG_RUNTIME_DIR": f"{home}/run", "TMPDIR": f"{home}"}
 
 
@@ -353,6 +354,59 @@ def test_root_finds_the_daemons_of_the_units_too(
     assert config.find_control_sockets(env) == [("web", mine)], "the user's own comes first"
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert config.find_control_sockets(env | {"XDG_RUNTIME_DIR": "/nowhere"}) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="what the units make must be root's")
+def test_root_finds_the_brokers_of_the_units_too(
+    env: dict[str, str], home: Path, listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states, run = home / "lib", home / "system"
+    monkeypatch.setattr(config, "UNITS_STATE_DIR", states)
+    monkeypatch.setattr(config, "UNITS_RUNTIME_DIR", run)
+
+    def unit(name: str, socket_path: Path) -> str:
+        """Its state as systemd makes it with DynamicUser=: a link to a folder that root alone can go into."""
+        kept = home / "private" / name
+        kept.mkdir(parents=True)
+        states.mkdir(exist_ok=True)
+        (states / name).symlink_to(kept)
+        (kept / "broker.url").write_text(f"unix://{socket_path}\n")
+        listen(socket_path)
+        return f"unix://{socket_path}"
+
+    web = unit("web", states / "web" / "broker.sock")
+    mail = unit("mail", run / "mail" / "mail-broker.sock")
+    unit("evil", home / "elsewhere.sock")
+    assert config.find_brokers(env) == [("mail", mail), ("web", web)], "not what a unit's user says of other places"
+    assert config.redis_url(None, env, name="web") == config.ResolvedUrl(web, config.UrlSource.EMBEDDED)
+    own = listen.broker(home, "web")
+    assert config.find_brokers(env, "web") == [("web", own)], "the user's own comes first"
+    assert config.find_brokers(env | {"UPNEXTD_STATE_DIR": str(home / "none")}) == []
+    with pytest.raises(UsageError, match="daemon name"):
+        config.find_brokers(env, "../evil")
+    os.chown(states, 4711, 4711)
+    assert config.find_brokers(env, "mail") == [], "that folder could have been made by another user"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what is another user's")
+def test_who_can_not_read_a_unit_s_folders_is_told(
+    env: dict[str, str], home: Path, listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = home / "system"
+    listen(run / "web/web.sock")
+    monkeypatch.setattr(config, "UNITS_RUNTIME_DIR", run)
+    assert config.closed_units() == []
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert (config.closed_units(), config.closed_units("web"), config.closed_units("mail")) == (["web"], ["web"], [])
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    for name in (None, "web"):
+        with pytest.raises(
+            NoBrokerError, match=r"; not readable as this user are the units web \(use sudo\): set UPNEXT"
+        ):
+            config.redis_url(None, env, name=name)
+    with pytest.raises(NoBrokerError) as caught:
+        config.redis_url(None, env, name="mail")
+    assert "units" not in str(caught.value)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what is another user's")

@@ -235,6 +235,24 @@ def test_root_reaches_the_daemon_of_a_unit_by_its_name(
     assert "nothing/upnextd/orders.sock" in capsys.readouterr().err
 
 
+def test_who_can_not_read_a_unit_s_folders_is_told(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    units = tmp_path_factory.mktemp("u")
+    (units / "mail").mkdir()
+    monkeypatch.setattr(config, "UNITS_RUNTIME_DIR", units)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(units / "nothing"))
+    monkeypatch.setenv("TMPDIR", str(units / "nothing"))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert main.run(["ctl", "status"]) == 3
+    assert "not readable are the units mail (use sudo)" in capsys.readouterr().err
+    assert main.run(["ctl", "status", "--name", "mail"]) == 1, "it runs: 3 would be false"
+    assert "not readable as this user: sudo upnext ctl --name mail" in capsys.readouterr().err
+    assert main.run(["ctl", "status", "--name", "orders"]) == 3
+    assert "mail" not in capsys.readouterr().err
+
+
 def test_the_only_daemon_is_found_and_of_several_one_must_be_named(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from upnext.cli.options import flags
 from upnext.control.client import ControlClient
-from upnext.errors import DaemonNotRunningError, UsageError
+from upnext.control.protocol import ErrorCode
+from upnext.errors import ControlError, DaemonNotRunningError, UsageError
 
 
 def connect() -> ControlClient:
@@ -29,8 +30,11 @@ def connect() -> ControlClient:
         return ControlClient(str(found), servers=config.unit_users(found))
     running = config.find_control_sockets(environment)
     if not running:
+        closed = config.closed_units()
         raise DaemonNotRunningError(
-            "no upnextd is running (start one: `upnextd start SERVICE`; elsewhere: --socket PATH)"
+            "no upnextd is running"
+            + (f" as this user; not readable are the units {', '.join(closed)} (use sudo)" if closed else "")
+            + " (start one: `upnextd start SERVICE`; elsewhere: --socket PATH)"
         )
     if len(running) > 1:
         names = ", ".join(name for name, _ in running)
@@ -45,4 +49,9 @@ def _by_name(name: str, environment: Mapping[str, str]) -> Path:
 
     places = {key: value for key, value in environment.items() if key != "UPNEXTD_SOCKET"}
     found = config.find_control_sockets({**places, "UPNEXTD_NAME": name})
+    if not found and config.closed_units(name):
+        raise ControlError(
+            f"{name} runs as a systemd unit, and its control socket is not readable as this user: sudo upnext ctl --name {name}",
+            ErrorCode.FORBIDDEN,
+        )
     return found[0][1] if found else config.control_socket(name, None, places)
