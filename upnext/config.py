@@ -198,6 +198,18 @@ def service_name(flag: str | None, env: Mapping[str, str]) -> str | None:
 # ---- a daemon's name, state and sockets
 
 
+def working_directory(env: Mapping[str, str]) -> str:
+    """The working directory by the name that it was entered by, which may lead through links: `current` in place of `releases/7`.
+
+    The shell keeps that name in PWD; it counts only while it leads here.
+    """
+    named = env.get("PWD", "")
+    with suppress(OSError):
+        if named.startswith("/") and os.path.samefile(named, "."):
+            return named
+    return os.getcwd()
+
+
 def daemon_name(flag: str | None, env: Mapping[str, str], service: str) -> str:
     """--name > UPNEXTD_NAME > the stem of the service's file or the last part of its module.
 
@@ -219,12 +231,18 @@ def check_daemon_name(name: str) -> str:
 def state_dir(name: str, flag: str | None, env: Mapping[str, str]) -> Path:
     """--state-dir / UPNEXTD_STATE_DIR as given > $STATE_DIRECTORY > $XDG_STATE_HOME/upnext/NAME > ~/.local/state/upnext/NAME.
 
-    Absolute; not created here.
+    Absolute; not created here. Raises UsageError where none is given and this user has no home.
     """
     given = flag or _given(env, "UPNEXTD_STATE_DIR") or _first(env, "STATE_DIRECTORY")
     if given:
-        return Path(given).expanduser().absolute()
-    return _state_root(env) / check_daemon_name(name)
+        return _absolute(given)
+    root = _state_root(env)
+    if root is None:
+        raise UsageError(
+            f"no folder for the state: HOME is not set, and the user database has no uid {os.getuid()}; give --state-dir"
+            " (UPNEXTD_STATE_DIR), or set HOME or XDG_STATE_HOME"
+        )
+    return root / check_daemon_name(name)
 
 
 def runtime_dir(env: Mapping[str, str]) -> Path:
@@ -259,7 +277,7 @@ def private_dir(path: Path) -> Path:
 def control_socket(name: str, flag: str | None, env: Mapping[str, str]) -> Path:
     """--socket / UPNEXTD_SOCKET > NAME.sock in the runtime directory. Absolute. Raises UsageError when the path is too long."""
     given = flag or _given(env, "UPNEXTD_SOCKET")
-    path = Path(given).expanduser().absolute() if given else runtime_dir(env) / f"{check_daemon_name(name)}.sock"
+    path = _absolute(given) if given else runtime_dir(env) / f"{check_daemon_name(name)}.sock"
     size = len(os.fsencode(path))
     if size > MAX_SOCKET_PATH_BYTES:
         raise UsageError(
@@ -289,7 +307,7 @@ def find_control_sockets(env: Mapping[str, str]) -> list[tuple[str, Path]]:
     """
     given = _given(env, "UPNEXTD_SOCKET")
     if given:
-        path = Path(given).expanduser().absolute()
+        path = _absolute(given)
         return [(path.stem, path)] if is_listening(path) else []
     wanted = _given(env, "UPNEXTD_NAME")
     if wanted:
@@ -332,20 +350,34 @@ def _first(env: Mapping[str, str], variable: str) -> str | None:
     return env.get(variable, "").split(":")[0] or None
 
 
-def _state_root(env: Mapping[str, str]) -> Path:
+def _absolute(given: str) -> Path:
+    """Raises UsageError for the home of an unknown user."""
+    try:
+        return Path(given).expanduser().absolute()
+    except RuntimeError:
+        raise UsageError(f"{given}: that user's home is not known; write the whole path") from None
+
+
+def _state_root(env: Mapping[str, str]) -> Path | None:
+    """None for a user who has no home, as containers may run under any uid."""
     xdg = env.get("XDG_STATE_HOME", "")
     if xdg.startswith("/"):  # the XDG rules: ignore a relative one
         return Path(xdg) / "upnext"
-    return Path(env.get("HOME") or Path.home()) / ".local/state/upnext"
+    try:
+        return Path(env.get("HOME") or Path.home()) / ".local/state/upnext"
+    except RuntimeError:
+        return None
 
 
 def _state_dirs(env: Mapping[str, str], name: str | None) -> list[tuple[str, Path]]:
     """Every (daemon name, folder) where a daemon of this user may keep its state; one folder when the environment names it."""
     given = _given(env, "UPNEXTD_STATE_DIR") or _first(env, "STATE_DIRECTORY")
     if given:
-        folder = Path(given).expanduser().absolute()
+        folder = _absolute(given)
         return [(name or folder.name, folder)]
     root = _state_root(env)
+    if root is None:
+        return []
     if name:
         return [(name, root / check_daemon_name(name))]
     with suppress(OSError):
@@ -400,5 +432,8 @@ def closed_units(name: str | None = None) -> list[str]:
 def _user_runtime_dirs(env: Mapping[str, str]) -> list[Path]:
     """In the order of preference. A client looks in all: a daemon under another login may lack XDG_RUNTIME_DIR."""
     xdg = env.get("XDG_RUNTIME_DIR", "")
-    temporary = Path(env.get("TMPDIR") or tempfile.gettempdir()) / f"upnextd-{os.getuid()}"
-    return [*([Path(xdg) / "upnextd"] if xdg.startswith("/") else []), temporary]
+    try:
+        temporary = env.get("TMPDIR") or tempfile.gettempdir()
+    except FileNotFoundError:  # none can be written to: whoever needs it says so
+        temporary = "/tmp"  # noqa: S108 - a folder of our own in it, which is checked
+    return [*([Path(xdg) / "upnextd"] if xdg.startswith("/") else []), Path(temporary) / f"upnextd-{os.getuid()}"]

@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NoReturn
 
 import click
@@ -114,7 +115,8 @@ def _option(name: str, *args: Any, **kwargs: Any) -> Any:
 def start(service: str, **flags: Any) -> None:
     """Run SERVICE (a file, or a module as pkg.mod) until it is asked to stop. Stays in the foreground."""
     inherited = upgrade.take_over(os.environ)
-    sys.exit(_start(build(Flags(service, **flags), os.environ), os.environ, inherited))
+    directory = None if inherited is None else inherited.directory
+    sys.exit(_start(build(Flags(service, **flags), os.environ, directory), os.environ, inherited))
 
 
 @cli.command()
@@ -185,8 +187,7 @@ def _take_place(settings: Settings) -> tuple[int, Identity]:
         _die(ExitCode.USAGE, f"--metrics {settings.metrics}: there is a file that is not a socket")
     try:
         config.private_dir(settings.state_dir)
-        if not settings.socket.parent.exists() or settings.socket.parent == settings.runtime_dir:
-            config.private_dir(settings.socket.parent)
+        _make_socket_folder(settings)
         held = lock.acquire(settings.state_dir / "lock")
         known = identity.identify(settings.state_dir)
         if known.is_known:
@@ -198,7 +199,14 @@ def _take_place(settings: Settings) -> tuple[int, Identity]:
             f"{error}; to run this one beside it, give this one another --name (it is {settings.name!r})",
         )
     except OSError as error:
-        _die(ExitCode.USAGE, f"{error.filename}: {error.strerror}")
+        _die(ExitCode.USAGE, f"{error.filename or settings.state_dir}: {error.strerror}")
+
+
+def _make_socket_folder(settings: Settings) -> None:
+    """A folder that is there is left as it is, unless it is ours by its name. Raises OSError, UsageError."""
+    folder = settings.socket.parent
+    if not folder.exists() or folder == settings.runtime_dir:
+        config.private_dir(folder)
 
 
 async def _supervise(
@@ -215,7 +223,7 @@ async def _supervise(
         log.caution(line)
     notifier = Notifier(env)
     supervisor = Supervisor(settings, known.daemon_id, log, notifier, LinuxKernel())
-    server = ControlServer(settings.socket, commands_of(supervisor))
+    server = ControlServer(settings.socket, commands_of(supervisor), partial(_make_socket_folder, settings))
     upgrades = Upgrades(
         supervisor.fleet,
         supervisor,
@@ -226,12 +234,13 @@ async def _supervise(
         server,
         supervisor.orphans,
         settings.child_env,
+        settings.directory,
         held,
         sink.flush,
     )
     try:
         if inherited is None:
-            await server.start()
+            await _listen(server, settings)
         else:
             # Before a kept connection can ask for anything.
             supervisor.take_over(inherited.state)
@@ -260,6 +269,16 @@ def commands_of(supervisor: Supervisor) -> ControlCommands:
     supervisor.on_event = commands.publish
     supervisor.describe = commands.describe
     return commands
+
+
+async def _listen(server: ControlServer, settings: Settings) -> None:
+    """Raises UsageError where there can be no socket, SocketInUseError."""
+    try:
+        await server.start()
+    except OSError as error:
+        raise UsageError(
+            f"control socket {settings.socket}: {error.strerror or error}; give another --socket"
+        ) from None
 
 
 def _log_fd(settings: Settings) -> int:

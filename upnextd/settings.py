@@ -106,10 +106,12 @@ class Settings:
     child_env: Mapping[str, str]
     """The environment that the service gets: see `child_env`."""
     dashboard: Dashboard | None = None
+    directory: str = "."
+    """The working directory of what imports the service, entered anew for each generation: a link in it may have been moved."""
 
 
-def build(flags: Flags, env: Mapping[str, str]) -> Settings:
-    """Raises UsageError with one line that says what is wrong."""
+def build(flags: Flags, env: Mapping[str, str], directory: str | None = None) -> Settings:
+    """Raises UsageError with one line that says what is wrong. `directory`: the working directory of before an upgrade."""
     _check_text(flags)
     name = config.daemon_name(flags.name, env, flags.service)
     url = config.configured_url(flags.redis_url, env, daemon=True)
@@ -129,8 +131,9 @@ def build(flags: Flags, env: Mapping[str, str]) -> Settings:
         raise UsageError(f"--import-timeout {flags.import_timeout:g}: seconds, more than 0")
     if flags.max_jobs is not None and flags.max_jobs < 1:
         raise UsageError(f"--max-jobs {flags.max_jobs}: 1 or more")
+    directory = directory or config.working_directory(env)
     return Settings(
-        service=_service(flags.service),
+        service=_service(flags.service, directory),
         name=name,
         redis_url=url.url if url else None,
         namespace=config.namespace(flags.namespace, env),
@@ -155,6 +158,7 @@ def build(flags: Flags, env: Mapping[str, str]) -> Settings:
         warnings=tuple(unknown_variables(env)),
         child_env=child_env(env, flags.service_name, flags.secrets_dir, flags.secrets_exec),
         dashboard=_dashboard(flags),
+        directory=directory,
     )
 
 
@@ -285,9 +289,9 @@ def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
         raise UsageError(f"{name}: not a number of seconds") from None
 
 
-def _service(service: str) -> str:
+def _service(service: str, directory: str) -> str:
     """A file's absolute path, or a module's name as it is."""
-    return str(Path(service).absolute()) if service.endswith(".py") or os.sep in service else service
+    return str(Path(directory, service)) if service.endswith(".py") or os.sep in service else service
 
 
 def _names(only: tuple[str, ...]) -> tuple[str, ...]:

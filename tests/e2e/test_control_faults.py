@@ -8,8 +8,10 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -499,6 +501,16 @@ def test_a_removed_socket_comes_back() -> None:
         assert daemon.socket_path.stat().st_mode & 0o777 == 0o600
         assert daemon.stop() == 0
         assert not daemon.socket_path.exists()
+
+
+def test_a_removed_folder_of_the_socket_is_made_again() -> None:
+    daemon = Daemon(SERVICE, workers=1)
+    folder = daemon.directory / "run"
+    daemon.socket_path = folder / "ctl.sock"
+    with daemon:
+        shutil.rmtree(folder)
+        wait_until(lambda: daemon.ctl("status").returncode == 0, 20, "the socket to be there again")
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_an_upgrade_goes_on_without_the_socket() -> None:

@@ -197,6 +197,39 @@ def test_check_into_a_pipe_that_is_closed(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--state-dir", "taken"], "taken must be a directory of this user"),
+        (["--state-dir", "/proc/upnext"], "/proc/upnext: No such file or directory"),
+        (["--state-dir", "odd"], "odd/daemon.id: Is a directory"),
+        (["--socket", "/proc/upnext.sock"], "control socket /proc/upnext.sock: "),
+        (["--socket", "/proc/upnext/s"], "/proc/upnext: No such file or directory"),
+        (["--log-file", "odd"], "--log-file "),
+    ],
+)
+def test_a_folder_or_file_that_can_not_be_used_is_one_line(arguments: list[str], line: str, tmp_path: Path) -> None:
+    (tmp_path / "service.py").write_text(OK)
+    (tmp_path / "taken").touch()
+    (tmp_path / "odd" / "daemon.id").mkdir(parents=True)
+    (tmp_path / "odd").chmod(0o700)
+    options = {"--state-dir": "state", "--socket": "s", **dict([arguments])}
+    command = [UPNEXTD, "start", "service.py", "--workers", "1", *(word for pair in options.items() for word in pair)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=given(60), check=False)
+    assert done.returncode == 64, done.stderr
+    [said] = done.stderr.splitlines()
+    assert said.startswith("upnextd: ")
+    assert line in said
+
+
+def test_an_id_that_is_junk_counts_as_none(tmp_path: Path) -> None:
+    daemon = Daemon(OK, workers=1)
+    daemon.state.mkdir()
+    (daemon.state / "daemon.id").write_bytes(b"\x00\xff\n{" * 1000)
+    with daemon:
+        assert daemon.status()["ready_workers"] == 1
+
+
 def test_a_socket_in_use_is_refused(tmp_path: Path) -> None:
     first = Daemon(OK, workers=1)
     with first:

@@ -50,6 +50,8 @@ class Daemon:
             self.rewrite(service)
         else:
             self.service = service
+        self.cwd = self.directory
+        """Where it is started; may be changed before."""
         self.socket_path = self.directory / "ctl.sock"
         self.state = state or self.directory / "state"
         self.log_path = self.directory / "daemon.log"
@@ -90,7 +92,7 @@ class Daemon:
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 dies_with_us(self.command),
-                cwd=self.directory,
+                cwd=self.cwd,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

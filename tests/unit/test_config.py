@@ -433,6 +433,52 @@ def test_a_unit_s_socket_may_be_served_by_the_unit_s_user(home: Path, monkeypatc
     assert config.unit_users(units / "web/web.sock") == frozenset(), "that folder could have been made by its user"
 
 
+def test_the_working_directory_keeps_the_name_that_it_was_entered_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "current").symlink_to("one")
+    monkeypatch.chdir(tmp_path / "current")
+    here = str((tmp_path / "one").resolve())
+    for named in (f"{tmp_path}/current", f"{tmp_path}/one"):
+        assert config.working_directory({"PWD": named}) == named
+    for named in ("", "current", ".", "/", f"{tmp_path}/gone"):
+        assert config.working_directory({"PWD": named}) == here
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """As in a container under a uid that its user database has not."""
+
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    monkeypatch.setattr(config, "UNITS_STATE_DIR", home / "none")
+    with pytest.raises(UsageError) as caught:
+        config.state_dir("shop", None, {})
+    assert str(caught.value) == (
+        f"no folder for the state: HOME is not set, and the user database has no uid {os.getuid()};"
+        " give --state-dir (UPNEXTD_STATE_DIR), or set HOME or XDG_STATE_HOME"
+    )
+    assert config.state_dir("shop", None, {"XDG_STATE_HOME": "/s"}) == Path("/s/upnext/shop")
+    with pytest.raises(NoBrokerError):
+        config.redis_url(None, {})
+    with pytest.raises(NoBrokerError):
+        config.redis_url(None, {}, name="shop")
+    with pytest.raises(UsageError, match="that user's home is not known; write the whole path"):
+        config.state_dir("shop", "~no-such-user/x", {})
+
+
+def test_without_a_temporary_folder_only_what_needs_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    assert config.control_socket("shop", "/run/s", {}) == Path("/run/s")
+    assert config.runtime_dir({"XDG_RUNTIME_DIR": "/run/u"}) == Path("/run/u/upnextd")
+    assert config.runtime_dir({}) == Path(f"/tmp/upnextd-{os.getuid()}")
+
+
 def test_nothing_runs(env: dict[str, str]) -> None:
     assert config.find_control_sockets(env) == []
     assert not config.is_listening(Path("/" + "x" * 300))

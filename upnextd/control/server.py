@@ -15,12 +15,13 @@ import stat
 import struct
 import time
 from collections import deque
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from upnext.control import protocol
 from upnext.control.protocol import ErrorCode, ErrorResponse, Message, Notification, ProtocolError, Request, Response
+from upnext.errors import UsageError
 
 _UCRED = struct.Struct("3i")
 _UNREAD_CAP_BYTES = 4 << 20
@@ -67,8 +68,10 @@ class Commands(Protocol):
 class ControlServer:
     """Listens on one path for the life of the daemon."""
 
-    def __init__(self, path: Path, commands: Commands) -> None:
+    def __init__(self, path: Path, commands: Commands, make_folder: Callable[[], object] = lambda: None) -> None:
+        """`make_folder` makes the folder of `path`, should it have been removed; raises OSError, UsageError."""
         self._path = path
+        self._make_folder = make_folder
         self._commands = commands
         self._loop = asyncio.get_running_loop()
         self._listener: socket.socket | None = None
@@ -159,9 +162,10 @@ class ControlServer:
             if _is_there(self._path):
                 continue
             try:
+                self._make_folder()
                 listener = bind(self._path)
-            except (OSError, SocketInUseError):
-                # Its folder is gone as well, or no descriptor is free: later, maybe.
+            except (OSError, SocketInUseError, UsageError):
+                # Its folder can't be made, or no descriptor is free: later, maybe.
                 continue
             self._give_up()
             self._take_up(listener)

@@ -29,6 +29,7 @@ def main() -> None:
     try:
         order = _read(raw)
         process.die_with_parent(order.template.supervisor_pid)
+        process.enter(order.template.directory)
         template = importlib.import_module("upnextd.forked.template")
         assignment = order.assignment
         template.title(f"{assignment.name}: {assignment.slot} g{assignment.generation}")

@@ -63,6 +63,7 @@ def main() -> None:
         _tell(control, ImportFailed(line=str(error)))
         os._exit(ExitCode.CONFIG)
     process.die_with_parent(order.supervisor_pid)
+    process.enter(order.directory)
     title(f"{order.name}: template g{order.generation}")
     # Says where an import crashed or hangs; children have their own, so it ends with the import.
     faulthandler.enable(sys.stderr)

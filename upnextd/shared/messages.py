@@ -51,6 +51,8 @@ class TemplateOrder:
     only: tuple[str, ...]
     preload: bool = True
     """Stay to fork children; else end once the service has been described."""
+    directory: str = "."
+    """The working directory that the service is imported in."""
     protocol: int = PROTOCOL
 
 

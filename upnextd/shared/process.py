@@ -145,6 +145,12 @@ def python_argv(entry: str, *args: str) -> list[str]:
     return [sys.executable, "-P", "-c", f"import {module}; {module}.{function}()", *args]
 
 
+def enter(directory: str) -> None:
+    """Make it the working directory; where it is gone, the one that we have stays."""
+    with suppress(OSError):
+        os.chdir(directory)
+
+
 def fill_standard_descriptors() -> None:
     """Open /dev/null where stdin, stdout or stderr is closed: what is opened next would get its number, and what is printed."""
     for fd in (0, 1, 2):

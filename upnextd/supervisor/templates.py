@@ -139,6 +139,7 @@ class Templates:
             name=settings.name,
             only=settings.only,
             preload=settings.preload,
+            directory=settings.directory,
         )
         try:
             generation = Generation(

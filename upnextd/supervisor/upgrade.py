@@ -57,6 +57,8 @@ class Inherited:
     """As `ControlServer.to_state` wrote it."""
     descriptors: int | None
     """RLIMIT_NOFILE as it was at the first start."""
+    directory: str | None = None
+    """The working directory by its name at the first start: a link in it may have been moved."""
 
 
 def take_over(env: MutableMapping[str, str]) -> Inherited | None:
@@ -75,7 +77,9 @@ def take_over(env: MutableMapping[str, str]) -> Inherited | None:
         return None
     for fd in handed["fds"]:
         os.set_inheritable(fd, False)
-    return Inherited(handed["state"], handed["lock_fd"], handed["control"], handed.get("descriptors"))
+    return Inherited(
+        handed["state"], handed["lock_fd"], handed["control"], handed.get("descriptors"), handed.get("directory")
+    )
 
 
 def probe() -> None:
@@ -121,10 +125,11 @@ class Upgrades:
         server: Server,
         orphans: set[int],
         child_env: Mapping[str, str],
+        directory: str,
         lock_fd: int,
         before_exec: Callable[[], None],
     ) -> None:
-        """`orphans` gets the pids of processes that are reaped here; `before_exec` writes out what is not logged yet."""
+        """`directory` is `Settings.directory`, `orphans` gets the pids of processes that are reaped here; `before_exec` writes out what is not logged yet."""
         self._fleet = fleet
         self._duties = duties
         self._companions = companions
@@ -133,6 +138,7 @@ class Upgrades:
         self._log = log
         self._orphans = orphans
         self._child_env = child_env
+        self._directory = directory
         self._server = server
         self._lock_fd = lock_fd
         self._before_exec = before_exec
@@ -206,6 +212,7 @@ class Upgrades:
             "lock_fd": self._lock_fd,
             "control": control,
             "descriptors": process.given_descriptor_limit(),
+            "directory": self._directory,
             "state": state,
         }
         memfd = os.memfd_create("upnextd-state", os.MFD_CLOEXEC)
