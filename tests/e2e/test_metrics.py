@@ -215,6 +215,17 @@ def test_a_unix_socket() -> None:
         assert value(parsed(body.decode()), "upnext_daemon_up") == 1
 
 
+def test_another_program_s_socket_is_not_taken_away(tmp_path: Path) -> None:
+    path = tmp_path / "theirs"
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(str(path))
+        theirs.listen()
+        with Daemon(SERVICE, workers=1, args=("--metrics", str(path))) as daemon:
+            wait_until(lambda: f"can't serve metrics on {path}: another process listens there" in daemon.log(), 20)
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(path))
+
+
 def test_a_taken_port_costs_the_metrics_only() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import grp
 import logging
 import os
 import socket
-import stat
 from collections.abc import Generator
 from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from upnext.control.listen import Listen
+from upnext.control.listen import Listen, make_room
 from upnext.dashboard.settings import DashboardSettings
 from upnext.errors import UsageError
 
@@ -77,7 +75,7 @@ def bind(listen: Listen, group: str | None = None) -> socket.socket:
     """A listening socket. A Unix socket is 0600, or 0660 for a named group. Raises UsageError, and OSError when the address is taken."""
     if listen.path is None:
         return _bind_tcp(listen)
-    _remove_stale(listen)
+    _make_room(listen)
     bound = socket.socket(socket.AF_UNIX)
     try:
         os.fchmod(bound.fileno(), 0o600)  # before bind: no moment in which others could connect
@@ -110,25 +108,13 @@ def _bind_tcp(listen: Listen) -> socket.socket:
     return bound
 
 
-def _remove_stale(listen: Listen) -> None:
-    """Make room for our socket: only a socket that nothing answers on is removed."""
-    path = listen.path
-    assert path is not None
+def _make_room(listen: Listen) -> None:
+    """Raises UsageError for what is in the way and no socket, OSError for a socket that answers."""
+    assert listen.path is not None
     try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise UsageError(f"dashboard socket {path}: a file that is not a socket is in the way")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-        except OSError as error:
-            raise UsageError(f"dashboard socket {path}: {error.strerror}") from None
-    raise OSError(errno.EADDRINUSE, "another process listens there", str(path))
+        make_room(listen.path)
+    except FileExistsError:
+        raise UsageError(f"dashboard socket {listen}: a file that is not a socket is in the way") from None
 
 
 def _group_id(group: str) -> int:

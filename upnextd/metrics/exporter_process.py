@@ -7,16 +7,13 @@ counting delayed jobs takes the broker's time.
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import socketserver
-import stat
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from typing import Any, NoReturn, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -30,6 +27,7 @@ from prometheus_client.registry import Collector
 
 from upnext.control.client import ControlClient
 from upnext.control.exits import ExitCode
+from upnext.control.listen import make_room
 from upnext.engine.client.sync_client import SyncQueueClient
 from upnext.engine.views import tasks
 from upnext.errors import ControlError, DaemonGoneError, QueueError, UpNextError
@@ -290,10 +288,7 @@ class _UnixServer(_Server):
     def server_bind(self) -> None:
         os.fchmod(self.socket.fileno(), 0o600)
         path = cast("str", self.server_address)
-        with suppress(FileNotFoundError):
-            if not stat.S_ISSOCK(os.lstat(path).st_mode):
-                raise OSError(errno.EEXIST, "a file that is not a socket is there", path)
-            os.unlink(path)
+        make_room(path)
         self.socket.bind(path)
         self.server_name, self.server_port = "localhost", 0
         self.setup_environ()
