@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,9 @@ from upnext.cli import json_views, output
 from upnext.cli.options import flags, queue_options
 from upnext.cli.queue import queue
 from upnext.errors import UsageError
+
+if TYPE_CHECKING:
+    from upnext.engine.client.sync_client import SyncQueueClient
 
 COLUMNS = (
     "task",
@@ -39,20 +42,21 @@ NUMBERS = ("queued", "running", "delayed", "dead", "done", "failed", "rate/s")
 @queue_options
 def list_(services: tuple[str, ...]) -> None:
     """List tasks with their signatures: those that SERVICE files declare, else all that are registered."""
-    listed = _declared(services) if services else _registered()
+    listed, none = (_declared(services), "no tasks") if services else _registered()
     if flags().json:
         output.print_json(listed)
         return
     columns = ("task", "kind", "service", "signature")
-    output.print_table(columns, [[one[column] for column in columns] for one in listed], none="no tasks")
+    output.print_table(columns, [[one[column] for column in columns] for one in listed], none=none)
 
 
-def _registered() -> list[dict[str, Any]]:
+def _registered() -> tuple[list[dict[str, Any]], str]:
+    """-> what is registered, and what to say when that is nothing."""
     from upnext.core.ownership import owner_of
     from upnext.engine.views import tasks
 
     with queue() as broker:
-        known = tasks.known(broker, broker.keys)
+        known, none = tasks.known(broker, broker.keys), _none_in(broker)
     return [
         {
             "task": facts.name,
@@ -62,7 +66,11 @@ def _registered() -> list[dict[str, Any]]:
             "signature": facts.definition.get("signature"),
         }
         for facts in known
-    ]
+    ], none
+
+
+def _none_in(broker: SyncQueueClient) -> str:
+    return f"no tasks are registered in namespace {broker.keys.namespace} of {broker.endpoint.describe()}"
 
 
 def _declared(services: Sequence[str]) -> list[dict[str, Any]]:
@@ -96,8 +104,7 @@ def tasks_() -> None:
     if flags().json:
         output.print_json(listed)
         return
-    none = f"no tasks are registered in namespace {broker.keys.namespace} of {broker.endpoint.describe()}"
-    output.print_table(COLUMNS, [_row(one) for one in listed], none=none, right=NUMBERS)
+    output.print_table(COLUMNS, [_row(one) for one in listed], none=_none_in(broker), right=NUMBERS)
 
 
 def _row(task: dict[str, Any]) -> list[Any]:

@@ -17,7 +17,14 @@ from upnext.control.protocol import ErrorCode
 
 @pytest.mark.parametrize(
     ("words", "meant"),
-    [(["jbos"], "upnext jobs"), (["ctl", "statsu"], "upnext ctl status"), (["cron", "lst"], "upnext cron list")],
+    [
+        (["jbos"], "upnext jobs"),
+        (["ctl", "statsu"], "upnext ctl status"),
+        (["cron", "lst"], "upnext cron list"),
+        (["statsu"], "upnext ctl status"),
+        (["reload"], "upnext ctl reload"),
+        (["retry"], "upnext dead retry"),
+    ],
 )
 def test_a_typing_error_gets_the_nearest_command(
     words: list[str], meant: str, capsys: pytest.CaptureFixture[str]
