@@ -434,6 +434,6 @@ def _user_runtime_dirs(env: Mapping[str, str]) -> list[Path]:
     xdg = env.get("XDG_RUNTIME_DIR", "")
     try:
         temporary = env.get("TMPDIR") or tempfile.gettempdir()
-    except FileNotFoundError:  # none can be written to: whoever needs it says so
+    except FileNotFoundError:  # none can be written to: what needs it reports that
         temporary = "/tmp"  # noqa: S108 - a folder of our own in it, which is checked
     return [*([Path(xdg) / "upnextd"] if xdg.startswith("/") else []), Path(temporary) / f"upnextd-{os.getuid()}"]

@@ -61,7 +61,7 @@ def _bind_tcp(address: Address) -> socket.socket:
 
 
 def _bind_path(path: str) -> socket.socket:
-    _remove_stale(path)
+    make_room(path)
     bound = socket.socket(socket.AF_UNIX)
     try:
         os.fchmod(bound.fileno(), 0o600)  # before bind: no moment in which others could connect
@@ -72,11 +72,11 @@ def _bind_path(path: str) -> socket.socket:
     return bound
 
 
-def _remove_stale(path: str) -> None:
-    """Make room for our socket: only a socket that nothing answers on is removed."""
+def make_room(path: str) -> None:
+    """Make room for our socket: only a socket that nothing answers on is removed. Raises OSError for what is in the way."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise OSError(errno.EEXIST, "a file that is not a socket is in the way")
+            raise FileExistsError(errno.EEXIST, "a file that is not a socket is in the way")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:

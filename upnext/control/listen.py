@@ -1,12 +1,9 @@
-"""Where a dashboard or an exporter listens, and what must be given so that a dashboard is never open."""
+"""Where a dashboard listens, and what must be given so that it is never open: for `upnext dashboard` and the daemon's flags."""
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import os
-import socket
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,20 +60,3 @@ def refuse_open(listen: Listen, *, users: bool, proxy_header: str | None, group:
         )
     if group is not None and listen.path is None:
         raise UsageError("a group is for a Unix socket: listen on /path.sock")
-
-
-def make_room(path: str | os.PathLike[str]) -> None:
-    """Remove a Unix socket that nothing answers on. Raises OSError for anything else that is there: it is not ours to remove."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise FileExistsError(errno.EEXIST, "a file that is not a socket is there", path)
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-    raise OSError(errno.EADDRINUSE, "another process listens there", path)

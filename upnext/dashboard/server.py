@@ -14,9 +14,10 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from upnext.control.listen import Listen, make_room
+from upnext.control.listen import Listen
 from upnext.dashboard.settings import DashboardSettings
 from upnext.errors import UsageError
+from upnext.listening import make_room
 
 log = logging.getLogger("upnext.dashboard")
 
@@ -112,7 +113,7 @@ def _make_room(listen: Listen) -> None:
     """Raises UsageError for what is in the way and no socket, OSError for a socket that answers."""
     assert listen.path is not None
     try:
-        make_room(listen.path)
+        make_room(str(listen.path))
     except FileExistsError:
         raise UsageError(f"dashboard socket {listen}: a file that is not a socket is in the way") from None
 

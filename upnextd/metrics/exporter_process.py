@@ -27,10 +27,10 @@ from prometheus_client.registry import Collector
 
 from upnext.control.client import ControlClient
 from upnext.control.exits import ExitCode
-from upnext.control.listen import make_room
 from upnext.engine.client.sync_client import SyncQueueClient
 from upnext.engine.views import tasks
 from upnext.errors import ControlError, DaemonGoneError, QueueError, UpNextError
+from upnext.listening import make_room
 from upnextd.shared import process
 from upnextd.shared.meters import BOUNDS_S
 

@@ -129,7 +129,7 @@ class Upgrades:
         lock_fd: int,
         before_exec: Callable[[], None],
     ) -> None:
-        """`directory` is `Settings.directory`, `orphans` gets the pids of processes that are reaped here; `before_exec` writes out what is not logged yet."""
+        """`orphans` gets the pids of processes that are reaped here; `before_exec` writes out what is not logged yet."""
         self._fleet = fleet
         self._duties = duties
         self._companions = companions
