@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from upnext.event import Event as Event
     from upnext.event import EventHandler as EventHandler
     from upnext.future import Future as Future
+    from upnext.future import Progress as Progress
     from upnext.future import TaskResult as TaskResult
     from upnext.later import ArtifactType as ArtifactType
     from upnext.later import create_artifact as create_artifact
@@ -125,7 +126,7 @@ _HOMES = {
         "UsageError",
     ),
     "upnext.event": ("Event", "EventHandler"),
-    "upnext.future": ("Future", "TaskResult"),
+    "upnext.future": ("Future", "Progress", "TaskResult"),
     "upnext.later": ("ArtifactType", "create_artifact", "create_artifact_sync"),
     "upnext.lookup": ("Job", "job", "job_sync", "jobs", "jobs_sync"),
     "upnext.parallel": ("first_completed", "gather", "map_tasks", "submit_many", "submit_many_sync"),

@@ -46,6 +46,7 @@ class CommonSettings(TypedDict, total=False):
     result_ttl: Duration
     max_crashes: int
     executor: SyncExecutor | Literal["thread", "process"] | None
+    redact: Sequence[str]
     on_start: Hook | None
     on_success: Hook | None
     on_failure: Hook | None
@@ -162,7 +163,23 @@ def task_options(what: str, function: Callable[..., Any], given: Mapping[str, An
         cache_ttl_s=_or_none(seconds, what, "cache_ttl", cache_ttl),
         shared=bool(given.get("shared", False)),
         executor=_executor(what, function, given.get("executor")),
+        redact=_redact(what, function, given.get("redact", ())),
     )
+
+
+def _redact(what: str, function: Callable[..., Any], names: Any) -> tuple[str, ...]:
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise ServiceError(
+            f"{what}: redact must be a sequence of names of arguments, as in redact=('card',), not {names!r}"
+        )
+    known = inspect.signature(function).parameters
+    any_name = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
+    for name in cast("Sequence[Any]", names):
+        if not isinstance(name, str) or (name not in known and not any_name):
+            near = difflib.get_close_matches(str(name), known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
+            raise ServiceError(f"{what}: redact names {name!r}, which is no argument of it; {hint}")
+    return tuple(str(name) for name in cast("Sequence[Any]", names))
 
 
 def _executor(what: str, function: Callable[..., Any], value: Any) -> SyncExecutor | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
@@ -54,6 +55,19 @@ class TaskResult(Generic[T_co]):
         return self.status is JobStatus.DONE
 
 
+PROGRESS_S = 0.25
+"""How often `Future.progress` looks."""
+_LIVING = (JobStatus.QUEUED, JobStatus.DELAYED, JobStatus.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job says it is: `fraction` in the measure that its task chose, and a line of text."""
+
+    fraction: float | None
+    message: str | None
+
+
 class Future(Generic[T_co]):
     """A handle on one job, by its id. Awaiting it is `value()`.
 
@@ -99,6 +113,25 @@ class Future(Generic[T_co]):
         from upnext import lookup  # noqa: PLC0415 - most code waits for results instead
 
         return (await lookup.job(self.job_id, redis_url=self._redis_url)).status
+
+    async def progress(self) -> AsyncGenerator[Progress, None]:
+        """What the job shows by `set_progress`, each time that it has changed, until the job has ended.
+
+        Several changes within PROGRESS_S may be seen as one. Raises JobNotFoundError for an id that is not known (any more).
+        """
+        from upnext import lookup  # noqa: PLC0415 - as above
+
+        last: Progress | None = None
+        while True:
+            known = await lookup.job(self.job_id, redis_url=self._redis_url)
+            if known.progress is not None:
+                now = Progress(known.progress.get("progress"), known.progress.get("message"))
+                if now != last:
+                    yield now
+                last = now
+            if known.status not in _LIVING:
+                return
+            await asyncio.sleep(PROGRESS_S)
 
     async def cancel(self) -> bool:
         """Asks to end the job: a waiting one is removed, a running one is stopped. -> whether it was still there to be cancelled.

@@ -54,9 +54,10 @@ async def map_tasks(task: Submitter[..., T], inputs: Iterable[Input], *, concurr
     return [values[place] for place in range(len(values))]
 
 
-async def first_completed(*aws: Awaitable[T], timeout: float | None = None) -> T:
+async def first_completed(*aws: Awaitable[T], timeout: float | None = None, cancel_losers: bool = False) -> T:
     """Waits for whichever ends first -> its value, or its error; stops waiting for the others, whose jobs go on.
 
+    cancel_losers: the jobs of the others are cancelled, as `Future.cancel` does; of what is no Future, no job is known here.
     Raises the built-in TimeoutError when none has ended after `timeout` seconds.
     """
     if not aws:
@@ -66,7 +67,11 @@ async def first_completed(*aws: Awaitable[T], timeout: float | None = None) -> T
         await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         if not any(one.done() for one in tasks):
             raise TimeoutError(f"none of {len(tasks)} ended within {timeout} s")
-        return next(one for one in tasks if one.done()).result()
+        winner = next(one for one in tasks if one.done())
+        if cancel_losers:
+            losers = [one for one, task in zip(aws, tasks, strict=True) if task is not winner]
+            await asyncio.gather(*(one.cancel() for one in losers if isinstance(one, Future)))
+        return winner.result()
     finally:
         await _drop(tasks)
         del tasks  # one that failed holds its error, and the error this frame

@@ -150,6 +150,8 @@ class Worker:
         functions, each called with as many of these as it takes. `on_complete` comes at the end of the job, however it ended.
 
         shared=False: whether another service may declare a task of this name too.
+        redact=(): arguments that no page, command or error text shows, redact=("card",): their values, and what stands under these
+        names in other arguments and in results. The function gets them as they were submitted.
 
         Raises ServiceError for an option that doesn't exist or can't be meant, ConflictError when the worker has a task of that name.
         """

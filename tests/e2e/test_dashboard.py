@@ -50,6 +50,12 @@ def boom(text: str) -> None:
 async def confirm(order_id: str) -> str:
     return order_id
 
+@worker.task(redact=("card",))
+async def pay(card: str, amount: int) -> int:
+    if card != "4000-9999":
+        raise ValueError(f"{card} was declined")
+    return amount
+
 @worker.cron("0 9 * * *")
 async def report() -> None: ...
 """
@@ -459,6 +465,21 @@ def test_a_job_is_run_again_with_other_arguments(dashboard: Dashboard) -> None:
     assert ended(dashboard, again)["result"] == 7
     assert dashboard.post(path, {"kwargs": "[1]"}).json["error"]["message"].startswith("kwargs is not a JSON object")
     assert dashboard.post(path, {"kwargs": '{"odd": 7}'}).status == 400
+
+
+def test_no_page_shows_a_redacted_argument_and_a_form_gives_it_back(dashboard: Dashboard) -> None:
+    card = "4000-9999"
+    job_id = dashboard.submit("pay", card=card, amount=1)
+    declined = dashboard.submit("pay", card=f"{card}-0", amount=1)
+    assert ended(dashboard, job_id)["arguments"] == {"card": "[redacted]", "amount": 1}
+    assert "[redacted] was declined" in ended(dashboard, declined)["error"]["message"]
+    shown = [f"/jobs/{urllib.parse.quote(one)}" for one in (job_id, declined)]
+    for path in (*shown, "/jobs", "/dead", "/tasks/pay", "/"):
+        for accept in ("text/html", "application/json"):
+            assert card not in dashboard.get(path, accept=accept).text, (path, accept)
+    edited = {"kwargs": '{"card": "[redacted]", "amount": 5}'}
+    again = dashboard.post(f"{shown[0]}/rerun", edited).json["job_id"]
+    assert ended(dashboard, again)["result"] == 5, "it got the card"
 
 
 def test_limits_are_set_and_shown(daemon: Daemon, dashboard: Dashboard) -> None:

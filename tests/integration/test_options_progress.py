@@ -188,3 +188,53 @@ def test_a_checkpoint_survives_a_crash_and_max_crashes_buries(
         2,
         "exit:7",
     )
+
+
+async def test_progress_is_followed_until_the_end(redis_url: str, namespace: str) -> None:
+    worker = upnext.Worker("w", concurrency=2)
+    shown = asyncio.Event()
+
+    @worker.task
+    async def packs() -> str:
+        ctx = upnext.get_current_context()
+        ctx.set_progress(0.5, "half")
+        await shown.wait()
+        ctx.set_progress(1, "packed")
+        return "packed"
+
+    async with serving(worker, redis_url, namespace):
+        job = await packs.submit()
+        seen: list[upnext.Progress] = []
+        async for now in job.progress():
+            seen.append(now)
+            shown.set()
+        assert seen == [upnext.Progress(0.5, "half"), upnext.Progress(1, "packed")]
+        with pytest.raises(upnext.JobNotFoundError):
+            await anext(packs.future("packs:n1-0").progress())
+
+
+async def test_the_first_to_end_cancels_the_others_when_asked(redis_url: str, namespace: str) -> None:
+    worker = upnext.Worker("w", concurrency=4)
+    forever = asyncio.Event()
+
+    @worker.task
+    async def quick() -> str:
+        return "quick"
+
+    @worker.task
+    async def slow() -> str:
+        await forever.wait()
+        return "slow"
+
+    async with serving(worker, redis_url, namespace):
+        loser = await slow.submit()
+        won = await upnext.first_completed(loser, await quick.submit(), timeout=30, cancel_losers=True)
+        assert won == "quick"
+        with pytest.raises(upnext.TaskExecutionError) as caught:
+            await loser.result(30)
+        assert caught.value.task_result.failure_reason is FailureReason.CANCELLED
+        kept = await slow.submit()
+        assert await upnext.first_completed(kept, await quick.submit(), timeout=30) == "quick"
+        assert await kept.status() in (JobStatus.QUEUED, JobStatus.RUNNING)
+        forever.set()
+        assert await kept.value(30) == "slow"

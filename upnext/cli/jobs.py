@@ -172,7 +172,7 @@ def fields(found: Job) -> list[tuple[str, Any]]:
     return [
         ("job", found.job_id),
         ("task", found.task),
-        ("arguments", _arguments(found.payload)),
+        ("arguments", _arguments(found.payload_shown)),
         ("status", f"{found.status.value} (dead letter)" if found.dead_letter else found.status.value),
         ("since", formatting.iso(found.since_ms)),
         ("due", formatting.iso(found.due_ms)),
@@ -188,8 +188,8 @@ def fields(found: Job) -> list[tuple[str, Any]]:
         ("labels", ", ".join(f"{name}={text}" for name, text in found.labels.items()) or None),
         ("parent", found.parent_id),
         ("root", found.root_id),
-        ("progress", orjson.dumps(found.progress).decode() if found.progress else None),
-        ("result", orjson.dumps(orjson.loads(found.value)).decode() if found.value is not None else None),
+        ("progress", orjson.dumps(found.progress_shown).decode() if found.progress else None),
+        ("result", orjson.dumps(orjson.loads(found.value_shown)).decode() if found.value_shown is not None else None),
         ("reason", found.reason.value if found.reason else None),
         ("cause", found.cause),
         ("error", _error(found)),
@@ -277,7 +277,7 @@ def _tell_change(found: Job) -> None:
     if found.worker:
         parts.append(f"worker {found.worker}")
     if found.progress:
-        parts.append(orjson.dumps(found.progress).decode())
+        parts.append(orjson.dumps(found.progress_shown).decode())
     if found.value is not None:
         parts.append(orjson.dumps(orjson.loads(found.value)).decode())
     if found.error:

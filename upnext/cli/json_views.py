@@ -33,7 +33,7 @@ def job(one: Job) -> dict[str, Any]:
         "worker": one.worker,
         "parent_id": one.parent_id,
         "root_id": one.root_id,
-        "result": orjson.loads(one.value) if one.value is not None else None,
+        "result": orjson.loads(one.value_shown) if one.value_shown is not None else None,
         "error": {"type": one.error.type, "message": one.error.message, "traceback": one.error.traceback}
         if one.error
         else None,
@@ -48,7 +48,7 @@ def job(one: Job) -> dict[str, Any]:
         "host": (one.worker_record or {}).get("host"),
         "pid": (one.worker_record or {}).get("pid"),
         "place": place(one.worker_record),
-        "progress": one.progress,
+        "progress": one.progress_shown,
         "labels": one.labels,
     }
 
@@ -79,8 +79,8 @@ def dead_letter(one: Job) -> dict[str, Any]:
 
 
 def arguments(one: Job) -> Any:
-    """What the payload says; None where it isn't known."""
-    return orjson.loads(one.payload) if one.payload else None
+    """What the payload says, as people may see it; None where it isn't known."""
+    return orjson.loads(one.payload_shown or b"null")
 
 
 def task(one: Task) -> dict[str, Any]:

@@ -75,6 +75,8 @@ class TaskOptions:
     cache_key: str | Callable[..., str] | None = None
     cache_ttl_s: float | None = None
     shared: bool = False
+    redact: tuple[str, ...] = ()
+    """Names of arguments whose values are not shown to people."""
     executor: SyncExecutor | None = None
     """Where a plain function runs; None: as its Worker says."""
 

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from upnext.core import redaction
 from upnext.core.limits import parse_rate
 from upnext.core.signatures import payload as fitted
 from upnext.core.submission import Submission
@@ -131,7 +132,10 @@ class Actions:
             given = fields.get("kwargs")
             if given is None and one.payload is None:
                 raise HTTPException(409, f"the arguments of job {job_id} are no longer kept")
-            return self._submit(one.task, None if given is None else given, one.payload)
+            if given is not None and one.payload is not None:
+                # A form gives back what it was shown.
+                given = redaction.restored(_object(given, "kwargs"), one.payload, one.redact)
+            return self._submit(one.task, given, one.payload)
 
         new_id = await self._do(request, Right.JOB_ACT, "rerun", job_id, work)
         return done(request, {"job_id": new_id}, f"/jobs/{quoted(new_id)}")

@@ -299,7 +299,10 @@ class Pages:
             if place is not None:
                 place |= self._process(place, job_id)
             return {
-                "job": {**shown, "progress_text": shapes.pretty(one.progress) if one.progress and payload else ""},
+                "job": {
+                    **shown,
+                    "progress_text": shapes.pretty(one.progress_shown) if one.progress and payload else "",
+                },
                 "why": f"– {why.detail}" if why is not None else "",
                 "explain": json_views.explanation(why) if why is not None else None,
                 "place": place,

@@ -44,6 +44,7 @@ class Attempt:
         "noted",
         "options",
         "payload_bytes",
+        "redacts",
         "release",
         "retake",
         "runner",
@@ -65,6 +66,8 @@ class Attempt:
     """What was decided about its failure, once there is one."""
     options: TaskOptions
     """Of this job: its task's, save for what it was submitted with."""
+    redacts: bytes | None
+    """Its payload, where the text of an error must not show some of it."""
     span: Any
     """Its OpenTelemetry span, where this process makes spans."""
     noted: bool
@@ -88,7 +91,7 @@ class Attempt:
         self.noted = False
         self.waits = 0
         self.payload_bytes = 0
-        self.cached = self.verdict = self.span = None
+        self.cached = self.verdict = self.span = self.redacts = None
 
     @property
     def job_id(self) -> str:

@@ -52,6 +52,7 @@ def definition(task: TaskSpec, service: str, generation_ms: int, source: Source)
         "event": task.event,
         "signature": task.arguments.describe(),
         "shared": options.shared,
+        **({"redact": options.redact} if options.redact else {}),
         "options": {
             "retries": options.retries,
             "timeout_s": options.timeout_s,

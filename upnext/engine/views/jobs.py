@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from upnext.core import ids, outcome, own_options
+import orjson
+
+from upnext.core import ids, outcome, own_options, redaction
 from upnext.core.entry import Meta
 from upnext.core.keys import LANE_LETTERS, Keys
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
@@ -70,6 +72,25 @@ class Job:
     dead_letter: bool = False
     own: Mapping[str, Any] | None = None
     """What it was submitted with in place of its task's options, and its labels."""
+    redact: tuple[str, ...] = ()
+    """What its task declares as not to be shown."""
+
+    @property
+    def payload_shown(self) -> bytes | None:
+        """The payload as people may see it."""
+        return None if self.payload is None else redaction.json_shown(self.payload, self.redact)
+
+    @property
+    def progress_shown(self) -> dict[str, Any] | None:
+        """What it has noted, as people may see it."""
+        if self.progress is None or not self.redact:
+            return self.progress
+        return orjson.loads(redaction.json_shown(orjson.dumps(self.progress), self.redact))
+
+    @property
+    def value_shown(self) -> bytes | None:
+        """The value as people may see it."""
+        return None if self.value is None else redaction.json_shown(self.value, self.redact)
 
     @property
     def labels(self) -> dict[str, str]:
@@ -80,7 +101,7 @@ def job(transport: Transport, keys: Keys, job_id: str) -> Job:
     """Raises JobNotFoundError, UsageError for text that is no job id, and what the transport raises."""
     found = transport.run(inspect.find_job(keys, job_id))
     one = _found(job_id, found)
-    return replace(one, max_attempts=_max_attempts(one, found.definition))
+    return _declared(one, found.definition)
 
 
 def _found(job_id: str, found: Found) -> Job:
@@ -184,7 +205,7 @@ def jobs(
         # A dead letter that was retried has ended before and lives again: it is listed as what it is now.
         living = {one.job_id for one in found}
         found += [_recent(end) for end in ends if end.job_id not in living]
-    return _with_max_attempts(found[:limit], known)
+    return _as_declared(found[:limit], known)
 
 
 def lineage(transport: Transport, keys: Keys, root_id: str, limit: int = 2_000) -> list[Job]:
@@ -199,7 +220,7 @@ def lineage(transport: Transport, keys: Keys, root_id: str, limit: int = 2_000) 
 def dead_letters(transport: Transport, keys: Keys, task: str | None = None, limit: int = 100) -> list[Job]:
     """Newest first."""
     found = _paged(transport, keys, dead=True, task=task, limit=limit)
-    return _with_max_attempts(found, run_calls_blocking(inspect.list_tasks(keys, 0), transport.run))
+    return _as_declared(found, run_calls_blocking(inspect.list_tasks(keys, 0), transport.run))
 
 
 def dead_letter(transport: Transport, keys: Keys, job_id: str) -> Job:
@@ -207,7 +228,7 @@ def dead_letter(transport: Transport, keys: Keys, job_id: str) -> Job:
     found = transport.run(inspect.read_dead(keys, job_id))
     if found is None:
         raise JobNotFoundError(job_id)
-    return _packed(job_id, found)
+    return _declared(_packed(job_id, found), transport.run(inspect.find_job(keys, job_id)).definition)
 
 
 def _max_attempts(one: Job, definition: dict[str, Any] | None) -> int | None:
@@ -216,10 +237,16 @@ def _max_attempts(one: Job, definition: dict[str, Any] | None) -> int | None:
     return None if retries is None else retries + 1
 
 
-def _with_max_attempts(found: Iterable[Job], known: Iterable[TaskFacts]) -> list[Job]:
-    """The jobs, each with what its task says about retries, where the task is known."""
+def _as_declared(found: Iterable[Job], known: Iterable[TaskFacts]) -> list[Job]:
+    """The jobs, each with what its task declares, where the task is known."""
     definitions = {one.name: one.definition for one in known}
-    return [replace(one, max_attempts=_max_attempts(one, definitions.get(one.task))) for one in found]
+    return [_declared(one, definitions.get(one.task)) for one in found]
+
+
+def _declared(one: Job, definition: dict[str, Any] | None) -> Job:
+    redact = (definition or {}).get("redact")
+    names = tuple(map(str, redact)) if isinstance(redact, list) else ()  # pyright: ignore[reportUnknownArgumentType]
+    return replace(one, max_attempts=_max_attempts(one, definition), redact=names)
 
 
 def _queued(transport: Transport, keys: Keys, task: str, limit: int) -> list[Job]:

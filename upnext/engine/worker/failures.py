@@ -6,10 +6,12 @@ import asyncio
 import random
 import time
 import traceback
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from upnext.core import outcome as outcomes
-from upnext.core import own_options
+from upnext.core import own_options, redaction
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
 from upnext.core.retry import GiveUp, RetryIn, Why, decide
 from upnext.engine import secrets
@@ -107,6 +109,17 @@ def error_info(error: BaseException) -> ErrorInfo:
     if isinstance(error, PoolCrash):
         return ErrorInfo("WorkerCrash", str(error))
     return ErrorInfo(type_name(error), text_of(error), trace_of(error))
+
+
+def redacted(error: ErrorInfo, payload: bytes, names: Sequence[str]) -> ErrorInfo:
+    """Return the error without the values of these arguments."""
+
+    def hide(text: str) -> str:
+        return redaction.text_shown(text, payload, names)
+
+    return replace(
+        error, message=hide(error.message), traceback=hide(error.traceback) if error.traceback else error.traceback
+    )
 
 
 def headline(error: ErrorInfo) -> str:

@@ -80,6 +80,8 @@ class Intake:
                     continue
             attempt = Attempt(spec, lane, entry_id, meta, self._broker)
             attempt.payload_bytes = len(payload)
+            if spec.options.redact:
+                attempt.redacts = payload
             if lane == Lane.SUSPECT:
                 self._suspect = attempt
             executor.hold(attempt, payload, first=task in self.limited)

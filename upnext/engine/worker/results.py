@@ -26,6 +26,7 @@ from upnext.engine.worker.failures import (
     error_info,
     headline,
     outcome_of,
+    redacted,
     retry_decision,
 )
 from upnext.engine.worker.finisher import Finisher
@@ -102,6 +103,8 @@ class Results:
             self._end(attempt, self._failure(attempt, begun_ns, error_info(error), FailureReason.CANCELLED))
             return
         info = error_info(error)
+        if attempt.redacts is not None:
+            info = redacted(info, attempt.redacts, attempt.spec.options.redact)
         if attempt.span is not None and tracing.spans is not None:
             tracing.spans.failed(attempt.span, info)
         self._report_failure(attempt, info)
