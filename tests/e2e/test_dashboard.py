@@ -44,6 +44,8 @@ async def limited(number: int) -> int:
 
 @worker.task
 def boom(text: str) -> None:
+    if text == "unknown":
+        raise LookupError(text)
     raise ValueError(text)
 
 @order_placed.on
@@ -451,6 +453,24 @@ def test_a_dead_letter_is_retried_and_purged_by_group(dashboard: Dashboard) -> N
     retried = dashboard.post("/dead/retry", {"task": "boom"})
     assert len(retried.json["retried"]) == before
     wait_until(lambda: len(dashboard.get("/dead?task=boom").json) == before, 20, "them to fail again")
+    other = ended(dashboard, dashboard.submit("boom", text="unknown"))
+
+    def by_type() -> dict[str, dict[str, Any]] | None:
+        found = {one["type"]: one for one in dashboard.get("/dead?task=boom&by=group").json}
+        return (
+            found
+            if {kind: one["count"] for kind, one in found.items()} == {"ValueError": before, "LookupError": 1}
+            else None
+        )
+
+    groups = wait_until(by_type, 20, "both kinds to be counted") or {}
+    assert (groups["ValueError"]["count"], groups["ValueError"]["ended"]) == (before, 2 * before)
+    assert "in boom" in groups["ValueError"]["location"]
+    of_it = f"/dead?task=boom&fingerprint={groups['ValueError']['fingerprint']}"
+    assert len(dashboard.get(of_it).json) == before
+    form = {"task": "boom", "fingerprint": groups["LookupError"]["fingerprint"]}
+    purged = dashboard.post("/dead/purge", form)
+    assert purged.json["purged"] == [other["job_id"]]
     purged = dashboard.post("/dead/purge", {"task": "boom"})
     assert len(purged.json["purged"]) == before
     assert dashboard.get("/dead?task=boom").json == []

@@ -11,6 +11,7 @@ from upnext.core.keys import GROUP, Keys
 PERMANENT = {
     "epoch", "schema", "seq", "tasks", "limits", "gcra", "paused", "consumers", "leases", "leader", "crons", "cursors", "fired",
     "stats", "ends", "dead", "dead:jobs", "dead:bytes", "large", "seen", "announcers", "announced", "lapsed", "limits:set",
+    "groups", "groups:ids",
     "graves",  # a sweep goes on for seconds after the jobs are back; test_scheduler.py sees that it ends
 }  # fmt: skip
 
@@ -23,7 +24,7 @@ def leaks(client: redis.Redis, keys: Keys) -> list[str]:
         name = raw.decode().removeprefix(keys.prefix)
         if name.startswith("s:"):
             found += _left_in(client, raw, name)
-        elif name not in PERMANENT and not name.startswith("event:") and client.ttl(raw) == -1:
+        elif name not in PERMANENT and not name.startswith(("event:", "done:")) and client.ttl(raw) == -1:
             found.append(f"{name} has no TTL: {_peek(client, raw)!r}")
     return found
 

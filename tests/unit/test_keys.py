@@ -27,6 +27,9 @@ PHRASES = {
     "cursors or their state": ["cursors", "schedules_state"],
     "fired or their state": ["fired", "schedules_state"],
     "stats or their state": ["stats", "schedules_state"],
+    "its successes": ["done_prefix"],
+    "successes of each task": ["done_prefix"],
+    "results": ["result_prefix"],
 }
 """Labels of a header besides the names of keys."""
 
@@ -38,6 +41,7 @@ PREFIXES = {
     "stream prefix": "stream_prefix",
     "bell channel": "bell",
     "reply prefix": "reply_prefix",
+    "done prefix": "done_prefix",
     "key that remembers this very send": "sent_prefix",
 }
 """Labels of arguments that keys are made of."""
@@ -59,6 +63,7 @@ WRITES = {
     **dict.fromkeys(["SADD", "SREM"], "set"),
     **dict.fromkeys(["SET", "DEL", "INCR"], "string"),
     "UNLINK": "stream",
+    **dict.fromkeys(["LPUSH", "LTRIM"], "list"),
     "SPUBLISH": "channel",
     "RENAMENX": "any",
 }
@@ -72,6 +77,7 @@ READS = {
         "HKEYS",
         "HLEN",
         "HSCAN",
+        "LRANGE",
         "HSTRLEN",
         "HMGET",
         "SCARD",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from upnext.core.ownership import Skew
     from upnext.engine.views.crons import Cron
     from upnext.engine.views.daemons import Daemon
+    from upnext.engine.views.ends import DeadGroup
     from upnext.engine.views.explain import Explanation
     from upnext.engine.views.jobs import Job
     from upnext.engine.views.tasks import Task
@@ -76,6 +77,24 @@ def host(one: Daemon) -> dict[str, Any]:
 def dead_letter(one: Job) -> dict[str, Any]:
     """A job's shape and the arguments that it was submitted with."""
     return {**job(one), "arguments": arguments(one)}
+
+
+def dead_group(one: DeadGroup) -> dict[str, Any]:
+    """`count`: dead letters kept now; `ended`: ends of this kind ever. `group` "": letters of an older version."""
+    about = one.about
+    return {
+        "task": one.task,
+        "group": one.group,
+        "count": one.count,
+        "ended": one.ended,
+        "first": iso(one.first_ms),
+        "last": iso(one.last_ms),
+        "error": about.type if about is not None else None,
+        "place": about.where or None if about is not None else None,
+        "cause": about.cause or None if about is not None else None,
+        "message": about.message or None if about is not None else None,
+        "job_id": one.job_id,
+    }
 
 
 def arguments(one: Job) -> Any:

@@ -20,6 +20,7 @@ says something, is a JSON object of one-letter keys:
 | t | int | the tick of a cron, ms | not from a cron |
 | o | str | W3C traceparent | none |
 | x | str | cause of the latest crash | it never crashed a worker |
+| g | str | of a dead letter: its group, see `upnext.core.end_groups` | it was written by an older version |
 | n | int | 1: `P:notes` has its checkpoint or progress | it has none, or this is not its first attempt |
 
 Outside a stream (delayed, dead) a job is packed as `LANE LENGTH:META PAYLOAD` without the spaces, LENGTH counting META's bytes;
@@ -63,6 +64,8 @@ class Meta:
     noted: bool = False
     own: dict[str, Any] | None = None
     """What this job has in place of its task's: see `upnext.core.own_options`."""
+    group: str | None = None
+    """Of a dead letter: the group of its end."""
     outcome: dict[str, Any] | None = None
 
 
@@ -85,6 +88,7 @@ _LETTERS = {
     "cause": "x",
     "noted": "n",
     "own": "u",
+    "group": "g",
     "outcome": "z",
 }
 _DEFAULTS = {name: getattr(Meta(), name) for name in _LETTERS}

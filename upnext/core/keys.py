@@ -32,7 +32,7 @@ class Key:
     """One row of the map. As an attribute of `Keys` it is the key's full name, or its fixed part where the rest is variable."""
 
     name: str
-    type: Literal["string", "hash", "zset", "set", "stream", "channel", "any"]
+    type: Literal["string", "hash", "zset", "set", "list", "stream", "channel", "any"]
     holds: str
     writers: str = ""
     """Scripts (`upnext/engine/lua`) that write it, separated by spaces."""
@@ -321,6 +321,28 @@ class Keys:
         "rate:", "hash", variable="BUCKET", life="120 s", holds="task -> ends in that 10 s bucket", writers="finish"
     )
     ends = Key("ends", "stream", life="capped", holds="recent ends, a batch an entry", writers="finish finish_again")
+    done_prefix = Key(
+        "done:",
+        "list",
+        variable="TASK",
+        life="with P:tasks",
+        holds="`MS JOB_ID` of the newest successes, newest first: 100 and a few",
+        writers="finish remove",
+    )
+    groups = Key(
+        "groups",
+        "hash",
+        life="with P:tasks; at most 32 of a task, about 2,000 of all",
+        holds="`TASK\\nGROUP` -> `COUNT FIRST_MS LAST_MS LETTER ABOUT` of ends that are no success; TASK -> its groups",
+        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap remove",
+    )
+    group_ids = Key(
+        "groups:ids",
+        "hash",
+        life="as P:groups",
+        holds="`TASK\\nGROUP` -> `MS JOB_ID` of its newest 100, a line each",
+        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap remove",
+    )
     audit = Key(
         "audit",
         "stream",
@@ -399,7 +421,13 @@ class Keys:
             self.stats,
             self.notes,
             self.dead_bytes,
+            self.groups,
+            self.group_ids,
         )
+
+    def done(self, task: str) -> str:
+        """The newest successes of a task."""
+        return self.done_prefix + task
 
     def idem(self, key: str) -> str:
         return self.idem_prefix + key

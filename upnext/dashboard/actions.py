@@ -23,7 +23,7 @@ from upnext.dashboard.auth import Right
 from upnext.dashboard.pages import Pages
 from upnext.dashboard.render import Renderer
 from upnext.dashboard.replies import answer, demand, done, mapped, quoted, user_of
-from upnext.dashboard.source import GROUPED, Daemon, Source, call_daemon
+from upnext.dashboard.source import Daemon, Source, call_daemon
 from upnext.engine.views import crons, dead_letters, jobs, tasks
 
 T = TypeVar("T")
@@ -280,16 +280,15 @@ class Actions:
 
         def run() -> dead_letters.Handled:
             client, keys = self._source.client, self._source.keys
-            ids = chosen or [
-                one.job_id
-                for one in self._source.dead_letters(str(task), GROUPED)
-                if not fingerprint or shapes.fingerprint(one) == str(fingerprint).replace("\r\n", "\n")
-            ]
-            return work(client, keys, ids[:MOST_IDS])
+            if chosen:
+                return work(client, keys, chosen[:MOST_IDS])
+            group = shapes.group_of(str(fingerprint) if fingerprint else None)
+            return work(client, keys, dead_letters.ids_of(client, keys, str(task), group))
 
         target = f"{len(chosen)} dead letters" if chosen else f"dead letters of {task}"
         handled = await self._do(request, Right.JOB_ACT, what, target, run)
-        return done(request, {word: handled.done, "unknown": handled.unknown}, "/dead")
+        value = {word: handled.done[:MOST_IDS], "count": len(handled.done), "unknown": handled.unknown[:MOST_IDS]}
+        return done(request, value, "/dead")
 
     # -- daemons --
 

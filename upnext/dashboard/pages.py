@@ -20,7 +20,7 @@ from upnext.dashboard.alerts import alerts
 from upnext.dashboard.auth import Right
 from upnext.dashboard.render import Renderer
 from upnext.dashboard.replies import answer, demand, mapped, user_of
-from upnext.dashboard.source import GROUPED, PAGE, Source
+from upnext.dashboard.source import PAGE, Source
 from upnext.engine.views import explain, jobs, tasks
 from upnext.errors import JobNotFoundError
 
@@ -189,6 +189,7 @@ class Pages:
 
     async def task(self, request: Request) -> Response:
         name = request.path_params["task"]
+        payload = user_of(request).may(Right.JOB_PAYLOAD)
 
         def ask() -> dict[str, Any]:
             snapshot = self._source.snapshot()
@@ -196,7 +197,7 @@ class Pages:
             if one is None:
                 tasks.one(self._source.client, self._source.keys, name)  # raises, and names those that are alike
                 raise HTTPException(404, f"no task {name} is registered")
-            letters = self._source.dead_letters(name, PAGE)
+            dead = {one.group: one.count for one in snapshot.dead_counts if one.task == name}
             limits = one.limits or {}
             shown = shapes.task(one, counted=snapshot.counted)
             return {
@@ -215,8 +216,8 @@ class Pages:
                 "rate_text": shapes.rate_field(limits),
                 "concurrency": limits.get("concurrency"),
                 "errors": [
-                    {**group, "location": group["fingerprint"].split("\n")[2]}
-                    for group in shapes.dead_groups(letters, payload=False)
+                    shapes.end_group(group, dead.get(group.name, 0), payload=payload)
+                    for group in self._source.end_groups(name)
                 ],
                 "example": "{}",
             }
@@ -249,13 +250,19 @@ class Pages:
         worker, root = query.get("worker") or None, query.get("root") or None
         if state is not None and state not in STATES:
             raise HTTPException(400, f"state {state!r} is not one of {', '.join(STATES)}")
+        fingerprint = query.get("fingerprint") or None
+        if fingerprint is not None and task is None:
+            raise HTTPException(400, "fingerprint is of a task: name that, too")
         limit = _limit(query.get("limit"))
         before = query.get("before") or None
         payload = user_of(request).may(Right.JOB_PAYLOAD)
 
         def ask() -> tuple[list[Any], list[str]]:
             status = JobStatus(state) if state else None
-            if worker is not None and root is None:
+            if task is not None and fingerprint is not None:
+                found = jobs.of_group(self._source.client, self._source.keys, task, fingerprint, PAGE)
+                found = [one for one in found if status in (None, one.status)]
+            elif worker is not None and root is None:
                 client, keys = self._source.client, self._source.keys
                 found = jobs.of_worker(client, keys, worker, status, task, FLOW_MOST if before else limit + 1)
             elif root is not None:
@@ -272,13 +279,14 @@ class Pages:
         rows = [shapes.job(one, payload=payload) for one in found[:limit]]
         further = None
         if len(found) > limit:
-            kept = {"state": state, "task": task, "worker": worker, "root": root, "limit": query.get("limit")}
+            kept = {"state": state, "task": task, "worker": worker, "root": root, "fingerprint": fingerprint}
+            kept["limit"] = query.get("limit")
             asked = {key: value for key, value in kept.items() if value}
             further = "/jobs?" + urllib.parse.urlencode({**asked, "before": rows[-1]["job_id"]})
         values = {
             "rows": rows,
             "states": STATES,
-            "filters": {"state": state, "task": task, "worker": worker, "root": root},
+            "filters": {"state": state, "task": task, "worker": worker, "root": root, "fingerprint": fingerprint},
             "task_names": names,
         }
         return self._answer(request, "jobs.html", values, rows, further)
@@ -348,10 +356,18 @@ class Pages:
     async def dead(self, request: Request) -> Response:
         task = request.query_params.get("task") or None
         payload = user_of(request).may(Right.JOB_PAYLOAD)
-        letters = await self._ask(lambda: self._source.dead_letters(task, GROUPED))
-        groups = shapes.dead_groups(letters, payload=payload)
-        rows = [shapes.job(one, payload=payload) for one in letters[:PAGE]]
-        return self._answer(request, "dead.html", {"rows": rows, "groups": groups, "task": task}, rows)
+        group = request.query_params.get("fingerprint") or None
+        by = request.query_params.get("by") or "job"
+        if by not in ("job", "group"):
+            raise HTTPException(400, f"by={by!r} is neither job nor group")
+        letters = await self._ask(lambda: self._source.dead_letters(task, PAGE, shapes.group_of(group)))
+        found = await self._ask(lambda: self._source.dead_groups(task))
+        groups = [
+            shapes.dead_group(one, payload=payload) for one in found if group in (None, one.group or shapes.NO_GROUP)
+        ]
+        rows = [shapes.job(one, payload=payload) for one in letters]
+        values = {"rows": rows, "groups": groups, "task": task, "fingerprint": group}
+        return self._answer(request, "dead.html", values, groups if by == "group" else rows)
 
     # -- the rest --
 

@@ -6,15 +6,18 @@ Payloads that a role may not see are left out here, in one place, for pages and 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from upnext.cli import json_views
 from upnext.cli.formatting import exit_text
+from upnext.core.end_groups import About, Group
 from upnext.dashboard.source import Daemon, Snapshot
+from upnext.engine.calls import inspect
 from upnext.engine.views.crons import Cron
+from upnext.engine.views.ends import DeadGroup
 from upnext.engine.views.jobs import Job
 from upnext.engine.views.tasks import Task
 from upnext.engine.views.workers import Consumer
@@ -184,35 +187,54 @@ def events(snapshot: Snapshot) -> list[dict[str, Any]]:
     ]
 
 
-def fingerprint(one: Job) -> str:
-    """What makes dead letters alike: the task, the error's type and the place in the code that raised it."""
-    error = one.error
-    where = ""
-    if error is not None and error.traceback:
-        frames = [line.strip() for line in error.traceback.splitlines() if line.strip().startswith("File ")]
-        where = frames[-1] if frames else ""
-    return "\n".join((one.task, error.type if error is not None else "", where, one.cause or ""))
+_STATUSES = {letter.value: status.value for letter, status in inspect.STATUSES.items()}
+NO_GROUP = "-"
+"""The fingerprint of dead letters that an older version wrote."""
 
 
-def dead_groups(letters: Sequence[Job], *, payload: bool) -> list[dict[str, Any]]:
-    """The most frequent first."""
-    groups: dict[str, dict[str, Any]] = {}
-    for one in letters:
-        key = fingerprint(one)
-        group = groups.get(key)
-        if group is None:
-            type_ = one.error.type if one.error is not None else one.status.value
-            message = one.error.message if one.error is not None and payload else ""
-            group = groups[key] = {
-                "task": one.task,
-                "type": type_,
-                "text": one.cause or message,
-                "fingerprint": key,
-                "count": 0,
-                "last_ms": one.finished_ms,
-            }
-        group["count"] += 1
-    return sorted(groups.values(), key=lambda group: (-group["count"], group["task"]))
+def group_of(fingerprint: str | None) -> str | None:
+    """The name of a group, as calls take it."""
+    return "" if fingerprint == NO_GROUP else fingerprint
+
+
+def dead_group(one: DeadGroup, *, payload: bool) -> dict[str, Any]:
+    """Dead letters that are alike. `count`: kept now; `ended`: ends of this kind ever."""
+    return {
+        "task": one.task,
+        "fingerprint": one.group or NO_GROUP,
+        **_about(one.about, payload=payload),
+        "count": one.count,
+        "ended": one.ended,
+        "first_ms": one.first_ms,
+        "last_ms": one.last_ms,
+        "job_id": one.job_id,
+    }
+
+
+def end_group(one: Group, dead: int, *, payload: bool) -> dict[str, Any]:
+    """Ends of a task that are no success and alike. `count`: ever; `dead`: dead letters of them that are kept."""
+    return {
+        "task": one.task,
+        "fingerprint": one.name,
+        **_about(one.about, payload=payload),
+        "status": _STATUSES.get(one.letter, "failed"),
+        "count": one.count,
+        "dead": dead,
+        "first_ms": one.first_ms,
+        "last_ms": one.last_ms,
+    }
+
+
+def _about(about: About | None, *, payload: bool) -> dict[str, Any]:
+    """The message of an error may hold what is in its job: it is a payload."""
+    known = about or About("of several kinds")
+    return {
+        "type": known.type or "of several kinds",
+        "location": known.where,
+        "cause": known.cause or None,
+        "message": known.message if payload else HIDDEN,
+        "text": known.cause or (known.message if payload else ""),
+    }
 
 
 def pretty(value: Any) -> str:

@@ -21,12 +21,15 @@ from upnext import config
 from upnext.cli import local_daemons
 from upnext.control.client import ControlClient
 from upnext.core import reports
+from upnext.core.end_groups import About, Group
 from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
 from upnext.engine.calls import inspect
+from upnext.engine.calls.inspect import DeadCount
 from upnext.engine.client.sync_client import SyncQueueClient
-from upnext.engine.views import crons, daemons, jobs, tasks
+from upnext.engine.views import crons, daemons, ends, jobs, tasks
 from upnext.engine.views.crons import Cron
+from upnext.engine.views.ends import DeadGroup
 from upnext.engine.views.jobs import Job
 from upnext.engine.views.tasks import Task
 from upnext.engine.views.workers import Consumer
@@ -35,9 +38,11 @@ from upnext.errors import JobNotFoundError
 SNAPSHOT_S = 1.0
 """A snapshot is shared by all viewers for so long."""
 COUNTED_A_TURN = 2_000
-"""Delayed jobs and dead letters are counted in slices of so many, one a snapshot: a look costs the same however many there are."""
-GROUPED = 500
-"""Groups of dead letters are made of the newest so many."""
+"""Delayed jobs and dead letters are counted in slices of so many: a look costs the same however many there are."""
+COUNTED_S = 0.02
+"""So long one snapshot counts dead letters, when they have changed."""
+MOST_GROUPS = 100
+"""Groups of dead letters that a page shows."""
 AUDIT_KEPT = 10_000
 PAGE = 100
 _FRESH_S = 0.5
@@ -65,6 +70,8 @@ class Snapshot:
     dead: int
     delayed: int
     counted: bool
+    dead_counts: tuple[DeadCount, ...] = ()
+    """Dead letters by task and group."""
 
     def task(self, name: str) -> Task | None:
         return next((one for one in self.tasks if one.name == name), None)
@@ -75,9 +82,8 @@ class Snapshot:
 
 @dataclass(slots=True)
 class SliceCounter:
-    """Counts jobs by task a slice at a time; `counts` are those of the last whole round."""
+    """Counts delayed jobs by task a slice at a time; `counts` are those of the last whole round."""
 
-    dead: bool
     cursor: str = "0"
     partial: dict[str, int] = field(default_factory=dict[str, int])
     counts: dict[str, int] = field(default_factory=dict[str, int])
@@ -85,7 +91,7 @@ class SliceCounter:
 
     def step(self, client: SyncQueueClient, keys: Keys) -> None:
         """Count one slice."""
-        call = inspect.count_by_task(keys, dead=self.dead, cursor=self.cursor, look=COUNTED_A_TURN)
+        call = inspect.count_by_task(keys, dead=False, cursor=self.cursor, look=COUNTED_A_TURN)
         self.cursor, counts = client.run(call)
         for task, count in counts.items():
             self.partial[task] = self.partial.get(task, 0) + count
@@ -102,7 +108,7 @@ class Source:
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
         self._taken_s = 0.0
-        self._delayed, self._dead = SliceCounter(dead=False), SliceCounter(dead=True)
+        self._delayed, self._dead = SliceCounter(), ends.DeadCounter()
 
     def snapshot(self) -> Snapshot:
         """At most SNAPSHOT_S old."""
@@ -114,10 +120,12 @@ class Source:
             return self._snapshot
 
     def _take(self) -> Snapshot:
-        for counter in (self._delayed, self._dead):
-            counter.step(self.client, self.keys)
+        self._delayed.step(self.client, self.keys)
+        dead = int(self.client.command("ZCARD", self.keys.dead))
+        state = (dead, self.client.command("GET", self.keys.dead_bytes))
+        self._dead.step(self.client, self.keys, state, COUNTED_A_TURN, COUNTED_S)
         at_ms = time.time_ns() // 1_000_000
-        found = tasks.tasks_with(self.client, self.keys, at_ms, self._delayed.counts, self._dead.counts)
+        found = tasks.tasks_with(self.client, self.keys, at_ms, self._delayed.counts, self._dead.by_task())
         known = daemons.daemons(self.client, self.keys, fresh_s=_FRESH_S)
         return Snapshot(
             at_ms=at_ms,
@@ -125,9 +133,10 @@ class Source:
             consumers=tuple(consumer for one in known for consumer in one.consumers),
             daemons=tuple(_with_local(known, daemons_of(self.keys.namespace), at_ms)),
             crons=tuple(crons.crons(self.client, self.keys)),
-            dead=int(self.client.command("ZCARD", self.keys.dead)),
+            dead=dead,
             delayed=int(self.client.command("ZCARD", self.keys.delayed)),
             counted=self._delayed.whole and self._dead.whole,
+            dead_counts=tuple(self._dead.counts.values()),
         )
 
     def jobs(self, status: JobStatus | None, task: str | None, limit: int) -> list[Job]:
@@ -141,8 +150,30 @@ class Source:
                 return jobs.dead_letter(self.client, self.keys, job_id)
         return one
 
-    def dead_letters(self, task: str | None, limit: int) -> list[Job]:
-        return jobs.dead_letters(self.client, self.keys, task, limit)
+    def dead_letters(self, task: str | None, limit: int, group: str | None = None) -> list[Job]:
+        return jobs.dead_letters(self.client, self.keys, task, limit, group)
+
+    def end_groups(self, task: str) -> list[Group]:
+        """What has failed, was cancelled or expired of a task: the newest first."""
+        return ends.groups(self.client, self.keys, task)
+
+    def dead_groups(self, task: str | None) -> list[DeadGroup]:
+        """Dead letters by task and group, the most frequent first, at most MOST_GROUPS.
+
+        What is common to a group that nothing else is known of is read from its newest letter.
+        """
+        counts = [one for one in self.snapshot().dead_counts if task in (None, one.task)]
+        counts = sorted(counts, key=lambda one: -one.count)[:MOST_GROUPS]
+        known = {
+            (group.task, group.name): group for name in {one.task for one in counts} for group in self.end_groups(name)
+        }
+        found = ends.dead_groups(counts, known)
+        return [one if one.about is not None else replace(one, about=self._about(one.job_id)) for one in found]
+
+    def _about(self, job_id: str) -> About | None:
+        with suppress(JobNotFoundError):
+            return ends.about(jobs.dead_letter(self.client, self.keys, job_id))
+        return None
 
     def oldest_queued_ms(self, names: Iterable[str]) -> dict[str, int]:
         """When the oldest queued job of each of these tasks was submitted (server ms); without those that have none."""
@@ -154,6 +185,8 @@ class Source:
         """One line of the audit; the newest AUDIT_KEPT are kept."""
         line = orjson.dumps({"who": who, "what": what, "target": target[:500]})
         self.client.command("XADD", self.keys.audit, "MAXLEN", "~", AUDIT_KEPT, "*", "e", line)
+        with self._lock:
+            self._snapshot = None  # the page that follows shows what was done
 
     def audit(self, before: str | None) -> list[dict[str, Any]]:
         """Newest first, at most PAGE; `before`: only those before this id."""

@@ -73,18 +73,6 @@ def test_a_line_breaks_where_nothing_is_known() -> None:
     assert "<script>" not in sparklines.sparkline([1, 2], "<script>")
 
 
-def job(task: str, type_: str, line: int) -> Job:
-    error = ErrorInfo(type_, "m", f'Traceback\n  File "a.py", line {line}, in f\n')
-    return Job(f"{task}:n1-1", task, JobStatus.DEAD, error=error, finished_ms=NOW_MS)
-
-
-def test_dead_letters_are_grouped_by_task_error_and_place() -> None:
-    letters = [job("a", "E", 1), job("a", "E", 1), job("a", "E", 2), job("b", "E", 1), job("a", "F", 1)]
-    groups = shapes.dead_groups(letters, payload=False)
-    assert [group["count"] for group in groups] == [2, 1, 1, 1]
-    assert len({group["fingerprint"] for group in groups}) == 4
-
-
 def test_a_role_without_payloads_gets_none() -> None:
     one = Job(
         "a:n1-1", "a", JobStatus.DEAD, payload=b'{"card": 1}', error=ErrorInfo("E", "card 1", "card 1"), value=b"1"

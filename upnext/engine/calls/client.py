@@ -271,6 +271,8 @@ def cancel(keys: Keys, job_id: str) -> Call[int]:
             keys.stats,
             keys.notes,
             keys.dead_bytes,
+            keys.groups,
+            keys.group_ids,
             *keys.streams(parsed.task),
         ],
         [

@@ -1,5 +1,5 @@
-"""Calls that only look, at jobs: find_job, queued_jobs, running_jobs, read_dead, page_jobs, recent_ends;
-at tasks: list_tasks, count_by_task, gates; at crons: list_crons."""
+"""Calls that only look, at jobs: find_job, queued_jobs, running_jobs, read_dead, page_jobs, recent_ends, kept_ends, outcomes;
+at tasks: list_tasks, count_by_task, gates; at groups of ends: list_groups, count_dead; at crons: list_crons."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from upnext.core import entry, ids, outcome
+from upnext.core import end_groups, entry, ids, outcome
 from upnext.core.batches import CALL_BYTES
+from upnext.core.end_groups import Group
 from upnext.core.entry import Meta
 from upnext.core.keys import LANE_LETTERS, Keys
 from upnext.core.lanes import Lane
@@ -213,15 +214,21 @@ class Page:
     jobs: list[tuple[str, Packed]]
 
 
-def page_jobs(keys: Keys, *, dead: bool, task: str | None, rank: int, look: int, limit: int) -> Call[Page]:
-    """Delayed jobs soonest first, or dead letters newest first: of `look` from `rank` on, at most `limit` of this task."""
+def page_jobs(
+    keys: Keys, *, dead: bool, task: str | None, rank: int, look: int, limit: int, group: str | None = None
+) -> Call[Page]:
+    """Delayed jobs soonest first, or dead letters newest first: of `look` from `rank` on, at most `limit` of this task and group.
+
+    group: None: any; "": those that an older version wrote without one.
+    """
 
     def parse(reply: list[Any]) -> Page:
         jobs = [(_text(reply[at]), _packed(dead, reply[at + 1], reply[at + 2])) for at in range(1, len(reply), 3)]
         return Page(reply[0] if reply[0] >= 0 else None, jobs)
 
     names = [keys.dead, keys.dead_jobs] if dead else [keys.delayed, keys.delayed_jobs]
-    return Call(script("page_jobs"), names, [task or "", rank, look, limit, CALL_BYTES, int(dead)], parse)
+    wanted = "" if group is None else group or "-"
+    return Call(script("page_jobs"), names, [task or "", rank, look, limit, CALL_BYTES, int(dead), wanted], parse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +269,83 @@ def recent_ends(
     return Call(
         script("recent_ends"), [keys.ends], [keys.result_prefix, task or "", letters, limit, CALL_BYTES, *after], parse
     )
+
+
+@dataclass(frozen=True, slots=True)
+class KeptEnd:
+    """One end that is kept by its id."""
+
+    job_id: str
+    status: JobStatus
+    at_ms: int
+
+
+def kept_ends(
+    keys: Keys, tasks: Sequence[str], statuses: Sequence[JobStatus], limit: int, group: str | None = None
+) -> Call[tuple[int, list[KeptEnd]]]:
+    """-> (how many of the tasks were looked at; their newest ends).
+
+    Of each task its newest successes, and of each of its groups of other ends the newest 100.
+    """
+
+    def parse(reply: list[Any]) -> tuple[int, list[KeptEnd]]:
+        rows = zip(reply[1::3], reply[2::3], reply[3::3], strict=True)
+        return reply[0], [KeptEnd(_text(job_id), STATUSES[letter.decode()], int(ms)) for job_id, letter, ms in rows]
+
+    letters = "".join(LETTERS[status] for status in statuses)
+    return Call(
+        script("kept_ends"),
+        [keys.groups, keys.group_ids, *(keys.done(task) for task in tasks)],
+        [letters, group or "", limit, *tasks],
+        parse,
+    )
+
+
+def outcomes(keys: Keys, job_ids: Sequence[str]) -> Call[list[Outcome | None]]:
+    """Of the first ones only, where they hold more than CALL_BYTES. Those that can't be read count as gone."""
+
+    def parse(reply: list[Any]) -> list[Outcome | None]:
+        found: list[Outcome | None] = []
+        for raw in reply:
+            try:
+                found.append(outcome.decode(raw) if raw else None)
+            except ValueError:
+                found.append(None)
+        return found
+
+    return Call(script("outcomes"), [keys.result(job_id) for job_id in job_ids], [CALL_BYTES], parse)
+
+
+def list_groups(keys: Keys, task: str | None, cursor: str, look: int) -> Call[tuple[str, list[Group]]]:
+    """-> (next cursor, "0" at the end; groups of ends that are no success, of this task or of all)."""
+
+    def parse(reply: list[Any]) -> tuple[str, list[Group]]:
+        return reply[0].decode(), [one for field, row in pairs(reply[1:]) if (one := end_groups.decode(field, row))]
+
+    return Call(script("list_groups"), [keys.groups], [task or "", cursor, look], parse)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadCount:
+    """Dead letters of one task and group; `group` "": of an older version. `job_id` is the newest."""
+
+    task: str
+    group: str
+    count: int
+    last_ms: int
+    job_id: str
+
+
+def count_dead(keys: Keys, cursor: str, look: int) -> Call[tuple[str, list[DeadCount]]]:
+    """-> (next cursor, "0" at the end; counts of the part that was looked at)."""
+
+    def parse(reply: list[Any]) -> tuple[str, list[DeadCount]]:
+        return reply[0].decode(), [
+            DeadCount(_text(task), _text(group), count, int(last_ms), _text(job_id))
+            for task, group, count, last_ms, job_id in zip(*(reply[at::5] for at in range(1, 6)), strict=True)
+        ]
+
+    return Call(script("count_dead"), [keys.dead, keys.dead_jobs], [cursor, look], parse)
 
 
 @dataclass(frozen=True, slots=True)

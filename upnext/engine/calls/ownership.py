@@ -233,6 +233,9 @@ def remove(
             keys.paused,
             keys.event(raw.event or ""),
             keys.large,
+            keys.groups,
+            keys.group_ids,
+            keys.done(name),
             *keys.streams(name),
         ],
         [

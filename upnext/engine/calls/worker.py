@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from upnext.core import entry, own_options
+from upnext.core import end_groups, entry, own_options
 from upnext.core.keys import LANE_LETTERS, Keys
 from upnext.core.lanes import Lane
 from upnext.core.outcome import EndLetter, JobStatus
@@ -106,6 +106,13 @@ def _extra(job: Finish) -> bytes:
         extra["n"] = (job.bury and job.notes.decode()) or True
     if job.cache is not None:
         extra["cache"], extra["cache_ttl"] = job.cache
+    group = None
+    record: dict[str, Any] | None = None
+    if job.status is not JobStatus.DONE:
+        record = orjson.loads(job.outcome)
+        assert record is not None
+        group, about = end_groups.of_outcome(record)
+        extra["g"], extra["about"] = group, orjson.dumps(end_groups.encode_about(about)).decode()
     if job.bury:
         extra["bury"] = True
         kept = entry.Meta() if meta is None else meta
@@ -119,7 +126,8 @@ def _extra(job: Finish) -> bytes:
                 cause=kept.cause,
                 tick_ms=kept.tick_ms,
                 own=kept.own,
-                outcome=orjson.loads(job.outcome),
+                group=group,
+                outcome=record,
             )
         ).decode()
     return orjson.dumps(extra)
@@ -137,7 +145,13 @@ def finish(
         index = streams.get(where)
         if index is None:
             index = streams[where] = len(streams) + 1
-        if job.meta is None and not job.bury and job.cache is None and job.notes is None:
+        if (
+            job.status is JobStatus.DONE
+            and job.meta is None
+            and not job.bury
+            and job.cache is None
+            and job.notes is None
+        ):
             group = plain.get((index, job.status))
             if group is None:
                 group = plain[index, job.status] = []
@@ -176,6 +190,7 @@ def finish(
             keys.bell,
             now_ms,
             keys.cache_prefix,
+            keys.done_prefix,
             *task_args,
             *words,
         ],
@@ -183,7 +198,7 @@ def finish(
     )
 
 
-_FINISH_KEYS, _FINISH_ARGS = 12, 7
+_FINISH_KEYS, _FINISH_ARGS = 14, 8
 """What a call of finish has before its streams."""
 
 

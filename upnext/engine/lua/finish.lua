@@ -1,34 +1,51 @@
 #!lua flags=allow-oom
 -- Ends jobs: the one terminal write of their holder. Fenced: an entry that is no longer pending is another owner's, and nothing is written for it.
--- KEYS: 1 epoch, 2 where, 3 waiters, 4 dead, 5 dead:jobs, 6 cancel, 7 stats, 8 notes, 9 dead:bytes, 10 rate bucket, 11 ends, 12 limits, 13... streams
+-- KEYS: 1 epoch, 2 where, 3 waiters, 4 dead, 5 dead:jobs, 6 cancel, 7 stats, 8 notes, 9 dead:bytes, 10 groups, 11 groups:ids, 12 rate bucket,
+--       13 ends, 14 limits, 15... streams
 -- ARGV: 1 epoch, 2 result prefix, 3 idempotency prefix, 4 reply prefix, 5 bell channel, 6 now ms of the caller's clock (for dead letters' times),
---       7 cache prefix, then for each stream three: task, lane letter, result ttl ms; then groups. Jobs of which there is nothing to say but their outcome:
+--       7 cache prefix, 8 done prefix, then for each stream three: task, lane letter, result ttl ms; then groups. Jobs of which there is nothing to say but their outcome:
 --       'p', index of the stream from 1, status letter (d done, f failed, c cancelled, x dead), number of jobs, then for each: entry id, outcome.
 --       One job with more to it: 's', index, status letter, entry id, outcome, extra (JSON of its meta; `bury` keeps a dead letter, `dead` is
---       that letter's meta as text; `n` is true when something was noted of the job, or the newest notes of a dead letter; `cache` is the key that finds the outcome for `cache_ttl` ms)
+--       that letter's meta as text; `n` is true when something was noted of the job, or the newest notes of a dead letter; `cache` is the key that finds the outcome for `cache_ttl` ms;
+--       `g`, `about`: the group of an end that is no success, and what is common to it)
 -- Returns: the positions (from 1, in the order of ARGV) of the jobs that were not ours any more
 -- Errors: EPOCH
 -- include: epoch
 -- include: must_be
 -- include: dead_total
 -- include: end_job
+-- include: ends
 local result, bell = ARGV[2], ARGV[5]
 local now = tonumber(ARGV[6])
 local keys = {
   where = KEYS[2], waiters = KEYS[3], dead = KEYS[4], dead_jobs = KEYS[5], cancel = KEYS[6], notes = KEYS[8], dead_bytes = KEYS[9],
+  groups = KEYS[10], group_ids = KEYS[11], done = ARGV[8],
   result = result, idem = ARGV[3], reply = ARGV[4],
   have_waiters = redis.call('HLEN', KEYS[3]) > 0, have_cancels = redis.call('HLEN', KEYS[6]) > 0,
 }
 local watched = keys.have_waiters or keys.have_cancels
-local FIRST = 12
+local FIRST = 14
 local streams = #KEYS - FIRST
-must_be('hash', KEYS[2], KEYS[5], KEYS[8], KEYS[12])
+must_be('hash', KEYS[2], KEYS[5], KEYS[8], KEYS[14])
 must_be('zset', KEYS[4])
 must_be('stream', unpack(KEYS, FIRST + 1))
-local stale, counts, ends = {}, {}, {}
+local stale, counts, ends, successes = {}, {}, {}, {}
 local gone = {} -- per stream: ids to delete, the highest of them, whether each was found pending
 local position = 0
+local stamp = string.format('%.0f ', now)
 local NOTHING = {}
+
+-- The newest successes of a task, up to 100.
+local function succeeded(task, prefix, ids)
+  local list = successes[task]
+  if not list then
+    list = {}
+    successes[task] = list
+  end
+  for job = math.max(1, #ids - 99), #ids do
+    list[#list + 1] = stamp .. prefix .. ids[job]
+  end
+end
 
 local function ended(index, letter, ids, all_pending)
   if #ids == 0 then
@@ -43,7 +60,7 @@ local function ended(index, letter, ids, all_pending)
   for at = 1, #ids do
     list[#list + 1] = ids[at]
   end
-  local task = ARGV[8 + 3 * (index - 1)]
+  local task = ARGV[9 + 3 * (index - 1)]
   local count = counts[task]
   if not count then
     count = {d = 0, f = 0, c = 0, x = 0}
@@ -52,10 +69,10 @@ local function ended(index, letter, ids, all_pending)
   count[letter] = count[letter] + #ids
 end
 
-local at = 8 + 3 * streams
+local at = 9 + 3 * streams
 while at <= #ARGV do
   local index, letter = tonumber(ARGV[at + 1]), ARGV[at + 2]
-  local stream, told = KEYS[FIRST + index], 8 + 3 * (index - 1)
+  local stream, told = KEYS[FIRST + index], 9 + 3 * (index - 1)
   local lane_id, ttl = ARGV[told] .. ':' .. ARGV[told + 1], ARGV[told + 2]
   if ARGV[at] == 'p' then
     local count = tonumber(ARGV[at + 3])
@@ -90,6 +107,9 @@ while at <= #ARGV do
     for job = 1, math.min(#ids, 64 - #ends) do
       ends[#ends + 1] = letter .. lane_id .. ids[job]
     end
+    if letter == 'd' then
+      succeeded(ARGV[told], lane_id, ids)
+    end
     ended(index, letter, ids, all_pending)
     position = position + count
     at = at + 4 + 2 * count
@@ -113,6 +133,11 @@ while at <= #ARGV do
       end_job(keys, now, job, outcome, meta.ttl or tonumber(ttl), meta, packed, meta.i ~= nil)
       if #ends < 64 then
         ends[#ends + 1] = letter .. job
+      end
+      if letter == 'd' then
+        succeeded(ARGV[told], '', {job})
+      else
+        note_end(ARGV[told], letter, job, meta.g, meta.about)
       end
       ended(index, letter, {entry}, true)
     end
@@ -173,13 +198,20 @@ for task, count in pairs(counts) do
       total = total + count[letter]
     end
   end
-  redis.pcall('HINCRBY', KEYS[10], task, total)
-  if redis.call('HEXISTS', KEYS[12], task) == 1 then
+  redis.pcall('HINCRBY', KEYS[12], task, total)
+  if redis.call('HEXISTS', KEYS[14], task) == 1 then
     redis.call('SPUBLISH', bell, 't' .. task)
   end
 end
+for task, list in pairs(successes) do
+  local size = redis.pcall('LPUSH', keys.done .. task, unpack(list, math.max(1, #list - 99)))
+  if type(size) == 'number' and size > 200 then
+    redis.pcall('LTRIM', keys.done .. task, 0, 99)
+  end
+end
+keep_ends(keys, now)
 if #ends > 0 then
-  redis.pcall('EXPIRE', KEYS[10], 120)
-  redis.pcall('XADD', KEYS[11], 'MAXLEN', '~', 256, '*', 'j', table.concat(ends, '\n'))
+  redis.pcall('EXPIRE', KEYS[12], 120)
+  redis.pcall('XADD', KEYS[13], 'MAXLEN', '~', 256, '*', 'j', table.concat(ends, '\n'))
 end
 return stale

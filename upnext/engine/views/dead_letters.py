@@ -21,12 +21,17 @@ class Handled:
     unknown: list[str]
 
 
-def ids_of(transport: Transport, keys: Keys, task: str | None = None) -> list[str]:
-    """All dead letters, or those of one task, newest first."""
+def ids_of(
+    transport: Transport, keys: Keys, task: str | None = None, group: str | None = None, most: int | None = None
+) -> list[str]:
+    """All dead letters, or those of one task, or group of ends of it, newest first; the newest `most` of them."""
     found: list[str] = []
     rank: int | None = 0
-    while rank is not None:
-        page = transport.run(inspect.page_jobs(keys, dead=True, task=task, rank=rank, look=_LOOK, limit=_LOOK))
+    while rank is not None and (most is None or len(found) < most):
+        limit = _LOOK if most is None else min(_LOOK, most - len(found))
+        page = transport.run(
+            inspect.page_jobs(keys, dead=True, task=task, rank=rank, look=_LOOK, limit=limit, group=group)
+        )
         found += [job_id for job_id, _ in page.jobs]
         rank = page.next_rank
     return found

@@ -14,7 +14,7 @@ from upnext.core.entry import Meta
 from upnext.core.keys import LANE_LETTERS, Keys
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
 from upnext.engine.calls import inspect
-from upnext.engine.calls.inspect import End, Found, InLane, LanePart, Packed, TaskFacts
+from upnext.engine.calls.inspect import End, Found, InLane, KeptEnd, LanePart, Packed, TaskFacts
 from upnext.engine.redis.scripts import Call, run_calls_blocking
 from upnext.errors import JobNotFoundError
 
@@ -26,6 +26,7 @@ MOST_PARTS = 64
 """Most calls for the jobs of one task: of jobs with much data a look shows fewer than it was asked for."""
 
 _LOOK_CONSUMERS = 200
+_TASKS_A_CALL = 100
 
 ENDED = (JobStatus.DONE, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.DEAD)
 
@@ -201,7 +202,7 @@ def jobs(
         found += _paged(transport, keys, dead=True, task=task, limit=limit - len(found))
     elif (status is None or status in ENDED) and len(found) < limit:
         wanted = ENDED if status is None else (status,)
-        ends = _ends(transport, keys, task, wanted, limit - len(found))
+        ends = _ends(transport, keys, tasks, task, wanted, limit - len(found))
         # A dead letter that was retried has ended before and lives again: it is listed as what it is now.
         living = {one.job_id for one in found}
         found += [_recent(end) for end in ends if end.job_id not in living]
@@ -217,9 +218,11 @@ def lineage(transport: Transport, keys: Keys, root_id: str, limit: int = 2_000) 
     )
 
 
-def dead_letters(transport: Transport, keys: Keys, task: str | None = None, limit: int = 100) -> list[Job]:
-    """Newest first."""
-    found = _paged(transport, keys, dead=True, task=task, limit=limit)
+def dead_letters(
+    transport: Transport, keys: Keys, task: str | None = None, limit: int = 100, group: str | None = None
+) -> list[Job]:
+    """Newest first. `group`: of one group of ends (see `upnext.core.end_groups`) alone."""
+    found = _paged(transport, keys, dead=True, task=task, limit=limit, group=group)
     return _as_declared(found, run_calls_blocking(inspect.list_tasks(keys, 0), transport.run))
 
 
@@ -271,7 +274,66 @@ def _in_lanes(transport: Transport, call: Callable[[str, str, int], Call[LanePar
     return found
 
 
-def _ends(transport: Transport, keys: Keys, task: str | None, wanted: Sequence[JobStatus], limit: int) -> list[End]:
+def _ends(
+    transport: Transport,
+    keys: Keys,
+    tasks: Sequence[str],
+    task: str | None,
+    wanted: Sequence[JobStatus],
+    limit: int,
+) -> list[End]:
+    """The newest of the recent ends of all tasks and of those that each of `tasks` keeps by their ids."""
+    recent = {one.job_id: one for one in reversed(_recent_ends(transport, keys, task, wanted, limit))}
+    kept = kept_ends(transport, keys, tasks, wanted, limit)
+    ids = [one.job_id for one in kept if one.job_id not in recent]
+    known = dict(zip(ids, outcomes(transport, keys, ids), strict=True))
+    older = [End(one.job_id, one.status, one.at_ms, known[one.job_id]) for one in kept if one.job_id in known]
+    return sorted([*reversed(recent.values()), *older], key=lambda one: -one.at_ms)[:limit]
+
+
+def kept_ends(
+    transport: Transport,
+    keys: Keys,
+    tasks: Sequence[str],
+    wanted: Sequence[JobStatus],
+    limit: int,
+    group: str | None = None,
+) -> list[KeptEnd]:
+    """The newest ends that these tasks keep by their ids, each job once."""
+    found: dict[str, KeptEnd] = {}
+    start = 0
+    while start < len(tasks):
+        part = tasks[start : start + _TASKS_A_CALL]
+        looked_at, page = transport.run(inspect.kept_ends(keys, part, wanted, limit, group))
+        for one in page:
+            if one.job_id not in found or found[one.job_id].at_ms < one.at_ms:
+                found[one.job_id] = one
+        start += max(1, looked_at)
+    return sorted(found.values(), key=lambda one: -one.at_ms)[:limit]
+
+
+def of_group(transport: Transport, keys: Keys, task: str, group: str, limit: int = 100) -> list[Job]:
+    """The newest ends of one group (see `upnext.core.end_groups`) of a task: with what its dead letter or its result still says."""
+    kept = kept_ends(transport, keys, [task], ENDED, limit, group)
+    letters = {one.job_id: one for one in dead_letters(transport, keys, task, limit, group)}
+    known = outcomes(transport, keys, [one.job_id for one in kept])
+    return [
+        letters.get(one.job_id) or _recent(End(one.job_id, one.status, one.at_ms, outcome))
+        for one, outcome in zip(kept, known, strict=True)
+    ]
+
+
+def outcomes(transport: Transport, keys: Keys, job_ids: Sequence[str]) -> list[Outcome | None]:
+    """Of each its outcome, as far as it is kept."""
+    found: list[Outcome | None] = []
+    while len(found) < len(job_ids):
+        found += transport.run(inspect.outcomes(keys, job_ids[len(found) : len(found) + inspect.MOST_HELD]))
+    return found
+
+
+def _recent_ends(
+    transport: Transport, keys: Keys, task: str | None, wanted: Sequence[JobStatus], limit: int
+) -> list[End]:
     found: list[End] = []
     after: tuple[str, int] | None = inspect.NEWEST
     while after is not None and len(found) < limit:
@@ -281,14 +343,16 @@ def _ends(transport: Transport, keys: Keys, task: str | None, wanted: Sequence[J
     return found
 
 
-def _paged(transport: Transport, keys: Keys, *, dead: bool, task: str | None, limit: int) -> list[Job]:
+def _paged(
+    transport: Transport, keys: Keys, *, dead: bool, task: str | None, limit: int, group: str | None = None
+) -> list[Job]:
     found: list[Job] = []
     rank: int | None = 0
     parts = 0
     while rank is not None and len(found) < limit and parts < MOST_PARTS:
         parts += 1
         page = transport.run(
-            inspect.page_jobs(keys, dead=dead, task=task, rank=rank, look=LOOK, limit=limit - len(found))
+            inspect.page_jobs(keys, dead=dead, task=task, rank=rank, look=LOOK, limit=limit - len(found), group=group)
         )
         found += [_packed(job_id, place) for job_id, place in page.jobs]
         rank = page.next_rank
