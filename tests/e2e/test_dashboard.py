@@ -15,11 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from tests.support.daemon import BIN, Daemon
 from tests.support.dashboard import Answer, Dashboard
 from tests.support.servers import free_port
 from tests.support.waiting import given, wait_until
+from upnext.core import series
+from upnext.core.keys import Keys
+from upnext.core.series import FINE, Times
 from upnext.dashboard import auth
 from upnext.dashboard.auth import Role
 
@@ -439,6 +443,30 @@ def test_a_daemon_that_is_paused_is_an_alert(daemon: Daemon, dashboard: Dashboar
     assert titles
     assert dashboard.post(f"/hosts/{host}/resume").status == 200
     wait_until(lambda: daemon.status()["mode"] == "running", 20, "it to resume")
+
+
+def test_the_last_hour_is_drawn(daemon: Daemon) -> None:
+    client = redis.Redis.from_url(daemon.broker_url)
+    keys, now_ms = Keys("default"), time.time_ns() // 1_000_000
+    times = Times()
+    times.note(0.5, 2.0)
+    for back in range(1, 11):
+        minute = series.at(now_ms, FINE) - back
+        client.hset(
+            keys.series(FINE, minute), mapping={"=": "1", "boom": f"{1000 - 60 * back} {10 - back} 0 0 0 7 1 9000"}
+        )
+        client.hset(keys.times(FINE, minute), "boom", times.encode())
+    with Dashboard(daemon) as fresh:
+        [of_boom] = [row["series"] for row in fresh.get("/tasks").json if row["task"] == "boom"]
+        assert len(of_boom["ended"]) == 60
+        assert [count for count in of_boom["ended"] if count] == [61] * 9
+        whole = fresh.get("/").json["series"]
+        assert [count for count in whole["failed"] if count] == [1] * 9
+        assert 1 < min(filter(None, whole["run_p95_s"])) < 3
+        of_it = fresh.get("/tasks/boom").json["series"]
+        assert (len(of_it["1m"]["ended"]), len(of_it["15m"]["ended"]), of_it["15m"]["step_s"]) == (180, 672, 900)
+        for path in ("/", "/tasks", "/tasks/boom"):
+            assert 'class="spark' in fresh.get(path, accept="text/html").text
 
 
 # -- what the buttons do ------------------------------------------------------------------------------------------------------------------

@@ -17,9 +17,10 @@ from upnext.core.entry import Meta
 from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
 from upnext.core.schedules import ScheduleSpec, encode
+from upnext.core.series import Times
 from upnext.core.spec import CronSpec
 from upnext.core.submission import Submission
-from upnext.engine.calls import admin, client, lease, schedules, worker
+from upnext.engine.calls import admin, client, lease, schedules, series, worker
 from upnext.engine.calls.worker import Finish
 from upnext.engine.redis.replies import ReplyError
 from upnext.engine.redis.scripts import Call, script
@@ -145,6 +146,7 @@ SCENARIOS: dict[str, Callable[[Workbench], Call[Any]]] = {
     ),
     "linger": lambda work: held(work) and lease.linger(work.keys, work.epoch, CONSUMER, "ship", 1),
     "note": lambda work: _note(work, held(work)),
+    "note_times": lambda work: held(work) and series.note_times(work.keys, work.now_ms(), {"ship": Times({1: 1}, {})}),
     "pause_task": lambda work: held(work) and admin.pause_task(work.keys, "ship"),
     "promote": lambda work: held(work) and lease.promote(work.keys, work.epoch, 10),
     "purge_dead": lambda work: held(work) and admin.purge_dead(work.keys, work.dead_ids()),
@@ -157,6 +159,7 @@ SCENARIOS: dict[str, Callable[[Workbench], Call[Any]]] = {
         work.keys, work.epoch, [work.put_back(held(work)), *map(work.put_back, work.fetch(1))]
     ),
     "retry_dead": lambda work: held(work) and admin.retry_dead(work.keys, work.dead_ids()),
+    "sample": lambda work: held(work) and series.sample(work.keys, work.epoch, 30_000_000, 1, "0"),
     "send": _sends,
     "submit": _submits,
     "tick": _tick,

@@ -343,6 +343,30 @@ class Keys:
         holds="`TASK\\nGROUP` -> `MS JOB_ID` of its newest 100, a line each",
         writers="cancel finish finish_again hand_back purge_delayed purge_queued reap remove",
     )
+    series_prefix = Key(
+        "series:",
+        "hash",
+        variable="STEP:MINUTE",
+        life="3 h in steps of a minute, 7 d in steps of 15",
+        holds="task -> its counters and depths at that minute, eight numbers; `=`: all tasks were looked at, one without a row stood still",
+        writers="sample",
+    )
+    series_last_prefix = Key(
+        "series:last:",
+        "hash",
+        variable="STEP",
+        life="with P:tasks",
+        holds="task -> the newest row that was written of it",
+        writers="remove sample",
+    )
+    times_prefix = Key(
+        "times:",
+        "hash",
+        variable="STEP:MINUTE",
+        life="as P:series:",
+        holds="task -> how many attempts waited (s) and ran (r) how long, by bucket: `s12=3 r20=8`",
+        writers="note_times",
+    )
     audit = Key(
         "audit",
         "stream",
@@ -428,6 +452,17 @@ class Keys:
     def done(self, task: str) -> str:
         """The newest successes of a task."""
         return self.done_prefix + task
+
+    def series(self, step: int, minute: int) -> str:
+        """Samples of all tasks at a minute (since 1970), of those taken every `step` minutes."""
+        return f"{self.series_prefix}{step}:{minute}"
+
+    def series_last(self, step: int) -> str:
+        return f"{self.series_last_prefix}{step}"
+
+    def times(self, step: int, minute: int) -> str:
+        """How long attempts waited and ran within `step` minutes from that one on."""
+        return f"{self.times_prefix}{step}:{minute}"
 
     def idem(self, key: str) -> str:
         return self.idem_prefix + key

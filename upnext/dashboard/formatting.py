@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
@@ -74,6 +74,11 @@ def when(at_ms: float | None) -> Markup | str:
     )
 
 
+def newest(values: Sequence[float | None]) -> float | None:
+    """The last that is known."""
+    return next((value for value in reversed(values) if value is not None), None)
+
+
 def shown(text: Any, cap: int = TEXT_CAP) -> str:
     """Text of users: control and direction characters are made visible, the rest is cut at `cap` characters."""
     raw = str(text)
@@ -85,5 +90,5 @@ def shown(text: Any, cap: int = TEXT_CAP) -> str:
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = MappingProxyType(
-    {"number": number, "size": size, "duration": duration, "when": when, "shown": shown}
+    {"number": number, "size": size, "duration": duration, "when": when, "shown": shown, "newest": newest}
 )

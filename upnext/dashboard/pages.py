@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -14,8 +14,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from upnext.cli import json_views
+from upnext.core import series
 from upnext.core.outcome import JobStatus
-from upnext.dashboard import shapes
+from upnext.core.series import Point
+from upnext.dashboard import over_time, shapes
 from upnext.dashboard.alerts import alerts
 from upnext.dashboard.auth import Right
 from upnext.dashboard.render import Renderer
@@ -99,7 +101,15 @@ class Pages:
                     _tile("Queued", sum(one.queued for one in snapshot.tasks), "/jobs?state=queued"),
                     _tile("Running", sum(one.running for one in snapshot.tasks), "/jobs?state=running"),
                     _tile("Delayed", snapshot.delayed, "/jobs?state=delayed"),
-                    _tile("Ended per second", round(sum(one.rate_per_s for one in snapshot.tasks), 1), "/tasks"),
+                    _tile(
+                        "Ended per second",
+                        round(sum(one.rate_per_s for one in snapshot.tasks), 1),
+                        "/tasks",
+                        series=[one.ended for one in snapshot.hour.whole],
+                        label="Ends a minute in the last hour",
+                    ),
+                    _failures(snapshot.hour.whole),
+                    _lateness(snapshot.hour.whole),
                     _tile("Dead letters", snapshot.dead, "/dead", tone="bad" if snapshot.dead else ""),
                     _tile("Workers alive", len({(c.host, c.pid) for c in snapshot.consumers if c.alive}), "/workers"),
                 ],
@@ -110,6 +120,7 @@ class Pages:
                     }
                     for one in shown
                 ],
+                "series": over_time.columns(snapshot.hour.whole),
                 "hosts": [shapes.daemon(one) for one in snapshot.daemons],
                 "failures": [shapes.job(one, payload=payload) for one in letters],
             }
@@ -184,7 +195,13 @@ class Pages:
 
     async def tasks(self, request: Request) -> Response:
         snapshot = await self._ask(self._source.snapshot)
-        rows = [shapes.task(one, counted=snapshot.counted) for one in snapshot.tasks]
+        rows = [
+            {
+                **shapes.task(one, counted=snapshot.counted),
+                "series": over_time.columns(snapshot.hour.of.get(one.name, ())),
+            }
+            for one in snapshot.tasks
+        ]
         return self._answer(request, "tasks.html", {"rows": rows, "approximate": not snapshot.counted}, rows)
 
     async def task(self, request: Request) -> Response:
@@ -220,10 +237,15 @@ class Pages:
                     for group in self._source.end_groups(name)
                 ],
                 "example": "{}",
+                "series": {step: self._source.over_time(name, step) for step in series.POINTS},
             }
 
         values = await self._ask(ask)
         json = {**values["one"], "signature": values["signature"], "errors": values["errors"]}
+        json["series"] = {f"{step}m": over_time.columns(points, step) for step, points in values["series"].items()}
+        values["graphs"] = [
+            {"title": f"The last {words}", "graphs": _graphs(values["series"][step])} for step, words in _SPANS
+        ]
         return self._answer(request, "task.html", values, json)
 
     async def limits(self, request: Request) -> Response:
@@ -399,8 +421,71 @@ CONTROLS: tuple[tuple[str, str, str], ...] = (
 """Methods of a daemon that a page has a button for: method, label, question."""
 
 
-def _tile(name: str, value: float, link: str, tone: str = "") -> dict[str, Any]:
-    return {"name": name, "value": value, "link": link, "tone": tone, "unit": "", "series": None, "label": ""}
+def _tile(
+    name: str,
+    value: float | None,
+    link: str,
+    tone: str = "",
+    unit: str = "",
+    series: Sequence[float | None] = (),
+    label: str = "",
+) -> dict[str, Any]:
+    known = [value for value in series if value is not None]
+    return {
+        "name": name,
+        "value": value,
+        "link": link,
+        "tone": tone,
+        "unit": unit,
+        "series": list(series) if len(known) > 1 else None,
+        "label": label,
+    }
+
+
+def _failures(whole: Sequence[Point]) -> dict[str, Any]:
+    """The tile of what failed in the last hour."""
+    counts = [one.failed for one in whole]
+    count = sum(filter(None, counts))
+    label = "Failures a minute in the last hour"
+    return _tile("Failed in an hour", count, "/dead", tone="bad" if count else "", series=counts, label=label)
+
+
+def _lateness(whole: Sequence[Point]) -> dict[str, Any]:
+    """The tile of how long jobs waited for their start, as of the newest minute in which some started."""
+    waits = [one.wait_p95_s for one in whole]
+    newest = next((wait for wait in reversed(waits) if wait is not None), None)
+    label = "Wait for the start by the minute in the last hour: 95 of 100 jobs waited less"
+    return _tile("Wait for the start, p95", newest, "/tasks", unit="s", series=waits, label=label)
+
+
+_SPANS = ((series.FINE, "3 hours, by the minute"), (series.COARSE, "7 days, by quarters of an hour"))
+
+
+def _graphs(points: Sequence[Point]) -> list[dict[str, Any]]:
+    """The graphs of a task: title, unit, values, the newest of them and the highest."""
+    kinds: tuple[tuple[str, str, str, str], ...] = (
+        ("Ended", "ended", "", "plain"),
+        ("Failed", "failed", "", "bad"),
+        ("Queued", "queued", "", "plain"),
+        ("Wait for the start, p95", "wait_p95_s", "s", "plain"),
+        ("Run time, p50", "run_p50_s", "s", "plain"),
+        ("Run time, p95", "run_p95_s", "s", "plain"),
+    )
+    found: list[dict[str, Any]] = []
+    for title, name, unit, tone in kinds:
+        values: list[float | None] = [getattr(one, name) for one in points]
+        known = [value for value in values if value is not None]
+        found.append(
+            {
+                "title": title,
+                "unit": unit,
+                "tone": tone,
+                "values": values,
+                "now": known[-1] if known else None,
+                "most": max(known) if known else None,
+            }
+        )
+    return found
 
 
 def _limit(text: str | None) -> int:

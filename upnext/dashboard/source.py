@@ -24,10 +24,12 @@ from upnext.core import reports
 from upnext.core.end_groups import About, Group
 from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
+from upnext.core.series import Point
+from upnext.dashboard.over_time import Hour, OverTime
 from upnext.engine.calls import inspect
 from upnext.engine.calls.inspect import DeadCount
 from upnext.engine.client.sync_client import SyncQueueClient
-from upnext.engine.views import crons, daemons, ends, jobs, tasks
+from upnext.engine.views import crons, daemons, ends, jobs, series, tasks
 from upnext.engine.views.crons import Cron
 from upnext.engine.views.ends import DeadGroup
 from upnext.engine.views.jobs import Job
@@ -72,6 +74,8 @@ class Snapshot:
     counted: bool
     dead_counts: tuple[DeadCount, ...] = ()
     """Dead letters by task and group."""
+    hour: Hour = field(default_factory=Hour)
+    """The last hour by the minute."""
 
     def task(self, name: str) -> Task | None:
         return next((one for one in self.tasks if one.name == name), None)
@@ -109,6 +113,7 @@ class Source:
         self._snapshot: Snapshot | None = None
         self._taken_s = 0.0
         self._delayed, self._dead = SliceCounter(), ends.DeadCounter()
+        self._over_time = OverTime()
 
     def snapshot(self) -> Snapshot:
         """At most SNAPSHOT_S old."""
@@ -137,6 +142,7 @@ class Source:
             delayed=int(self.client.command("ZCARD", self.keys.delayed)),
             counted=self._delayed.whole and self._dead.whole,
             dead_counts=tuple(self._dead.counts.values()),
+            hour=self._over_time.hour(self.client, self.keys, at_ms),
         )
 
     def jobs(self, status: JobStatus | None, task: str | None, limit: int) -> list[Job]:
@@ -156,6 +162,10 @@ class Source:
     def end_groups(self, task: str) -> list[Group]:
         """What has failed, was cancelled or expired of a task: the newest first."""
         return ends.groups(self.client, self.keys, task)
+
+    def over_time(self, task: str, step: int) -> list[Point]:
+        """One task in steps of so many minutes, as far back as it is kept."""
+        return series.of_task(self.client, self.keys, task, time.time_ns() // 1_000_000, step)
 
     def dead_groups(self, task: str | None) -> list[DeadGroup]:
         """Dead letters by task and group, the most frequent first, at most MOST_GROUPS.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from markupsafe import Markup
@@ -24,6 +25,12 @@ def points(values: Sequence[float | None], width: int = WIDTH, height: int = HEI
 
 
 def sparkline(values: Sequence[float | None], label: str, *, tone: str = "plain") -> Markup:
+    """As `drawn`; a graph that was drawn lately is not drawn again."""
+    return drawn(tuple(values), label, tone)
+
+
+@functools.lru_cache(1024)
+def drawn(values: tuple[float | None, ...], label: str, tone: str) -> Markup:
     """An SVG with a text for those who don't see it. `tone` names a CSS class: plain, good, bad."""
     lines = Markup("").join(
         Markup('<polyline points="{}"/>').format(" ".join(f"{x},{y}" for x, y in run))

@@ -15,7 +15,7 @@ from upnext.core.entry import Meta
 from upnext.core.keys import LANE_LETTERS, Keys
 from upnext.core.lanes import Lane
 from upnext.core.outcome import JobStatus, Outcome
-from upnext.engine.calls.rows import pairs, readable
+from upnext.engine.calls.rows import lenient, pairs, readable
 from upnext.engine.calls.worker import LETTERS, RATE_BUCKET_S
 from upnext.engine.redis.scripts import Call, Calls, ident, script
 
@@ -28,11 +28,6 @@ MOST_HELD = 300
 """Most jobs that one call looks at where each has to be found by its id."""
 RATE_BUCKETS = 6
 """Complete buckets that a rate is taken over, besides the current one."""
-
-
-def _text(raw: bytes) -> str:
-    """A name as it is shown: bytes that are no UTF-8 are escaped."""
-    return raw.decode("utf-8", "backslashreplace")
 
 
 def _json(raw: bytes | None) -> dict[str, Any] | None:
@@ -90,7 +85,7 @@ def find_job(keys: Keys, job_id: str) -> Call[Found]:
             case b"s":
                 lane, entry_id, payload, meta, *holder = fields
                 held = (
-                    Held(_text(holder[0]), holder[1], _json(holder[2]))
+                    Held(lenient(holder[0]), holder[1], _json(holder[2]))
                     if len(holder) == 3 and holder[0] is not None
                     else None
                 )
@@ -177,7 +172,7 @@ def running_jobs(keys: Keys, task: str, lane: str, after: str, limit: int) -> Ca
             entry_id, meta, consumer = reply[at].decode(), _meta(reply[at + 1]), reply[at + 2]
             if consumer not in records:
                 records[consumer] = readable(reply[at + 4]) if reply[at + 4] else None
-            held = Held(_text(consumer), reply[at + 3], records[consumer])
+            held = Held(lenient(consumer), reply[at + 3], records[consumer])
             found.append((_job_id(task, lane, entry_id, meta), InLane(lane, entry_id, meta, None, held)))
         return LanePart(reply[0], reply[1].decode(), found)
 
@@ -223,7 +218,7 @@ def page_jobs(
     """
 
     def parse(reply: list[Any]) -> Page:
-        jobs = [(_text(reply[at]), _packed(dead, reply[at + 1], reply[at + 2])) for at in range(1, len(reply), 3)]
+        jobs = [(lenient(reply[at]), _packed(dead, reply[at + 1], reply[at + 2])) for at in range(1, len(reply), 3)]
         return Page(reply[0] if reply[0] >= 0 else None, jobs)
 
     names = [keys.dead, keys.dead_jobs] if dead else [keys.delayed, keys.delayed_jobs]
@@ -262,7 +257,7 @@ def recent_ends(
         for at in range(2, len(reply), 4):
             raw = reply[at + 3]
             status = STATUSES[reply[at + 1].decode()]
-            ends.append(End(_text(reply[at]), status, int(reply[at + 2]), outcome.decode(raw) if raw else None))
+            ends.append(End(lenient(reply[at]), status, int(reply[at + 2]), outcome.decode(raw) if raw else None))
         return Ends((reply[0].decode(), reply[1]) if reply[0] else None, ends)
 
     letters = "".join(LETTERS[status] for status in statuses)
@@ -290,7 +285,7 @@ def kept_ends(
 
     def parse(reply: list[Any]) -> tuple[int, list[KeptEnd]]:
         rows = zip(reply[1::3], reply[2::3], reply[3::3], strict=True)
-        return reply[0], [KeptEnd(_text(job_id), STATUSES[letter.decode()], int(ms)) for job_id, letter, ms in rows]
+        return reply[0], [KeptEnd(lenient(job_id), STATUSES[letter.decode()], int(ms)) for job_id, letter, ms in rows]
 
     letters = "".join(LETTERS[status] for status in statuses)
     return Call(
@@ -341,7 +336,7 @@ def count_dead(keys: Keys, cursor: str, look: int) -> Call[tuple[str, list[DeadC
 
     def parse(reply: list[Any]) -> tuple[str, list[DeadCount]]:
         return reply[0].decode(), [
-            DeadCount(_text(task), _text(group), count, int(last_ms), _text(job_id))
+            DeadCount(lenient(task), lenient(group), count, int(last_ms), lenient(job_id))
             for task, group, count, last_ms, job_id in zip(*(reply[at::5] for at in range(1, 6)), strict=True)
         ]
 
@@ -388,7 +383,7 @@ def list_tasks(keys: Keys, now_ms: int) -> Calls[list[TaskFacts]]:
 def _task_facts(row: list[Any]) -> TaskFacts:
     name, raw, limits, paused, stored, held, ends, *counts = row
     return TaskFacts(
-        name=_text(name),
+        name=lenient(name),
         definition=_json(raw) or {},
         limits=_json(limits),
         paused=paused == 1,
@@ -403,7 +398,7 @@ def count_by_task(keys: Keys, *, dead: bool, cursor: str, look: int) -> Call[tup
     """-> (next cursor, "0" at the end; counts by task of the part that was looked at)."""
 
     def parse(reply: list[Any]) -> tuple[str, dict[str, int]]:
-        return reply[0].decode(), {_text(task): count for task, count in pairs(reply[1:])}
+        return reply[0].decode(), {lenient(task): count for task, count in pairs(reply[1:])}
 
     return Call(script("count_by_task"), [keys.dead if dead else keys.delayed], [cursor, look], parse)
 
@@ -466,7 +461,7 @@ def list_crons(keys: Keys) -> Call[tuple[int, list[CronFacts]]]:
     def parse(reply: list[Any]) -> tuple[int, list[CronFacts]]:
         facts = [
             CronFacts(
-                _text(reply[at]),
+                lenient(reply[at]),
                 _json(reply[at + 1]) or {},
                 int(reply[at + 2]) if reply[at + 2] else None,
                 int(reply[at + 3] or 0),

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import orjson
 
+from upnext.core import series
 from upnext.core.keys import Keys
 from upnext.core.ownership import Announcer, Definition, owner_of
 from upnext.core.spec import TaskKind
@@ -236,6 +237,8 @@ def remove(
             keys.groups,
             keys.group_ids,
             keys.done(name),
+            keys.series_last(series.FINE),
+            keys.series_last(series.COARSE),
             *keys.streams(name),
         ],
         [

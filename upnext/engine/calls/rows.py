@@ -26,6 +26,11 @@ def readable(raw: bytes) -> dict[str, Any] | None:
     return cast("dict[str, Any]", row) if isinstance(row, dict) else None
 
 
+def lenient(raw: bytes) -> str:
+    """A name as it is shown: bytes that are no UTF-8 are escaped."""
+    return raw.decode("utf-8", "backslashreplace")
+
+
 log = logging.getLogger("upnext.engine")
 
 _MOST_NAMED = 1000

@@ -85,6 +85,8 @@ class Finish:
     """About how large the dead letter is."""
     notes: bytes | None = None
     """What the job has noted, JSON, for its dead letter; b"": something, which the broker has; None: nothing."""
+    ran: tuple[int, int] | None = None
+    """From when to when its last attempt ran, Unix ms by this host's clock; None: it did not run."""
 
 
 def _extra(job: Finish) -> bytes:

@@ -4,6 +4,9 @@
 -- ARGV: 1 cursor, 2 about how many jobs to look at
 -- Returns: {next cursor, then fives: task, group ('': of an older version), count, time of the newest's death in ms, its job id}
 -- Errors: none
+-- include: pass_over
+pass_over('zset', 1)
+pass_over('hash', 2)
 local found = redis.call('ZSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
 local groups = {}
 for at = 1, #found[2], 2 do

@@ -4,6 +4,11 @@
 -- ARGV: 1 letters of the statuses wanted (d done, f failed, c cancelled, x dead), 2 group ('': any), 3 most ends, 4... those tasks
 -- Returns: {how many of the tasks were looked at, then triples, newest first: job id, letter, ms}
 -- Errors: none
+-- include: pass_over
+pass_over('hash', 1, 2)
+for at = 3, #KEYS do
+  pass_over('list', at)
+end
 local MOST_LINES = 3000
 local found, lines, looked_at = {}, 0, 0
 local function add(line, letter)

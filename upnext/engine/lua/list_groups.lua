@@ -4,6 +4,8 @@
 -- ARGV: 1 task ('': any), 2 cursor, 3 about how many to look at
 -- Returns: {next cursor, then pairs: field, row}; the fields that are a task's own list of groups are among them
 -- Errors: none
+-- include: pass_over
+pass_over('hash', 1)
 if ARGV[1] == '' then
   local found = redis.call('HSCAN', KEYS[1], ARGV[2], 'COUNT', ARGV[3])
   local reply = found[2]

@@ -2,7 +2,8 @@
 -- Takes a name out of the registry, unless it was registered or announced since the caller read it. A cron stops, a handler gets no more
 -- events; the task's own row, counters and lanes go only when it has no job.
 -- KEYS: 1 epoch, 2 tasks, 3 crons, 4 cursors, 5 fired, 6 seen, 7 lapsed, 8 limits, 9 gcra, 10 stats, 11 limits:set, 12 paused,
---       13 its event ('' as name for none), 14 large, 15 groups, 16 groups:ids, 17 its successes, 18... its four streams
+--       13 its event ('' as name for none), 14 large, 15 groups, 16 groups:ids, 17 its successes,
+--       18 series:last:, 19 series:last:, 20... its four streams
 -- ARGV: 1 epoch, 2 name, then as they were read ('': missing): 3 definition, 4 cron, 5 seen, 6 seen by its event; 7 '1': keep the cron's cursor,
 --       8 '1': its own row may go, 9 '1': what operators set goes with it, 10 bell channel
 -- Returns: 0 it has changed meanwhile; 1 it is inactive, and its row stays; 2 all of it is gone
@@ -18,7 +19,7 @@ end
 local fine, row = pcall(cjson.decode, ARGV[4] ~= '' and ARGV[4] or 'null')
 local cron = fine and type(row) == 'table' and row or nil
 local jobs = 0
-for stream = 18, 21 do
+for stream = 20, 23 do
   jobs = jobs + redis.call('XLEN', KEYS[stream])
 end
 local time = redis.call('TIME')
@@ -62,5 +63,7 @@ for group in string.gmatch(type(groups) == 'string' and groups or '', '%S+') do
 end
 redis.pcall('HDEL', KEYS[15], name)
 redis.pcall('LTRIM', KEYS[17], 1, 0) -- to nothing: the key goes
-redis.call('UNLINK', unpack(KEYS, 18, 21))
+redis.pcall('HDEL', KEYS[18], name)
+redis.pcall('HDEL', KEYS[19], name)
+redis.call('UNLINK', unpack(KEYS, 20, 23))
 return 2

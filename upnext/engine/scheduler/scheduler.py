@@ -36,6 +36,7 @@ from upnext.engine.scheduler.consumer_sweep import ConsumerSweep
 from upnext.engine.scheduler.cron_loop import CronWork
 from upnext.engine.scheduler.reaper import NO_LEASE, DeathNotice, Reaper, Started
 from upnext.engine.scheduler.reports import Reports
+from upnext.engine.scheduler.sampling import Sampling
 from upnext.engine.worker.membership import LEASE_MS
 from upnext.errors import BrokerRefusedError, BrokerUnavailableError, QueueError
 
@@ -139,6 +140,7 @@ class Scheduler:
         self._sweep = ConsumerSweep(
             self._link, self._keys, lambda: self._epoch, lambda: self.leader, self._reaper.unowned
         )
+        self._sampling = Sampling(self._link, self._keys, lambda: self._epoch, lambda: self.leader, self._server_ms)
         self._alive: set[str] = set()
         self._beaten: set[str] = set()
         self._epoch = ""
@@ -217,6 +219,7 @@ class Scheduler:
                     group.create_task(self._keep_promoting(), name="upnext-promote"),
                     *([group.create_task(self._crons.run(), name="upnext-crons")] if self._settings.fires else []),
                     group.create_task(self._sweep.run(), name="upnext-consumer-sweep"),
+                    group.create_task(self._sampling.run(), name="upnext-sampling"),
                     group.create_task(self._keep_announcing(), name="upnext-announce"),
                     group.create_task(self.reports.run(), name="upnext-report"),
                 ]

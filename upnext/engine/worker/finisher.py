@@ -25,6 +25,7 @@ from upnext.engine.redis.replies import EpochError, NoScriptError
 from upnext.engine.redis.scripts import Call
 from upnext.engine.worker.failures import cancelled_end
 from upnext.engine.worker.membership import Membership
+from upnext.engine.worker.times import TimesKept
 from upnext.errors import BrokerUnavailableError, QueueError
 
 log = logging.getLogger("upnext.engine")
@@ -46,7 +47,9 @@ class Finisher:
         keys: Keys,
         result_ttl_ms: Mapping[str, int],
         membership: Membership,
+        times: TimesKept,
     ) -> None:
+        self._times = times
         self._link, self._keys, self._ttl_ms, self._membership = link, keys, result_ttl_ms, membership
         self._ends: list[Finish] = []
         self._backs: list[PutBack] = []
@@ -108,6 +111,7 @@ class Finisher:
             batch = ends[start : stop + 1]
             self._open[id(batch)] = batch
             self._send_ends(batch)
+            self._times.note(batch)
             start = stop + 1
         if self._backs:
             backs, self._backs = self._backs, []

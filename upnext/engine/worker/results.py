@@ -50,13 +50,15 @@ class Results:
         if attempt.given_up:
             return  # recorded already
         consumer, meta = self._membership.consumer, attempt.meta
+        ran = begun_ns // 1_000_000, time.time_ns() // 1_000_000
         if meta is None and not attempt.noted:
             # what `outcome.encode` would say, without the detour: this is the hot path
-            tail = b'"b":%d,"f":%d,"w":"%s"}' % (begun_ns // 1_000_000, time.time_ns() // 1_000_000, consumer.encode())
+            tail = b'"b":%d,"f":%d,"w":"%s"}' % (*ran, consumer.encode())
             raw = b'{"s":"done",' + tail if value == b"null" else b'{"s":"done","v":' + value + b"," + tail
         else:
             raw = outcomes.encode(outcome_of(attempt, JobStatus.DONE, consumer, begun_ns, value=value))
         job = Finish(attempt.spec.name, attempt.lane, attempt.entry_id, JobStatus.DONE, raw, meta)
+        job.ran = ran
         job.cache = attempt.cached
         if attempt.noted:
             job.notes = b""
@@ -88,6 +90,8 @@ class Results:
             return  # recorded already
         raw = outcomes.encode(outcome)
         job = Finish(attempt.spec.name, attempt.lane, attempt.entry_id, outcome.status, raw, attempt.meta, dead_letter)
+        if outcome.begun_ms is not None and outcome.finished_ms is not None:
+            job.ran = outcome.begun_ms, outcome.finished_ms
         if attempt.noted:
             job.notes = _notes(attempt) if dead_letter else b""
         if dead_letter:

@@ -34,6 +34,7 @@ from upnext.engine.worker.pool import setup_of
 from upnext.engine.worker.settings import RuntimeSettings
 from upnext.engine.worker.settling import Settling
 from upnext.engine.worker.task_run import runs_in_process
+from upnext.engine.worker.times import TimesKept
 from upnext.engine.worker.unstarted import Unstarted
 from upnext.errors import BrokerRefusedError, BrokerUnavailableError, LifespanError
 
@@ -56,7 +57,8 @@ class WorkerRuntime:
         ttl_ms: Mapping[str, int] = {
             name: round(task.options.result_ttl_s * 1000) for name, task in worker.tasks.items()
         }
-        self._finisher = Finisher(link, self.keys, ttl_ms, self._membership)
+        self._times = TimesKept(link, self.keys, self._membership)
+        self._finisher = Finisher(link, self.keys, ttl_ms, self._membership, self._times)
         self._settling = Settling(link, self._finisher)
         self._lingering = Lingering(link, self.keys, self._membership)
         pool_setup = None
@@ -198,6 +200,7 @@ class WorkerRuntime:
                 log.debug("no goodbye: %s", error)  # the lease ends by itself, then others take over
         await self._lifespan.leave(cut=cut)
         await self._membership.aclose()
+        await self._times.aclose()
         await self._finisher.aclose()
         await self._lingering.aclose()
         await self._fetcher.aclose()
