@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from upnext.engine.secrets import Secret as Secret
     from upnext.engine.secrets import secret as secret
     from upnext.errors import BrokerFullError as BrokerFullError
+    from upnext.errors import BrokerInUseError as BrokerInUseError
     from upnext.errors import BrokerRefusedError as BrokerRefusedError
     from upnext.errors import BrokerUnavailableError as BrokerUnavailableError
     from upnext.errors import ConflictError as ConflictError
@@ -103,6 +104,7 @@ _HOMES = {
     "upnext.engine.secrets": ("Secret", "secret"),
     "upnext.errors": (
         "BrokerFullError",
+        "BrokerInUseError",
         "BrokerRefusedError",
         "BrokerUnavailableError",
         "ConflictError",

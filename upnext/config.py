@@ -155,12 +155,17 @@ def broker_url_of(state: Path, within: Sequence[Path] = ()) -> str | None:
     """What STATE/broker.url says, when the broker there answers a connect; else None. `within`: folders that its socket may be in."""
     try:
         url = (state / "broker.url").read_text(encoding="utf-8").strip()
-        path = Path(urllib.parse.unquote(urllib.parse.urlsplit(validate_url(url)).path))
-        if within and path.parent.resolve() not in {folder.resolve() for folder in within}:
+        path = socket_of(validate_url(url))
+        if within and Path(path).parent.resolve() not in {folder.resolve() for folder in within}:
             return None
     except (OSError, ValueError, UsageError):
         return None
     return url if url.startswith("unix:") and is_listening(path) else None
+
+
+def socket_of(url: str) -> str:
+    """The path of the socket that a unix:// URL names."""
+    return urllib.parse.unquote(urllib.parse.urlsplit(url).path)
 
 
 def validate_url(url: str) -> str:
@@ -327,7 +332,7 @@ def find_control_sockets(env: Mapping[str, str]) -> list[tuple[str, Path]]:
 
 def is_listening(path: Path) -> bool:
     """Whether a Unix socket answers a connect within a second: a socket file alone says nothing."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_CONNECT_TIMEOUT_S)
         try:
             probe.connect(os.fspath(path))

@@ -24,7 +24,8 @@ UpNextError
 ├── DaemonNotRunningError      no daemon answers on the control socket
 │   └── DaemonGoneError            it hung up before it answered
 ├── Retry                      raised by a task to ask for another attempt
-└── NoBrokerError              no Redis URL is configured and no daemon with an embedded broker is running
+├── NoBrokerError              no Redis URL is configured and no daemon with an embedded broker is running
+└── BrokerInUseError           another process has its embedded broker in the state directory
 """
 
 from __future__ import annotations
@@ -102,6 +103,14 @@ class BrokerFullError(QueueError):
 
 class NoBrokerError(UpNextError):
     """No Redis URL is set anywhere, and no running daemon offers an embedded broker."""
+
+
+class BrokerInUseError(UpNextError):
+    """Another process has its embedded broker, or the data of one, in the same state directory. `pid` is that process, None if unknown."""
+
+    def __init__(self, message: str, pid: int | None) -> None:
+        super().__init__(message)
+        self.pid = pid
 
 
 class ControlError(UpNextError):

@@ -10,14 +10,16 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from upnext import config
+from upnext import config, console_log
 from upnext.api import Api
 from upnext.core.naming import ServiceName, service_name
 from upnext.core.spec import ServiceSpec
+from upnext.embedded import run_broker
 from upnext.engine.client import per_loop
 from upnext.engine.local import Front, run_service
 from upnext.engine.worker import pool_process
@@ -31,11 +33,15 @@ _log = logging.getLogger("upnext")
 def run(*components: Worker | Api, worker_timeout: float = 30.0, api_timeout: float = 30.0) -> None:
     """Runs workers and Apis in this process until SIGINT or SIGTERM: `upnext.run(worker, api)` at the end of a script. Blocks.
 
+    Without any Redis it uses the embedded broker of the daemon that is named like the script (UPNEXTD_NAME), or starts one that ends with
+    it. Where the program has no logging of its own, it shows what is logged, jobs' starts and ends among it, on stderr (UPNEXT_LOG_LEVEL).
+
     worker_timeout: seconds that running jobs get to finish at the end; a second SIGINT ends it at once.
     api_timeout: the most that requests get, where an Api's own graceful_timeout is not shorter. Apis end before workers.
 
-    Raises UsageError for no component or one that is neither, NoBrokerError when no Redis URL is known, BrokerUnavailableError or
-    BrokerRefusedError when the broker can't be used at the start, ListenError when an address is taken, LifespanError.
+    Raises UsageError for no component or one that is neither, BrokerUnavailableError or BrokerRefusedError when the broker can't be used
+    at the start, BrokerInUseError when another process has its embedded broker in the same place, ListenError when an address is taken,
+    LifespanError.
     """
     if pool_process.serving:
         raise UsageError(
@@ -45,18 +51,22 @@ def run(*components: Worker | Api, worker_timeout: float = 30.0, api_timeout: fl
     apis = [one for one in components if isinstance(one, Api)]
     if not components or len(workers) + len(apis) < len(components):
         raise UsageError("upnext.run: expects one or more Workers and Apis")
+    console_log.install(console_log.level(None, os.environ))
     namespace = config.namespace(None, os.environ)
     service = service_of(workers, os.environ, main=True, apis=apis)
-    settle([service], None, namespace)
-    try:
-        left = asyncio.run(_serve(service, namespace, worker_timeout, api_timeout))
-    finally:
-        per_loop.settle(None)
+    with reachable([service], os.environ, service.file or service.name) as ([service], passing):
+        settle([service], None, namespace)
+        try:
+            left = asyncio.run(_serve(service, namespace, worker_timeout, api_timeout, passing=passing))
+        finally:
+            per_loop.settle(None)
     if left:
         _log.warning("these jobs did not finish in time, and will run again: %s", ", ".join(left))
 
 
-async def _serve(service: ServiceSpec, namespace: str, worker_timeout_s: float, api_timeout_s: float) -> list[str]:
+async def _serve(
+    service: ServiceSpec, namespace: str, worker_timeout_s: float, api_timeout_s: float, *, passing: bool
+) -> list[str]:
     front = front_of(service, api_timeout_s)
     return await run_service(
         service,
@@ -64,6 +74,7 @@ async def _serve(service: ServiceSpec, namespace: str, worker_timeout_s: float, 
         namespace=namespace,
         install_signals=True,
         stop_s=max(0.0, worker_timeout_s),
+        passing=passing,
         front=front,
     )
 
@@ -87,6 +98,43 @@ def front_of(service: ServiceSpec, most_s: float | None = None) -> Front | None:
     return ApisHere(apis)
 
 
+@contextmanager
+def reachable(
+    services: Sequence[ServiceSpec],
+    env: Mapping[str, str],
+    file: str,
+    *,
+    name: str | None = None,
+    redis_url: str | None = None,
+    lifeline: int | None = None,
+) -> Generator[tuple[list[ServiceSpec], bool]]:
+    """The services, each Worker with the URL that it is to use, for the time of the block; and whether what they register goes with them.
+
+    `redis_url` (a flag) and the environment go before a Worker's own. Where none names a Redis, the embedded broker of the daemon `name`
+    (by default: named like `file`) is used, or one is started that ends with the block, or, with `lifeline`, with the process that holds
+    the other end of that descriptor.
+    Raises UsageError for a bad URL, BrokerInUseError, BrokerUnavailableError.
+    """
+    urls = {
+        own: config.configured_url(redis_url, env, own)
+        for own in (spec.redis_url for service in services for spec in service.workers)
+    }
+    with ExitStack() as stack:
+        broker = None
+        if None in urls.values():
+            broker = stack.enter_context(run_broker.broker(config.daemon_name(name, env, file), env, lifeline))
+
+        def url(own: str | None) -> str | None:
+            found = urls[own]
+            return found.url if found is not None else broker and broker.url
+
+        ready = [
+            replace(service, workers=tuple(replace(spec, redis_url=url(spec.redis_url)) for spec in service.workers))
+            for service in services
+        ]
+        yield ready, lifeline is not None or (broker is not None and broker.own)
+
+
 class Running:
     """Workers started in a running loop. Owns the asyncio task that serves them."""
 
@@ -99,7 +147,7 @@ class Running:
         """Returns when they take jobs. Raises what keeps them from it."""
         ready, stopping = asyncio.Event(), asyncio.Event()
         serving = run_service(
-            service_of(workers, os.environ),
+            _with_known_urls(service_of(workers, os.environ), os.environ),
             redis_url=None,
             namespace=config.namespace(None, os.environ),
             install_signals=False,
@@ -136,17 +184,22 @@ class Running:
 _AS_LONG_AS_STOP_SAYS_S = 86_400.0
 
 
+def _with_known_urls(service: ServiceSpec, env: Mapping[str, str]) -> ServiceSpec:
+    """Raises NoBrokerError when there is a Worker whose URL no place names, and no running daemon has a broker."""
+    workers = (replace(spec, redis_url=config.redis_url(None, env, spec.redis_url).url) for spec in service.workers)
+    return replace(service, workers=tuple(workers))
+
+
 def service_of(
     workers: Sequence[Worker], env: Mapping[str, str], *, main: bool = False, apis: Sequence[Api] = ()
 ) -> ServiceSpec:
-    """The service that these workers and Apis make up, each worker with the Redis URL it is to use.
+    """The service that these workers and Apis make up.
 
     It is named by UPNEXT_SERVICE, else after its file: the script that runs (`main`), or the one that declares its first task.
-    Raises ConflictError for two tasks of one name, NoBrokerError when no URL is known, UsageError for a name that can't be used.
+    Raises ConflictError for two tasks of one name, UsageError for a name that can't be used.
     """
     specs = named_apart(workers)
     check_task_names(specs)
-    specs = tuple(replace(spec, redis_url=config.redis_url(None, env, spec.redis_url).url) for spec in specs)
     functions = [task.function for spec in specs for task in spec.tasks.values()]
     path = _source(functions[0]) if functions else None
     file, module = _main_file() if main else (path, functions[0].__module__ if functions else None)

@@ -96,6 +96,8 @@ def exit_code(error: BaseException) -> ExitCode:
             return ExitCode.USAGE
         case errors.NoBrokerError() | errors.QueueError() | errors.ListenError():
             return ExitCode.UNAVAILABLE
+        case errors.BrokerInUseError():
+            return ExitCode.LOCKED
         case errors.DaemonNotRunningError():
             return ExitCode.NOT_RUNNING
         case TimeoutError():

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -50,7 +49,12 @@ LIFELINE = "UPNEXT_RUN_LIFELINE"
     is_flag=True,
     help="Run what is queued, with its retries, then end: 1 if a job failed. Fires no cron, waits for no delayed job.",
 )
-@click.option("--verbose", "-v", is_flag=True, help="Log more.")
+@click.option(
+    "--log-level",
+    metavar="LEVEL",
+    help="debug, info (with a line for each start and end of a job), warning or error (UPNEXT_LOG_LEVEL; default: info).",
+)
+@click.option("--verbose", "-v", is_flag=True, help="Log more: --log-level debug.")
 @queue_options
 @click.pass_context
 def run(
@@ -61,32 +65,40 @@ def run(
     api_listen: tuple[str, ...],
     reload: bool,
     burst: bool,
+    log_level: str | None,
     verbose: bool,
 ) -> None:
-    """Run services (files, or modules as pkg.mod) in this process until Ctrl-C."""
+    """Run services (files, or modules as pkg.mod) in this process until Ctrl-C; without any Redis, with a broker of their own."""
     if reload and burst:
         raise UsageError("run: --reload and --burst don't go together")
     if reload and LIFELINE not in os.environ:
         from upnext.cli.reloading import keep_running
 
         ctx.exit(keep_running(services, LIFELINE))
-    output.log_to_stderr(logging.DEBUG if verbose else logging.INFO, "%(asctime)s %(levelname)s %(name)s: %(message)s")
-    from upnext import config
+    from upnext import config, console_log
     from upnext.core.address import parse_named
-    from upnext.running import settle
+    from upnext.running import reachable, settle
 
+    console_log.install(console_log.level(log_level or ("debug" if verbose else None), os.environ))
     addresses = parse_named("--api-listen", api_listen)
     namespace = config.namespace(flags().namespace, os.environ)
-    name = config.service_name(service_name, os.environ)
-    specs = [_reachable(spec) for spec in _load(services, only, name, addresses)]
-    settle(specs, flags().redis_url, namespace)
-    if not burst:
-        ctx.exit(_run(specs, namespace))
+    specs = _load(services, only, config.service_name(service_name, os.environ), addresses)
+    lifeline = int(os.environ[LIFELINE]) if LIFELINE in os.environ else None
+    asked = flags()
+    with reachable(specs, os.environ, services[0], name=asked.name, redis_url=asked.redis_url, lifeline=lifeline) as (
+        specs,
+        passing,
+    ):
+        settle(specs, asked.redis_url, namespace)
+        ctx.exit(_burst(specs, namespace) if burst else _run(specs, namespace, passing))
+
+
+def _burst(specs: Sequence[ServiceSpec], namespace: str) -> ExitCode:
     from upnext.cli.burst import Burst
 
     bursting = Burst(specs, namespace)
-    ended = _run(specs, namespace, bursting)
-    ctx.exit(ended if ended is not ExitCode.OK else ExitCode.FAILED if bursting.failed() else ExitCode.OK)
+    ended = _run(specs, namespace, passing=False, burst=bursting)
+    return ended if ended is not ExitCode.OK else ExitCode.FAILED if bursting.failed() else ExitCode.OK
 
 
 def _load(
@@ -134,30 +146,18 @@ def _only(loaded: list[ServiceSpec], only: Sequence[str]) -> list[ServiceSpec]:
     return [spec for spec in kept if spec.workers or spec.apis]
 
 
-def _reachable(spec: ServiceSpec) -> ServiceSpec:
-    """Every worker with the URL that it is to use: flag and environment go before its own."""
-    from upnext import config
-
-    asked = flags()
-    workers = (
-        replace(worker, redis_url=config.redis_url(asked.redis_url, os.environ, worker.redis_url, asked.name).url)
-        for worker in spec.workers
-    )
-    return replace(spec, workers=tuple(workers))
-
-
-def _run(specs: Sequence[ServiceSpec], namespace: str, burst: Burst | None = None) -> ExitCode:
+def _run(specs: Sequence[ServiceSpec], namespace: str, passing: bool, burst: Burst | None = None) -> ExitCode:
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        left = runner.run(_serve(specs, namespace, burst))
+        left = runner.run(_serve(specs, namespace, passing, burst))
     if left is None:
         return ExitCode.OK
     output.tell(f"ended with jobs running, they will run again: {', '.join(left) or 'unknown'}")
     return ExitCode.TIMEOUT
 
 
-async def _serve(specs: Sequence[ServiceSpec], namespace: str, burst: Burst | None) -> list[str] | None:
+async def _serve(specs: Sequence[ServiceSpec], namespace: str, passing: bool, burst: Burst | None) -> list[str] | None:
     """Until the first SIGINT or SIGTERM, or, with `burst`, until nothing is left to do; a second SIGINT ends it at once.
 
     -> ids of jobs that still ran, None for a clean end.
@@ -177,7 +177,7 @@ async def _serve(specs: Sequence[ServiceSpec], namespace: str, burst: Burst | No
                 install_signals=False,
                 on_ready=ready.one_more,
                 stopping=stopping,
-                passing=LIFELINE in os.environ,
+                passing=passing,
                 fires=burst is None,
                 front=front,
             ),

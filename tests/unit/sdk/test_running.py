@@ -126,7 +126,14 @@ def test_run_serves_all_workers_and_tells_what_was_left(
     upnext.run(make_worker("a"), make_worker("b"), worker_timeout=5)
     ((service, options),) = runtime.calls
     assert [spec.name for spec in service.workers] == ["a", "b"]
-    assert options == {"redis_url": None, "namespace": "shop", "install_signals": True, "stop_s": 5, "front": None}
+    assert options == {
+        "redis_url": None,
+        "namespace": "shop",
+        "install_signals": True,
+        "stop_s": 5,
+        "front": None,
+        "passing": False,
+    }
     assert caplog.messages == ["these jobs did not finish in time, and will run again: shop.run:n1-0"]
 
 
