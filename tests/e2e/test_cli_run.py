@@ -6,17 +6,15 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.processes import dies_with_us, processes_in
+from tests.support.processes import processes_in
+from tests.support.program import UPNEXT, Program
 from tests.support.waiting import wait_until
-
-UPNEXT = str(Path(sys.executable).parent / "upnext")
 
 SERVICE = """
     import asyncio, os
@@ -36,36 +34,6 @@ SERVICE = """
             await asyncio.sleep(0.02)
         return "slept"
 """
-
-
-class Program:
-    """`upnext ARGS` in the background, with its log."""
-
-    def __init__(self, folder: Path, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
-        self._log = folder / "log"
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                dies_with_us([UPNEXT, *arguments]),
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def ready(self, times: int = 1) -> None:
-        def count() -> bool:
-            assert self.process.poll() is None, self.log()
-            return self.log().count("ready (Ctrl-C ends it)") >= times
-
-        wait_until(count, 30, "upnext run to be ready")
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(100)
 
 
 Start = Callable[..., Program]

@@ -18,9 +18,10 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
 
-def complaints(*files: Path) -> list[dict[str, Any]]:
+def complaints(*files: Path, platform: str = "Linux") -> list[dict[str, Any]]:
     """What pyright says about these files."""
-    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--outputjson", *map(str, files)]
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--pythonplatform", platform]
+    command += ["--outputjson", *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=800)
     report = json.loads(done.stdout)
     assert report["summary"]["filesAnalyzed"] >= len(files)
@@ -44,3 +45,28 @@ def test_a_refusal_that_was_lost_would_be_seen(tmp_path: Path) -> None:
     changed.write_text(code.replace(wrong, right))
     (only,) = complaints(changed)
     assert "Unnecessary" in only["message"]
+
+
+RUN = (
+    "config.py",
+    "console_log.py",
+    "running.py",
+    "service.py",
+    "worker.py",
+    "cli/run.py",
+    "embedded",
+    "engine",
+    "core",
+)
+"""What `upnext run` is made of."""
+
+
+def test_nothing_that_upnext_run_calls_is_of_linux_alone() -> None:
+    found = complaints(*(ROOT / "upnext" / name for name in RUN), platform="Darwin")
+    assert not found, lines(found)
+
+
+def test_a_call_of_linux_alone_would_be_seen(tmp_path: Path) -> None:
+    (tmp_path / "linux.py").write_text("import os\n\nos.pidfd_open(1)\n")
+    found = complaints(tmp_path / "linux.py", platform="Darwin")
+    assert "pidfd_open" in lines(found)

@@ -15,7 +15,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
 
 _SERVICE = '''"""The background work of NAME.
 
-    upnextd start NAME.py          # workers and a scheduler, with a Valkey of its own where no Redis is named
+    upnext run NAME.py             # while you work on it; with a Valkey of its own where no Redis is named
+    upnextd start NAME.py          # on a server: worker processes and a supervisor, likewise
     upnext call greet --kwargs '{"name": "Ada"}' --wait
 """
 
@@ -74,4 +75,4 @@ def new(name: str) -> None:
     if flags().json:
         output.print_json({"files": [str(path) for path in files]})
     else:
-        output.print_line(f"wrote {' and '.join(str(path) for path in files)}; start it: upnextd start {name}.py")
+        output.print_line(f"wrote {' and '.join(str(path) for path in files)}; run it: upnext run {name}.py")
