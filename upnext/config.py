@@ -155,8 +155,8 @@ def broker_url_of(state: Path, within: Sequence[Path] = ()) -> str | None:
     """What STATE/broker.url says, when the broker there answers a connect; else None. `within`: folders that its socket may be in."""
     try:
         url = (state / "broker.url").read_text(encoding="utf-8").strip()
-        path = socket_of(validate_url(url))
-        if within and Path(path).parent.resolve() not in {folder.resolve() for folder in within}:
+        path = Path(socket_of(validate_url(url)))
+        if within and path.parent.resolve() not in {folder.resolve() for folder in within}:
             return None
     except (OSError, ValueError, UsageError):
         return None
