@@ -63,7 +63,7 @@ class ServiceError(UsageError):
 
 
 class ConflictError(ServiceError):
-    """Two tasks, or two services' tasks, of one name."""
+    """Two workers, Apis or tasks of one name, or two Apis on one address; also tasks of two services."""
 
 
 class LifespanError(UpNextError):

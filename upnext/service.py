@@ -110,10 +110,10 @@ def vague_name_warning(named: ServiceName, file: str | None) -> tuple[str, ...]:
 
 
 def named_apart(workers: Sequence[Worker]) -> tuple[WorkerSpec, ...]:
-    """The workers' specs; those without a name of their own are numbered apart. Raises ServiceError for two of one given name."""
+    """The workers' specs; those without a name of their own are numbered apart. Raises ConflictError for two of one given name."""
     taken = [worker.name for worker in workers if not worker.auto_named]
     for name in {name for name in taken if taken.count(name) > 1}:
-        raise ServiceError(f"two workers are named {name!r}")
+        raise ConflictError(f"two workers are named {name!r}")
     specs: list[WorkerSpec] = []
     for worker in workers:
         spec = worker.spec()
@@ -139,24 +139,24 @@ def check_task_names(specs: Sequence[WorkerSpec]) -> None:
 
 
 def apis_apart(apis: Sequence[Api]) -> tuple[ApiSpec, ...]:
-    """The Apis' specs. Raises ServiceError for two of one name."""
+    """The Apis' specs. Raises ConflictError for two of one name."""
     names: set[str] = set()
     for api in apis:
         if api.name in names:
-            raise ServiceError(f"two apis are named {api.name!r}")
+            raise ConflictError(f"two apis are named {api.name!r}")
         names.add(api.name)
     return tuple(api.spec() for api in apis)
 
 
 def apis_placed(apis: Sequence[ApiSpec], given: Mapping[str, Address]) -> tuple[ApiSpec, ...]:
-    """The Apis with the addresses that were given for some of them. Raises ServiceError for two on one address."""
+    """The Apis with the addresses that were given for some of them. Raises ConflictError for two on one address."""
     placed = tuple(replace(api, address=given.get(api.name, api.address)) for api in apis)
     owners: dict[Address, str] = {}
     for api in placed:
         is_fixed = api.address.port or api.address.path
         other = owners.setdefault(api.address, api.name) if is_fixed else api.name
         if other != api.name:
-            raise ServiceError(f"apis {other!r} and {api.name!r} both listen on {api.address}")
+            raise ConflictError(f"apis {other!r} and {api.name!r} both listen on {api.address}")
     return placed
 
 

@@ -89,8 +89,8 @@ def exit_code(error: BaseException) -> ExitCode:
     match error:
         case errors.ControlError(code=ErrorCode.INVALID_PARAMS | ErrorCode.NO_SUCH_SLOT):
             return ExitCode.USAGE
-        case errors.ServiceError(__cause__=BaseException()):
-            # The service's own code failed at import; what is wrong with the command line itself has no such cause.
+        case errors.ConflictError() | errors.ServiceError(__cause__=BaseException()):
+            # The service's own code is wrong; what is wrong with the command line itself has no such cause.
             return ExitCode.CONFIG
         case errors.UsageError() | click.ClickException():
             return ExitCode.USAGE
