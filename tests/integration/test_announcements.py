@@ -234,9 +234,8 @@ async def test_bad_rows_end_no_leadership_and_are_named_once(
         assert sum("can't be read" in line for line in caplog.messages) == 1
         await fleet.command("DEL", fleet.keys.seen)
         await fleet.command("SET", fleet.keys.seen, "of another type")
-        await fleet.until(lambda: any("can't be announced" in line for line in caplog.messages))
+        await fleet.until(lambda: any("held a string, not a hash" in line for line in caplog.messages))
         assert leader.leader
-        await fleet.command("DEL", fleet.keys.seen)
         await turns(fleet)
         assert await names(fleet, fleet.keys.tasks) == {"bad", "tidy"}
 

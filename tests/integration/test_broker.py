@@ -243,7 +243,7 @@ async def test_the_caller_s_own_wait_runs_out_and_leaves_nothing(redis_url: str,
         with pytest.raises(TimeoutError) as raised:
             await fleet.broker.submit_and_wait(Submission("echo", b"{}"), 0.1)
         assert raised.value.job_id.startswith("echo:n")  # type: ignore[attr-defined]
-        assert 0.2 <= time.monotonic() - begun < 2 * PATIENCE
+        assert 0.19 <= time.monotonic() - begun < 2 * PATIENCE, "timers go by milliseconds"
 
         async def unregistered() -> bool:
             return not await fleet.command("EXISTS", fleet.keys.waiters)
