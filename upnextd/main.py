@@ -22,6 +22,7 @@ from upnext.core.visible import visible
 from upnext.errors import UsageError
 from upnextd import check as service_check
 from upnextd import kernel_check
+from upnextd.broker import trampoline
 from upnextd.control.commands import ControlCommands
 from upnextd.control.server import ControlServer, SocketInUseError
 from upnextd.rules import plan
@@ -189,6 +190,9 @@ def _take_place(settings: Settings) -> tuple[int, Identity]:
         config.private_dir(settings.state_dir)
         _make_socket_folder(settings)
         held = lock.acquire(settings.state_dir / "lock")
+        trampoline.close_to_others(
+            str(settings.state_dir)
+        )  # an earlier start may have had a broker where this one has none
         known = identity.identify(settings.state_dir)
         if known.is_known:
             leftovers.end_all(known.daemon_id)

@@ -66,3 +66,14 @@ def test_what_an_earlier_start_left_open_is_mended() -> None:
         assert any(path.startswith("appendonlydir/") for path in open_to_others(daemon.state))
         daemon.start()
         assert open_to_others(daemon.state) == {}
+
+
+def test_also_where_the_broker_is_another_one_by_now(redis_url: str, namespace: str) -> None:
+    daemon = Daemon(SERVICE, workers=1, redis_url=redis_url, namespace=namespace)
+    data = daemon.state / "appendonlydir" / "appendonly.aof.1.incr.aof"
+    data.parent.mkdir(parents=True)
+    data.touch()
+    for path in (data, data.parent, daemon.state):
+        path.chmod(0o755)
+    with daemon:
+        assert open_to_others(daemon.state) == {}

@@ -10,9 +10,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
-from upnext.cli import output
+from upnext.cli import call, output
+from upnext.core.outcome import ErrorInfo, JobStatus, Outcome
 from upnext.core.visible import visible, visible_lines
 from upnextd.shared.log_records import Record, encode
 from upnextd.shared.logs import Log, Sink
@@ -86,6 +88,15 @@ def test_what_commands_print_is_safe(capsys: pytest.CaptureFixture[str]) -> None
     printed = capsys.readouterr()
     assert is_safe(printed.out + printed.err)
     assert (printed.out + printed.err).count("evil") == 5
+
+
+def test_the_error_of_a_job_that_was_waited_for_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    failed = Outcome(JobStatus.FAILED, error=ErrorInfo("ValueError", HOSTILE))
+    with click.Context(click.Command("call")):
+        call._tell("t:1", failed)
+    told = capsys.readouterr().err
+    assert is_safe(told)
+    assert told.count("\n") == 1
 
 
 def test_no_command_prints_past_it() -> None:

@@ -14,6 +14,7 @@ from upnext.cli import output
 from upnext.cli.options import flags, queue_options
 from upnext.cli.queue import queue
 from upnext.control.exits import ExitCode
+from upnext.core.visible import visible
 from upnext.errors import UsageError
 
 if TYPE_CHECKING:
@@ -93,6 +94,6 @@ def _tell(job_id: str, outcome: Outcome) -> ExitCode:
     elif ok:
         output.print_json(orjson.loads(outcome.value))
     else:
-        why = f": {outcome.error}" if outcome.error else ""
+        why = f": {visible(str(outcome.error))}" if outcome.error else ""
         output.tell(f"job {job_id} {outcome.status.value}{why}")
     return ExitCode.OK if ok else ExitCode.FAILED
