@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, NoReturn
 
 from upnext.control.exits import ExitCode
@@ -17,7 +16,7 @@ from upnextd.shared import process
 from upnextd.shared.process import ExitStatus
 from upnextd.supervisor.generations import ImportFailure
 
-_FINE, _TOLD = 113, 114
+_FINE, _TOLD, _UNWRITTEN = 113, 114, 115
 """What the process ends with when it came to its end, for an import may end it with any code."""
 
 
@@ -31,6 +30,8 @@ def check(
         return ExitCode.OK, None
     if done.returncode == _TOLD:
         return ExitCode.CONFIG, None
+    if done.returncode == _UNWRITTEN:
+        return ExitCode.FAILED, "what the service declares can't be written"
     ended = ExitStatus.of(done.returncode)
     failure = ImportFailure(f"the process that imports the service ended with {ended} before it was done")
     return ExitCode.CONFIG, failure.line_for(service)
@@ -91,8 +92,12 @@ def describe(spec: Any) -> list[str]:
 
 
 def _say(fd: int, line: str) -> None:
-    with suppress(BrokenPipeError):  # the reader has enough
+    try:
         os.write(fd, f"{visible(line)}\n".encode("utf-8", "replace"))
+    except BrokenPipeError:
+        return  # the reader has enough
+    except OSError:
+        _end(_UNWRITTEN)
 
 
 def _end(code: int) -> NoReturn:

@@ -198,6 +198,18 @@ def test_check_into_a_pipe_that_is_closed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("stdout", "code", "line"),
+    [(">&-", 0, ""), (">/dev/full", 1, "upnextd: what the service declares can't be written\n")],
+    ids=["closed", "full"],
+)
+def test_check_without_a_place_for_what_it_prints(stdout: str, code: int, line: str, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(OK)
+    command = ["sh", "-c", f'exec "$0" check shop.py {stdout}', UPNEXTD]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stderr) == (code, line)
+
+
+@pytest.mark.parametrize(
     ("arguments", "line"),
     [
         (["--state-dir", "taken"], "taken must be a directory of this user"),

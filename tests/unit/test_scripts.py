@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib import resources
 
 import pytest
@@ -29,3 +31,11 @@ def test_a_script_takes_it_off_before_it_does_anything(name: str) -> None:
     head, second, *_ = script(name).text.splitlines()
     assert head.startswith("#!lua")
     assert second.startswith("local ABSENT = table.remove(KEYS)")
+
+
+def test_they_are_the_same_whatever_the_locale() -> None:
+    """A program that runs without one gets ASCII from the system."""
+    code = f"from upnext.engine.redis.scripts import script; print(*(script(n).sha for n in {NAMES!r}))"
+    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [script(name).sha for name in NAMES]

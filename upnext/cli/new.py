@@ -71,7 +71,7 @@ def new(name: str) -> None:
         if path.exists():
             raise UsageError(f"new: {path} is there already")
     for path, text in files.items():
-        path.write_text(text.replace("NAME", name))
+        path.write_text(text.replace("NAME", name), encoding="utf-8")
     if flags().json:
         output.print_json({"files": [str(path) for path in files]})
     else:

@@ -48,9 +48,9 @@ def load_all() -> None:
 @functools.cache
 def script(name: str) -> Script:
     """Loads `lua/NAME.lua`; a line `-- include: X` is replaced by `lua/include/X.lua`."""
-    head, _, rest = (_FOLDER / f"{name}.lua").read_text().partition("\n")
+    head, _, rest = (_FOLDER / f"{name}.lua").read_text("utf-8").partition("\n")
     text = f"{head}\n{_LAST_KEY_OFF}\n{rest}"
-    text = _INCLUDE.sub(lambda match: (_FOLDER / "include" / f"{match[1]}.lua").read_text().rstrip(), text)
+    text = _INCLUDE.sub(lambda match: (_FOLDER / "include" / f"{match[1]}.lua").read_text("utf-8").rstrip(), text)
     return Script(name, text, hashlib.sha1(text.encode()).hexdigest())
 
 
