@@ -61,7 +61,9 @@ def test_the_options_of_the_guide_are_those_that_there_are() -> None:
     assert named == options
 
 
-@pytest.mark.parametrize("page", [GUIDE, "README.md", "docs/upnextd.md", "docs/troubleshooting.md"])
+@pytest.mark.parametrize(
+    "page", [GUIDE, "README.md", "docs/upnextd.md", "docs/troubleshooting.md", "docs/guides/fastapi.md"]
+)
 def test_names_on_the_pages_exist(page: str) -> None:
     text = (ROOT / page).read_text()
     for error in re.findall(r"`(\w+(?:Error|Uncertain))`", text):
