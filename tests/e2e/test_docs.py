@@ -62,7 +62,15 @@ def test_the_options_of_the_guide_are_those_that_there_are() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [GUIDE, "README.md", "docs/upnextd.md", "docs/troubleshooting.md", "docs/guides/fastapi.md"]
+    "page",
+    [
+        GUIDE,
+        "README.md",
+        "docs/upnextd.md",
+        "docs/troubleshooting.md",
+        "docs/guides/fastapi.md",
+        "docs/guides/django.md",
+    ],
 )
 def test_names_on_the_pages_exist(page: str) -> None:
     text = (ROOT / page).read_text()

@@ -92,6 +92,12 @@ class WebApp:
             return False
         return True
 
+    def get(self, path: str) -> Any:
+        """The JSON of an answer with 200."""
+        status, answer = self.request("GET", path)
+        assert status == 200, (status, answer, self.log())
+        return answer
+
     def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """-> (status, the JSON of the answer, or its text)"""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=given(15))

@@ -1,0 +1,1 @@
+"""UpNext inside of frameworks: each module needs its framework, and is imported by those who use it."""
