@@ -70,6 +70,7 @@ def test_the_options_of_the_guide_are_those_that_there_are() -> None:
         "docs/troubleshooting.md",
         "docs/guides/fastapi.md",
         "docs/guides/django.md",
+        "docs/guides/flask.md",
     ],
 )
 def test_names_on_the_pages_exist(page: str) -> None:
