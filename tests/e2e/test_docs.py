@@ -71,6 +71,7 @@ def test_the_options_of_the_guide_are_those_that_there_are() -> None:
         "docs/guides/fastapi.md",
         "docs/guides/django.md",
         "docs/guides/flask.md",
+        "docs/guides/sentry-and-opentelemetry.md",
     ],
 )
 def test_names_on_the_pages_exist(page: str) -> None:

@@ -259,7 +259,7 @@ class _Hiding:
         if hidden != text:
             record.msg, record.args = hidden, ()
         if record.exc_info and record.exc_info[1] is not None:
-            trace = "".join(traceback.format_exception(record.exc_info[1])).rstrip("\n")
+            trace = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
             hidden = masked(trace)
             if hidden != trace:
                 record.exc_text, record.exc_info = hidden, None

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
+from types import TracebackType
 from typing import Any
 
 from upnext.core import outcome as outcomes
@@ -181,10 +182,23 @@ def type_name(error: BaseException) -> str:
 
 def trace_of(error: BaseException) -> str:
     """Return the traceback from the user's code on, bounded."""
+    return _bounded("".join(traceback.format_exception(type(error), error, _users_frames(error))), TRACEBACK_CAP)
+
+
+def exc_info_of(
+    error: BaseException, info: ErrorInfo
+) -> tuple[type[BaseException], BaseException, TracebackType | None] | None:
+    """Return what `logging` takes, from the user's code on; None for an error without a traceback of this process."""
+    if not info.traceback or isinstance(error, RemoteError):
+        return None
+    return type(error), error, _users_frames(error)
+
+
+def _users_frames(error: BaseException) -> TracebackType | None:
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_globals.get("__name__") in _OURS:
         frames = frames.tb_next
-    return _bounded("".join(traceback.format_exception(type(error), error, frames)), TRACEBACK_CAP)
+    return frames
 
 
 def text_of(error: BaseException) -> str:

@@ -24,6 +24,7 @@ from upnext.engine.worker.failures import (
     RemoteError,
     classify_error,
     error_info,
+    exc_info_of,
     headline,
     outcome_of,
     redacted,
@@ -127,9 +128,12 @@ class Results:
             self._put_back(attempt, decision.delay_s, attempt=attempt.attempt + 1)
             return
         reason = FailureReason.TIMEOUT if isinstance(error, JobTimeout) else FailureReason.ERROR
+        # An exception shows what its text does: where that is not to be shown, the record has the text alone.
+        exc_info = None if attempt.redacts is not None else exc_info_of(error, info)
         log.error(
             "%s failed for good (attempt %d of %s): %s%s",
-            attempt.job_id, attempt.attempt, attempt.max_attempts or "any number", info, f"\n{info.traceback}".rstrip(),
+            attempt.job_id, attempt.attempt, attempt.max_attempts or "any number", info,
+            "" if exc_info else f"\n{info.traceback}".rstrip(), exc_info=exc_info,
             extra={"job_id": attempt.job_id, "task": attempt.spec.name, "attempt": attempt.attempt},
         )  # fmt: skip
         self._end(attempt, self._failure(attempt, begun_ns, info, reason), dead_letter=True)
