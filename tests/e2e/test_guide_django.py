@@ -26,11 +26,11 @@ SETTINGS = "mysite.settings"
 def framework(name: str) -> str:
     """The package of Django's tasks that is tried, or skips the test by its name."""
     here = f"Python {sys.version_info.major}.{sys.version_info.minor} with Django {django.__version__}"
-    if name == "django.tasks" and django.VERSION < (6,):
+    if name == "django.tasks" and django.VERSION[0] < 6:
         pytest.skip(f"Django 6 (django.tasks) needs Python 3.12; this is {here}")
     if name == "django_tasks" and importlib.util.find_spec("django_tasks") is None:
         pytest.skip(f"django-tasks is for Python 3.11; this is {here}, without it")
-    if name == "django_tasks" and django.VERSION >= (6,):
+    if name == "django_tasks" and django.VERSION[0] >= 6:
         pytest.skip(f"Django 6 has its own tasks; this is {here}")
     return name
 
