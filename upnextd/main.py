@@ -19,10 +19,10 @@ from upnext import config
 from upnext.cli.nearest import NearestGroup
 from upnext.control.exits import ExitCode
 from upnext.core.visible import visible
+from upnext.embedded import private_files
 from upnext.errors import UsageError
 from upnextd import check as service_check
 from upnextd import kernel_check
-from upnextd.broker import trampoline
 from upnextd.control.commands import ControlCommands
 from upnextd.control.server import ControlServer, SocketInUseError
 from upnextd.rules import plan
@@ -190,9 +190,8 @@ def _take_place(settings: Settings) -> tuple[int, Identity]:
         config.private_dir(settings.state_dir)
         _make_socket_folder(settings)
         held = lock.acquire(settings.state_dir / "lock")
-        trampoline.close_to_others(
-            str(settings.state_dir)
-        )  # an earlier start may have had a broker where this one has none
+        # An earlier start may have had a broker where this one has none.
+        private_files.close_to_others(str(settings.state_dir))
         known = identity.identify(settings.state_dir)
         if known.is_known:
             leftovers.end_all(known.daemon_id)
