@@ -203,6 +203,30 @@ def test_start_returns_when_every_child_is_ready(running: Box) -> None:
 
 
 @pytest.mark.timeout(900)
+def test_another_user_is_told_that_the_unit_is_not_readable(running: Box) -> None:
+    as_nobody = (
+        "setpriv",
+        "--reuid",
+        "65534",
+        "--regid",
+        "65534",
+        "--clear-groups",
+        "env",
+        "HOME=/nonexistent",
+        UPNEXT,
+    )
+    done = running.run(*as_nobody, "--name", "demo", "tasks")
+    assert (done.returncode, done.stdout) == (69, "")
+    assert "not readable as this user are the units demo (use sudo)" in done.stderr
+    done = running.run(*as_nobody, "ctl", "--name", "demo", "status")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "not readable as this user: sudo upnext ctl --name demo" in done.stderr
+    done = running.run(*as_nobody, "ctl", "status")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "not readable are the units demo (use sudo)" in done.stderr
+
+
+@pytest.mark.timeout(900)
 def test_reload_takes_new_code_and_refuses_broken_code(running: Box) -> None:
     before = main_pid(running)
     running.write("/srv/demo.py", SERVICE.replace("return 2 * n", "return 3 * n"))
