@@ -218,7 +218,7 @@ found["foreign"] = raised(tasks.remind.get_result, foreign.job_id)
 found["async"] = ended(asyncio.run(tasks.remind.aenqueue(order_id=pk))).return_value
 due = timezone.now() + timedelta(seconds=1.5)
 late = ended(tasks.remind.using(run_after=due).enqueue(pk))
-found["late"] = late.started_at >= due
+found["late"] = late.started_at >= due.replace(microsecond=due.microsecond // 1000 * 1000)  # known to the ms
 
 failed = ended(tasks.fails.enqueue(7, kind="own"))
 found["failed"] = [str(failed.status), failed.attempts, [(one.exception_class_path, one.exception_class.__name__) for one in failed.errors]]

@@ -126,7 +126,7 @@ def test_everything_is_served() -> None:
             "upnext_jobs_running",
             "upnext_task_paused",
         } <= told
-        for file in ("alerts.yaml", "grafana.json"):
+        for file in ("alerts.yaml", "grafana.json", "../kubernetes/keda/worker.yaml"):
             wanted = set(re.findall(r"\bupnext_\w+", (MONITORING / file).read_text()))
             assert wanted - told == set(), f"{file} asks for what is not exported"
 

@@ -10,7 +10,7 @@ PRIVATE = re.compile(r"(?i)\b(said|told|somebody|whoever|nobody|hears?|heard|fee
 PLACES = (
     *("upnext/*.py", "upnext/cli/**/*.py", "upnext/control/*.py", "upnext/core/*.py"),
     *("upnextd/*.py", "upnextd/shared/*.py", "upnextd/rules/*.py", "upnextd/metrics/*.py", "upnextd/broker/*.py"),
-    *("docs/*.md", "docs/guides/*.md", "*.md", "scripts/**/*", "systemd/*", "deploy/*", "examples/*"),
+    *("docs/*.md", "docs/guides/*.md", "*.md", "scripts/**/*", "systemd/*", "deploy/**/*", "examples/*"),
 )
 NAMES = re.compile(r"\.told\(|\.said\b|\bsaid[:=]|def heard\(")
 """Attributes that the supervisor and the engine share."""

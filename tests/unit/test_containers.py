@@ -1,10 +1,11 @@
-"""deploy/: what can be said of a Dockerfile and a Compose file without an engine that builds and runs them."""
+"""deploy/: what can be shown of a Dockerfile and of Compose files without an engine that builds and runs them."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import click
 import pytest
 import yaml
 
+from upnext.cli.run import run
+from upnext.dashboard.command import dashboard
 from upnextd.main import cli
 
 ROOT = Path(__file__).parents[2]
@@ -102,12 +105,24 @@ def test_what_is_copied_is_there_and_not_ignored() -> None:
             assert source.removeprefix("./").split("/")[0] in kept, source
 
 
+def test_the_image_has_extras_that_there_are() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    [install] = [rest for word, rest in instructions() if word == "RUN" and "'/src[" in rest]
+    extras = re.findall(r"'/src\[([\w,]+)\]'", install)[0].split(",")
+    assert {"dashboard", "api"} <= set(extras) <= project["optional-dependencies"].keys()
+
+
 def test_no_layer_and_no_file_holds_a_secret() -> None:
     named = [rest for word, rest in instructions() if word in ("ENV", "ARG", "LABEL", "RUN") and SECRET.search(rest)]
     assert not named
-    for path in (DEPLOY / "compose.yaml", DEPLOY / "Dockerfile"):
-        lines = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
-        assert not [line for line in lines if SECRET.search(line)], path.name
+    for path in (DEPLOY / "compose.yaml", DEPLOY / "compose.secrets.yaml"):
+        parsed = yaml.safe_load(path.read_text())
+        for name, secret in parsed["secrets"].items():
+            assert secret == {"file": f"./{name}"}, "where it is, and nothing of it"
+        for service in parsed["services"].values():
+            for value in service.get("environment", {}).values():
+                assert not SECRET.search(value) or value == "/run/secrets", value
+            assert not [word for word in service.get("command", []) if SECRET.search(word)]
 
 
 def test_compose_gives_the_daemon_the_time_it_needs(worker: dict[str, Any]) -> None:
@@ -134,7 +149,10 @@ def test_compose_names_real_variables_and_a_broker_that_drops_nothing(
 ) -> None:
     start = cli.commands["start"]
     variables = {option.envvar for option in start.params if isinstance(option, click.Option)} | {"UPNEXTD_REDIS_URL"}
+    secrets = yaml.safe_load((DEPLOY / "compose.secrets.yaml").read_text())["services"]["worker"]["environment"]
     assert worker["environment"].keys() <= variables
+    assert secrets.keys() <= {*variables, "CREDENTIALS_DIRECTORY"}
+    assert secrets["UPNEXTD_REDIS_URL"] == "", "it would count before the file"
     host = re.search(r"://(\w+):", worker["environment"]["UPNEXTD_REDIS_URL"])
     assert host
     broker = compose["services"][host[1]]
@@ -143,3 +161,47 @@ def test_compose_names_real_variables_and_a_broker_that_drops_nothing(
     assert broker["command"][-2:] == ["--maxmemory-policy", "noeviction"]
     volume = broker["volumes"][0].partition(":")[0]
     assert volume in compose["volumes"]
+
+
+def test_compose_can_have_several_workers(worker: dict[str, Any]) -> None:
+    """What belongs to one container alone would stop `up --scale worker=4`."""
+    assert worker["deploy"]["replicas"] >= 2
+    assert not {"container_name", "ports", "hostname"} & worker.keys()
+    assert not [mount for mount in worker.get("volumes", ()) if "/var/lib/upnext" in mount], "a state for each"
+
+
+def arguments(service: dict[str, Any]) -> list[str]:
+    return [*service["entrypoint"], *service["command"]]
+
+
+def parses(command: click.Command, words: list[str]) -> dict[str, Any]:
+    """The options of a command line. Raises what click raises for one that is wrong."""
+    with command.make_context(command.name, words, resilient_parsing=False) as context:
+        return context.params
+
+
+def test_compose_serves_the_dashboard_to_this_machine_alone(compose: dict[str, Any]) -> None:
+    service = compose["services"]["dashboard"]
+    words = arguments(service)
+    assert words[:2] == ["upnext", "dashboard"]
+    given = parses(dashboard, words[2:])
+    assert given["listen"] == "0.0.0.0:8300"
+    assert str(given["users_file"]) == f"/run/secrets/{service['secrets'][0]}", (
+        "without users it would refuse that address"
+    )
+    assert service["ports"] == ["127.0.0.1:8300:8300"]
+    assert service["profiles"], "it asks for a file that is not there from the beginning"
+    assert ":8300/healthz" in service["healthcheck"]["test"][-1]
+    assert service["read_only"] is True
+
+
+def test_compose_has_a_place_for_an_api() -> None:
+    """The comment is a service, once it is none."""
+    text = (DEPLOY / "compose.yaml").read_text()
+    commented = re.sub(r"^  # (?=api:|  )", "  ", text, flags=re.MULTILINE)
+    service = yaml.safe_load(commented)["services"]["api"]
+    words = arguments(service)
+    given = parses(run, words[2:])
+    assert given["only"] == ("front",)
+    assert service["ports"] == ["127.0.0.1:8000:8000"]
+    assert "front=0.0.0.0:8000" in words
