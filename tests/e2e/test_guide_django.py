@@ -95,6 +95,11 @@ class Odd(Exception):
     pass
 
 
+@task(backend="cpu")
+def fails_in_a_process():
+    raise Odd("there")
+
+
 @task
 def gives_no_json():
     return object()
@@ -120,6 +125,9 @@ def project(request: pytest.FixtureRequest) -> Iterator[tuple[Daemon, dict[str, 
     shutil.rmtree(signals.parent)
 
 
+CPU = '"cpu": {"BACKEND": "upnext.contrib.django.UpNextBackend", "OPTIONS": {"executor": "process"}},'
+
+
 def amend(folder: Path, package: str) -> None:
     with (folder / "jobs.py").open("a") as file:
         file.write(EXTRA)
@@ -128,6 +136,7 @@ def amend(folder: Path, package: str) -> None:
     settings = (
         (folder / "mysite" / "settings.py").read_text().replace('"retries": 3', '"retries": 1, "retry_delay": 0.1')
     )
+    settings = settings.replace("TASKS = {\n", f"TASKS = {{\n    {CPU}\n")
     (folder / "mysite" / "settings.py").write_text(settings)
     if package == "django_tasks":
         tasks = (folder / "shop" / "tasks.py").read_text()
@@ -224,6 +233,7 @@ failed = ended(tasks.fails.enqueue(7, kind="own"))
 found["failed"] = [str(failed.status), failed.attempts, [(one.exception_class_path, one.exception_class.__name__) for one in failed.errors]]
 found["failed_args"] = [failed.args, tasks.fails.get_result(failed.id).kwargs]
 found["traceback"] = "number 7" in failed.errors[0].traceback and "in fails" in failed.errors[0].traceback
+found["process"] = [one.exception_class_path for one in ended(tasks.fails_in_a_process.enqueue()).errors]
 found["builtin"] = [one.exception_class_path for one in ended(tasks.fails.enqueue(8)).errors]
 found["no_value"] = raised(lambda: failed.return_value)
 found["no_json"] = [one.exception_class_path for one in ended(tasks.gives_no_json.enqueue()).errors]
@@ -257,6 +267,7 @@ def test_what_the_backend_promises(project: tuple[Daemon, dict[str, str]]) -> No
         "failed": ["FAILED", 2, [["shop.tasks.Odd", "Odd"]]],
         "failed_args": [[7], {"n": 7, "kind": "own"}],
         "traceback": True,
+        "process": ["shop.tasks.Odd"],
         "builtin": ["builtins.ValueError"],
         "no_value": "ValueError",
         "no_json": ["builtins.TypeError"],
@@ -273,6 +284,11 @@ def test_what_the_backend_promises(project: tuple[Daemon, dict[str, str]]) -> No
         f"task_finished fails {{'n': 7, 'kind': 'own'}} FAILED {odd}",
     ]
     wait_until(lambda: [line for line in file.read_text().splitlines() if "'own'" in line] == wanted, 10, "signals")
+    there = [line for line in file.read_text().splitlines() if "in_a_process" in line]
+    assert there == [
+        "task_started fails_in_a_process [] RUNNING []",
+        f"task_finished fails_in_a_process [] FAILED {odd}",
+    ]
     remind = [line for line in file.read_text().splitlines() if " remind " in line][:2]
     assert [line.split()[0] for line in remind] == ["task_started", "task_finished"]
 

@@ -15,7 +15,6 @@ import importlib
 import inspect
 import os
 import socket
-import traceback
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -77,7 +76,7 @@ _DJANGO_STATUS = MappingProxyType(
 )
 _OPTIONS = (
     *("retries", "retry_delay", "retry_backoff", "retry_max_delay", "retry_jitter", "retry_on", "no_retry_on"),
-    *("timeout", "rate_limit", "max_concurrency", "result_ttl", "max_crashes"),
+    *("timeout", "rate_limit", "max_concurrency", "result_ttl", "max_crashes", "executor"),
 )
 """What OPTIONS may have: options of `Worker.task`, for all tasks of the backend; and `redis_url`."""
 
@@ -186,10 +185,10 @@ class UpNextBackend(_BaseTaskBackend):
 
     async def failed_for_good(self, ctx: upnext.Context, error: BaseException) -> None:
         """The hook of a job's last failure: sends `task_finished`."""
+        from upnext.engine.worker.failures import error_info  # noqa: PLC0415 - only workers need it
+
         result = await self.aget_result(ctx.job_id)
-        path = "builtins.TimeoutError" if isinstance(error, TimeoutError) else _path(type(error))
-        trace = "".join(traceback.format_exception(error))
-        _set(result, status=_Status.FAILED, finished_at=timezone.now(), errors=[_task_error(path, trace)])
+        _set(result, status=_Status.FAILED, finished_at=timezone.now(), errors=[_task_error(error_info(error))])
         await _signals.task_finished.asend_robust(type(self), task_result=result)
         await sync_to_async(close_old_connections)()
 
@@ -234,7 +233,7 @@ class UpNextBackend(_BaseTaskBackend):
     def _result(self, task: Any, job: views.Job, payload: bytes | None) -> Any:
         args, kwargs = _arguments(payload)
         waits = job.status in (JobStatus.QUEUED, JobStatus.DELAYED)
-        errors = [] if job.error is None else [_task_error(_kept_path(job.error), job.error.traceback)]
+        errors = [] if job.error is None else [_task_error(job.error)]
         result = self._task_result(
             task,
             job.job_id,
@@ -363,19 +362,12 @@ def _arguments(payload: bytes | None) -> tuple[list[Any], dict[str, Any]]:
     return ([], given) if isinstance(given, dict) else (given[0], given[1])
 
 
-def _task_error(path: str, trace: str) -> Any:
-    return _base.TaskError(exception_class_path=path, traceback=trace)
-
-
-def _kept_path(error: ErrorInfo) -> str:
-    """Where an error's type can be imported from: those built in are kept without their module, and some are words for what happened."""
-    if "." in error.type:
-        return error.type
-    return f"builtins.{error.type}" if hasattr(builtins, error.type) else _path(JobError)
-
-
-def _path(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
+def _task_error(error: ErrorInfo) -> Any:
+    """Errors that are built in are kept without their module; some are words for what happened."""
+    path = error.type
+    if "." not in path:
+        path = f"builtins.{path}" if hasattr(builtins, path) else f"{JobError.__module__}.{JobError.__qualname__}"
+    return _base.TaskError(exception_class_path=path, traceback=error.traceback)
 
 
 def _set(result: Any, **fields: Any) -> None:
