@@ -262,13 +262,16 @@ def runtime_dir(env: Mapping[str, str]) -> Path:
 
 
 def private_dir(path: Path) -> Path:
-    """Makes the folder, mode 0700, and returns it. Raises UsageError when what is there is another user's or open to others.
+    """Makes the folder, mode 0700, and returns it. Raises UsageError when it can't be made or used, is another user's or open to others.
 
     A link to such a folder will do when root or this user made it: systemd makes one for StateDirectory= with DynamicUser=.
     """
-    with suppress(FileExistsError):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    link = path.lstat()
+    try:
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        link = path.lstat()
+    except OSError as error:
+        raise UsageError(f"{error.filename or path}: {error.strerror}") from None
     us = os.geteuid()
     trusted = link.st_uid in {us, 0} if path.is_symlink() else link.st_uid == us
     if not trusted or not path.is_dir() or (status := path.stat()).st_uid != us:
@@ -276,6 +279,8 @@ def private_dir(path: Path) -> Path:
     if status.st_mode & 0o022:
         todo = "choose a folder of its own" if status.st_mode & stat.S_ISVTX else f"run chmod 700 {path}"
         raise UsageError(f"{path} can be written by others; {todo}")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UsageError(f"{path} can't be written to")
     return path
 
 

@@ -497,6 +497,20 @@ def test_private_dir(home: Path) -> None:
         config.private_dir(made)
 
 
+def test_a_folder_that_can_not_be_made_is_one_line() -> None:
+    with pytest.raises(UsageError) as caught:
+        config.private_dir(Path("/proc/upnext/x"))
+    assert str(caught.value) == "/proc/upnext: No such file or directory"
+
+
+def test_a_folder_that_can_not_be_written_to_is_one_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = config.private_dir(home / "a")
+    monkeypatch.setattr(os, "access", lambda path, _mode: path != made)  # root may write everywhere
+    with pytest.raises(UsageError) as caught:
+        config.private_dir(made)
+    assert str(caught.value) == f"{made} can't be written to"
+
+
 def test_private_dir_follows_a_link_to_a_folder_of_ours(home: Path) -> None:
     """As systemd makes one for StateDirectory= with DynamicUser=."""
     made = config.private_dir(home / "private/shop")
