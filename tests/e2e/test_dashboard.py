@@ -469,6 +469,21 @@ def test_the_last_hour_is_drawn(daemon: Daemon) -> None:
             assert 'class="spark' in fresh.get(path, accept="text/html").text
 
 
+def test_the_jobs_below_a_job(dashboard: Dashboard) -> None:
+    root = dashboard.submit("hold", seconds=0.1, note="flow")
+    ended(dashboard, root)
+
+    def group() -> dict[str, Any] | None:
+        [found] = dashboard.get(f"/flows/{root}").json["groups"]
+        return found if found["states"] == {"done": 1} else None
+
+    found = wait_until(group, 20, "the child to end") or {}
+    assert (found["task"], found["count"]) == ("child", 1)
+    [row] = dashboard.get(f"/jobs?root={root}").json
+    assert (row["job_id"], row["status"], row["parent_id"]) == (found["nodes"][0]["job_id"], "done", root)
+    assert "child" in dashboard.get(f"/flows/{root}", accept="text/html").text
+
+
 # -- what the buttons do ------------------------------------------------------------------------------------------------------------------
 
 

@@ -30,6 +30,7 @@ PHRASES = {
     "its successes": ["done_prefix"],
     "successes of each task": ["done_prefix"],
     "results": ["result_prefix"],
+    "the flow": ["flow_prefix"],
     "series of each moment and its times": ["series_prefix", "times_prefix"],
 }
 """Labels of a header besides the names of keys."""

@@ -53,9 +53,8 @@ def job(ctx: click.Context, job_id: str, tree: bool, follow: bool) -> None:
         output.print_json({**view, "tree": [json_views.job(one) for one in family]} if tree else view)
         return
     if tree:
-        for depth, one in _ordered(family):
-            mark = " <" if one.job_id == job_id else ""
-            output.print_line(f"{'  ' * depth}{one.job_id}  {one.status.value}{mark}")
+        for depth, line in _tree(family, job_id):
+            output.print_line(f"{'  ' * depth}{line}")
         return
     output.print_fields(fields(found))
 
@@ -222,11 +221,12 @@ def _error(found: Job) -> str | None:
 
 def _family(broker: SyncQueueClient, found: Job) -> list[Job]:
     """The root and all its known descendants; just the job where it stands alone."""
+    from upnext.engine.views import flows
     from upnext.engine.views import jobs as jobs_module
     from upnext.errors import JobNotFoundError
 
     root_id = found.root_id or found.job_id
-    known = {one.job_id: one for one in jobs_module.lineage(broker, broker.keys, root_id)}
+    known = {one.job_id: one for one in flows.below(broker, broker.keys, root_id)}
     known[found.job_id] = found
     if root_id not in known:
         with suppress(JobNotFoundError):  # its result has expired; the descendants still show
@@ -234,19 +234,37 @@ def _family(broker: SyncQueueClient, found: Job) -> list[Job]:
     return list(known.values())
 
 
-def _ordered(family: Sequence[Job]) -> list[tuple[int, Job]]:
-    """(depth, job) in the order of a printed tree: parents first, siblings by age. A job whose parent isn't known stands at the top."""
+_SHOWN_SIBLINGS = 10
+"""Of more siblings of one task the first so many are printed, the others are counted."""
+
+
+def _tree(family: Sequence[Job], job_id: str) -> list[tuple[int, str]]:
+    """(depth, line) in order: parents first, siblings by task and age. A job whose parent isn't known stands at the top."""
+    from upnext.engine.views import flows
+
     known = {one.job_id for one in family}
     children: dict[str | None, list[Job]] = {}
     for one in sorted(family, key=lambda one: (one.submitted_ms or 0, one.job_id)):
         children.setdefault(one.parent_id if one.parent_id in known else None, []).append(one)
-    ordered: list[tuple[int, Job]] = []
-    waiting = [(0, one) for one in reversed(children.get(None, []))]
-    while waiting:
-        depth, one = waiting.pop()
-        ordered.append((depth, one))
-        waiting += [(depth + 1, child) for child in reversed(children.get(one.job_id, []))]
-    return ordered
+    lines: list[tuple[int, str]] = []
+
+    def add(depth: int, parent: str | None) -> None:
+        for group in flows.grouped(children.get(parent, ()), _SHOWN_SIBLINGS):
+            chosen = {one.job_id: one for one in group.first}
+            chosen |= {one.job_id: one for one in children.get(parent, ()) if one.job_id == job_id}
+            for one in chosen.values():
+                lines.append((depth, f"{one.job_id}  {one.status.value}{' <' if one.job_id == job_id else ''}"))
+                if depth < _DEEPEST:
+                    add(depth + 1, one.job_id)
+            if group.count > len(chosen):
+                states = ", ".join(f"{count} {state}" for state, count in group.states.items())
+                lines.append((depth, f"… and {group.count - len(chosen)} more of {group.task}: of all, {states}"))
+
+    add(0, None)
+    return lines
+
+
+_DEEPEST = 100
 
 
 # -- --follow -----------------------------------------------------------------------------------------------------------------------------

@@ -343,6 +343,14 @@ class Keys:
         holds="`TASK\\nGROUP` -> `MS JOB_ID` of its newest 100, a line each",
         writers="cancel finish finish_again hand_back purge_delayed purge_queued reap remove",
     )
+    flow_prefix = Key(
+        "f:",
+        "hash",
+        variable="ROOT",
+        life="1 d after the last change",
+        holds="job below ROOT -> `LETTER MS PARENT`: o not ended, else the letter of its end; 10,000 at most",
+        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap retry_dead send submit",
+    )
     series_prefix = Key(
         "series:",
         "hash",
@@ -447,6 +455,7 @@ class Keys:
             self.dead_bytes,
             self.groups,
             self.group_ids,
+            self.flow_prefix,
         )
 
     def done(self, task: str) -> str:
@@ -463,6 +472,10 @@ class Keys:
     def times(self, step: int, minute: int) -> str:
         """How long attempts waited and ran within `step` minutes from that one on."""
         return f"{self.times_prefix}{step}:{minute}"
+
+    def flow(self, root_id: str) -> str:
+        """The jobs below a root."""
+        return self.flow_prefix + root_id
 
     def idem(self, key: str) -> str:
         return self.idem_prefix + key

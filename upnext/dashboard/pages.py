@@ -23,7 +23,8 @@ from upnext.dashboard.auth import Right
 from upnext.dashboard.render import Renderer
 from upnext.dashboard.replies import answer, demand, mapped, user_of
 from upnext.dashboard.source import PAGE, Source
-from upnext.engine.views import explain, jobs, tasks
+from upnext.engine.views import explain, flows, jobs, tasks
+from upnext.engine.views.jobs import Job
 from upnext.errors import JobNotFoundError
 
 T = TypeVar("T")
@@ -288,13 +289,15 @@ class Pages:
                 client, keys = self._source.client, self._source.keys
                 found = jobs.of_worker(client, keys, worker, status, task, FLOW_MOST if before else limit + 1)
             elif root is not None:
-                found = jobs.lineage(self._source.client, self._source.keys, root, FLOW_MOST)
+                found = flows.below(self._source.client, self._source.keys, root)
                 found = [one for one in found if status in (None, one.status) and task in (None, one.task)]
             else:
                 found = self._source.jobs(status, task, FLOW_MOST if before else limit + 1)
             if before is not None:
                 at = next((at for at, one in enumerate(found) if one.job_id == before), -1)
                 found = found[at + 1 :]
+            if root is not None:
+                found = [self._whole(one) for one in found[: limit + 1]]
             return found, [one.name for one in self._source.snapshot().tasks]
 
         found, names = await self._ask(ask)
@@ -312,6 +315,13 @@ class Pages:
             "task_names": names,
         }
         return self._answer(request, "jobs.html", values, rows, further)
+
+    def _whole(self, one: Job) -> Job:
+        """What else is known of a job of a flow."""
+        try:
+            return jobs.job(self._source.client, self._source.keys, one.job_id)
+        except JobNotFoundError:
+            return one
 
     async def job(self, request: Request) -> Response:
         job_id = request.path_params["job_id"]
@@ -360,7 +370,7 @@ class Pages:
 
         def ask() -> dict[str, Any] | None:
             client, keys = self._source.client, self._source.keys
-            members = jobs.lineage(client, keys, root_id, FLOW_MOST)
+            members = flows.below(client, keys, root_id)
             known = {one.job_id: shapes.job(one, payload=payload) for one in members}
             try:
                 known[root_id] = shapes.job(jobs.job(client, keys, root_id), payload=payload)

@@ -62,7 +62,7 @@ def retry_dead(keys: Keys, job_ids: Sequence[str]) -> Call[tuple[int, list[str]]
     """At most BATCH ids. -> (how many of them were looked at, which of these were not dead letters)."""
     return Call(
         script("retry_dead"),
-        [keys.dead, keys.dead_jobs, keys.where, keys.limits, keys.notes, keys.dead_bytes],
+        [keys.dead, keys.dead_jobs, keys.where, keys.limits, keys.notes, keys.dead_bytes, keys.flow_prefix],
         [keys.stream_prefix, keys.result_prefix, keys.bell, CALL_BYTES, *job_ids],
         lambda reply: (reply[0], _ids(reply[1:])),
     )

@@ -86,8 +86,11 @@ def _special(keys: Keys, job: Submission, nonce: str) -> bytes:
 
 
 def plain(keys: Keys, job: Submission, reply_to: str | None) -> bytes | None:
-    """The XADD, encoded, where it is all that submitting takes; None: the script (large, limited, delayed, keyed, with a queue_ttl)."""
-    if job.limited or len(job.payload) > LARGE_BYTES or _special(keys, job, ""):
+    """The XADD, encoded, where it is all that submitting takes; None: the script.
+
+    That takes what is large, limited, delayed, keyed, has a queue_ttl, or is the child of a job.
+    """
+    if job.limited or job.root_id or len(job.payload) > LARGE_BYTES or _special(keys, job, ""):
         return None
     payload, meta = job.payload, _meta(job, reply_to)
     stream = keys.stream(job.task, job.lane)
@@ -147,6 +150,7 @@ def submit(keys: Keys, jobs: Sequence[tuple[Submission, str | None]], nonce: str
             keys.delayed_jobs,
             keys.limits,
             keys.large,
+            keys.flow_prefix,
             *(keys.stream(task, lane) for task, lane in streams),
         ],
         [keys.bell, keys.idem_prefix, *(task for task, _ in streams), *words],
@@ -180,7 +184,7 @@ def send(
         *known_handlers,
         payload,
     ]
-    return Call(script("send"), [keys.event(event), keys.limits, keys.large], args, sent)
+    return Call(script("send"), [keys.event(event), keys.limits, keys.large, keys.flow_prefix], args, sent)
 
 
 def sent(reply: list[bytes]) -> list[Answer]:
@@ -273,6 +277,7 @@ def cancel(keys: Keys, job_id: str) -> Call[int]:
             keys.dead_bytes,
             keys.groups,
             keys.group_ids,
+            keys.flow_prefix,
             *keys.streams(parsed.task),
         ],
         [

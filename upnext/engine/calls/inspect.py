@@ -321,6 +321,46 @@ def list_groups(keys: Keys, task: str | None, cursor: str, look: int) -> Call[tu
 
 
 @dataclass(frozen=True, slots=True)
+class Child:
+    """A job below a root. `letter` as in EndLetter, `o`: it had not ended; `at_ms`: of its end, or of its submit."""
+
+    job_id: str
+    letter: str
+    at_ms: int
+    parent_id: str
+
+
+def read_flow(keys: Keys, root_id: str, cursor: str, look: int) -> Call[tuple[str, list[Child]]]:
+    """-> (next cursor, "0" at the end; a part of the jobs below a root). Rows that can't be read are left out."""
+
+    def parse(reply: list[Any]) -> tuple[str, list[Child]]:
+        found: list[Child] = []
+        for job_id, row in pairs(reply[1:]):
+            letter, _, rest = lenient(row).partition(" ")
+            at_ms, space, parent_id = rest.partition(" ")
+            if space and at_ms.isdecimal() and len(at_ms) < 16 and ids.is_id(lenient(job_id)):
+                found.append(Child(lenient(job_id), letter, int(at_ms), parent_id))
+        return reply[0].decode(), found
+
+    return Call(script("read_flow"), [keys.flow(root_id)], [cursor, look], parse)
+
+
+def job_states(keys: Keys, job_ids: Sequence[str]) -> Call[list[JobStatus | None]]:
+    """How each of at most MOST_HELD jobs stands; None: nothing is known of it."""
+    words: list[str] = []
+    for job_id in job_ids:
+        parsed = ids.parse(job_id)
+        words += (job_id, parsed.task, parsed.born, parsed.entry_id)
+    known = {status.value: status for status in JobStatus}
+    return Call(
+        script("job_states"),
+        [keys.where, keys.delayed, keys.dead],
+        [keys.stream_prefix, keys.result_prefix, *words],
+        lambda reply: [known.get(word.decode()) for word in reply],
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class DeadCount:
     """Dead letters of one task and group; `group` "": of an older version. `job_id` is the newest."""
 

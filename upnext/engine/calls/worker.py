@@ -101,6 +101,8 @@ def _extra(job: Finish) -> bytes:
             extra["k"] = meta.idempotency_key
         if meta.lane is not None:
             extra["l"] = meta.lane
+        if meta.root_id is not None:
+            extra["p"], extra["r"] = meta.parent_id, meta.root_id
         ttl_ms = own_options.result_ttl_ms(meta.own)
         if ttl_ms is not None:
             extra["ttl"] = ttl_ms
@@ -200,7 +202,7 @@ def finish(
     )
 
 
-_FINISH_KEYS, _FINISH_ARGS = 14, 8
+_FINISH_KEYS, _FINISH_ARGS = 15, 8
 """What a call of finish has before its streams."""
 
 

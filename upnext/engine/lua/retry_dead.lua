@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Queues dead letters again, each under its own job id, as a first attempt without crashes, in the lane it was born for.
--- KEYS: 1 dead, 2 dead:jobs, 3 where, 4 limits, 5 notes, 6 dead:bytes
+-- KEYS: 1 dead, 2 dead:jobs, 3 where, 4 limits, 5 notes, 6 dead:bytes, 7 f:
 -- ARGV: 1 stream prefix, 2 result prefix, 3 bell channel, 4 most bytes, 5... job ids
 -- Returns: {how many of the ids were looked at, in their order, then those of them that were no dead letters, or whose lane takes nothing more: they are
 --           dead letters still}
@@ -9,9 +9,12 @@
 -- include: unpack_job
 -- include: put_entry
 -- include: dead_total
+-- include: flow
 must_be('zset', KEYS[1])
 must_be('hash', KEYS[2], KEYS[3], KEYS[4], KEYS[5])
-local keys = {dead = KEYS[1], dead_jobs = KEYS[2], notes = KEYS[5], dead_bytes = KEYS[6]}
+local keys = {dead = KEYS[1], dead_jobs = KEYS[2], notes = KEYS[5], dead_bytes = KEYS[6], flow = KEYS[7]}
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local count, bytes = dead_total(keys)
 local unknown, problem, retried, left = {0}, nil, 0, tonumber(ARGV[4])
 for at = 5, #ARGV do
@@ -38,6 +41,7 @@ for at = 5, #ARGV do
       redis.call('ZREM', KEYS[1], job)
       redis.call('DEL', ARGV[2] .. job)
       retried = retried + 1
+      note_child(keys, now, 'o', job, old)
       if redis.call('HEXISTS', KEYS[4], task) == 1 then
         redis.call('SPUBLISH', ARGV[3], 't' .. task)
       end

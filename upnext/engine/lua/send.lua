@@ -1,6 +1,6 @@
 #!lua
 -- Sends an event: one job for each handler known here or seen within its life, in one step. Refused as a whole by a full Redis.
--- KEYS: 1 event, 2 limits, 3 large
+-- KEYS: 1 event, 2 limits, 3 large, 4 f:
 -- ARGV: 1 meta ('' or JSON), 2 stream prefix, 3 bell channel, 4 handler life ms, 5 idempotency prefix, 6 key ('' none), 7 key ttl ms,
 --       8 nonce, 9 key that remembers this very send ('' none; a handler's task is added), 10 its ttl ms, 11... handlers that the sender knows,
 --       last: payload
@@ -9,6 +9,7 @@
 -- include: must_be
 -- include: put_entry
 -- include: large
+-- include: flow
 must_be('hash', KEYS[1], KEYS[2], KEYS[3])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -39,7 +40,8 @@ for _, task in ipairs(handlers) do
   end
 end
 local limits = redis.call('HMGET', KEYS[2], unpack(handlers))
-local reply = {}
+local reply, keys = {}, {flow = KEYS[4]}
+local common = ARGV[1] ~= '' and cjson.decode(ARGV[1]) or {}
 for index, task in ipairs(handlers) do
   local key = ARGV[6] ~= '' and ARGV[5] .. ARGV[6] .. '@' .. task
   local held = key and (redis.call('GET', ARGV[9] .. task) or redis.pcall('GET', key))
@@ -54,6 +56,9 @@ for index, task in ipairs(handlers) do
       meta = cjson.encode(said)
     end
     id, why = put_entry(ARGV[2] .. task .. ':n', meta == '' and {'p1', payload} or {'p1', payload, 'm', meta})
+    if id then
+      note_child(keys, now, 'o', task .. ':n' .. id, common)
+    end
     id = id or '!' .. why
     if key and not why then
       local holder = task .. ':n' .. id .. ' ' .. ARGV[8]

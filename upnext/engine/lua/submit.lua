@@ -1,6 +1,6 @@
 #!lua
 -- Takes jobs in: one stream entry each, or a place in the delayed set. Refused as a whole by a full Redis (no allow-oom).
--- KEYS: 1 seq, 2 delayed, 3 delayed:jobs, 4 limits, 5 large, 6... one stream per (task, lane) that the jobs name
+-- KEYS: 1 seq, 2 delayed, 3 delayed:jobs, 4 limits, 5 large, 6 f:, 7... one stream per (task, lane) that the jobs name
 -- ARGV: 1 bell channel, 2 idempotency key prefix, then for each stream of KEYS: its task; then for each job four:
 --       index of its stream from 1, meta (JSON or ''), payload, special ('' or JSON {at, delay: us; ttl, key, key_ttl: ms; nonce, sent: key
 --       that remembers this very submit, for a repeat whose first reply was lost while its job may have ended, sent_ttl: ms})
@@ -9,6 +9,7 @@
 -- include: must_be
 -- include: put_entry
 -- include: large
+-- include: flow
 local seq, delayed, delayed_jobs, limits = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local bell, idem = ARGV[1], ARGV[2]
 if not string.match(redis.call('GET', seq) or '0', '^%d+$') then
@@ -17,11 +18,12 @@ if not string.match(redis.call('GET', seq) or '0', '^%d+$') then
 end
 must_be('zset', delayed)
 must_be('hash', delayed_jobs, limits, KEYS[5])
-local FIRST = 5
+local FIRST = 6
 local streams = #KEYS - FIRST
 local ids = {}
 local rung, large = {}, {}
 local head
+local keys = {flow = KEYS[6]}
 
 local function put(stream, meta, payload)
   local id, why = put_entry(stream, meta == '' and {'p1', payload} or {'p1', payload, 'm', meta})
@@ -44,8 +46,11 @@ for at = 3 + streams, #ARGV, 4 do
       redis.call('HSET', KEYS[5], task, #payload)
     end
   end
+  local child
   if special == '' then
-    id = put(stream, meta, payload)
+    local queued
+    id, queued = put(stream, meta, payload)
+    child = queued and task .. ':' .. string.sub(stream, -1) .. id
   else
     local wish = cjson.decode(special)
     local held = wish.key and (redis.call('GET', wish.sent) or redis.pcall('GET', idem .. wish.key))
@@ -79,12 +84,16 @@ for at = 3 + streams, #ARGV, 4 do
         id, queued = put(stream, meta, payload)
         job_id = task .. ':' .. lane .. id
       end
+      child = queued and job_id
       if wish.key and queued then
         local holder = job_id .. ' ' .. wish.nonce
         redis.call('SET', idem .. wish.key, holder, 'PX', wish.key_ttl)
         redis.call('SET', wish.sent, holder, 'PX', wish.sent_ttl)
       end
     end
+  end
+  if child and string.find(meta, '"r":"', 1, true) then
+    note_child(keys, now_us() / 1000, 'o', child, cjson.decode(meta))
   end
   ids[#ids + 1] = id
 end

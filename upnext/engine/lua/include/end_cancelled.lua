@@ -1,4 +1,4 @@
--- end_cancelled: a job ends as cancelled instead of running (again). Expects end_job, ends, task_options, and `keys` as there with {stats, tasks} besides.
+-- end_cancelled: a job ends as cancelled instead of running (again). Expects end_job, ends, flow, task_options, and `keys` as there with {stats, tasks} besides.
 -- `worker` and `cause`: of the crash in which it was found, else nil.
 local function end_cancelled(keys, now, task, job, meta, moved, worker, cause)
   local options = task_options(keys.tasks, task)
@@ -11,4 +11,5 @@ local function end_cancelled(keys, now, task, job, meta, moved, worker, cause)
   end_job(keys, now, job, outcome, math.floor((tonumber(own.result_ttl_s) or tonumber(options.result_ttl_s) or 600) * 1000), meta, nil, moved)
   redis.pcall('HINCRBY', keys.stats, task .. ':cancelled', 1)
   note_cancelled(task, job, cause)
+  note_child(keys, now, 'c', job, meta)
 end
