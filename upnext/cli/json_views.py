@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from upnext.cli.formatting import iso
+from upnext.core import cron_words
 
 if TYPE_CHECKING:
     from upnext.core.ownership import Skew
@@ -148,6 +149,8 @@ def cron(one: Cron) -> dict[str, Any]:
         "kind": "schedule" if one.made else "cron",
         "paused": one.paused,
         "waits": one.waits,
+        "overdue_since": iso(one.overdue_ms),
+        "words": cron_words.words(one.schedule),
     }
 
 

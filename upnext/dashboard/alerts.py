@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from upnext.dashboard.source import Daemon, Snapshot
+from upnext.engine.views.crons import Cron
 
 OLD_S = 60.0
 """A job that waits longer than this, of a task that could run, is worth a line."""
@@ -26,7 +27,12 @@ class Alert:
 
 def alerts(snapshot: Snapshot, oldest_ms: Mapping[str, int], new_dead: int) -> list[Alert]:
     """`oldest_ms`: when the oldest queued job of a task came (server ms); `new_dead`: dead letters of the last hour."""
-    found = [*_daemons(snapshot.daemons), *_queues(snapshot, oldest_ms), *_versions(snapshot.daemons)]
+    found = [
+        *_daemons(snapshot.daemons),
+        *_queues(snapshot, oldest_ms),
+        *_versions(snapshot.daemons),
+        *_crons(snapshot.crons),
+    ]
     if new_dead:
         jobs = "1 job died" if new_dead == 1 else f"{new_dead} jobs died"
         found.append(Alert("warn", f"{jobs} within the last hour.", "", "/dead", "Dead letters"))
@@ -94,6 +100,14 @@ def _queues(snapshot: Snapshot, oldest_ms: Mapping[str, int]) -> list[Alert]:
                 )
             )
     return found
+
+
+def _crons(crons: Sequence[Cron]) -> list[Alert]:
+    return [
+        Alert("bad", f"Cron {one.name} has not fired.", "A tick is overdue.", "/crons", "Crons", one.overdue_ms)
+        for one in crons
+        if one.overdue_ms is not None
+    ]
 
 
 def _versions(daemons: Sequence[Daemon]) -> list[Alert]:

@@ -83,6 +83,7 @@ def cron(one: Cron) -> dict[str, Any]:
         **json_views.cron(one),
         "last_ms": one.last_ms,
         "next_ms": one.next_ms,
+        "overdue_ms": one.overdue_ms,
     }
 
 

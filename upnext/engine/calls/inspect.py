@@ -493,6 +493,8 @@ class CronFacts:
     last_ms: int | None
     skipped: int
     paused: bool
+    cursor_ms: int | None = None
+    """Its newest tick that fired or was skipped, or when it was first seen."""
 
 
 def list_crons(keys: Keys) -> Call[tuple[int, list[CronFacts]]]:
@@ -506,12 +508,13 @@ def list_crons(keys: Keys) -> Call[tuple[int, list[CronFacts]]]:
                 int(reply[at + 2]) if reply[at + 2] else None,
                 int(reply[at + 3] or 0),
                 reply[at + 4] == 1,
+                int(reply[at + 5]) if (reply[at + 5] or b"").isdigit() else None,
             )
-            for at in range(1, len(reply), 5)
+            for at in range(1, len(reply), 6)
         ]
         return reply[0], sorted(facts, key=operator.attrgetter("name"))
 
-    return Call(script("list_crons"), [keys.crons, keys.fired, keys.stats, keys.paused], [], parse)
+    return Call(script("list_crons"), [keys.crons, keys.fired, keys.stats, keys.paused, keys.cursors], [], parse)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,9 @@ from upnext.engine.views import tasks
 from upnext.engine.views.jobs import Transport
 from upnext.errors import PayloadTooLargeError, UsageError
 
+OVERDUE_MS = 60_000
+"""A tick that is later than this is missed: the leader fires them within a second."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cron:
@@ -47,6 +50,8 @@ class Cron:
     waits: str | None = None
     """Why it doesn't fire when it is due; None: it does."""
     every_ms: int | None = None
+    overdue_ms: int | None = None
+    """Since when a tick waits to be fired, where that is longer than OVERDUE_MS: no scheduler leads, or it can't."""
 
 
 def crons(transport: Transport, keys: Keys) -> list[Cron]:
@@ -154,7 +159,15 @@ def _declared(facts: CronFacts, server_ms: int) -> Cron:
         skipped=facts.skipped,
         paused=facts.paused,
         waits="it is paused" if facts.paused else None,
+        overdue_ms=None if facts.paused else _overdue_ms(when, facts.cursor_ms, server_ms),
     )
+
+
+def _overdue_ms(when: CronSpec, cursor_ms: int | None, now_ms: int) -> int | None:
+    if cursor_ms is None:
+        return None
+    due_ms = _next_ms(when, 0, cursor_ms)
+    return due_ms if due_ms is not None and due_ms < now_ms - OVERDUE_MS else None
 
 
 def _made(facts: ScheduleFacts, server_ms: int) -> Cron:
