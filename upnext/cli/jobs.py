@@ -37,9 +37,10 @@ _LOOK_S = 0.25
 @click.argument("job_id", metavar="ID")
 @click.option("--tree", is_flag=True, help="With its ancestors and descendants, as far as they are remembered.")
 @click.option("--follow", is_flag=True, help="Tell what changes until it ends. Exit 1 unless it ended well.")
+@click.option("--stack", is_flag=True, help="Print where it stands now: of a job that a daemon on this machine runs.")
 @queue_options
 @click.pass_context
-def job(ctx: click.Context, job_id: str, tree: bool, follow: bool) -> None:
+def job(ctx: click.Context, job_id: str, tree: bool, follow: bool, stack: bool) -> None:
     """Show one job: where it is, since when, its attempts, lineage, result or error."""
     with queue() as broker:
         if follow:
@@ -48,6 +49,9 @@ def job(ctx: click.Context, job_id: str, tree: bool, follow: bool) -> None:
 
         found = jobs_module.job(broker, broker.keys, job_id)
         family = _family(broker, found) if tree else []
+    if stack:
+        _print_stack(found)
+        return
     if flags().json:
         view = json_views.job(found)
         output.print_json({**view, "tree": [json_views.job(one) for one in family]} if tree else view)
@@ -216,6 +220,37 @@ def _error(found: Job) -> str | None:
     return " ".join(str(found.error).split())[:200]
 
 
+# -- --stack ------------------------------------------------------------------------------------------------------------------------------
+
+
+def _print_stack(found: Job) -> None:
+    """What the daemon that runs it says. Raises ControlError where none on this machine does."""
+    from upnext import config
+    from upnext.cli import local_daemons
+    from upnext.control.client import ControlClient
+    from upnext.control.protocol import ErrorCode
+    from upnext.errors import ControlError
+
+    record = found.worker_record or {}
+    if found.status.value != "running" or not record.get("pid"):
+        raise ControlError(f"{found.job_id} is {found.status.value}: no process has it now", ErrorCode.FAILED)
+    for path, status in local_daemons.of_this_user():
+        if any(child.get("pid") == record["pid"] for child in status.get("children", ())):
+            with ControlClient(str(path), timeout_s=_STACK_S, servers=config.unit_users(path)) as client:
+                answer = client.call("stacks", job_id=found.job_id)
+            if flags().json:
+                output.print_json(answer)
+            else:
+                output.print_line(f"{answer['job_id']} in {answer['slot']}, pid {answer['pid']}")
+                output.print_lines(str(answer["stacks"]).rstrip("\n"))
+            return
+    where = f"{record.get('name') or record.get('service')} on {record.get('host')}"
+    raise ControlError(
+        f"{found.job_id} runs in {where}, pid {record['pid']}: no daemon of this user on this machine has that process",
+        ErrorCode.FAILED,
+    )
+
+
 # -- --tree -------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +269,7 @@ def _family(broker: SyncQueueClient, found: Job) -> list[Job]:
     return list(known.values())
 
 
+_STACK_S = 30.0
 _SHOWN_SIBLINGS = 10
 """Of more siblings of one task the first so many are printed, the others are counted."""
 

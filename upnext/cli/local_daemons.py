@@ -15,6 +15,12 @@ from upnext.errors import ControlError, DaemonNotRunningError
 _ANSWERS_WITHIN_S = 2.0
 
 
+def of_this_user() -> Iterator[tuple[Path, dict[str, Any]]]:
+    """As `statuses`, with the one that UPNEXTD_SOCKET names."""
+    given = os.environ.get("UPNEXTD_SOCKET")
+    return statuses([Path(given)] if given else [])
+
+
 def statuses(further: Sequence[Path] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
     """(control socket, status) of each daemon in the known places and at `further` sockets; those that don't answer are left out."""
     from upnext import config

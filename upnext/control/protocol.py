@@ -306,8 +306,13 @@ METHODS = _table(
     Method(
         "dump", "-> {slot, pid, stacks}: the stacks of a child", params={"slot": Param(ParamKind.TEXT, required=True)}
     ),
+    Method(
+        "stacks",
+        "-> {job_id, slot, pid, stacks}: what a running job awaits, and what the threads of its process do",
+        params={"job_id": Param(ParamKind.TEXT, required=True)},
+    ),
 )
-"""Every method, by name. `dump` reads, so it answers when the stacks are there; it has no op_id."""
+"""Every method, by name. `dump` and `stacks` read, so they answer when the stacks are there; they have no op_id."""
 
 
 def bind(request: Request) -> dict[str, Any]:

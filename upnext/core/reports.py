@@ -41,6 +41,7 @@ _OF_ITSELF = (
     "desired_workers",
     "ready_workers",
     "exit_when_drained",
+    "stop_timeout_s",
     "problem",
     "broker",
 )

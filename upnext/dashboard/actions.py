@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import urllib.parse
 from collections.abc import Callable, Sequence
@@ -49,6 +50,7 @@ class Actions:
             "/jobs/{job_id}/cancel": self.cancel,
             "/jobs/{job_id}/retry": self.retry,
             "/jobs/{job_id}/rerun": self.rerun,
+            "/jobs/{job_id}/stack": self.stack,
             "/events/{event}/send": self.send,
             "/tasks/{task}/pause": self.pause_task,
             "/tasks/{task}/resume": self.resume_task,
@@ -323,9 +325,26 @@ class Actions:
         slot = next((slot for slot in one["slots"] if slot["slot"] == slot_name), None)
         if slot is None:
             raise HTTPException(404, f"{found.name} has no slot {slot_name}")
-        values = self._pages.slot_values(one, slot, steerable=True)
+        values = await self._pages.slot_values(one, slot, steerable=True)
         text = str(stacks.get("stacks") or stacks.get("text") or shapes.pretty(stacks))
         return answer(request, self._renderer, "slot.html", {**values, "stacks": text}, stacks)
+
+    async def stack(self, request: Request) -> Response:
+        """Where a running job stands: of a daemon on this machine."""
+        demand(request, Right.HOST_ACT)
+        job_id = request.path_params["job_id"]
+        one = await asyncio.to_thread(self._source.job, job_id)
+        place = one.worker_record or {}
+        snapshot = await asyncio.to_thread(self._source.snapshot)
+        found = snapshot.daemon(str(place.get("daemon")))
+        if not place or found is None:
+            raise HTTPException(409, f"no process has job {job_id} now")
+        if found.socket is None:
+            raise HTTPException(409, f"it runs on {found.host}: use `upnext job {job_id} --stack` there")
+        path = found.socket
+        work = functools.partial(call_daemon, path, "stacks", job_id=job_id)
+        stacks = await self._do(request, Right.HOST_ACT, "stack", job_id, work)
+        return answer(request, self._renderer, "stack.html", {"job_id": job_id, **stacks}, stacks)
 
     async def _control(self, request: Request, method: str, params: dict[str, Any]) -> Response:
         found = await self._daemon(request)

@@ -17,7 +17,7 @@ from upnext.cli import json_views
 from upnext.core import series
 from upnext.core.outcome import JobStatus
 from upnext.core.series import Point
-from upnext.dashboard import over_time, shapes
+from upnext.dashboard import over_time, previews, shapes
 from upnext.dashboard.alerts import alerts
 from upnext.dashboard.auth import Right
 from upnext.dashboard.render import Renderer
@@ -137,36 +137,48 @@ class Pages:
     async def daemon(self, request: Request) -> Response:
         one, steerable = await self._daemon(request)
         name = one["name"]
+        preview = (await self._preview(one, [slot for slot in one["slots"] if slot["role"] == "worker"]))["text"]
         values = {
             "one": one,
             "steerable": steerable,
-            "controls": CONTROLS,
+            "preview": preview,
+            "controls": [
+                (method, label, f"{preview} {question}" if method in _CUTS else question)
+                for method, label, question in CONTROLS
+            ],
             "commands": [
                 f"upnext ctl {method} --name {name}" for method in ("status", "drain --wait", "reload", "stop")
             ],
         }
-        return self._answer(request, "daemon.html", values, one)
+        return self._answer(request, "daemon.html", values, {**one, "preview": preview})
 
     async def slot(self, request: Request) -> Response:
         one, slot, steerable = await self._slot(request)
-        values = self.slot_values(one, slot, steerable=steerable)
+        values = await self.slot_values(one, slot, steerable=steerable)
         return self._answer(request, "slot.html", values, slot)
 
-    def slot_values(self, one: dict[str, Any], slot: dict[str, Any], *, steerable: bool) -> dict[str, Any]:
+    async def slot_values(self, one: dict[str, Any], slot: dict[str, Any], *, steerable: bool) -> dict[str, Any]:
         """What the page of one process shows."""
+        preview = await self._preview(one, [slot])
         return {
             "one": one,
             "slot": slot,
             "steerable": steerable,
-            "preview": shapes.preview(slot),
+            "preview": preview["text"],
             "stacks": None,
             "commands": [f"upnext ctl {method} {slot['slot']} --name {one['name']}" for method in ("dump", "restart")],
         }
 
     async def preview(self, request: Request) -> Response:
         one, slot, steerable = await self._slot(request)
-        report = {"slot": slot["slot"], "in_flight_count": slot["in_flight_count"], "text": shapes.preview(slot)}
-        return self._answer(request, "slot.html", self.slot_values(one, slot, steerable=steerable), report)
+        report = {"slot": slot["slot"], **await self._preview(one, [slot])}
+        return self._answer(request, "slot.html", await self.slot_values(one, slot, steerable=steerable), report)
+
+    async def _preview(self, one: dict[str, Any], slots: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """What a stop of these processes would do to their jobs."""
+        names = {job["task"] for slot in slots for job in slot["in_flight"]}
+        usual_s = await self._ask(lambda: self._source.usual_run_s(names)) if names else {}
+        return previews.preview(slots, usual_s, one["stop_timeout_s"] or previews.STOP_TIMEOUT_S)
 
     async def _daemon(self, request: Request) -> tuple[dict[str, Any], bool]:
         snapshot = await self._ask(self._source.snapshot)
@@ -429,6 +441,8 @@ CONTROLS: tuple[tuple[str, str, str], ...] = (
     ("stop", "Stop", "Stop this daemon? Running jobs have its stop timeout to end."),
 )
 """Methods of a daemon that a page has a button for: method, label, question."""
+_CUTS = ("drain", "stop")
+"""The question says what a stop would do to the running jobs."""
 
 
 def _tile(

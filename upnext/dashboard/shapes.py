@@ -102,6 +102,7 @@ def daemon(one: Daemon) -> dict[str, Any]:
         "wanted": wanted if wanted is not None else len(workers),
         "running": sum(slot["in_flight_count"] for slot in slots),
         "generation": about.get("generation"),
+        "stop_timeout_s": about.get("stop_timeout_s"),
         "problem": about.get("problem"),
     }
 
@@ -109,21 +110,6 @@ def daemon(one: Daemon) -> dict[str, Any]:
 def _slot(slot: Mapping[str, Any]) -> dict[str, Any]:
     last_exit = slot.get("last_exit")
     return {**slot, "last_exit": {**last_exit, "text": exit_text(last_exit)} if last_exit else None}
-
-
-def preview(slot: Mapping[str, Any]) -> str:
-    """What stopping this process would do to its jobs, by how long they run already."""
-    count = slot["in_flight_count"]
-    if not count:
-        return (
-            "Nothing runs here: nothing would be cut off. What it has fetched and not started goes back to the queue."
-        )
-    oldest = max((job["age_s"] for job in slot["in_flight"]), default=0.0)
-    jobs = "1 job runs" if count == 1 else f"{count} jobs run"
-    return (
-        f"{jobs} here, the oldest for {oldest:.0f} s. They have the daemon's stop timeout to end;"
-        " those that don't are killed, named in the log, and run again elsewhere."
-    )
 
 
 def workers(snapshot: Snapshot) -> list[dict[str, Any]]:

@@ -5,11 +5,10 @@ Blocking: handlers call it in a thread. When nobody looks, nothing is asked.
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from upnext.core import reports
 from upnext.core.end_groups import About, Group
 from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
-from upnext.core.series import Point
+from upnext.core.series import Point, quantile_s
 from upnext.dashboard.over_time import Hour, OverTime
 from upnext.engine.calls import inspect
 from upnext.engine.calls.inspect import DeadCount
@@ -43,6 +42,8 @@ COUNTED_A_TURN = 2_000
 """Delayed jobs and dead letters are counted in slices of so many: a look costs the same however many there are."""
 COUNTED_S = 0.02
 """So long one snapshot counts dead letters, when they have changed."""
+USUAL_S = 60.0
+"""What is usual is read again after so long."""
 MOST_GROUPS = 100
 """Groups of dead letters that a page shows."""
 AUDIT_KEPT = 10_000
@@ -114,6 +115,8 @@ class Source:
         self._taken_s = 0.0
         self._delayed, self._dead = SliceCounter(), ends.DeadCounter()
         self._over_time = OverTime()
+        self._usual: dict[str, tuple[float, float | None]] = {}
+        """Task -> when it was read, and its p95."""
 
     def snapshot(self) -> Snapshot:
         """At most SNAPSHOT_S old."""
@@ -167,6 +170,16 @@ class Source:
         """One task in steps of so many minutes, as far back as it is kept."""
         return series.of_task(self.client, self.keys, task, time.time_ns() // 1_000_000, step)
 
+    def usual_run_s(self, names: Collection[str]) -> dict[str, float | None]:
+        """How long 95 of 100 attempts of these tasks ran within the last day; None where nothing is known."""
+        now = time.monotonic()
+        for name in names:
+            known = self._usual.get(name)
+            if known is None or now - known[0] > USUAL_S:
+                found = series.usual(self.client, self.keys, name, time.time_ns() // 1_000_000)
+                self._usual[name] = (now, quantile_s(found.runs, 0.95))
+        return {name: self._usual[name][1] for name in names}
+
     def dead_groups(self, task: str | None) -> list[DeadGroup]:
         """Dead letters by task and group, the most frequent first, at most MOST_GROUPS.
 
@@ -215,8 +228,7 @@ class Source:
 
 def daemons_of(namespace: str) -> list[tuple[str, dict[str, Any]]]:
     """(control socket, status) of each daemon of this user on this machine that serves the namespace and answers."""
-    given = os.environ.get("UPNEXTD_SOCKET")
-    found = local_daemons.statuses([Path(given)] if given else [])
+    found = local_daemons.of_this_user()
     return [(str(path), status) for path, status in found if status.get("namespace", namespace) == namespace]
 
 

@@ -67,6 +67,7 @@ class ControlCommands:
             "reload": self._reload,
             "scale": self._scale,
             "dump": self._dump,
+            "stacks": self._stacks,
         }
 
     def answer(self, request: protocol.Request, params: dict[str, Any], client: Client) -> _Answer | Awaitable[_Answer]:
@@ -146,6 +147,20 @@ class ControlCommands:
             raise CommandError(ErrorCode.FAILED, f"{instance.slot} has no process now ({instance.life.state.name})")
         pid = instance.child.pid
         return {"slot": instance.slot, "pid": pid, "stacks": await self._hang_watch.stacks(instance.child)}
+
+    async def _stacks(self, params: dict[str, Any], _client: Client) -> _Answer:
+        job_id: str = params["job_id"]
+        now = self._clock()
+        for instance in self._fleet.instances:
+            child = instance.child
+            if (
+                child is not None
+                and child.pidfd >= 0
+                and any(job.job_id == job_id for jobs in child.page.running(now) for job in jobs)
+            ):
+                pid, stacks = child.pid, await self._hang_watch.stacks(child, job_id)
+                return {"job_id": job_id, "slot": instance.slot, "pid": pid, "stacks": stacks}
+        raise CommandError(ErrorCode.FAILED, f"job {job_id} does not run in a process of this daemon")
 
     # -- modes --
 

@@ -54,6 +54,7 @@ def status(
         "generation": desired.generation,
         "desired_workers": desired.workers,
         "ready_workers": fleet.ready_workers(),
+        "stop_timeout_s": settings.stop_timeout_s,
         "exit_when_drained": desired.mode is Mode.DRAIN_EXIT,
         "problem": fleet.problem(),
         "children": children,

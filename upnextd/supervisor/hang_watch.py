@@ -24,6 +24,12 @@ _ANSWER_S = 0.5
 _AFTER_S = 0.001
 
 
+def of_job(tasks: str, job_id: str) -> str:
+    """Of what a child's tasks await, what belongs to a job. Pure."""
+    blocks = [block for block in tasks.split("\n\n") if block.startswith(f"job {job_id} (")]
+    return "\n\n".join(blocks) or f"no task of {job_id} waits: see what the threads do\n"
+
+
 class HangWatch:
     """Read heartbeats at every tick, and have stacks written."""
 
@@ -82,8 +88,11 @@ class HangWatch:
 
         loop.call_later(_POLL_S, collect, _POLLS)
 
-    async def stacks(self, child: Child) -> str:
-        """Return a child's stacks: what its tasks await, if its loop answers, and what each thread does."""
+    async def stacks(self, child: Child, job_id: str | None = None) -> str:
+        """Return a child's stacks: what its tasks await, if its loop answers, and what each thread does.
+
+        job_id: of the tasks only the one of this job.
+        """
         self._asked += 1
         number = self._asked
         reply: asyncio.Future[str] = self._loop.create_future()
@@ -92,6 +101,8 @@ class HangWatch:
         try:
             async with asyncio.timeout(_ANSWER_S):
                 tasks = await reply
+                if job_id is not None:
+                    tasks = of_job(tasks, job_id)
         except TimeoutError:
             tasks = f"its loop did not answer within {_ANSWER_S:g} s: what its tasks await is not known\n"
         finally:

@@ -175,6 +175,7 @@ def test_the_table_of_methods_is_what_the_contract_says() -> None:
     assert set(METHODS) == {
         "hello", "status", "running", "metrics", "subscribe", "wait", "drain", "pause", "resume", "stop", "restart", "reload", "scale",
         "dump",
+        "stacks",
     }  # fmt: skip
     for method in METHODS.values():
         for param in method.params.values():
