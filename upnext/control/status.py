@@ -75,6 +75,8 @@ class Status(TypedDict):
     service_name: str | None
     namespace: str
     mode: Mode
+    stop_timeout_s: float
+    """So long running jobs have to end when the daemon stops."""
     exit_when_drained: bool
     problem: str | None
     """Why children can't be replaced by their like, in a line; null when they can."""

@@ -13,6 +13,7 @@ import orjson
 
 from upnext.cli import json_views
 from upnext.cli.formatting import exit_text
+from upnext.core import reports
 from upnext.core.end_groups import About, Group
 from upnext.dashboard.source import Daemon, Snapshot
 from upnext.engine.calls import inspect
@@ -109,7 +110,8 @@ def daemon(one: Daemon) -> dict[str, Any]:
 
 def _slot(slot: Mapping[str, Any]) -> dict[str, Any]:
     last_exit = slot.get("last_exit")
-    return {**slot, "last_exit": {**last_exit, "text": exit_text(last_exit)} if last_exit else None}
+    blank = reports.blank_slot(str(slot.get("slot")), str(slot.get("role")), str(slot.get("state")))
+    return {**blank, **slot, "last_exit": {**last_exit, "text": exit_text(last_exit)} if last_exit else None}
 
 
 def workers(snapshot: Snapshot) -> list[dict[str, Any]]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -36,12 +37,23 @@ from upnext.engine.views.tasks import Task
 from upnext.engine.views.workers import Consumer
 from upnext.errors import JobNotFoundError
 
+T = TypeVar("T")
+
 SNAPSHOT_S = 1.0
 """A snapshot is shared by all viewers for so long."""
 COUNTED_A_TURN = 2_000
 """Delayed jobs and dead letters are counted in slices of so many: a look costs the same however many there are."""
 COUNTED_S = 0.02
 """So long one snapshot counts dead letters, when they have changed."""
+OVER_TIME_S = 15.0
+"""One task's days and hours are read again after so long, and when a minute begins."""
+KNOWN_S = 5.0
+"""So long the definitions of tasks are taken to be the same."""
+DAEMONS_S = 2.0
+"""Reports of daemons are read so often: they come with each beat of a scheduler, every 2.5 s, and at a death."""
+OLDEST_S = 5.0
+"""So long the oldest queued jobs are taken to be the same."""
+MOST_KEPT = 200
 USUAL_S = 60.0
 """What is usual is read again after so long."""
 MOST_GROUPS = 100
@@ -115,8 +127,25 @@ class Source:
         self._taken_s = 0.0
         self._delayed, self._dead = SliceCounter(), ends.DeadCounter()
         self._over_time = OverTime()
-        self._usual: dict[str, tuple[float, float | None]] = {}
-        """Task -> when it was read, and its p95."""
+        self._reported: list[daemons.Daemon] = []
+        self._reported_s = 0.0
+        self._kept: dict[tuple[Any, ...], tuple[float, Any]] = {}
+        """What pages asked beside the snapshot -> until when it is shown to others, too, and the answer."""
+
+    def _shared(self, kept_s: float, question: tuple[Any, ...], ask: Callable[[], T]) -> T:
+        """One answer for all viewers for so long. Each caller asks for itself while there is none: no page waits for another's."""
+        now = time.monotonic()
+        with self._lock:
+            found = self._kept.get(question)
+            if found is not None and found[0] > now:
+                return found[1]
+        value = ask()
+        with self._lock:
+            if len(self._kept) >= MOST_KEPT:
+                self._kept = {key: one for key, one in self._kept.items() if one[0] > now}
+            if len(self._kept) < MOST_KEPT:
+                self._kept[question] = (time.monotonic() + kept_s, value)
+        return value
 
     def snapshot(self) -> Snapshot:
         """At most SNAPSHOT_S old."""
@@ -134,7 +163,7 @@ class Source:
         self._dead.step(self.client, self.keys, state, COUNTED_A_TURN, COUNTED_S)
         at_ms = time.time_ns() // 1_000_000
         found = tasks.tasks_with(self.client, self.keys, at_ms, self._delayed.counts, self._dead.by_task())
-        known = daemons.daemons(self.client, self.keys, fresh_s=_FRESH_S)
+        known = self._daemons()
         return Snapshot(
             at_ms=at_ms,
             tasks=tuple(found),
@@ -148,6 +177,14 @@ class Source:
             hour=self._over_time.hour(self.client, self.keys, at_ms),
         )
 
+    def _daemons(self) -> list[daemons.Daemon]:
+        """What is reported of all daemons. Called by who holds the lock."""
+        now = time.monotonic()
+        if not self._reported or now - self._reported_s >= DAEMONS_S:
+            self._reported = daemons.daemons(self.client, self.keys, fresh_s=_FRESH_S)
+            self._reported_s = now
+        return self._reported
+
     def jobs(self, status: JobStatus | None, task: str | None, limit: int) -> list[Job]:
         return jobs.jobs(self.client, self.keys, status, task, limit)
 
@@ -160,25 +197,32 @@ class Source:
         return one
 
     def dead_letters(self, task: str | None, limit: int, group: str | None = None) -> list[Job]:
-        return jobs.dead_letters(self.client, self.keys, task, limit, group)
+        question = ("dead letters", task, limit, group)
+
+        def ask() -> list[Job]:
+            known = self._shared(KNOWN_S, ("known",), partial(tasks.known, self.client, self.keys))
+            return jobs.dead_letters(self.client, self.keys, task, limit, group, known)
+
+        return self._shared(SNAPSHOT_S, question, ask)
 
     def end_groups(self, task: str) -> list[Group]:
         """What has failed, was cancelled or expired of a task: the newest first."""
-        return ends.groups(self.client, self.keys, task)
+        return self._shared(SNAPSHOT_S, ("groups", task), partial(ends.groups, self.client, self.keys, task))
 
     def over_time(self, task: str, step: int) -> list[Point]:
         """One task in steps of so many minutes, as far back as it is kept."""
-        return series.of_task(self.client, self.keys, task, time.time_ns() // 1_000_000, step)
+        now_ms = time.time_ns() // 1_000_000
+        ask = partial(series.of_task, self.client, self.keys, task, now_ms, step)
+        return self._shared(OVER_TIME_S, ("over time", task, step, now_ms // 60_000), ask)
 
     def usual_run_s(self, names: Collection[str]) -> dict[str, float | None]:
         """How long 95 of 100 attempts of these tasks ran within the last day; None where nothing is known."""
-        now = time.monotonic()
-        for name in names:
-            known = self._usual.get(name)
-            if known is None or now - known[0] > USUAL_S:
-                found = series.usual(self.client, self.keys, name, time.time_ns() // 1_000_000)
-                self._usual[name] = (now, quantile_s(found.runs, 0.95))
-        return {name: self._usual[name][1] for name in names}
+        now_ms = time.time_ns() // 1_000_000
+
+        def read(name: str) -> float | None:
+            return quantile_s(series.usual(self.client, self.keys, name, now_ms).runs, 0.95)
+
+        return {name: self._shared(USUAL_S, ("usual", name), partial(read, name)) for name in names}
 
     def dead_groups(self, task: str | None) -> list[DeadGroup]:
         """Dead letters by task and group, the most frequent first, at most MOST_GROUPS.
@@ -200,7 +244,9 @@ class Source:
 
     def oldest_queued_ms(self, names: Iterable[str]) -> dict[str, int]:
         """When the oldest queued job of each of these tasks was submitted (server ms); without those that have none."""
-        return tasks.oldest_queued_ms(self.client, self.keys, names)
+        wanted = tuple(names)
+        ask = partial(tasks.oldest_queued_ms, self.client, self.keys, wanted)
+        return self._shared(OLDEST_S, ("oldest", *wanted), ask)
 
     # -- what people did --
 
@@ -210,6 +256,7 @@ class Source:
         self.client.command("XADD", self.keys.audit, "MAXLEN", "~", AUDIT_KEPT, "*", "e", line)
         with self._lock:
             self._snapshot = None  # the page that follows shows what was done
+            self._kept.clear()
 
     def audit(self, before: str | None) -> list[dict[str, Any]]:
         """Newest first, at most PAGE; `before`: only those before this id."""

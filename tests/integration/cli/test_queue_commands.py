@@ -381,7 +381,8 @@ class TestCron:
         bench.register(task("nightly", cron=CronSpec("0 3 * * *", "Europe/Berlin")))
         [nightly] = cli.json("cron", "list")
         shape = {"name", "schedule", "timezone", "last", "next", "service", "overlap", "skipped"}
-        assert nightly.keys() == shape | {"task", "kind", "paused", "waits"}
+        assert nightly.keys() == shape | {"task", "kind", "paused", "waits", "overdue_since", "words"}
+        assert nightly["words"] == "every day at 03:00"
         assert (nightly["name"], nightly["timezone"], nightly["service"]) == ("nightly", "Europe/Berlin", "orders")
         assert cli("cron", "run", "nightly") == 0
         assert bench.take().job_id == cli.out.strip()

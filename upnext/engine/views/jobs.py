@@ -219,11 +219,21 @@ def lineage(transport: Transport, keys: Keys, root_id: str, limit: int = 2_000) 
 
 
 def dead_letters(
-    transport: Transport, keys: Keys, task: str | None = None, limit: int = 100, group: str | None = None
+    transport: Transport,
+    keys: Keys,
+    task: str | None = None,
+    limit: int = 100,
+    group: str | None = None,
+    known: Sequence[TaskFacts] | None = None,
 ) -> list[Job]:
-    """Newest first. `group`: of one group of ends (see `upnext.core.end_groups`) alone."""
+    """Newest first. `group`: of one group of ends (see `upnext.core.end_groups`) alone.
+
+    known: the registered tasks, where the caller has them.
+    """
     found = _paged(transport, keys, dead=True, task=task, limit=limit, group=group)
-    return _as_declared(found, run_calls_blocking(inspect.list_tasks(keys, 0), transport.run))
+    if known is None:
+        known = run_calls_blocking(inspect.list_tasks(keys, 0), transport.run)
+    return _as_declared(found, known)
 
 
 def dead_letter(transport: Transport, keys: Keys, job_id: str) -> Job:
@@ -351,8 +361,9 @@ def _paged(
     parts = 0
     while rank is not None and len(found) < limit and parts < MOST_PARTS:
         parts += 1
+        look = LOOK if task or group is not None else min(LOOK, limit - len(found))  # else all that it looks at fit
         page = transport.run(
-            inspect.page_jobs(keys, dead=dead, task=task, rank=rank, look=LOOK, limit=limit - len(found), group=group)
+            inspect.page_jobs(keys, dead=dead, task=task, rank=rank, look=look, limit=limit - len(found), group=group)
         )
         found += [_packed(job_id, place) for job_id, place in page.jobs]
         rank = page.next_rank
