@@ -24,6 +24,7 @@ from upnext.engine.client import per_loop
 from upnext.engine.local import Front, run_service
 from upnext.engine.worker import pool_process
 from upnext.errors import UsageError
+from upnext.project import environment
 from upnext.service import LOADER, apis_apart, apis_placed, check_task_names, named_apart, vague_name_warning
 from upnext.worker import Worker
 
@@ -51,10 +52,10 @@ def run(*components: Worker | Api, worker_timeout: float = 30.0, api_timeout: fl
     apis = [one for one in components if isinstance(one, Api)]
     if not components or len(workers) + len(apis) < len(components):
         raise UsageError("upnext.run: expects one or more Workers and Apis")
-    console_log.install(console_log.level(None, os.environ))
-    namespace = config.namespace(None, os.environ)
-    service = service_of(workers, os.environ, main=True, apis=apis)
-    with reachable([service], os.environ, service.file or service.name) as ([service], passing):
+    console_log.install(console_log.level(None, environment(os.environ)))
+    namespace = config.namespace(None, environment(os.environ))
+    service = service_of(workers, environment(os.environ), main=True, apis=apis)
+    with reachable([service], environment(os.environ), service.file or service.name) as ([service], passing):
         settle([service], None, namespace)
         try:
             left = asyncio.run(_serve(service, namespace, worker_timeout, api_timeout, passing=passing))
@@ -81,7 +82,7 @@ async def _serve(
 
 def settle(specs: Sequence[ServiceSpec], redis_url: str | None, namespace: str) -> None:
     """From now on requests and lifespans of this process submit where these services' workers are; `redis_url` is a flag's."""
-    configured = config.configured_url(redis_url, os.environ, daemon=False)
+    configured = config.configured_url(redis_url, environment(os.environ), daemon=False)
     named = [one.redis_url for spec in specs for one in (*spec.apis, *spec.workers) if one.redis_url]
     home = per_loop.Home(configured.url if configured else None, named[0] if named else None, namespace)
     per_loop.settle(home)
@@ -147,9 +148,9 @@ class Running:
         """Returns when they take jobs. Raises what keeps them from it."""
         ready, stopping = asyncio.Event(), asyncio.Event()
         serving = run_service(
-            _with_known_urls(service_of(workers, os.environ), os.environ),
+            _with_known_urls(service_of(workers, environment(os.environ)), environment(os.environ)),
             redis_url=None,
-            namespace=config.namespace(None, os.environ),
+            namespace=config.namespace(None, environment(os.environ)),
             install_signals=False,
             stop_s=_AS_LONG_AS_STOP_SAYS_S,
             on_ready=ready.set,

@@ -15,7 +15,7 @@ import click
 import setproctitle
 
 import upnext
-from upnext import config
+from upnext import config, project
 from upnext.cli.nearest import NearestGroup
 from upnext.control.exits import ExitCode
 from upnext.core.visible import visible
@@ -150,16 +150,25 @@ def main() -> None:
     if sys.platform != "linux":
         _die(ExitCode.USAGE, "upnextd needs Linux; elsewhere, `upnext run service.py` runs a service in one process")
     try:
-        cli.main(standalone_mode=False)
+        cli.main(standalone_mode=False, default_map=_defaults(os.environ))
     except click.exceptions.Abort:
         sys.exit(130)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         sys.exit(ExitCode.USAGE)
     except click.ClickException as error:
-        _die(ExitCode.USAGE, error.format_message())
+        text = error.format_message()
+        _die(ExitCode.USAGE, text + project.place_of(text, os.environ, daemon=True))
     except UsageError as error:
-        _die(ExitCode.USAGE, str(error))
+        _die(ExitCode.USAGE, f"{error}{project.place_of(str(error), os.environ, daemon=True)}")
+
+
+def _defaults(env: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Command -> its flags that the project's files set."""
+    return {
+        name: project.defaults(((str(one.name), getattr(one, "multiple", False)) for one in command.params), env)
+        for name, command in cli.commands.items()
+    }
 
 
 def _start(settings: Settings, env: Mapping[str, str], inherited: Inherited | None) -> int:

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
-from upnext import config
+from upnext import config, project
 from upnext.control.listen import Listen, parse_listen, refuse_open
 from upnext.core import secret_names
 from upnext.errors import UsageError
@@ -110,8 +110,12 @@ class Settings:
     """The working directory of what imports the service, entered anew for each generation: a link in it may have been moved."""
 
 
-def build(flags: Flags, env: Mapping[str, str], directory: str | None = None) -> Settings:
-    """Raises UsageError with one line that says what is wrong. `directory`: the working directory of before an upgrade."""
+def build(flags: Flags, environment: Mapping[str, str], directory: str | None = None) -> Settings:
+    """Raises UsageError with one line that says what is wrong. `directory`: the working directory of before an upgrade.
+
+    The project's files are below the environment, and not exported to children.
+    """
+    env = project.environment(environment, daemon=True)
     _check_text(flags)
     name = config.daemon_name(flags.name, env, flags.service)
     url = config.configured_url(flags.redis_url, env, daemon=True)
@@ -156,7 +160,9 @@ def build(flags: Flags, env: Mapping[str, str], directory: str | None = None) ->
         log_format=flags.log_format,
         log_file=Path(flags.log_file).absolute() if flags.log_file else None,
         warnings=tuple(unknown_variables(env)),
-        child_env=child_env(env, flags.service_name, flags.secrets_dir, flags.secrets_exec),
+        child_env=child_env(
+            environment, flags.service_name or env.get("UPNEXT_SERVICE"), flags.secrets_dir, flags.secrets_exec
+        ),
         dashboard=_dashboard(flags),
         directory=directory,
     )

@@ -23,9 +23,9 @@ def of_this_user() -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def statuses(further: Sequence[Path] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
     """(control socket, status) of each daemon in the known places and at `further` sockets; those that don't answer are left out."""
-    from upnext import config
+    from upnext import config, project
 
-    known = [path for _, path in config.find_control_sockets(os.environ)]
+    known = [path for _, path in config.find_control_sockets(project.environment(os.environ))]
     for path in dict.fromkeys([*known, *further]):
         try:
             with ControlClient(str(path), timeout_s=_ANSWERS_WITHIN_S, servers=config.unit_users(path)) as client:

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from upnext import errors
+from upnext import errors, project
 from upnext.cli import output
 from upnext.cli.nearest import NearestGroup
 from upnext.cli.options import queue_options
@@ -119,7 +119,8 @@ def run(arguments: Sequence[str]) -> int:
         output.tell(f"{_one_line(error.format_message())}{hint}")
         return ExitCode.USAGE
     except (click.ClickException, errors.UpNextError, TimeoutError) as error:
-        output.tell(error.format_message() if isinstance(error, click.ClickException) else str(error))
+        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        output.tell(text + (project.place_of(text, os.environ) if isinstance(error, errors.UsageError) else ""))
         if isinstance(error, errors.ControlError) and isinstance(error.data, str):
             click.echo(visible_lines(error.data), err=True)
         return exit_code(error)

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 def queue() -> Generator[SyncQueueClient]:
     """By the flags and the environment. Raises NoBrokerError, UsageError; what is run on it raises QueueError."""
     # redis-py takes most of the start-up time of a command that needs it: the others shall not pay for it.
-    from upnext import config
+    from upnext import config, project
     from upnext.engine.client.sync_client import SyncQueueClient
 
     asked = flags()
-    where = config.redis_url(asked.redis_url, os.environ, name=asked.name)
-    broker = SyncQueueClient(where.url, config.namespace(asked.namespace, os.environ), name="upnext-cli")
+    where = config.redis_url(asked.redis_url, project.environment(os.environ), name=asked.name)
+    broker = SyncQueueClient(
+        where.url, config.namespace(asked.namespace, project.environment(os.environ)), name="upnext-cli"
+    )
     try:
         yield broker
     finally:

@@ -75,17 +75,18 @@ def run(
         from upnext.cli.reloading import keep_running
 
         ctx.exit(keep_running(services, LIFELINE))
-    from upnext import config, console_log
+    from upnext import config, console_log, project
     from upnext.core.address import parse_named
     from upnext.running import reachable, settle
 
-    console_log.install(console_log.level(log_level or ("debug" if verbose else None), os.environ))
+    env = project.environment(os.environ)
+    console_log.install(console_log.level(log_level or ("debug" if verbose else None), env))
     addresses = parse_named("--api-listen", api_listen)
-    namespace = config.namespace(flags().namespace, os.environ)
-    specs = _load(services, only, config.service_name(service_name, os.environ), addresses)
+    namespace = config.namespace(flags().namespace, env)
+    specs = _load(services, only, config.service_name(service_name, env), addresses)
     lifeline = int(os.environ[LIFELINE]) if LIFELINE in os.environ else None
     asked = flags()
-    with reachable(specs, os.environ, services[0], name=asked.name, redis_url=asked.redis_url, lifeline=lifeline) as (
+    with reachable(specs, env, services[0], name=asked.name, redis_url=asked.redis_url, lifeline=lifeline) as (
         specs,
         passing,
     ):

@@ -74,10 +74,10 @@ def _none_in(broker: SyncQueueClient) -> str:
 
 
 def _declared(services: Sequence[str]) -> list[dict[str, Any]]:
-    from upnext import config
+    from upnext import config, project
     from upnext.service import load
 
-    name = config.service_name(None, os.environ)
+    name = config.service_name(None, project.environment(os.environ))
     return [
         {
             "task": task.name,

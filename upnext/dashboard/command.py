@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from upnext import config
+from upnext import config, project
 from upnext.cli import output
 from upnext.cli.options import flags, queue_options
 from upnext.control.exits import ExitCode
@@ -60,8 +60,8 @@ def dashboard(
     asked = flags()
     settings = DashboardSettings(
         listen=parse_listen(listen),
-        namespace=config.namespace(asked.namespace, os.environ),
-        redis_url=config.redis_url(asked.redis_url, os.environ, name=asked.name).url,
+        namespace=config.namespace(asked.namespace, project.environment(os.environ)),
+        redis_url=config.redis_url(asked.redis_url, project.environment(os.environ), name=asked.name).url,
         state_dir=_state(state_dir),
         hosts=frozenset(hosts),
         users_file=users_file,
@@ -96,7 +96,7 @@ def adduser(name: str, role: str) -> None:
 
 
 def _state(given: Path | None) -> Path:
-    return config.state_dir(NAME, str(given) if given is not None else None, os.environ)
+    return config.state_dir(NAME, str(given) if given is not None else None, project.environment(os.environ))
 
 
 def serve(settings: DashboardSettings, until: int | None = None) -> ExitCode:

@@ -16,10 +16,10 @@ from upnext.errors import ControlError, DaemonNotRunningError, UsageError
 
 def connect() -> ControlClient:
     """By --socket, --name, their variables, or the only daemon that runs. Raises DaemonNotRunningError, UsageError, ControlError."""
-    from upnext import config
+    from upnext import config, project
 
     asked = flags()
-    environment = os.environ
+    environment = project.environment(os.environ)
     name = asked.name or environment.get("UPNEXTD_NAME")
     if asked.socket or name or environment.get("UPNEXTD_SOCKET"):
         # A --name given by hand means that daemon, also where UPNEXTD_SOCKET points at another.

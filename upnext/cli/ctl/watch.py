@@ -123,12 +123,12 @@ class _Queue:
         return self._known, begun_s
 
     def _connect(self, report: dict[str, Any]) -> SyncQueueClient:
-        from upnext import config
+        from upnext import config, project
         from upnext.engine.client.sync_client import SyncQueueClient
 
         url = str(report["broker"]["url"])
         if not url or config.redact(url) != url or "***" in url:
-            url = config.redis_url(None, os.environ, name=report["name"]).url
+            url = config.redis_url(None, project.environment(os.environ), name=report["name"]).url
         self._broker = SyncQueueClient(url, report.get("namespace") or "default", name="upnext-cli")
         return self._broker
 

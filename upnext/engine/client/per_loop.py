@@ -17,6 +17,7 @@ from upnext.config import UrlSource, redis_url
 from upnext.config import namespace as read_namespace
 from upnext.engine.attempt import CURRENT
 from upnext.engine.client.queue_client import QueueClient
+from upnext.project import environment
 
 if TYPE_CHECKING:
     from upnext.engine.client.sync_client import SyncQueueClient
@@ -86,10 +87,11 @@ def _where(worker_url: str | None) -> _Where:
     sources = (worker_url, url, get("UPNEXT_NAMESPACE"), *(() if url or worker_url else map(get, _PLACES)))
     known = _resolved.get(sources)
     if known is None or known[1] < time.monotonic():
-        resolved = redis_url(None, os.environ, worker_url)
+        env = environment(os.environ)
+        resolved = redis_url(None, env, worker_url)
         # a daemon's embedded broker may come and go; what was configured stays
         until = time.monotonic() + 1.0 if resolved.source is UrlSource.EMBEDDED else math.inf
-        known = _resolved[sources] = ((resolved.url, read_namespace(None, os.environ)), until)
+        known = _resolved[sources] = ((resolved.url, read_namespace(None, env)), until)
     return known[0]
 
 
