@@ -109,6 +109,8 @@ def _option(name: str, *args: Any, **kwargs: Any) -> Any:
 @_option("--dashboard-host", multiple=True, metavar="NAME", help="A further name that people reach it by.")
 @_option("--dashboard-users", metavar="FILE", help="Its `user:role:hash` lines (see `upnext dashboard adduser`).")
 @_option("--dashboard-proxy-header", metavar="NAME", help="Header in which a proxy names the user; Unix socket only.")
+@_option("--api-listen", multiple=True, metavar="NAME=ADDRESS", help="Where this Api listens: HOST:PORT or /path.sock.")
+@_option("--api-processes", multiple=True, metavar="NAME=N", help="How many processes serve this Api.")
 @_option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @_option("--log-file", metavar="PATH", help="Log there instead of to stderr.")
 @_option("--secrets-dir", metavar="DIR", help="Secrets of the service are files in it, by their names.")

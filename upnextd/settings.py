@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,12 +14,15 @@ from pathlib import Path
 from upnext import config, project
 from upnext.control.listen import Listen, parse_listen, refuse_open
 from upnext.core import secret_names
+from upnext.core.address import parse_named
 from upnext.errors import UsageError
 from upnextd.rules import plan
 from upnextd.shared import process
 
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?\Z", re.IGNORECASE)
 _ADDRESS = re.compile(r"(\[[^][]+\]|[^][:]*):([0-9]{1,5})\Z")
+API_CAP = 100
+"""Most processes of one Api."""
 _DASHBOARD_NEEDS = ("starlette", "jinja2", "uvicorn")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _OTHER_VARIABLES = frozenset({"UPNEXTD_CANARY_S", "UPNEXTD_START_TIMEOUT_S", "UPNEXTD_DAEMON", "UPNEXTD_UPGRADE_FD"})
@@ -56,6 +59,8 @@ class Flags:
     service_name: str | None = None
     secrets_dir: str | None = None
     secrets_exec: str | None = None
+    api_listen: tuple[str, ...] = ()
+    api_processes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,10 @@ class Settings:
     child_env: Mapping[str, str]
     """The environment that the service gets: see `child_env`."""
     dashboard: Dashboard | None = None
+    api_listen: tuple[str, ...] = ()
+    """`NAME=ADDRESS` for Apis that listen elsewhere than they declare."""
+    api_processes: Mapping[str, int] = field(default_factory=dict[str, int])
+    """For Apis that have another number of processes than they declare."""
     directory: str = "."
     """The working directory of what imports the service, entered anew for each generation: a link in it may have been moved."""
 
@@ -164,8 +173,27 @@ def build(flags: Flags, environment: Mapping[str, str], directory: str | None = 
             environment, flags.service_name or env.get("UPNEXT_SERVICE"), flags.secrets_dir, flags.secrets_exec
         ),
         dashboard=_dashboard(flags),
+        api_listen=_api_listen(flags.api_listen),
+        api_processes=_api_processes(flags.api_processes),
         directory=directory,
     )
+
+
+def _api_listen(texts: Sequence[str]) -> tuple[str, ...]:
+    parse_named("--api-listen", texts)
+    return tuple(texts)
+
+
+def _api_processes(texts: Sequence[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for text in texts:
+        name, equals, number = text.partition("=")
+        if not equals or not name or not number.isascii() or not number.isdecimal() or not 1 <= int(number) <= API_CAP:
+            raise UsageError(f"--api-processes {text}: write NAME=N, N from 1 to {API_CAP}")
+        if name in found:
+            raise UsageError(f"--api-processes {text}: there is a number for {name!r} already")
+        found[name] = int(number)
+    return found
 
 
 def child_env(

@@ -195,6 +195,7 @@ class FakeChild:
         self.killed = False
         self.died_in_fork = False
         self.drain_number = 0
+        self.fetches = True
         self.stack_waiters: dict[int, Any] = {}
         self.stacks = ""
         self.written_stacks: list[str] = []
@@ -232,6 +233,7 @@ class FakeGeneration:
     pidfd: int = 5
     content: str = "digest"
     redis_urls: tuple[str | None, ...] = ("redis://there",)
+    apis: tuple[Any, ...] = ()
     shapes: tuple[Any, ...] = ()
     warnings: list[str] = field(default_factory=list[str])
     tail: list[str] = field(default_factory=list[str])

@@ -21,6 +21,10 @@ class Client:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; the next request opens another."""
         self._connection.close()
 
     def send(self, path: str, method: str = "GET", body: Any = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,9 @@ from upnext import config
 from upnext.control import protocol
 from upnext.core.reports import blank_slot
 from upnextd.broker.embedded import EmbeddedBroker
-from upnextd.rules.plan import Mode
+from upnextd.rules import plan
+from upnextd.rules.plan import Mode, Role
+from upnextd.rules.slots import State
 from upnextd.settings import Settings
 from upnextd.shared import process
 from upnextd.shared.companion import Companion
@@ -59,6 +62,7 @@ def status(
         "problem": fleet.problem(),
         "children": children,
         "secrets": _secrets(fleet),
+        "apis": _apis(fleet),
         "scheduler": {"leader": scheduler.leader, "epoch": scheduler.epoch},
         "broker": {
             "url": config.redact(fleet.broker_url()),
@@ -75,6 +79,22 @@ def _secrets(fleet: Fleet) -> list[dict[str, str]]:
         if instance.child is not None:
             found |= instance.child.secrets
     return [{"name": name, "source": source} for name, source in sorted(found.items())]
+
+
+def _apis(fleet: Fleet) -> list[dict[str, Any]]:
+    """Each Api that is to serve: where, and how many of its processes take connections."""
+    generation = fleet.generations.get(fleet.desired.api_generation)
+    ready = Counter(
+        plan.api_of(instance.slot)
+        for instance in fleet.instances
+        if instance.role is Role.API and instance.leave_by is None and instance.life.state is State.READY
+    )
+    return [
+        {"name": name, "url": fleet.listeners.url(api), "processes": processes, "ready": ready[name]}
+        for name, processes in fleet.desired.apis
+        for api in (generation.apis if generation is not None else ())
+        if api.name == name
+    ]
 
 
 def _service_name(fleet: Fleet) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import gc
+import importlib
 import logging
 import os
 import random
@@ -26,6 +27,7 @@ from upnext.control.exits import ExitCode
 from upnext.core.suspects import OneAtATime, Suspects
 from upnext.engine import secrets, signals
 from upnext.engine.attempt import current_job_id
+from upnext.engine.client import per_loop
 from upnext.engine.scheduler.scheduler import DeathNotice, Scheduler, SchedulerSettings, Started
 from upnext.engine.worker import stacks
 from upnext.engine.worker.runtime import WorkerRuntime
@@ -51,6 +53,8 @@ class Descriptors:
     page: int
     dump: int
     output: int
+    listener: int = -1
+    """Of a child that serves an Api: where it takes connections."""
 
 
 class Runtime(Protocol):
@@ -82,6 +86,8 @@ async def _live(loaded: Any, assignment: Assignment, fds: Descriptors) -> int:
     line.setblocking(False)
     if assignment.role == "scheduler":
         return await SchedulerChild(assignment, page, line, loop, scheduler_factory(loaded, assignment)).main()
+    if assignment.role == "api":
+        return await ApiChild(assignment, page, line, loop, api_server(loaded, assignment, fds.listener)).main()
     return await WorkerChild(assignment, page, line, loop, runtime_factories(loaded, assignment)).main()
 
 
@@ -118,6 +124,15 @@ def runtime_factories(loaded: Any, assignment: Assignment) -> list[Callable[[Wor
 def _redis_url(assignment: Assignment, own: str | None) -> str:
     """The flag's, the service's own, or the embedded broker's: the supervisor starts one where there is neither."""
     return assignment.redis_url or own or assignment.embedded_url or ""
+
+
+def api_server(loaded: Any, assignment: Assignment, listener: int) -> Any:
+    """What serves the child's Api; its requests submit where the workers of this daemon are."""
+    api = next(api for api in loaded.spec.apis if api.name == assignment.api)
+    own = next((worker.redis_url for worker in loaded.spec.workers if worker.redis_url), None)
+    per_loop.settle(per_loop.Home(_redis_url(assignment, None), api.redis_url or own, assignment.namespace))
+    serving = importlib.import_module("upnext.api_server")  # an extra: only a service with an Api needs it
+    return serving.ApiServer(api, socket.socket(fileno=listener))
 
 
 def scheduler_factory(loaded: Any, assignment: Assignment) -> Callable[[Callable[[str], None]], Any]:
@@ -315,6 +330,9 @@ class WorkerChild(Body):
                     runtime.resume()
             case messages.Drain():
                 self._forget_drain()
+                for runtime in self._runtimes:
+                    runtime.pause()
+                self.channel.send(messages.DrainBegun(number=message.number))
                 self._draining = self.must(self._drain(message.number))
             case messages.Stop():
                 self.ask_stop(message.grace_s)
@@ -358,6 +376,84 @@ class WorkerChild(Body):
         for runtime in self._runtimes:
             if runtime.consumer == consumer:
                 runtime.lost_registration("REAPED: its lease is missing")
+
+
+class ApiChild(Body):
+    """Serves one Api. Started paused, it prepares everything and takes connections once it is resumed."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        page: Writer,
+        connection: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        server: Any,
+    ) -> None:
+        """`server` is an `upnext.api_server.ApiServer`."""
+        super().__init__(assignment, page, connection, loop)
+        self._server = server
+        self._may_accept = asyncio.Event()
+        self._prepared = False
+        self._life: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+
+    async def main(self) -> int:
+        """Until it was ordered to end, or can't go on. -> exit code."""
+        self.watch_signals()
+        beating = self.must(self.beat())
+        if not self.assignment.paused:
+            self._may_accept.set()
+        self._life = self.own(self._serve())
+        ended = self.own(self._ended.wait())
+        await asyncio.wait([self._life, ended], return_when=asyncio.FIRST_COMPLETED)
+        error = self._life.exception() if self._life.done() and not self._life.cancelled() else None
+        if error is None:
+            self._life.cancel()
+            await asyncio.gather(self._life, return_exceptions=True)
+            code = ExitCode.OK
+        elif not self._prepared or isinstance(error, LifespanError):
+            code = self.boot_failed(error)
+        else:
+            logging.getLogger("upnextd").critical("the api failed", exc_info=error)
+            code = ExitCode.FAILED
+        await self._server.close()
+        beating.cancel()
+        return code
+
+    async def _serve(self) -> None:
+        await self._server.prepare()
+        self._prepared = True
+        if not self.assignment.paused:
+            await self._server.accept()
+        read = tuple(messages.SecretRead(name=name, source=source) for name, source in secrets.shown())
+        self.channel.send(messages.Ready(paused=self.assignment.paused, secrets=read))
+        if self.assignment.paused:
+            await self._may_accept.wait()
+            await self._server.accept()
+        await self._server.broken()
+
+    def hear(self, message: Message) -> None:
+        match message:
+            case messages.Resume():
+                self._may_accept.set()
+            case messages.Stop():
+                self.ask_stop(message.grace_s)
+            case _:
+                return
+
+    def ask_stop(self, grace_s: float) -> None:
+        if self.stopping:
+            return
+        self.stopping = True
+        if not self._prepared:
+            self._ended.set()
+            return
+        self.must(self._drain(grace_s))
+
+    async def _drain(self, grace_s: float) -> None:
+        await self._server.drain(min(grace_s, self._server.api.graceful_timeout_s))
+        self.channel.send(messages.Stopped(abandoned=()))
+        self._ended.set()
 
 
 class SchedulerChild(Body):

@@ -16,7 +16,7 @@ from upnextd.forked import endings
 from upnextd.shared import messages, process
 from upnextd.shared.messages import BootFailed, ExecOrder, ImportFailed, MessageError, Shape
 
-CHANNEL_FD, PAGE_FD, DUMP_FD = 3, 4, 5
+CHANNEL_FD, PAGE_FD, DUMP_FD, LISTENER_FD = 3, 4, 5, 6
 _CONFIG = 78
 
 
@@ -35,7 +35,8 @@ def main() -> None:
         template.title(f"{assignment.name}: {assignment.slot} g{assignment.generation}")
         loaded = _load(template, order)
         child = importlib.import_module("upnextd.forked.child")
-        fds = child.Descriptors(CHANNEL_FD, PAGE_FD, DUMP_FD, os.dup(1))
+        listener = (LISTENER_FD,) if assignment.api else ()
+        fds = child.Descriptors(CHANNEL_FD, PAGE_FD, DUMP_FD, os.dup(1), *listener)
         code = child.run(loaded, assignment, fds)
         if code == 0:
             endings.run_handlers()

@@ -30,6 +30,7 @@ from upnextd.forked import endings, opened
 from upnextd.shared import content, messages, pieces, process, scoreboard
 from upnextd.shared.messages import (
     Assignment,
+    DeclaredApi,
     DeclaredWorker,
     Forked,
     ForkFailed,
@@ -41,7 +42,7 @@ from upnextd.shared.messages import (
 )
 
 _ORDER_CAP_BYTES = 1 << 16
-_ORDER_FDS = 4
+_ORDER_FDS = 5
 _SHARED_MODULES = ("upnextd.forked.child",)
 """What every child needs, the engine with it: imported once, shared by all. By name: the service is imported before them."""
 _TRACEBACK_CAP_BYTES = 48 << 10
@@ -72,10 +73,10 @@ def main() -> None:
     try:
         with content.recording(order.service) as loaded:
             service = load(order.service, order.only)
+        apis = declared_apis(service, order.api_listen)
         warnings = [
             *service.warnings,
             *nothing_to_do(service),
-            *not_served(service),
             *(check_forkable(before) if order.preload else []),
         ]
     except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
@@ -85,7 +86,7 @@ def main() -> None:
     if not order.preload:
         # It was asked what the service is; children import it for themselves.
         flush()
-        _tell(control, describe(service, warnings, loaded.digest()))
+        _tell(control, describe(service, warnings, loaded.digest(), apis))
         os._exit(ExitCode.OK)
     faulthandler.unregister(signal.SIGUSR2)
     faulthandler.disable()
@@ -94,7 +95,7 @@ def main() -> None:
     child = importlib.import_module("upnextd.forked.child")
     gc.collect()
     gc.freeze()
-    _tell(control, describe(service, warnings, loaded.digest()))
+    _tell(control, describe(service, warnings, loaded.digest(), apis))
     while (received := _next_order(control)) is not None:
         fork_child(control, order, received, child, service)
     os._exit(ExitCode.OK)
@@ -111,7 +112,7 @@ def load(service: str, only: Sequence[str]) -> Any:
     return loaded
 
 
-def describe(loaded: Any, warnings: Sequence[str], content_digest: str) -> Imported:
+def describe(loaded: Any, warnings: Sequence[str], content_digest: str, apis: tuple[DeclaredApi, ...] = ()) -> Imported:
     """What the supervisor has to know of the service."""
     spec = loaded.spec
     return Imported(
@@ -128,7 +129,39 @@ def describe(loaded: Any, warnings: Sequence[str], content_digest: str) -> Impor
         ),
         warnings=tuple(warnings),
         content=content_digest,
+        apis=apis,
     )
+
+
+def declared_apis(loaded: Any, listen: Sequence[str]) -> tuple[DeclaredApi, ...]:
+    """The service's Apis, each with the IP address where it listens; `listen` has `NAME=ADDRESS` for some.
+
+    Raises UsageError, ListenError.
+    """
+    specs = loaded.spec.apis
+    given = importlib.import_module("upnext.core.address").parse_named("--api-listen", listen)
+    if unknown := sorted(given.keys() - {api.name for api in specs}):
+        there = f"there are: {', '.join(api.name for api in specs)}" if specs else "there is none"
+        raise UsageError(f"--api-listen: no api is named {unknown[0]!r}; {there}")
+    if not specs:
+        return ()
+    # Imported here, shared by all children: what serves them is large.
+    importlib.import_module("upnext.api_server")
+    resolve = importlib.import_module("upnext.listening").resolve
+    found: list[DeclaredApi] = []
+    for api in importlib.import_module("upnext.service").apis_placed(specs, given):
+        address = resolve(f"api {api.name!r}", api.address)
+        found.append(
+            DeclaredApi(
+                name=api.name,
+                host=address.host,
+                port=address.port,
+                path=address.path,
+                processes=api.processes,
+                graceful_timeout_s=float(api.graceful_timeout_s),
+            )
+        )
+    return tuple(found)
 
 
 def nothing_to_do(loaded: Any) -> list[str]:
@@ -136,12 +169,6 @@ def nothing_to_do(loaded: Any) -> list[str]:
     if loaded.spec.apis or any(worker.tasks for worker in loaded.spec.workers):
         return []
     return [f"{loaded.spec.name} declares no task, cron or event handler: its workers have nothing to do"]
-
-
-def not_served(loaded: Any) -> list[str]:
-    """-> a warning for a service with Apis."""
-    names = ", ".join(api.name for api in loaded.spec.apis)
-    return [f"upnextd serves no Apis yet ({names}): run them with `upnext run`"] if names else []
 
 
 def check_forkable(before: opened.Descriptors) -> list[str]:

@@ -40,6 +40,7 @@ class Role(StrEnum):
 
     WORKER = "worker"
     SCHEDULER = "scheduler"
+    API = "api"
 
 
 class Mode(StrEnum):
@@ -77,6 +78,13 @@ class Desired:
     """A generation that is being tried: one worker of it is wanted, beside all the others."""
     stand_in: int | None = None
     """A generation whose children count as good, and fill empty slots, because the wanted one can't have new ones."""
+    apis: tuple[tuple[str, int], ...] = ()
+    """Names of the Apis that serve, and of how many processes each."""
+    api_generation: int = 1
+    next_apis: tuple[str, ...] = ()
+    """Apis of a generation on its way in: one process of each is prepared beside those that serve, and takes no connection yet."""
+    apis_by: float | None = None
+    """The monotonic second by which Apis must have ended, once the mode is STOP: before the workers, for requests may await jobs."""
     renewed: tuple[tuple[str, int], ...] = ()
     """Slots that were asked to restart, each with the id of the newest instance that is to be replaced."""
 
@@ -163,16 +171,31 @@ def worker_slots(workers: int) -> list[str]:
     return [f"worker-{number}" for number in range(1, workers + 1)]
 
 
+def api_slots(apis: Sequence[tuple[str, int]]) -> list[str]:
+    """The slots that so many processes of each Api have."""
+    return [f"api-{name}-{number}" for name, processes in apis for number in range(1, processes + 1)]
+
+
+def api_of(slot: str) -> str:
+    """api-front-2 -> front."""
+    return slot.removeprefix("api-").rpartition("-")[0]
+
+
 def reconcile(desired: Desired, instances: Sequence[InstanceView], now: float) -> list[Step]:
     """What to do so that what is becomes what should be. Empty when it is."""
     workers = [instance for instance in instances if instance.role is Role.WORKER]
     quarantine = [instance for instance in workers if instance.slot == QUARANTINE]
     scheduler = [instance for instance in instances if instance.role is Role.SCHEDULER]
+    apis = [instance for instance in instances if instance.role is Role.API]
     steps: list[Step] = []
     if desired.stopping:
-        for instance in workers:
-            steps += _end(instance, desired)
+        for instance in apis:
+            steps += _end(instance, desired, desired.apis_by)
+        held = desired.mode is Mode.STOP and any(instance.state not in VACANT for instance in apis)
+        for instance in workers if not held else ():
+            steps += _end(instance, desired, desired.stop_by)
     else:
+        steps += _reconcile_apis(desired, apis, now)
         on_trial = [
             instance for instance in workers if instance.generation == desired.canary and instance.leave_by is None
         ]
@@ -257,6 +280,8 @@ def _see_off(instance: InstanceView, now: float) -> list[Step]:
         return [Post(instance.id, Event.KILL)]
     if instance.role is Role.SCHEDULER and instance.state in SERVING:
         return [Post(instance.id, Event.STOP, now + REPLACEMENT_GRACE_S)]
+    if instance.role is Role.API and instance.state in SERVING:
+        return [Post(instance.id, Event.STOP, instance.leave_by)]
     if instance.state in (State.SPAWNING, State.STARTING):
         return [Post(instance.id, Event.STOP)]
     if instance.drained and instance.state is State.PAUSED:
@@ -266,13 +291,40 @@ def _see_off(instance: InstanceView, now: float) -> list[Step]:
     return []
 
 
-def _end(instance: InstanceView, desired: Desired) -> list[Step]:
+def _reconcile_apis(desired: Desired, instances: Sequence[InstanceView], now: float) -> list[Step]:
+    """Those that serve, and those of a generation on its way in, which wait for their turn."""
+    coming = desired.generation if desired.canary is None else desired.canary
+    waiting = [
+        instance
+        for instance in instances
+        if instance.generation == coming != desired.api_generation and instance.leave_by is None
+    ]
+    steps: list[Step] = []
+    for name in desired.next_apis if coming != desired.api_generation else ():
+        slot = api_slots([(name, 1)])[0]
+        ready = [instance for instance in waiting if instance.slot == slot]
+        steps += (
+            [Add(slot, Role.API, coming)]
+            if not ready
+            else [Post(instance.id, Event.SPAWN) for instance in ready[:1] if instance.state is State.EMPTY]
+        )
+    others = [instance for instance in instances if instance not in waiting]
+    steps += _fill(api_slots(desired.apis), Role.API, desired.api_generation, others, desired, now)
+    for instance in instances:
+        if instance.leave_by is not None:
+            steps += _see_off(instance, now)
+        elif instance.state is State.PAUSED and instance not in waiting:
+            steps.append(Post(instance.id, Event.RESUME))
+    return steps
+
+
+def _end(instance: InstanceView, desired: Desired, by: float | None) -> list[Step]:
     if instance.state in VACANT:
         return [Drop(instance.id)]
     if desired.mode is Mode.STOP_NOW:
         return [] if instance.state in ENDING else [Post(instance.id, Event.KILL)]
     if instance.state in SERVING or instance.state in (State.SPAWNING, State.STARTING):
-        return [Post(instance.id, Event.STOP, desired.stop_by)]
+        return [Post(instance.id, Event.STOP, by)]
     return []
 
 

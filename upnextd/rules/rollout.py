@@ -1,6 +1,6 @@
 """The life of a reload: a table keyed by (phase, event), every cell in this file. Pure.
 
-    QUEUED → IMPORTING → TRYING → ROLLING → SWITCHING → COMMITTED
+    QUEUED → IMPORTING → TRYING → ROLLING → SETTLING → SWITCHING_APIS → SWITCHING → COMMITTED
         any of them but the last → FAILED
         the first three, when a newer reload is asked for → SUPERSEDED
 
@@ -17,8 +17,10 @@ class Phase(Enum):
 
     QUEUED = "it waits for the end of the reload before it, or of the daemon's start"
     IMPORTING = "its template imports the service"
-    TRYING = "one child of it, the canary, must get ready and stay so for a while"
+    TRYING = "one worker of it, the canary, must get ready and stay so for a while; one process of each of its Apis must get ready"
     ROLLING = "its children take the places of the old ones"
+    SETTLING = "the old workers acknowledge that they fetch no more"
+    SWITCHING_APIS = "its Apis take over"
     SWITCHING = "its scheduler takes over"
     COMMITTED = "it serves"
     FAILED = "the old generation goes on"
@@ -30,8 +32,10 @@ class Event(Enum):
 
     TURN = "the daemon is started and no other reload is under way"
     IMPORTED = "the template has the service"
-    PROVEN = "the canary is ready, and was so for long enough"
+    PROVEN = "the canary is ready, and was so for long enough; its Apis are ready"
     REPLACED = "every slot has a ready child of the new generation"
+    SETTLED = "no old worker fetches any more"
+    APIS_SWITCHED = "every process of its Apis takes connections"
     SWITCHED = "its scheduler is ready"
     BROKE = (
         "an import failed, a child of it ended without having done anything, its template is gone, or it was aborted"
@@ -45,6 +49,8 @@ class Action(Enum):
     IMPORT = "start its template"
     TRY = "ask for a canary"
     ROLL = "ask for its children in every slot"
+    SETTLE = "report that every worker is replaced"
+    SWITCH_APIS = "ask for its Apis"
     SWITCH = "ask for its scheduler"
     COMMIT = "keep its template, and the former one to fall back to"
     ROLL_BACK = "ask for the old generation everywhere, end the new one"
@@ -63,6 +69,8 @@ TABLE: dict[Phase, dict[Event, Cell]] = {
         Event.IMPORTED: _NOTHING,
         Event.PROVEN: _NOTHING,
         Event.REPLACED: _NOTHING,
+        Event.SETTLED: _NOTHING,
+        Event.APIS_SWITCHED: _NOTHING,
         Event.SWITCHED: _NOTHING,
         Event.BROKE: (Phase.FAILED, Action.LEAVE),
         Event.NEWER: _SUPERSEDED,
@@ -72,6 +80,8 @@ TABLE: dict[Phase, dict[Event, Cell]] = {
         Event.IMPORTED: (Phase.TRYING, Action.TRY),
         Event.PROVEN: _NOTHING,
         Event.REPLACED: _NOTHING,
+        Event.SETTLED: _NOTHING,
+        Event.APIS_SWITCHED: _NOTHING,
         Event.SWITCHED: _NOTHING,
         Event.BROKE: _BROKEN,
         Event.NEWER: _SUPERSEDED,
@@ -81,6 +91,8 @@ TABLE: dict[Phase, dict[Event, Cell]] = {
         Event.IMPORTED: _NOTHING,
         Event.PROVEN: (Phase.ROLLING, Action.ROLL),
         Event.REPLACED: _NOTHING,
+        Event.SETTLED: _NOTHING,
+        Event.APIS_SWITCHED: _NOTHING,
         Event.SWITCHED: _NOTHING,
         Event.BROKE: _BROKEN,
         Event.NEWER: _SUPERSEDED,
@@ -89,7 +101,31 @@ TABLE: dict[Phase, dict[Event, Cell]] = {
         Event.TURN: _NOTHING,
         Event.IMPORTED: _NOTHING,
         Event.PROVEN: _NOTHING,
-        Event.REPLACED: (Phase.SWITCHING, Action.SWITCH),
+        Event.REPLACED: (Phase.SETTLING, Action.SETTLE),
+        Event.SETTLED: _NOTHING,
+        Event.APIS_SWITCHED: _NOTHING,
+        Event.SWITCHED: _NOTHING,
+        Event.BROKE: _BROKEN,
+        Event.NEWER: _NOTHING,
+    },
+    Phase.SETTLING: {
+        Event.TURN: _NOTHING,
+        Event.IMPORTED: _NOTHING,
+        Event.PROVEN: _NOTHING,
+        Event.REPLACED: _NOTHING,
+        Event.SETTLED: (Phase.SWITCHING_APIS, Action.SWITCH_APIS),
+        Event.APIS_SWITCHED: _NOTHING,
+        Event.SWITCHED: _NOTHING,
+        Event.BROKE: _BROKEN,
+        Event.NEWER: _NOTHING,
+    },
+    Phase.SWITCHING_APIS: {
+        Event.TURN: _NOTHING,
+        Event.IMPORTED: _NOTHING,
+        Event.PROVEN: _NOTHING,
+        Event.REPLACED: _NOTHING,
+        Event.SETTLED: _NOTHING,
+        Event.APIS_SWITCHED: (Phase.SWITCHING, Action.SWITCH),
         Event.SWITCHED: _NOTHING,
         Event.BROKE: _BROKEN,
         Event.NEWER: _NOTHING,
@@ -99,6 +135,8 @@ TABLE: dict[Phase, dict[Event, Cell]] = {
         Event.IMPORTED: _NOTHING,
         Event.PROVEN: _NOTHING,
         Event.REPLACED: _NOTHING,
+        Event.SETTLED: _NOTHING,
+        Event.APIS_SWITCHED: _NOTHING,
         Event.SWITCHED: (Phase.COMMITTED, Action.COMMIT),
         Event.BROKE: _BROKEN,
         Event.NEWER: _NOTHING,

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 import orjson
 
-PROTOCOL = 2
+PROTOCOL = 3
 """To be raised with every change of a message here that the version before can't read, or reads as something else."""
 
 
@@ -53,6 +53,8 @@ class TemplateOrder:
     """Stay to fork children; else end once the service has been described."""
     directory: str = "."
     """The working directory that the service is imported in."""
+    api_listen: tuple[str, ...] = ()
+    """`NAME=ADDRESS` for Apis that listen elsewhere than they declare."""
     protocol: int = PROTOCOL
 
 
@@ -81,6 +83,8 @@ class Assignment:
     metered: bool
     stop_timeout_s: float
     paused: bool
+    api: str = ""
+    """The Api that it serves, of a child with that role; its listener is one more descriptor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +120,18 @@ class DeclaredWorker:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredApi:
+    """An Api of the service. `host` is an IP address; with a `path`, host and port mean nothing."""
+
+    name: str
+    host: str
+    port: int
+    path: str | None
+    processes: int
+    graceful_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
     """The service is imported; orders to fork are taken from now on."""
 
@@ -126,6 +142,7 @@ class Imported:
     warnings: tuple[str, ...]
     content: str
     """Digest of the service's source files as they were loaded."""
+    apis: tuple[DeclaredApi, ...] = ()
     protocol: int = PROTOCOL
 
 
@@ -269,6 +286,13 @@ class ConsumerNamed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DrainBegun:
+    """It fetches no job any more."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drained:
     """No job runs and none is pending."""
 
@@ -373,6 +397,7 @@ OPERATIONS: dict[str, type[Any]] = {
     "died": Died,
     "ready": Ready,
     "consumer": ConsumerNamed,
+    "drain_begun": DrainBegun,
     "drained": Drained,
     "stuck": Stuck,
     "job_failed": JobFailed,
@@ -393,6 +418,7 @@ ToChild = Pause | Resume | Drain | Stop | DescribeTasks | TakeNewName | Alive | 
 FromChild = (
     Ready
     | ConsumerNamed
+    | DrainBegun
     | Drained
     | Stuck
     | JobFailed

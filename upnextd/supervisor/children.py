@@ -67,6 +67,8 @@ class Child:
         self.secrets: dict[str, str] = {}
         """Where it found the secrets that it has read, by their names."""
         self.asked = False
+        self.fetches = True
+        """It has not acknowledged a drain."""
         self.drain_number = 0
         """The drain last asked for: an answer to an earlier one says nothing."""
         self.reason: str | None = None
@@ -198,7 +200,7 @@ class Child:
 
 
 _PLAIN_FIELDS = (
-    "born_at", "ready_at", "abandoned", "boot_failure", "asked", "drain_number", "secrets", "reason", "hung", "killed", "stacks",
+    "born_at", "ready_at", "abandoned", "boot_failure", "asked", "drain_number", "fetches", "secrets", "reason", "hung", "killed", "stacks",
 )  # fmt: skip
 
 

@@ -79,7 +79,7 @@ class ExitHandler:
             for consumer, started in zip(consumers, running, strict=True):
                 if consumer:
                     self._fleet.pending_notices.add(notice(consumer, death, started, detail, crash, suspects))
-        elif instance.generation == self._fleet.desired.scheduler_generation:
+        elif instance.role is Role.SCHEDULER and instance.generation == self._fleet.desired.scheduler_generation:
             self._fleet.scheduler_status = SchedulerStatus()
         self._record_exit(instance, child, death, [job.job_id for jobs in running for job in jobs])
         ended = instance.as_exit(child, now)
@@ -186,7 +186,7 @@ class ExitHandler:
 
     def _decide(self, instance: Instance, ended: Exit, how: str) -> None:
         desired = self._fleet.desired
-        wanted = (desired.generation, desired.scheduler_generation, desired.stand_in)
+        wanted = (desired.generation, desired.scheduler_generation, desired.api_generation, desired.stand_in)
         if self._reloads.child_ended(instance, ended, how) or instance.generation not in wanted:
             # It is not replaced by its like: the plan drops the place.
             self._duties.post(instance, Event.AGAIN)

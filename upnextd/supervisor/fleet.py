@@ -17,11 +17,13 @@ from upnextd.rules import hangs, plan, rollout, slots
 from upnextd.rules.plan import Desired, Mode, Role
 from upnextd.rules.slots import Life, State
 from upnextd.shared import log_records, messages
+from upnextd.shared.messages import DeclaredApi
 from upnextd.supervisor.children import Child
 from upnextd.supervisor.death_notices import LastExit, PendingDeathNotices
 from upnextd.supervisor.generations import Generation
 from upnextd.supervisor.generations import Phase as TemplatePhase
 from upnextd.supervisor.instances import Ending, Instance, SchedulerStatus, SlotHistory
+from upnextd.supervisor.listeners import Listeners
 from upnextd.supervisor.operations import Operations
 
 _TAIL_LINES = 60
@@ -91,6 +93,8 @@ class Fleet:
     contents: dict[int, str] = field(default_factory=dict[int, str])
     """generation -> what its first template loaded."""
     broker: EmbeddedBroker | None = None
+    listeners: Listeners = field(default_factory=Listeners)
+    """Where the Apis take connections."""
     rollouts: Rollouts = field(default_factory=Rollouts)
     record: plan.Record = field(default_factory=plan.Record)
     """What the restart policy remembers."""
@@ -122,6 +126,8 @@ class Fleet:
         """Move everything that is due by the time for which the supervisor did not run."""
         if self.desired.stop_by is not None:
             self.desired = replace(self.desired, stop_by=self.desired.stop_by + late_s)
+        if self.desired.apis_by is not None:
+            self.desired = replace(self.desired, apis_by=self.desired.apis_by + late_s)
         for generation in self.generations.values():
             generation.forgive(late_s)
         for instance in self.instances:
@@ -133,6 +139,20 @@ class Fleet:
                 instance.child.heart = hangs.forgive(instance.child.heart, late_s)
 
     # -- views --
+
+    def api(self, generation: int, slot: str) -> DeclaredApi | None:
+        """The Api of a slot, as its generation declares it."""
+        found = self.generations.get(generation)
+        return next((api for api in found.apis if api.name == plan.api_of(slot)), None) if found is not None else None
+
+    def ready_apis(self, generation: int) -> bool:
+        """Whether every wanted process of the Apis takes connections."""
+        ready = {
+            s.slot
+            for s in self.instances
+            if s.role is Role.API and s.generation == generation and s.leave_by is None and s.life.state is State.READY
+        }
+        return ready.issuperset(plan.api_slots(self.desired.apis))
 
     @property
     def workers(self) -> list[Instance]:
@@ -202,10 +222,16 @@ class Fleet:
 
     def is_wanted(self, generation: int) -> bool:
         """Whether workers or the scheduler are to be of this generation."""
-        return generation in (self.desired.generation, self.desired.scheduler_generation)
+        return generation in (self.desired.generation, self.desired.scheduler_generation, self.desired.api_generation)
 
     def wanted_generation(self, role: Role) -> int:
-        return self.desired.generation if role is Role.WORKER else self.desired.scheduler_generation
+        match role:
+            case Role.WORKER:
+                return self.desired.generation
+            case Role.SCHEDULER:
+                return self.desired.scheduler_generation
+            case Role.API:
+                return self.desired.api_generation
 
     def template(self, generation: int | None) -> Generation | None:
         """The template of a generation that can fork children; None: there is none, or it can't."""
@@ -238,7 +264,15 @@ class Fleet:
 
     def problem(self) -> str | None:
         """Return what keeps children from being made or from starting, for people; None when nothing does."""
-        return self.template_problem() or self.waiting or None
+        return self.template_problem() or self.waiting or self._silent_api() or None
+
+    def _silent_api(self) -> str:
+        """Return which Api takes no connection although the daemon has started."""
+        if not self.booted or self.desired.stopping:
+            return ""
+        ready = {plan.api_of(s.slot) for s in self.instances if s.role is Role.API and s.life.state is State.READY}
+        silent = [name for name, _ in self.desired.apis if name not in ready]
+        return f"{self.name}: no process of the api {silent[0]} takes connections" if silent else ""
 
     def broker_url(self) -> str:
         """Where the queue is, by flag, the embedded broker, or the service itself; "" before that is known."""
@@ -284,7 +318,9 @@ class Fleet:
         desired = dict(state["desired"])
         mode = Mode(desired.pop("mode"))
         renewed = tuple((slot, newest) for slot, newest in desired.pop("renewed"))
-        self.desired = Desired(**desired, mode=mode, renewed=renewed)
+        apis = tuple((name, processes) for name, processes in desired.pop("apis"))
+        next_apis = tuple(desired.pop("next_apis"))
+        self.desired = Desired(**desired, mode=mode, renewed=renewed, apis=apis, next_apis=next_apis)
         self.daemon_id, self.mark = state["daemon_id"], state["mark"]
         self.since_ms, self.since_s = state["since_ms"], state["since_s"]
         self.last_id = state["ids"]

@@ -17,7 +17,7 @@ from upnextd.forked import exec_child
 from upnextd.shared import messages, process, scoreboard
 from upnextd.shared.kernel import Kernel
 from upnextd.shared.logs import LineReader
-from upnextd.shared.messages import Assignment, ExecOrder, MessageError, Shape, TemplateOrder
+from upnextd.shared.messages import Assignment, DeclaredApi, ExecOrder, MessageError, Shape, TemplateOrder
 from upnextd.shared.pieces import Joiner
 from upnextd.shared.process import ExitStatus
 from upnextd.shared.scoreboard import WorkerShape
@@ -84,6 +84,7 @@ class Generation:
         """Digest of what it loaded of the service's tree; "" before the import is done."""
         self.shapes: tuple[WorkerShape, ...] = ()
         self.redis_urls: tuple[str | None, ...] = ()
+        self.apis: tuple[DeclaredApi, ...] = ()
         self.failure: ImportFailure | None = None
         self.started_at = loop.time()
         self._orders: dict[int, float] = {}
@@ -160,7 +161,7 @@ class Generation:
     def _exec(self, assignment: Assignment, fds: Sequence[int]) -> bool:
         shapes = tuple(Shape(name=s.name, concurrency=s.concurrency, tasks=s.tasks) for s in self.shapes)
         order = messages.encode_order(ExecOrder(template=self._order, assignment=assignment, shapes=shapes))
-        channel, page, dump, output = fds
+        channel, page, dump, output, *listener = fds
         # Not as an argument: a URL may have a password in it.
         order_fd = self._kernel.memory("upnextd-order", len(order), order)
         try:
@@ -173,6 +174,8 @@ class Generation:
                 exec_child.PAGE_FD: page,
                 exec_child.DUMP_FD: dump,
             }
+            if listener:
+                where[exec_child.LISTENER_FD] = listener[0]
             pid = self._kernel.spawn(argv, self._env, where)
         except OSError as error:
             why = error.strerror or str(error)
@@ -237,6 +240,7 @@ class Generation:
                 self.content = message.content
                 self.shapes = tuple(WorkerShape(w.name, w.concurrency, w.tasks) for w in message.workers)
                 self.redis_urls = tuple(w.redis_url for w in message.workers)
+                self.apis = message.apis
                 self.phase = Phase.READY
                 self.warnings = list(message.warnings)
                 self._listener.imported(self)
@@ -270,6 +274,7 @@ class Generation:
             "ends": ends,
             "shapes": [[shape.name, shape.concurrency, list(shape.tasks)] for shape in self.shapes],
             "redis_urls": self.redis_urls,
+            "apis": [dataclasses.asdict(api) for api in self.apis],
             "started_at": self.started_at,
             "made_ms": self.made_ms,
             "warnings": self.warnings,
@@ -310,6 +315,7 @@ class Generation:
         generation.service_name = state.get("service_name", "")
         generation.shapes = tuple(WorkerShape(name, most, tuple(tasks)) for name, most, tasks in state["shapes"])
         generation.redis_urls = tuple(state["redis_urls"])
+        generation.apis = tuple(messages.from_json(DeclaredApi, api) for api in state["apis"])
         generation.started_at = state["started_at"]
         generation.made_ms = state["made_ms"]
         generation.warnings = list(state["warnings"])

@@ -74,15 +74,10 @@ class ChildMessages:
                 self._became_ready(instance, child, paused=message.paused)
             case messages.ConsumerNamed():
                 self.send_alive_if_changed()
-            case messages.Drained() if message.number == child.drain_number:
-                self._duties.post(instance, Event.DRAINED)
+            case messages.DrainBegun() | messages.Drained() if message.number == child.drain_number:
+                self._drains(instance, child, is_done=isinstance(message, messages.Drained))
             case messages.Stuck():
-                self._log.caution(
-                    f"{instance.slot}: job {message.job_id} can't be stopped ({message.reason}): the child is replaced"
-                )
-                instance.outdated = True
-                instance.leave_s = self._stop_timeout_s
-                self._duties.wake()
+                self._is_stuck(instance, message)
             case messages.JobFailed():
                 self._duties.emit("job_failed", {"slot": child.slot, "pid": child.pid, **messages.as_json(message)})
             case messages.Reaped():
@@ -99,6 +94,18 @@ class ChildMessages:
                 self._duties.wake()
             case _:
                 _note(child, message, self._describe)
+
+    def _drains(self, instance: Instance, child: Child, *, is_done: bool) -> None:
+        child.fetches = False
+        self._duties.wake()
+        if is_done:
+            self._duties.post(instance, Event.DRAINED)
+
+    def _is_stuck(self, instance: Instance, job: messages.Stuck) -> None:
+        self._log.caution(f"{instance.slot}: job {job.job_id} can't be stopped ({job.reason}): the child is replaced")
+        instance.outdated = True
+        instance.leave_s = self._stop_timeout_s
+        self._duties.wake()
 
     def _became_ready(self, instance: Instance, child: Child, *, paused: bool) -> None:
         child.ready_at = self._loop.time()

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from upnext.control.exits import ExitCode
+from upnext.errors import ListenError
 from upnextd.rules import plan, rollout, slots
 from upnextd.rules.plan import Exit, Role
 from upnextd.rules.rollout import Action, Event, Phase
@@ -95,11 +96,19 @@ class Reloads:
         now = self._rollouts.current
         if now is None or generation.number != now.generation or now.phase is not Phase.IMPORTING:
             return
-        error = await self._ensure_broker(generation)
+        error = await self._ensure_broker(generation) or self._listen(generation)
         if error is not None:
             self._broke(now, error)
         else:
             self._post(now, Event.IMPORTED)
+
+    def _listen(self, generation: Generation) -> str | None:
+        """Bind what the Apis of this generation need beyond what there is. -> why that failed."""
+        try:
+            self._fleet.listeners.bind(generation.apis)
+        except ListenError as error:
+            return str(error)
+        return None
 
     def import_failed(self, generation: Generation, failure: ImportFailure) -> None:
         now = self._rollouts.current
@@ -130,12 +139,16 @@ class Reloads:
         if now is None:
             return
         match now.phase:
-            case Phase.TRYING if self._canary_proven(now):
+            case Phase.TRYING if self._canary_proven(now) and self._apis_prepared(now):
                 self._post(now, Event.PROVEN)
             case Phase.ROLLING:
                 ready = {s.slot for s in self._fleet.staying(now.generation, Role.WORKER)}
                 if all(slot in ready for slot in plan.worker_slots(self._fleet.desired.workers)):
                     self._post(now, Event.REPLACED)
+            case Phase.SETTLING if not self._old_workers_fetch(now):
+                self._post(now, Event.SETTLED)
+            case Phase.SWITCHING_APIS if self._fleet.ready_apis(now.generation):
+                self._post(now, Event.APIS_SWITCHED)
             case Phase.SWITCHING if self._fleet.staying(now.generation, Role.SCHEDULER):
                 self._post(now, Event.SWITCHED)
             case _:
@@ -151,6 +164,26 @@ class Reloads:
             for instance in self._fleet.staying(now.generation, Role.WORKER)
         )
 
+    def _apis_prepared(self, now: Rollout) -> bool:
+        """Whether one process of each of its Apis has set up everything."""
+        ready = {instance.slot for instance in self._fleet.staying(now.generation, Role.API)}
+        return ready.issuperset(plan.api_slots([(name, 1) for name in self._fleet.desired.next_apis]))
+
+    def _old_workers_fetch(self, now: Rollout) -> bool:
+        """Whether some may: where requests are served, no new one may meet a worker of the old code."""
+        if not self._fleet.desired.apis and not self._apis_of(now.generation):
+            return False
+        return any(
+            instance.child is not None and instance.child.fetches and instance.life.state in slots.SERVING
+            for instance in self._fleet.instances
+            if instance.role is Role.WORKER and instance.generation != now.generation
+        )
+
+    def _apis_of(self, generation: int) -> tuple[tuple[str, int], ...]:
+        """The Apis of a generation, each with the number of its processes."""
+        found = self._fleet.generations.get(generation)
+        return self._fleet.listeners.wanted(found.apis) if found is not None else ()
+
     # -- what is done --
 
     def _broke(self, now: Rollout, why: str, detail: str = "") -> None:
@@ -164,14 +197,22 @@ class Reloads:
             case Action.IMPORT:
                 self._import(now)
             case Action.TRY:
-                self._duties.edit(canary=now.generation)
+                coming = tuple(name for name, _ in self._apis_of(now.generation))
+                self._duties.edit(canary=now.generation, next_apis=coming)
                 self._report_step(f"generation {now.generation} is imported; its first worker starts")
             case Action.ROLL:
                 self._duties.edit(canary=None, generation=now.generation, stand_in=None)
                 self._report_step(f"generation {now.generation}: its first worker is stable; the others follow")
+            case Action.SETTLE:
+                self._report_step(f"generation {now.generation}: every worker is replaced")
+            case Action.SWITCH_APIS:
+                apis = self._apis_of(now.generation)
+                self._duties.edit(api_generation=now.generation, apis=apis, next_apis=())
+                if apis:
+                    self._report_step(f"generation {now.generation}: its Apis take over")
             case Action.SWITCH:
                 self._duties.edit(scheduler_generation=now.generation)
-                self._report_step(f"generation {now.generation}: every worker is replaced; its scheduler takes over")
+                self._report_step(f"generation {now.generation}: its scheduler takes over")
             case Action.COMMIT:
                 self._commit(now)
             case Action.ROLL_BACK:
@@ -191,13 +232,22 @@ class Reloads:
             elif generation.phase is TemplatePhase.GONE:
                 self._fleet.generations.pop(generation.number)
         self._rollouts.former = now.former
+        self._keep_listeners(now.generation, now.former)
         self._fleet.counters.reloads["ok"] += 1
         self._report_step(f"generation {now.generation} serves")
 
     def _roll_back(self, now: Rollout) -> None:
         if not self._fleet.desired.stopping:
             self._log.fault(f"reload failed, generation {now.former} goes on: {now.why}")
-        self._duties.edit(canary=None, generation=now.former, scheduler_generation=now.former)
+        self._duties.edit(
+            canary=None,
+            generation=now.former,
+            scheduler_generation=now.former,
+            api_generation=now.former,
+            apis=self._apis_of(now.former),
+            next_apis=(),
+        )
+        self._keep_listeners(now.former, self._rollouts.former)
         for instance in self._fleet.instances:
             if instance.generation == now.former and instance.life.state in slots.SERVING:
                 instance.leave_by = None
@@ -210,6 +260,11 @@ class Reloads:
         if self._crash_loop is not None and self._rollouts.queued is None:
             why, self._crash_loop = self._crash_loop, None
             self._end_crash_loop(why)
+
+    def _keep_listeners(self, *generations: int | None) -> None:
+        """Close those that none of these generations has an Api for."""
+        known = [self._fleet.generations[number] for number in generations if number in self._fleet.generations]
+        self._fleet.listeners.keep([api for generation in known for api in generation.apis])
 
     def _end_crash_loop(self, why: str) -> None:
         """The reload that was hoped to end it has failed: end the daemon, or retry where other workers work."""
@@ -226,7 +281,8 @@ class Reloads:
         if now is self._rollouts.queued:
             self._rollouts.queued = None
         if self._fleet.desired.canary == now.generation:
-            self._duties.edit(canary=None)
+            self._duties.edit(canary=None, next_apis=())
+            self._keep_listeners(self._fleet.desired.generation, self._rollouts.former)
         template = self._fleet.generations.get(now.generation)
         if template is not None:
             template.retire()
@@ -249,7 +305,12 @@ class Reloads:
         former.made_ms = self._kernel.wall_ms()
         self._rollouts.former = None
         self._fleet.record = plan.Record()
-        self._duties.edit(generation=former.number, scheduler_generation=former.number)
+        self._duties.edit(
+            generation=former.number,
+            scheduler_generation=former.number,
+            api_generation=former.number,
+            apis=self._apis_of(former.number),
+        )
         self._fleet.generations[bad].retire()
         return True
 
@@ -285,8 +346,8 @@ class Reloads:
             case Phase.ROLLING:
                 done = len({instance.slot for instance in self._fleet.staying(number, Role.WORKER)})
                 return Progress(f"generation {number}: {done} of {self._fleet.desired.workers} workers replaced")
-            case Phase.SWITCHING:
-                return Progress(f"generation {number}: its scheduler takes over")
+            case Phase.SETTLING | Phase.SWITCHING_APIS | Phase.SWITCHING:
+                return Progress(f"generation {number}: {now.phase.value}")
             case Phase.COMMITTED if self._fleet.desired.generation != number:
                 serves = self._fleet.desired.generation
                 text = f"reloaded: generation {number}, which generation {serves} has replaced since"

@@ -79,5 +79,8 @@ class Requests:
         if now:
             self._duties.edit(mode=Mode.STOP_NOW)
         else:
-            self._duties.edit(mode=Mode.STOP, stop_by=self._clock() + self._stop_timeout_s)
+            stop_by = self._clock() + self._stop_timeout_s
+            self._duties.edit(mode=Mode.STOP, stop_by=stop_by, apis_by=stop_by - self._stop_timeout_s / 2)
+        # New connections fail from now on, in place of waiting for nothing.
+        self._fleet.listeners.close()
         self._reloads.abort("the daemon stops")

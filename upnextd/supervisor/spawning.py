@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from upnextd.rules import plan
 from upnextd.rules.plan import QUARANTINE, Mode, Role
 from upnextd.rules.slots import Event, State
 from upnextd.settings import Settings
 from upnextd.shared.kernel import Kernel
 from upnextd.shared.logs import Log
-from upnextd.shared.messages import Assignment
+from upnextd.shared.messages import Assignment, DeclaredApi
 from upnextd.supervisor.boot_wait import BootWait
 from upnextd.supervisor.children import Child
 from upnextd.supervisor.duties import Duties
@@ -69,7 +70,8 @@ class Spawner:
         if instance.role is Role.SCHEDULER:
             # Queued before it runs: it must know the living before it looks for the dead.
             self._messages.send_initial_state(child)
-        ordered = generation.fork(self._assignment(instance, child), child.order_fds)
+        listener = [self._fleet.listeners.descriptor(api)] if (api := self._api(instance)) is not None else []
+        ordered = generation.fork(self._assignment(instance, child), [*child.order_fds, *listener])
         child.ordered()
         if not ordered:
             self._loop.call_soon(self._duties.post, instance, Event.FORK_FAILED)
@@ -97,8 +99,18 @@ class Spawner:
             boot_timeout_s=self._boot_wait.try_s(first=child.incarnation == 1),
             metered=settings.metrics is not None,
             stop_timeout_s=settings.stop_timeout_s,
-            paused=self._fleet.desired.mode is Mode.PAUSE or self._fleet.desired.mode.drains,
+            paused=self._starts_paused(instance),
+            api=plan.api_of(instance.slot) if instance.role is Role.API else "",
         )
+
+    def _api(self, instance: Instance) -> DeclaredApi | None:
+        return self._fleet.api(instance.generation, instance.slot) if instance.role is Role.API else None
+
+    def _starts_paused(self, instance: Instance) -> bool:
+        desired = self._fleet.desired
+        if instance.role is Role.API:
+            return instance.generation != desired.api_generation
+        return desired.mode is Mode.PAUSE or desired.mode.drains
 
     def forked(self, token: int, pid: int) -> None:
         """Take in the pid that a template reports."""

@@ -31,6 +31,7 @@ from upnextd.supervisor.fleet import Fleet
 from upnextd.supervisor.hang_watch import HangWatch
 from upnextd.supervisor.instances import Instance
 from upnextd.supervisor.lateness import TICK_S, Lateness
+from upnextd.supervisor.listeners import Listeners
 from upnextd.supervisor.messages import ChildMessages
 from upnextd.supervisor.operations import Progress
 from upnextd.supervisor.recycling import Recycling
@@ -45,6 +46,8 @@ LAST_NOTICES_S = 2.0
 REPORT_S = 1.0
 """How long a fork keeps orphans from being reaped: of a child that was among them, only how it ended is lost."""
 _STOP_MARGIN_S = 0.3
+_API_MARGIN_S = 3.0
+"""What a replaced Api gets beyond its graceful timeout: to leave its lifespan."""
 
 
 def _no_subscriber(_kind: str, _fields: dict[str, Any]) -> None:
@@ -67,6 +70,7 @@ class Supervisor:
             kernel.wall_ms(),
             loop.time(),
             settings.redis_url,
+            listeners=Listeners(settings.api_processes),
         )
         self.ended = asyncio.Event()
         self.on_event: Callable[[str, dict[str, Any]], None] = _no_subscriber
@@ -121,6 +125,7 @@ class Supervisor:
         for generation in self.fleet.generations.values():
             generation.kill()
         await self.companions.stop()
+        self.fleet.listeners.close()
         await self._templates_gone()
         self._end_leftovers()
         pending = [task for task in self._tasks if not task.done()]
@@ -245,6 +250,7 @@ class Supervisor:
             case Action.SEND_PAUSE:
                 child.channel.send(messages.Pause())
             case Action.SEND_RESUME:
+                child.fetches = True
                 child.channel.send(messages.Resume())
             case Action.SEND_DRAIN if child.channel.closed:
                 # No message reaches it, and it is on its way out: a signal does.
@@ -380,7 +386,10 @@ class Supervisor:
                 # An instance without a template to fork from waits for one.
                 if fleet.template(generation) is None:
                     return
-                fleet.instances.append(Instance(fleet.next_id(), slot, role, generation, Life(since=self.loop.time())))
+                made = Instance(fleet.next_id(), slot, role, generation, Life(since=self.loop.time()))
+                if role is Role.API and (api := fleet.api(generation, slot)) is not None:
+                    made.leave_s = api.graceful_timeout_s + _API_MARGIN_S
+                fleet.instances.append(made)
                 self.wake()
             case plan.Drop(dropped):
                 fleet.instances = [instance for instance in fleet.instances if instance.id != dropped]
@@ -404,7 +413,8 @@ class Supervisor:
         if fleet.booted or not fleet.is_open or fleet.desired.stopping:
             return
         scheduler = any(s.role is Role.SCHEDULER and s.life.state is State.READY for s in fleet.instances)
-        if scheduler and fleet.ready_workers() >= fleet.desired.workers:
+        ready = fleet.ready_workers() >= fleet.desired.workers and fleet.ready_apis(fleet.desired.api_generation)
+        if scheduler and ready:
             fleet.booted = True
             fleet.waiting, fleet.lifespan_fails = "", False
             self.log.note(f"ready: {fleet.one_line()}")
@@ -413,7 +423,7 @@ class Supervisor:
     def _check_end(self, now: float) -> None:
         """Keep the order of the end: the workers, then their deaths reported, then the scheduler, then the daemon."""
         fleet = self.fleet
-        if any(instance.role is Role.WORKER for instance in fleet.instances):
+        if any(instance.role is not Role.SCHEDULER for instance in fleet.instances):
             return
         ending = fleet.ending
         if ending.notices_by is None:

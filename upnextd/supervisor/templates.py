@@ -11,6 +11,7 @@ import signal
 from typing import Any
 
 from upnext.control.exits import ExitCode
+from upnext.errors import ListenError
 from upnextd.rules import plan
 from upnextd.rules.slots import Event
 from upnextd.settings import Settings
@@ -140,6 +141,7 @@ class Templates:
             only=settings.only,
             preload=settings.preload,
             directory=settings.directory,
+            api_listen=settings.api_listen,
         )
         try:
             generation = Generation(
@@ -219,6 +221,14 @@ class Templates:
         if error is not None:
             self._duties.fail(ExitCode.UNAVAILABLE, error)
             return
+        try:
+            self._fleet.listeners.bind(generation.apis)
+        except ListenError as error:
+            self._duties.fail(ExitCode.UNAVAILABLE, str(error))
+            return
+        self._duties.edit(apis=self._fleet.listeners.wanted(generation.apis), api_generation=generation.number)
+        for name in sorted(set(self._settings.api_processes) - {api.name for api in generation.apis}):
+            self._log.caution(f"--api-processes {name}: the service has no api of that name")
         self._fleet.is_open = True
         self._fleet.opened_at = self._loop.time()
         self._companions.start_beside()

@@ -29,7 +29,7 @@ from upnextd.supervisor.generations import Phase
 from upnextd.supervisor.spawning import Spawner
 from upnextd.supervisor.templates import Templates
 
-STATE_VERSION = 5
+STATE_VERSION = 6
 _READS = f"{STATE_VERSION}.{scoreboard.LAYOUT:x}.{messages.PROTOCOL}"
 """What a program must read to take this daemon over: its state, the pages of its children, and what they and the templates send."""
 VARIABLE = "UPNEXTD_UPGRADE_FD"
@@ -264,6 +264,7 @@ def to_state(fleet: Fleet, fds: list[int]) -> Json:
     return state | {
         "generations": [generation.to_state(fds) for generation in fleet.generations.values()],
         "broker": None if fleet.broker is None else fleet.broker.to_state(fds),
+        "listeners": fleet.listeners.to_state(fds),
     }
 
 
@@ -275,6 +276,7 @@ def from_state(
     for one in state["generations"]:
         templates.resume(one)
     companions.resume_broker(state["broker"])
+    fleet.listeners.resume(state["listeners"])
     for instance, one in zip(fleet.instances, state["instances"], strict=True):
         if one["child"] is not None:
             spawner.resume(instance, one["child"])

@@ -209,9 +209,9 @@ def test_children_of_a_role_have_not_ended() -> None:
 def test_the_state_has_the_form_of_its_version() -> None:
     """Another set of names needs another STATE_VERSION: programs of before and after read each other's state."""
     state = upgrade.to_state(World().fleet, [])
-    assert upgrade.STATE_VERSION == 5
+    assert upgrade.STATE_VERSION == 6
     assert set(state) == {
-        "desired", "daemon_id", "since_ms", "since_s", "mark", "ids", "instances", "history", "generations", "broker",
+        "desired", "daemon_id", "since_ms", "since_s", "mark", "ids", "instances", "history", "generations", "broker", "listeners",
         "scheduler_status", "notices", "operations", "tally", "record", "contents", "former", "last_number",
     }  # fmt: skip
     assert set(state["instances"][0]) == {

@@ -12,6 +12,7 @@ from upnextd.shared import messages
 from upnextd.shared.messages import (
     PROTOCOL,
     Assignment,
+    DeclaredApi,
     DeclaredWorker,
     Died,
     Drain,
@@ -38,6 +39,9 @@ SAMPLES: dict[object, object] = {
     str: "ä\n\"", int: 3, bool: True, float: 1.5, str | None: None, int | None: 4, tuple[str, ...]: ("x", "y"),
     tuple[StartedJob, ...]: (StartedJob(task="t", lane="b", entry_id="1-0", job_id="t:n1-2", age_s=0.5),),
     tuple[SecretRead, ...]: (SecretRead(name="key", source="exec"),),
+    tuple[DeclaredApi, ...]: (
+        DeclaredApi(name="front", host="127.0.0.1", port=80, path=None, processes=2, graceful_timeout_s=3.0),
+    ),
     tuple[DeclaredWorker, ...]: (DeclaredWorker(name="w", concurrency=2, tasks=("t",), redis_url=None),),
 }  # fmt: skip
 

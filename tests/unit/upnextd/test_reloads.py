@@ -67,7 +67,8 @@ class Case:
         self.reloads.check()
         if phase is Phase.ROLLING:
             return rollout
-        self.reloads.check()
+        for _ in (Phase.SETTLING, Phase.SWITCHING_APIS, Phase.SWITCHING):
+            self.reloads.check()
         if phase is Phase.SWITCHING:
             return rollout
         world.scheduler(generation=2)

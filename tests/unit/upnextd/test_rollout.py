@@ -24,11 +24,16 @@ def test_every_cell_steps(phase: Phase, event: Event) -> None:
 
 def test_a_good_reload() -> None:
     phase, done = Phase.QUEUED, []
-    for event in (Event.TURN, Event.IMPORTED, Event.PROVEN, Event.REPLACED, Event.SWITCHED):
+    for event in (
+        *(Event.TURN, Event.IMPORTED, Event.PROVEN, Event.REPLACED, Event.SETTLED, Event.APIS_SWITCHED),
+        Event.SWITCHED,
+    ):
         phase, action = step(phase, event)
         done.append(action)
     assert phase is Phase.COMMITTED
-    assert done == [Action.IMPORT, Action.TRY, Action.ROLL, Action.SWITCH, Action.COMMIT]
+    assert done == [
+        *(Action.IMPORT, Action.TRY, Action.ROLL, Action.SETTLE, Action.SWITCH_APIS, Action.SWITCH, Action.COMMIT),
+    ]
 
 
 @pytest.mark.parametrize("phase", [phase for phase in Phase if phase not in OVER])
