@@ -313,7 +313,7 @@ def _reconcile_apis(desired: Desired, instances: Sequence[InstanceView], now: fl
     for instance in instances:
         if instance.leave_by is not None:
             steps += _see_off(instance, now)
-        elif instance.state is State.PAUSED and instance not in waiting:
+        elif instance.state is State.PAUSED and instance.generation == desired.api_generation:
             steps.append(Post(instance.id, Event.RESUME))
     return steps
 
