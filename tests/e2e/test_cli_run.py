@@ -159,6 +159,9 @@ def test_reload_runs_the_new_code(start: Start, service: Path, upnext: Upnext) -
     assert done.stdout == "6\n", done.stderr
     service.write_text("def broken(:")
     wait_until(lambda: "SyntaxError" in program.log(), 20, "the error to be told")
+    wait_until(lambda: "the former code goes on" in program.log(), 20, "word of the former code")
+    done = upnext("call", "double", "--kwargs", '{"number": 2}', "--wait", "--timeout", "20")
+    assert done.stdout == "6\n", done.stderr
     service.write_text(textwrap.dedent(SERVICE))
     program.ready(3)
     assert program.end() == 0
@@ -172,3 +175,23 @@ def test_reload_leaves_nothing_behind_when_it_is_killed(start: Start, service: P
     program.process.kill()
     program.process.wait(60)
     wait_until(lambda: not processes_in(service.parent), 20, "the child to end")
+
+
+def test_a_reload_takes_jobs_at_once_while_the_old_code_ends_its_own(
+    start: Start, service: Path, upnext: Upnext
+) -> None:
+    program = start("run", str(service), "--reload")
+    program.ready()
+    old = upnext("call", "sleepy").stdout.strip()
+    wait_until(lambda: json.loads(upnext("job", old, "--json").stdout)["status"] == "running", 10, "the job to run")
+    service.write_text(service.read_text().replace("2 * number", "3 * number"))
+    program.ready(2)
+    done = upnext("call", "double", "--kwargs", '{"number": 2}', "--wait", "--timeout", "20")
+    assert done.stdout == "6\n", done.stderr
+    assert json.loads(upnext("job", old, "--json").stdout)["status"] == "running"
+    (service.parent / "go").touch()
+    wait_until(lambda: json.loads(upnext("job", old, "--json").stdout)["status"] == "done", 20, "the old job to end")
+    assert json.loads(upnext("job", old, "--json").stdout)["attempt"] == 1
+    wait_until(lambda: len(processes_in(service.parent)) == 2, 20, "the old process to end")
+    assert {one["task"] for one in json.loads(upnext("list", "--json").stdout)} == {"double", "sleepy"}
+    assert program.end() == 0

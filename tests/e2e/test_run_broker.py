@@ -53,7 +53,7 @@ class Home:
         self.service = self.folder / "shop.py"
         self.service.write_text(textwrap.dedent(SERVICE))
         unset = {name: value for name, value in os.environ.items() if not name.startswith("UPNEXT")}
-        self.env = {**unset, "XDG_STATE_HOME": str(self.folder / "state"), "PYTHONPATH": ""}
+        self.env = {**unset, "XDG_STATE_HOME": str(self.folder / "state"), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
         self._programs: list[Program] = []
 
     def start(self, *arguments: str, **more: str) -> Program:
@@ -219,6 +219,21 @@ def test_a_script_that_runs_its_worker(home: Home) -> None:
     assert f"upnext.errors.BrokerInUseError: another `upnext run` (pid {owner(home)})" in second.stderr
     script.terminate()
     assert script.wait(given(20)) == 0
+    assert not processes_in(home.folder)
+
+
+def test_a_reload_keeps_the_broker_and_its_end_ends_it(home: Home) -> None:
+    program = home.start("run", "shop.py", "--reload")
+    program.ready()
+    later = home.upnext("call", "double", "--kwargs", '{"number": 1}', "--delay", "3600").stdout.strip()
+    [keeper] = [pid for pid, command in processes_in(home.folder).items() if "keeper.py" in command]
+    home.service.write_text(home.service.read_text().replace("2 * number", "4 * number // 2"))
+    program.ready(2)
+    home.doubles()
+    assert json.loads(home.upnext("job", later, "--json").stdout)["status"] == "delayed"
+    assert [pid for pid, command in processes_in(home.folder).items() if "keeper.py" in command] == [keeper]
+    assert home.upnext("run", "shop.py").returncode == 73
+    assert program.end() == 0
     assert not processes_in(home.folder)
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,13 @@ from upnext.errors import UsageError
 
 if TYPE_CHECKING:
     from upnext.cli.burst import Burst
+    from upnext.cli.reloading import Gate
     from upnext.core.address import Address
     from upnext.core.spec import ServiceSpec
     from upnext.engine.local import Front
 
 LIFELINE = "UPNEXT_RUN_LIFELINE"
-"""Set in the process that `--reload` starts anew for each change: a descriptor that reads end of file once its parent is gone."""
+"""Set in a process that `--reload` starts: a descriptor that reads end of file once its parent is gone, and those of its `Gate`."""
 
 
 @click.command()
@@ -72,9 +74,7 @@ def run(
     if reload and burst:
         raise UsageError("run: --reload and --burst don't go together")
     if reload and LIFELINE not in os.environ:
-        from upnext.cli.reloading import keep_running
-
-        ctx.exit(keep_running(services, LIFELINE))
+        ctx.exit(_keep_running(services))
     from upnext import config, console_log, project
     from upnext.core.address import parse_named
     from upnext.running import reachable, settle
@@ -84,7 +84,9 @@ def run(
     addresses = parse_named("--api-listen", api_listen)
     namespace = config.namespace(flags().namespace, env)
     specs = _load(services, only, config.service_name(service_name, env), addresses)
-    lifeline = int(os.environ[LIFELINE]) if LIFELINE in os.environ else None
+    lifeline, gate = _of_parent()
+    if gate is not None and not gate.wait(alone=any(spec.apis for spec in specs)):
+        return
     asked = flags()
     with reachable(specs, env, services[0], name=asked.name, redis_url=asked.redis_url, lifeline=lifeline) as (
         specs,
@@ -92,6 +94,30 @@ def run(
     ):
         settle(specs, asked.redis_url, namespace)
         ctx.exit(_burst(specs, namespace) if burst else _run(specs, namespace, passing))
+
+
+def _keep_running(services: Sequence[str]) -> int:
+    """With --reload, until its end and that of its broker. -> the exit code."""
+    from upnext import config, project
+    from upnext.cli.reloading import keep_running
+    from upnext.embedded import run_broker
+
+    env = project.environment(os.environ)
+    code = keep_running(services, LIFELINE)
+    with suppress(UsageError):  # a name that no broker can have
+        name = config.daemon_name(flags().name, env, services[0])
+        run_broker.wait_until_gone(config.state_dir(name, None, env), os.getpid())
+    return code
+
+
+def _of_parent() -> tuple[int | None, Gate | None]:
+    """The lifeline, and the gate, of a process that `--reload` started."""
+    if LIFELINE not in os.environ:
+        return None, None
+    from upnext.cli.reloading import Gate
+
+    lifeline, loaded, go = map(int, os.environ[LIFELINE].split(","))
+    return lifeline, Gate(loaded, go)
 
 
 def _burst(specs: Sequence[ServiceSpec], namespace: str) -> ExitCode:
@@ -243,5 +269,5 @@ def _listen(stopping: asyncio.Event, lives: Sequence[asyncio.Task[list[str]]]) -
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked, number)
     if LIFELINE in os.environ:
-        lifeline = int(os.environ[LIFELINE])
+        lifeline = int(os.environ[LIFELINE].partition(",")[0])
         loop.add_reader(lifeline, alone)
