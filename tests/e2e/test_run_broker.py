@@ -53,7 +53,11 @@ class Home:
         self.service = self.folder / "shop.py"
         self.service.write_text(textwrap.dedent(SERVICE))
         unset = {name: value for name, value in os.environ.items() if not name.startswith("UPNEXT")}
-        self.env = {**unset, "XDG_STATE_HOME": str(self.folder / "state"), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+        self.env = {
+            **unset,
+            "XDG_STATE_HOME": str(self.folder / "state"),
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+        }
         self._programs: list[Program] = []
 
     def start(self, *arguments: str, **more: str) -> Program:
@@ -133,6 +137,15 @@ def test_it_uses_the_broker_of_a_daemon_of_its_name_and_leaves_it(home: Home) ->
         assert owner(home) == daemon.pid
         assert program.end() == 0
         home.doubles()
+
+
+def test_a_daemon_of_its_name_is_refused(home: Home) -> None:
+    home.start().ready()
+    daemon = Daemon(home.service, workers=1, state=home.state, env={"UPNEXT_REDIS_URL": "", **home.env})
+    assert daemon.launch().wait() == 73
+    assert f"another `upnext run` (pid {owner(home)}) has its broker in" in daemon.log()
+    daemon.close()
+    home.doubles()
 
 
 def test_its_broker_ends_with_it_when_it_is_killed(home: Home) -> None:

@@ -53,7 +53,7 @@ class Companions:
         kept = (self._fleet.broker, *self.beside)
         return {one.pid for one in kept if one is not None and one.pid is not None}
 
-    async def ensure_broker(self, generation: Generation) -> str | None:
+    async def ensure_broker(self, generation: Generation) -> Exception | None:
         """Start the embedded broker if this generation needs one and there is none. -> why that failed."""
         fleet, settings = self._fleet, self._settings
         if fleet.broker is not None or settings.redis_url is not None or None not in generation.redis_urls:
@@ -70,7 +70,7 @@ class Companions:
         try:
             await fleet.broker.start()
         except (UpNextError, OSError) as error:
-            return str(error)
+            return error
         return None
 
     def resume_broker(self, state: dict[str, Any] | None) -> None:

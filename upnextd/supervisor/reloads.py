@@ -36,7 +36,7 @@ class Reloads:
         kernel: Kernel,
         loop: asyncio.AbstractEventLoop,
         log: Log,
-        ensure_broker: Callable[[Generation], Awaitable[str | None]],
+        ensure_broker: Callable[[Generation], Awaitable[Exception | None]],
         start_template: Callable[[int], bool],
         canary_s: float,
     ) -> None:
@@ -98,7 +98,7 @@ class Reloads:
             return
         error = await self._ensure_broker(generation) or self._listen(generation)
         if error is not None:
-            self._broke(now, error)
+            self._broke(now, str(error))
         else:
             self._post(now, Event.IMPORTED)
 

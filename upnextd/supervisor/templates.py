@@ -11,7 +11,7 @@ import signal
 from typing import Any
 
 from upnext.control.exits import ExitCode
-from upnext.errors import ListenError
+from upnext.errors import BrokerInUseError, ListenError
 from upnextd.rules import plan
 from upnextd.rules.slots import Event
 from upnextd.settings import Settings
@@ -219,7 +219,8 @@ class Templates:
         """Start the broker, if one is needed, and let children start."""
         error = await self._companions.ensure_broker(generation)
         if error is not None:
-            self._duties.fail(ExitCode.UNAVAILABLE, error)
+            code = ExitCode.LOCKED if isinstance(error, BrokerInUseError) else ExitCode.UNAVAILABLE
+            self._duties.fail(code, str(error))
             return
         try:
             self._fleet.listeners.bind(generation.apis)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.actors import NOW, World, child_of
 from upnext.control.exits import ExitCode
+from upnext.errors import BrokerUnavailableError
 from upnextd.rules.plan import Exit, Mode, Role
 from upnextd.rules.rollout import OVER, Phase
 from upnextd.rules.slots import Event, Life, State
@@ -26,7 +27,7 @@ class Case:
         self.world.scheduler()
         self.started: list[int] = []
         self.can_start = True
-        self.broker_error: str | None = None
+        self.broker_error: Exception | None = None
         self.reloads = Reloads(
             self.world.fleet,
             self.world.duties,
@@ -44,7 +45,7 @@ class Case:
             self.world.template(number)
         return self.can_start
 
-    async def _ensure_broker(self, _generation: Generation) -> str | None:
+    async def _ensure_broker(self, _generation: Generation) -> Exception | None:
         return self.broker_error
 
     async def imported(self, rollout: Rollout) -> None:
@@ -200,7 +201,7 @@ class TestAFailure:
 
     async def test_of_the_broker(self) -> None:
         case = Case()
-        case.broker_error = "no server"
+        case.broker_error = BrokerUnavailableError("no server")
         self.check(case, await case.until(Phase.TRYING), "no server")
 
     async def test_of_the_template(self) -> None:

@@ -12,6 +12,7 @@ import pytest
 from tests.support.actors import NOW, FakeGeneration, World
 from tests.unit.upnextd.test_spawning import settings_of
 from upnext.control.exits import ExitCode
+from upnext.errors import BrokerUnavailableError
 from upnextd.rules.plan import Mode
 from upnextd.rules.slots import Event, State
 from upnextd.shared.process import ExitStatus
@@ -25,7 +26,7 @@ class Neighbours:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
-        self.broker_error: str | None = None
+        self.broker_error: Exception | None = None
         self.child_env: dict[str, str] = {}
 
     def imported(self, _generation: Generation) -> Coroutine[Any, Any, None]:
@@ -41,7 +42,7 @@ class Neighbours:
     def template_gone(self, _generation: Generation) -> None:
         self.calls.append("reload template gone")
 
-    async def ensure_broker(self, _generation: Generation) -> str | None:
+    async def ensure_broker(self, _generation: Generation) -> Exception | None:
         return self.broker_error
 
     def start_beside(self) -> None:
@@ -97,7 +98,7 @@ class TestTheFirstImport:
 
     async def test_without_a_broker_ends_it(self, case: Case) -> None:
         case.world.fleet.is_open = False
-        case.neighbours.broker_error = "no server"
+        case.neighbours.broker_error = BrokerUnavailableError("no server")
         case.templates.imported(cast("Generation", case.template))
         await case.world.duties.run_owned()
         assert case.world.duties.failures == [(ExitCode.UNAVAILABLE, "no server")]
