@@ -59,6 +59,7 @@ class EmbeddedBroker:
         self._pidfd = -1
         self._output: LineReader | None = None
         self._stopping = False
+        self._launched = False
         self._gone = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -109,7 +110,8 @@ class EmbeddedBroker:
     async def stop(self, within_s: float = STOP_S) -> None:
         """TERM, wait, KILL, and not wait long for what that doesn't end. Safe at any time."""
         self._stopping = True
-        self._url_path.unlink(missing_ok=True)
+        if self._launched:  # what is there otherwise is another process's
+            self._url_path.unlink(missing_ok=True)
         if self.pid is not None:
             self._kernel.signal(self._pidfd, signal.SIGTERM)
             try:
@@ -171,6 +173,7 @@ class EmbeddedBroker:
     def _watch(self, pid: int, pidfd: int, output_fd: int) -> None:
         loop = asyncio.get_running_loop()
         self.pid = pid
+        self._launched = True
         self._pidfd = pidfd
         self.started_at = loop.time()
         self._output = LineReader(output_fd, loop, lambda line: self._log.child_line("broker", pid, line), self._kernel)
