@@ -19,9 +19,10 @@ from upnext.errors import UsageError
 QUEUE = ("redis_url", "namespace", "log_level", "service_name")
 """Keys of [tool.upnext] that stand for UPNEXT_… variables."""
 DAEMON = (
-    "boot_timeout", "dashboard", "dashboard_host", "dashboard_proxy_header", "dashboard_users", "hang_timeout", "import_timeout",
-    "log_file", "log_format", "max_jobs", "max_rss", "metrics", "name", "no_preload", "only", "reload_timeout", "secrets_dir",
-    "secrets_exec", "socket", "state_dir", "stop_timeout", "workers",
+    "api_listen", "api_processes", "boot_timeout", "dashboard", "dashboard_host", "dashboard_proxy_header",
+    "dashboard_users", "hang_timeout", "import_timeout", "log_file", "log_format", "max_jobs", "max_rss", "metrics",
+    "name", "no_preload", "only", "reload_timeout", "secrets_dir", "secrets_exec", "socket", "state_dir",
+    "stop_timeout", "workers",
 )  # fmt: skip
 """Those that stand for UPNEXTD_… variables: the flags of `upnextd start`."""
 
