@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import importlib.util
 import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -36,6 +38,12 @@ PAYMENTS = 8
 WORKERS = 2
 
 
+def free_port() -> int:
+    """A TCP port that nothing has now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
 class StepError(Exception):
     """A step did not show what it should; the text says why."""
 
@@ -43,8 +51,9 @@ class StepError(Exception):
 class Shop:
     """A daemon for `service`, in a directory of its own."""
 
-    def __init__(self, service: Path = SERVICE) -> None:
+    def __init__(self, service: Path = SERVICE, *, dashboard: bool = False) -> None:
         self.service = service
+        self.dashboard = f"127.0.0.1:{free_port()}" if dashboard else None
         # The path of a Unix socket may have 107 bytes only.
         short = tempfile.gettempdir() if len(tempfile.gettempdir()) < 60 else "/tmp"
         self.directory = Path(tempfile.mkdtemp(prefix="upnext-demo-", dir=short))
@@ -55,6 +64,8 @@ class Shop:
 
     def start(self) -> None:
         command = [str(BIN / "upnextd"), "start", str(self.service), "--workers", str(WORKERS)]
+        if self.dashboard is not None:
+            command += ["--dashboard", self.dashboard]
         shown = self.service.relative_to(ROOT) if self.service.is_relative_to(ROOT) else self.service.name
         say(f"$ {shlex.join(['upnextd', 'start', str(shown), '--workers', str(WORKERS)])}")
         with self.log.open("wb") as log:
@@ -97,6 +108,18 @@ class Shop:
         )
         if done.returncode:
             raise StepError(f"upnext ctl {shlex.join(words)} ended with exit code {done.returncode}")
+
+    @property
+    def link_command(self) -> list[str]:
+        """What prints a link that logs in to the dashboard."""
+        assert self.dashboard is not None
+        return ["upnext", "dashboard", "--listen", self.dashboard, "--state-dir", str(self.state), "url"]
+
+    def link(self) -> str:
+        """A link that is good for a minute, and once; "" where there is none."""
+        _, *words = self.link_command
+        done = subprocess.run([str(BIN / "upnext"), *words], capture_output=True, text=True, timeout=30, check=False)
+        return done.stdout.strip()
 
     def done(self, task: str) -> int:
         """How many jobs of a task have ended well: what `upnext tasks` shows."""
@@ -268,6 +291,9 @@ def stay(shop: Shop) -> None:
         f"tail -f {shop.log}",
     ):
         say(f"  {command}")
+    if shop.dashboard is not None:
+        say(f"\nThe dashboard, by a link that is good for a minute: {shop.link()}")
+        say(f"  {shlex.join(shop.link_command)} prints another.")
     say("\nCtrl-C here stops it.")
     with contextlib.suppress(KeyboardInterrupt):
         shop.process.wait()
@@ -279,11 +305,13 @@ def stay(shop: Shop) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="demo", description="Shows UpNext at work.")
-    parser.add_argument("--keep", action="store_true", help="keep the daemon up at the end, and print commands to try")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the daemon up at the end, with a dashboard, and print commands to try"
+    )
     options = parser.parse_args()
     for name in [name for name in os.environ if name.startswith(("UPNEXT_", "UPNEXTD_"))]:
         del os.environ[name]  # they are about another daemon
-    shop = Shop()
+    shop = Shop(dashboard=options.keep and importlib.util.find_spec("starlette") is not None)
     shown: list[str] = []
     # A closed terminal or a kill must not leave the daemon behind: both unwind to the cleanup below.
     for number in (signal.SIGTERM, signal.SIGHUP):

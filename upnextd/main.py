@@ -18,9 +18,10 @@ import upnext
 from upnext import config, project
 from upnext.cli.nearest import NearestGroup
 from upnext.control.exits import ExitCode
+from upnext.control.listen import refuse_taken
 from upnext.core.visible import visible
 from upnext.embedded import private_files
-from upnext.errors import UsageError
+from upnext.errors import ListenError, UsageError
 from upnextd import check as service_check
 from upnextd import kernel_check
 from upnextd.control.commands import ControlCommands
@@ -206,7 +207,11 @@ def _take_place(settings: Settings) -> tuple[int, Identity]:
         known = identity.identify(settings.state_dir)
         if known.is_known:
             leftovers.end_all(known.daemon_id)
+        if settings.dashboard is not None:
+            refuse_taken(settings.dashboard.listen)
         return held, known
+    except ListenError as error:
+        _die(ExitCode.UNAVAILABLE, f"--dashboard: {error}")
     except lock.LockedError as error:
         _die(
             ExitCode.LOCKED,

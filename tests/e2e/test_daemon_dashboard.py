@@ -122,12 +122,35 @@ def test_one_that_would_be_open_is_refused(args: tuple[str, ...], line: str) -> 
         daemon.close()
 
 
-def test_a_port_that_is_taken_costs_the_daemon_nothing() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with Daemon(SERVICE, workers=1, args=("--dashboard", f"127.0.0.1:{port}")) as daemon:
-            wait_until(lambda: daemon.child("dashboard")["restarts"] >= 1, 30, "a second try")
+def test_a_port_that_is_taken_later_costs_the_daemon_nothing() -> None:
+    port = free_port()
+    with Daemon(SERVICE, workers=1, args=("--dashboard", f"127.0.0.1:{port}")) as daemon:
+        served(port)
+        os.kill(daemon.child("dashboard")["pid"], signal.SIGKILL)
+        taken = wait_until(lambda: _taken(port), 20, "the port to be free for us")
+        assert taken is not None
+        with taken:
+            wait_until(lambda: "can't listen on" in daemon.log(), 30, "a try that fails")
             assert daemon.status()["mode"] == "running"
-            assert "can't listen on" in daemon.log()
-            taken.close()
-            served(port)
+        served(port)
+
+
+def _taken(port: int) -> socket.socket | None:
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except OSError:
+        return None
+
+
+def test_a_port_that_is_taken_ends_the_start_at_once(tmp_path: Path) -> None:
+    service = tmp_path / "service.py"
+    service.write_text(SERVICE)
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        done = subprocess.run(
+            [str(BIN / "upnextd"), "start", str(service), "--state-dir", str(tmp_path / "state"), "--dashboard", address],
+            capture_output=True, text=True, timeout=given(60), check=False,
+        )  # fmt: skip
+    assert done.returncode == 69
+    assert f"can't listen on {address}: Address already in use" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

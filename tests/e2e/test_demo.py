@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +83,9 @@ def test_with_keep_it_stays_until_ctrl_c(temporary: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "place_order" in done.stdout
+    link = next(line.rpartition(" ")[2].strip() for line in seen if line.startswith("The dashboard"))
+    with urllib.request.urlopen(link, timeout=30) as page:
+        assert page.status == 200
     demo.send_signal(signal.SIGINT)
     demo.communicate(timeout=200)
     assert demo.returncode == 0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from upnext.errors import UsageError
+from upnext.errors import ListenError, UsageError
 
 LOOPBACK_NAMES = frozenset({"localhost"})
 
@@ -47,6 +48,23 @@ def parse_listen(text: str) -> Listen:
     if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise UsageError(f"dashboard address {text!r} is not HOST:PORT (port 1–65535) or /path.sock")
     return Listen(host, int(port))
+
+
+def refuse_taken(listen: Listen) -> None:
+    """Raises ListenError for an address on which something listens already, or that this machine does not have.
+
+    Blocks for a look-up of the name.
+    """
+    if listen.path is not None:
+        return
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+                probe.listen(1)
+    except OSError as error:
+        raise ListenError(f"can't listen on {listen}: {error.strerror}") from None
 
 
 def refuse_open(listen: Listen, *, users: bool, proxy_header: str | None, group: str | None, flag: str) -> None:

@@ -43,10 +43,11 @@ SNAPSHOT_S = 1.0
 """A snapshot is shared by all viewers for so long."""
 COUNTED_A_TURN = 2_000
 """Delayed jobs and dead letters are counted in slices of so many: a look costs the same however many there are."""
-COUNTED_S = 0.02
-"""So long one snapshot counts dead letters, when they have changed."""
-OVER_TIME_S = 15.0
-"""One task's days and hours are read again after so long, and when a minute begins."""
+DEAD_COUNTED_A_TURN = 250
+COUNTED_S = 0.1
+"""So long a snapshot counts dead letters the first time and after an action; else one slice, where these have changed."""
+OVER_TIME_S = 30.0
+"""One task's hours are read again after so long and when a minute begins, its days after 15 times as long."""
 KNOWN_S = 5.0
 """So long the definitions of tasks are taken to be the same."""
 DAEMONS_S = 2.0
@@ -126,6 +127,7 @@ class Source:
         self._snapshot: Snapshot | None = None
         self._taken_s = 0.0
         self._delayed, self._dead = SliceCounter(), ends.DeadCounter()
+        self._acted = False
         self._over_time = OverTime()
         self._reported: list[daemons.Daemon] = []
         self._reported_s = 0.0
@@ -160,7 +162,9 @@ class Source:
         self._delayed.step(self.client, self.keys)
         dead = int(self.client.command("ZCARD", self.keys.dead))
         state = (dead, self.client.command("GET", self.keys.dead_bytes))
-        self._dead.step(self.client, self.keys, state, COUNTED_A_TURN, COUNTED_S)
+        most_s = COUNTED_S if self._acted or not self._dead.whole else 0.0
+        self._acted = False
+        self._dead.step(self.client, self.keys, state, DEAD_COUNTED_A_TURN, most_s)
         at_ms = time.time_ns() // 1_000_000
         found = tasks.tasks_with(self.client, self.keys, at_ms, self._delayed.counts, self._dead.by_task())
         known = self._daemons()
@@ -213,7 +217,7 @@ class Source:
         """One task in steps of so many minutes, as far back as it is kept."""
         now_ms = time.time_ns() // 1_000_000
         ask = partial(series.of_task, self.client, self.keys, task, now_ms, step)
-        return self._shared(OVER_TIME_S, ("over time", task, step, now_ms // 60_000), ask)
+        return self._shared(OVER_TIME_S * step, ("over time", task, step, now_ms // 60_000 // step), ask)
 
     def usual_run_s(self, names: Collection[str]) -> dict[str, float | None]:
         """How long 95 of 100 attempts of these tasks ran within the last day; None where nothing is known."""
@@ -257,6 +261,7 @@ class Source:
         with self._lock:
             self._snapshot = None  # the page that follows shows what was done
             self._kept.clear()
+            self._acted = True
 
     def audit(self, before: str | None) -> list[dict[str, Any]]:
         """Newest first, at most PAGE; `before`: only those before this id."""

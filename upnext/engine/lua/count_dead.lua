@@ -13,8 +13,8 @@ for at = 1, #found[2], 2 do
   local job, died = found[2][at], tonumber(found[2][at + 1]) or 0
   local packed = redis.call('HGET', KEYS[2], job) or ''
   local size, start = string.match(packed, '^%l(%d+):()')
-  local meta = start and string.sub(packed, start, start - 1 + tonumber(size)) or ''
-  local task, group = string.match(job, '^(.*):[^:]*$') or '', string.match(meta, '"g":"(%x+)"') or ''
+  local task, _, last, group = string.match(job, '^(.*):[^:]*$') or '', string.find(packed, '"g":"(%x+)"', start or 1)
+  group = start and last and last < start + tonumber(size) and group or '' -- what stands behind the meta is the payload
   local one = groups[task .. '\n' .. group]
   if not one then
     one = {task, group, 0, -1, job}

@@ -12,27 +12,35 @@ for bucket = 5, #KEYS do
   pass_over('hash', bucket)
 end
 local scanned = redis.call('HSCAN', KEYS[1], ARGV[2], 'COUNT', ARGV[3])
-local reply = {scanned[1]}
+local reply, tasks, ends = {scanned[1]}, {}, {}
 for at = 1, #scanned[2], 2 do
-  local task = scanned[2][at]
-  local stored, held, ends = 0, 0, 0
+  tasks[#tasks + 1] = scanned[2][at]
+end
+if #tasks == 0 then
+  return reply
+end
+for bucket = 5, #KEYS do
+  for number, count in ipairs(redis.call('HMGET', KEYS[bucket], unpack(tasks))) do
+    ends[number] = (ends[number] or 0) + (tonumber(count) or 0)
+  end
+end
+local limits = redis.call('HMGET', KEYS[3], unpack(tasks))
+local paused = redis.call('SMISMEMBER', KEYS[4], unpack(tasks))
+for number, task in ipairs(tasks) do
+  local stored, held = 0, 0
   for lane in string.gmatch('nhbx', '.') do
     local stream = ARGV[1] .. task .. ':' .. lane
     local length = redis.pcall('XLEN', stream)
-    stored = stored + (type(length) == 'number' and length or 0)
-    local pending = redis.pcall('XPENDING', stream, 'w')
-    held = held + (pending.err and 0 or pending[1])
-  end
-  for bucket = 5, #KEYS do
-    ends = ends + (tonumber(redis.call('HGET', KEYS[bucket], task)) or 0)
+    if type(length) == 'number' and length > 0 then
+      local pending = redis.pcall('XPENDING', stream, 'w')
+      stored, held = stored + length, held + (pending.err and 0 or pending[1])
+    end
   end
   local counters = {}
   for word = 4, #ARGV do
     counters[#counters + 1] = task .. ':' .. ARGV[word]
   end
-  local row = {
-    task, scanned[2][at + 1], redis.call('HGET', KEYS[3], task), redis.call('SISMEMBER', KEYS[4], task), stored, held, ends,
-  }
+  local row = {task, scanned[2][2 * number], limits[number], paused[number], stored, held, ends[number] or 0}
   for _, count in ipairs(redis.call('HMGET', KEYS[2], unpack(counters))) do
     row[#row + 1] = count
   end
