@@ -86,7 +86,7 @@ class Finish:
     notes: bytes | None = None
     """What the job has noted, JSON, for its dead letter; b"": something, which the broker has; None: nothing."""
     ran: tuple[int, int] | None = None
-    """From when to when its last attempt ran, Unix ms by this host's clock; None: it did not run."""
+    """From when to when its last attempt ran, Unix ms by this host's clock; None: it did not run, or its outcome says it."""
 
 
 def _extra(job: Finish) -> bytes:
@@ -138,24 +138,27 @@ def _extra(job: Finish) -> bytes:
 
 
 def finish(
-    keys: Keys, epoch: str, jobs: Sequence[Finish], result_ttl_ms: Mapping[str, int], now_ms: int
+    keys: Keys,
+    epoch: str,
+    jobs: Sequence[Finish],
+    result_ttl_ms: Mapping[str, int],
+    now_ms: int,
+    some: list[Finish] | None = None,
 ) -> Call[list[Finish]]:
-    """-> the jobs that another owner has by now; nothing was written for those."""
+    """-> the jobs that another owner has by now; nothing was written for those.
+
+    `some` gets one job of each task and lane, and each job of which there is more to say than its outcome.
+    """
     streams: dict[tuple[str, str], int] = {}
     plain: dict[tuple[int, JobStatus], list[Finish]] = {}
     special: list[tuple[int, Finish]] = []
+    done = JobStatus.DONE  # looked up once: this is the hot path
     for job in jobs:
         where = (job.task, job.lane)
         index = streams.get(where)
         if index is None:
             index = streams[where] = len(streams) + 1
-        if (
-            job.status is JobStatus.DONE
-            and job.meta is None
-            and not job.bury
-            and job.cache is None
-            and job.notes is None
-        ):
+        if job.meta is None and job.status is done and not job.bury and job.cache is None and job.notes is None:
             group = plain.get((index, job.status))
             if group is None:
                 group = plain[index, job.status] = []
@@ -172,6 +175,9 @@ def finish(
     for index, job in special:
         words += ("s", index, LETTERS[job.status], job.entry_id, job.outcome, _extra(job))
         order.append(job)
+    if some is not None:
+        some += [group[-1] for group in plain.values()]
+        some += [job for _, job in special]
     task_args: list[Arg] = []
     for task, lane in streams:
         task_args += (task, lane, result_ttl_ms[task])

@@ -111,15 +111,15 @@ class Finisher:
             batch = ends[start : stop + 1]
             self._open[id(batch)] = batch
             self._send_ends(batch)
-            self._times.note(batch)
             start = stop + 1
         if self._backs:
             backs, self._backs = self._backs, []
             self._open[id(backs)] = backs
             self._own(self._settle_backs(backs), backs)
 
-    def _finish_call(self, batch: list[Finish]) -> Call[list[Finish]]:
-        return worker.finish(self._keys, self._membership.epoch, batch, self._ttl_ms, time.time_ns() // 1_000_000)
+    def _finish_call(self, batch: list[Finish], some: list[Finish] | None = None) -> Call[list[Finish]]:
+        now_ms = time.time_ns() // 1_000_000
+        return worker.finish(self._keys, self._membership.epoch, batch, self._ttl_ms, now_ms, some)
 
     def _send_ends(self, batch: list[Finish]) -> None:
         """The quick way: written at once on the live connection, no task; whatever goes wrong takes the slow way."""
@@ -127,7 +127,9 @@ class Finisher:
         if wire is None:
             self._own(self._settle_ends(batch), batch)
             return
-        call = self._finish_call(batch)
+        some: list[Finish] = []
+        call = self._finish_call(batch, some)
+        self._times.note(some, len(batch))
         try:
             reply = wire.start(call)
         except BrokerUnavailableError:
