@@ -79,6 +79,7 @@ PAGES = (
     "/events",
     "/dead",
     "/limits",
+    "/apis",
     "/activity",
 )
 

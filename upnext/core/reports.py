@@ -42,6 +42,7 @@ _OF_ITSELF = (
     "ready_workers",
     "exit_when_drained",
     "stop_timeout_s",
+    "apis",
     "problem",
     "broker",
 )

@@ -64,6 +64,7 @@ class Pages:
             "/events": self.events,
             "/dead": self.dead,
             "/limits": self.limits,
+            "/apis": self.apis,
             "/activity": self.activity,
         }
         return [Route(path, self._viewed(handler), methods=["GET"]) for path, handler in pages.items()]
@@ -423,6 +424,10 @@ class Pages:
     async def events(self, request: Request) -> Response:
         rows = shapes.events(await self._ask(self._source.snapshot))
         return self._answer(request, "events.html", {"rows": rows}, rows)
+
+    async def apis(self, request: Request) -> Response:
+        rows = shapes.apis(await self._ask(self._source.snapshot))
+        return self._answer(request, "apis.html", {"rows": rows}, rows)
 
     async def activity(self, request: Request) -> Response:
         before = request.query_params.get("before")

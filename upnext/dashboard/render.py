@@ -26,6 +26,7 @@ SECTIONS = (
     ("/events", "Events"),
     ("/dead", "Dead letters"),
     ("/limits", "Limits"),
+    ("/apis", "Apis"),
     ("/activity", "Activity"),
 )
 """The navigation: address and name of each section."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -155,6 +155,32 @@ def _place(one: Consumer, running: int | None) -> dict[str, Any]:
         "generation": one.generation,
         "running": running,
         "since_ms": one.since_ms,
+    }
+
+
+def apis(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """Apis of all daemons: where each is served, and by which processes."""
+    rows: list[dict[str, Any]] = []
+    for one in snapshot.daemons:
+        about = one.report.about if one.report is not None and one.alive else {}
+        apis = about.get("apis")
+        found = cast("list[Any]", apis) if isinstance(apis, list) else []
+        rows += [_api(one, cast("dict[str, Any]", api)) for api in found if isinstance(api, dict)]
+    return sorted(rows, key=lambda row: (row["name"], row["host"]))
+
+
+def _api(one: Daemon, api: Mapping[str, Any]) -> dict[str, Any]:
+    name = str(api.get("name"))
+    slots = [slot for slot in one.slots if str(slot.get("slot")).rpartition("-")[0] == f"api-{name}"]
+    return {
+        "name": name,
+        "url": api.get("url"),
+        "host": one.host,
+        "daemon": one.daemon,
+        "daemon_name": one.name,
+        "processes": api.get("processes"),
+        "ready": api.get("ready"),
+        "slots": [_slot(slot) for slot in slots],
     }
 
 

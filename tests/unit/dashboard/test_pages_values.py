@@ -171,3 +171,13 @@ def test_several_versions_of_one_daemon_are_named() -> None:
         for version in ("1", "2")
     )
     assert titles(snapshot(daemons=daemons)) == ["shop runs in several versions of upnext:"]
+
+
+def test_apis_of_all_daemons() -> None:
+    front = {"name": "front", "url": "http://127.0.0.1:8000", "processes": 2, "ready": 1}
+    names = ("api-front-1", "api-front-2", "api-other-1")
+    slots = [reports.blank_slot(name, "api", "READY") for name in names]
+    rows = shapes.apis(snapshot(daemons=(daemon(status(children=slots, apis=[front, "garbage"])), daemon(status()))))
+    assert [(row["name"], row["url"], row["ready"], len(row["slots"])) for row in rows] == [
+        ("front", "http://127.0.0.1:8000", 1, 2)
+    ]
