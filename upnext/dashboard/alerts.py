@@ -34,7 +34,7 @@ def alerts(snapshot: Snapshot, oldest_ms: Mapping[str, int], new_dead: int) -> l
         *_crons(snapshot.crons),
     ]
     if new_dead:
-        jobs = "1 job died" if new_dead == 1 else f"{new_dead} jobs died"
+        jobs = "1 job died" if new_dead == 1 else f"{new_dead:,} jobs died"
         found.append(Alert("warn", f"{jobs} within the last hour.", "", "/dead", "Dead letters"))
     return sorted(found, key=lambda one: one.tone != "bad")
 

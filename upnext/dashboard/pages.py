@@ -32,7 +32,6 @@ T = TypeVar("T")
 STATES = tuple(state.value for state in JobStatus)
 BUSIEST = 10
 NEWEST_FAILURES = 10
-HOUR_MS = 3_600_000
 FLOW_MOST = 2_000
 """Jobs of a flow that are looked for."""
 SHOWN_A_GROUP = 50
@@ -94,8 +93,7 @@ class Pages:
             waiting = sorted((one for one in snapshot.tasks if one.queued), key=lambda one: -one.queued)[:BUSIEST]
             oldest = self._source.oldest_queued_ms(one.name for one in waiting)
             letters = self._source.dead_letters(None, NEWEST_FAILURES)
-            new = sum((one.finished_ms or 0) > snapshot.at_ms - HOUR_MS for one in letters)
-            found = alerts(snapshot, oldest, new)
+            found = alerts(snapshot, oldest, snapshot.dead_lately)
             shown = waiting or list(snapshot.tasks[:BUSIEST])
             return {
                 "alerts": [asdict(one) for one in found],

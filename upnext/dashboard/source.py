@@ -46,6 +46,7 @@ COUNTED_A_TURN = 2_000
 DEAD_COUNTED_A_TURN = 250
 COUNTED_S = 0.1
 """So long a snapshot counts dead letters the first time and after an action; else one slice, where these have changed."""
+HOUR_MS = 3_600_000
 OVER_TIME_S = 30.0
 """One task's hours are read again after so long and when a minute begins, its days after 15 times as long."""
 KNOWN_S = 5.0
@@ -88,6 +89,8 @@ class Snapshot:
     counted: bool
     dead_counts: tuple[DeadCount, ...] = ()
     """Dead letters by task and group."""
+    dead_lately: int = 0
+    """Dead letters of the last hour."""
     hour: Hour = field(default_factory=Hour)
     """The last hour by the minute."""
 
@@ -178,6 +181,7 @@ class Source:
             delayed=int(self.client.command("ZCARD", self.keys.delayed)),
             counted=self._delayed.whole and self._dead.whole,
             dead_counts=tuple(self._dead.counts.values()),
+            dead_lately=int(self.client.command("ZCOUNT", self.keys.dead, at_ms - HOUR_MS, "+inf")),
             hour=self._over_time.hour(self.client, self.keys, at_ms),
         )
 
