@@ -215,6 +215,8 @@ def _took(found: Job) -> str | None:
 
 
 def _error(found: Job) -> str | None:
+    if found.unreadable is not None:
+        return f"unreadable: {found.unreadable}"
     if found.error is None:
         return None
     return " ".join(str(found.error).split())[:200]

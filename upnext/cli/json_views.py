@@ -52,6 +52,7 @@ def job(one: Job) -> dict[str, Any]:
         "place": place(one.worker_record),
         "progress": one.progress_shown,
         "labels": one.labels,
+        "unreadable": one.unreadable,
     }
 
 
@@ -120,6 +121,7 @@ def task(one: Task) -> dict[str, Any]:
         "paused": one.paused,
         "limits": {"rate": rate, "concurrency": limits.get("concurrency")},
         "skew": _skew(one.skew),
+        "unreadable": one.unreadable,
     }
 
 
@@ -151,6 +153,7 @@ def cron(one: Cron) -> dict[str, Any]:
         "waits": one.waits,
         "overdue_since": iso(one.overdue_ms),
         "words": cron_words.words(one.schedule),
+        "unreadable": one.unreadable,
     }
 
 

@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "limits": "upnext.cli.tasks:limits",
         "forget": "upnext.cli.tasks:forget",
         "cron": "upnext.cli.cron:cron",
+        "doctor": "upnext.cli.doctor:doctor",
         "ctl": "upnext.cli.ctl:ctl",
         "dashboard": "upnext.dashboard.command:dashboard",
     }

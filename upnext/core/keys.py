@@ -396,6 +396,7 @@ class Keys:
         life="until removed",
         holds="name of a key that was set aside -> which key it was, what was wrong, when: JSON",
         writers="set_aside",
+        besides="`upnext doctor --remove` (remove_bad), which removes what it names from any key",
     )
     aside_prefix = Key(
         "aside:",

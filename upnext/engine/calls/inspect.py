@@ -4,11 +4,12 @@ at tasks: list_tasks, count_by_task, gates; at groups of ends: list_groups, coun
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from upnext.core import end_groups, entry, ids, outcome
+from upnext.core import checkup, end_groups, entry, ids, outcome
 from upnext.core.batches import CALL_BYTES
 from upnext.core.end_groups import Group
 from upnext.core.entry import Meta
@@ -20,6 +21,7 @@ from upnext.engine.calls.worker import LETTERS, RATE_BUCKET_S
 from upnext.engine.redis.scripts import Call, Calls, ident, script
 
 STATUSES = {letter: status for status, letter in LETTERS.items()}
+_WHOLE = re.compile(rb"-?\d{1,18}")
 MOST_JOBS = 1000
 LATEST_MS = 4e12
 """In the year 2096."""
@@ -28,6 +30,11 @@ MOST_HELD = 300
 """Most jobs that one call looks at where each has to be found by its id."""
 RATE_BUCKETS = 6
 """Complete buckets that a rate is taken over, besides the current one."""
+
+
+def _number(raw: bytes | None) -> int | None:
+    """A whole number of a row; None where there is none."""
+    return int(raw) if raw is not None and _WHOLE.fullmatch(raw) else None
 
 
 def _json(raw: bytes | None) -> dict[str, Any] | None:
@@ -52,6 +59,8 @@ class InLane:
     meta: Meta
     payload: bytes | None = None
     held: Held | None = None
+    unreadable: str | None = None
+    """Why its meta can't be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,15 @@ class Packed:
     lane: str
     meta: Meta
     payload: bytes | None = None
+    unreadable: str | None = None
+    """Why it can't be read; then nothing of it is known but its id and its time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An outcome that can't be read."""
+
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +91,14 @@ class Found:
     cancel_ms: int | None
     progress: dict[str, Any] | None
     definition: dict[str, Any] | None
-    place: InLane | Packed | Outcome | None
+    place: InLane | Packed | Outcome | Unreadable | None
 
 
 def find_job(keys: Keys, job_id: str) -> Call[Found]:
     """Raises UsageError for text that is no job id."""
     job = ids.parse(job_id)
 
-    def place(kind: bytes, fields: Sequence[Any]) -> InLane | Packed | Outcome | None:
+    def place(kind: bytes, fields: Sequence[Any]) -> InLane | Packed | Outcome | Unreadable | None:
         match kind:
             case b"s":
                 lane, entry_id, payload, meta, *holder = fields
@@ -89,11 +107,11 @@ def find_job(keys: Keys, job_id: str) -> Call[Found]:
                     if len(holder) == 3 and holder[0] is not None
                     else None
                 )
-                return InLane(lane.decode(), entry_id.decode(), entry.decode_meta(meta), payload, held)
+                return InLane(lane.decode(), entry_id.decode(), _meta(meta), payload, held, _why_no_meta(meta))
             case b"d" | b"z":
                 return _packed(kind == b"z", fields[0], fields[1])
             case b"r":
-                return outcome.decode(fields[0])
+                return _outcome(fields[0])
             case _:
                 return None
 
@@ -131,9 +149,19 @@ def _ms(score: bytes, per_ms: int) -> int:
 def _packed(dead: bool, score: bytes, raw: bytes | None) -> Packed:
     at_ms = _ms(score, 1 if dead else 1000)
     if raw is None:
-        return Packed(dead, at_ms, Lane.NORMAL, Meta())
+        return Packed(dead, at_ms, Lane.NORMAL, Meta(), unreadable="it is not a packed job")
+    why = checkup.why_no_packed_job(raw)
+    if why is not None:
+        return Packed(dead, at_ms, Lane.NORMAL, Meta(), unreadable=f"it {why}")
     lane, meta, payload = entry.unpack(raw)
     return Packed(dead, at_ms, lane, meta, payload or None)
+
+
+def _outcome(raw: bytes) -> Outcome | Unreadable:
+    try:
+        return outcome.decode(raw)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Unreadable("its outcome can't be read")
 
 
 def _job_id(task: str, lane: str, entry_id: str, meta: Meta) -> str:
@@ -156,7 +184,8 @@ def queued_jobs(keys: Keys, task: str, lane: str, after: str, limit: int) -> Cal
         found: list[tuple[str, InLane]] = []
         for at in range(1, len(reply), 2):
             entry_id, meta = reply[at].decode(), _meta(reply[at + 1])
-            found.append((_job_id(task, lane, entry_id, meta), InLane(lane, entry_id, meta)))
+            why = _why_no_meta(reply[at + 1])
+            found.append((_job_id(task, lane, entry_id, meta), InLane(lane, entry_id, meta, unreadable=why)))
         return LanePart(None, reply[0].decode(), found)
 
     return Call(script("queued_jobs"), [keys.stream(task, lane)], [after, min(limit, MOST_JOBS), CALL_BYTES], parse)
@@ -173,7 +202,8 @@ def running_jobs(keys: Keys, task: str, lane: str, after: str, limit: int) -> Ca
             if consumer not in records:
                 records[consumer] = readable(reply[at + 4]) if reply[at + 4] else None
             held = Held(lenient(consumer), reply[at + 3], records[consumer])
-            found.append((_job_id(task, lane, entry_id, meta), InLane(lane, entry_id, meta, None, held)))
+            why = _why_no_meta(reply[at + 1])
+            found.append((_job_id(task, lane, entry_id, meta), InLane(lane, entry_id, meta, None, held, why)))
         return LanePart(reply[0], reply[1].decode(), found)
 
     return Call(
@@ -190,6 +220,11 @@ def _meta(raw: bytes | None) -> Meta:
         return entry.decode_meta(raw)
     except ValueError:
         return Meta()
+
+
+def _why_no_meta(raw: bytes | None) -> str | None:
+    why = checkup.why_no_meta(raw or b"")
+    return None if why is None else f"it {why}"
 
 
 def read_dead(keys: Keys, job_id: str) -> Call[Packed | None]:
@@ -233,7 +268,7 @@ class End:
     job_id: str
     status: JobStatus
     at_ms: int
-    outcome: Outcome | None
+    outcome: Outcome | Unreadable | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +292,7 @@ def recent_ends(
         for at in range(2, len(reply), 4):
             raw = reply[at + 3]
             status = STATUSES[reply[at + 1].decode()]
-            ends.append(End(lenient(reply[at]), status, int(reply[at + 2]), outcome.decode(raw) if raw else None))
+            ends.append(End(lenient(reply[at]), status, int(reply[at + 2]), _outcome(raw) if raw else None))
         return Ends((reply[0].decode(), reply[1]) if reply[0] else None, ends)
 
     letters = "".join(LETTERS[status] for status in statuses)
@@ -395,6 +430,8 @@ class TaskFacts:
     held: int
     recent_ends: int
     stats: dict[str, int] = field(default_factory=dict[str, int])
+    unreadable: str | None = None
+    """Why its definition can't be read."""
 
 
 TASKS_PAGE = 50
@@ -430,7 +467,8 @@ def _task_facts(row: list[Any]) -> TaskFacts:
         stored=stored,
         held=held,
         recent_ends=ends,
-        stats={word: int(count) for word, count in zip(_COUNTERS, counts, strict=True) if count is not None},
+        stats={word: _number(count) or 0 for word, count in zip(_COUNTERS, counts, strict=True) if count is not None},
+        unreadable=checkup.why_bad_row("tasks", name, raw) or (limits and checkup.why_bad_row("limits", name, limits)),
     )
 
 
@@ -495,6 +533,8 @@ class CronFacts:
     paused: bool
     cursor_ms: int | None = None
     """Its newest tick that fired or was skipped, or when it was first seen."""
+    unreadable: str | None = None
+    """Why its definition can't be read."""
 
 
 def list_crons(keys: Keys) -> Call[tuple[int, list[CronFacts]]]:
@@ -505,10 +545,11 @@ def list_crons(keys: Keys) -> Call[tuple[int, list[CronFacts]]]:
             CronFacts(
                 lenient(reply[at]),
                 _json(reply[at + 1]) or {},
-                int(reply[at + 2]) if reply[at + 2] else None,
-                int(reply[at + 3] or 0),
+                _number(reply[at + 2]),
+                _number(reply[at + 3]) or 0,
                 reply[at + 4] == 1,
                 int(reply[at + 5]) if (reply[at + 5] or b"").isdigit() else None,
+                checkup.why_bad_row("crons", reply[at], reply[at + 1]),
             )
             for at in range(1, len(reply), 6)
         ]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from upnext.core import ownership
+from upnext.core.checkup import is_cron
 from upnext.core.entry import Meta
 from upnext.core.keys import Keys
 from upnext.core.schedules import ScheduleSpec
@@ -238,9 +239,7 @@ class CronWork:
 def _spec(row: dict[str, Any]) -> CronSpec | None:
     """None for a row without what a cron needs, each of its kind; what a newer version has besides is passed over."""
     payload = row.get("payload", "{}")
-    texts = all(isinstance(row.get(field), str) for field in ("schedule", "timezone", "missed"))
-    numbers = all(isinstance(row.get(field, 0), int | float | None) for field in ("last_seen_ms", "max_catch_up_s"))
-    if not (texts and numbers and isinstance(payload, str)) or row.get("last_seen_ms", 0) is None:
+    if not is_cron(row) or not isinstance(payload, str):
         return None
     try:
         missed = MissedRunPolicy(row["missed"])

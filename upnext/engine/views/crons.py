@@ -49,6 +49,8 @@ class Cron:
     """It is a schedule that was made at run time, not declared."""
     waits: str | None = None
     """Why it doesn't fire when it is due; None: it does."""
+    unreadable: str | None = None
+    """Why its definition can't be read."""
     every_ms: int | None = None
     overdue_ms: int | None = None
     """Since when a tick waits to be fired, where that is longer than OVERDUE_MS: no scheduler leads, or it can't."""
@@ -147,6 +149,7 @@ def _definition(transport: Transport, keys: Keys, name: str) -> dict[str, Any] |
 def _declared(facts: CronFacts, server_ms: int) -> Cron:
     definition = facts.definition
     when = CronSpec(str(definition.get("schedule", "")), str(definition.get("timezone", "UTC")))
+    waits = "it is paused" if facts.paused else None
     return Cron(
         name=facts.name,
         task=definition.get("task", facts.name),
@@ -154,12 +157,13 @@ def _declared(facts: CronFacts, server_ms: int) -> Cron:
         timezone=when.timezone,
         service=owner_of(definition),
         last_ms=facts.last_ms,
-        next_ms=_next_ms(when, 0, server_ms),
+        next_ms=_next_ms(when, 0, server_ms) if facts.unreadable is None else None,
         overlap=definition.get("overlap", True) is not False,
         skipped=facts.skipped,
         paused=facts.paused,
-        waits="it is paused" if facts.paused else None,
-        overdue_ms=None if facts.paused else _overdue_ms(when, facts.cursor_ms, server_ms),
+        waits=waits if facts.unreadable is None else f"{facts.unreadable}: `upnext doctor`",
+        unreadable=facts.unreadable,
+        overdue_ms=None if facts.paused or facts.unreadable else _overdue_ms(when, facts.cursor_ms, server_ms),
     )
 
 

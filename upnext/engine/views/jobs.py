@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import orjson
 
@@ -14,7 +14,7 @@ from upnext.core.entry import Meta
 from upnext.core.keys import LANE_LETTERS, Keys
 from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
 from upnext.engine.calls import inspect
-from upnext.engine.calls.inspect import End, Found, InLane, KeptEnd, LanePart, Packed, TaskFacts
+from upnext.engine.calls.inspect import End, Found, InLane, KeptEnd, LanePart, Packed, TaskFacts, Unreadable
 from upnext.engine.redis.scripts import Call, run_calls_blocking
 from upnext.errors import JobNotFoundError
 
@@ -71,6 +71,8 @@ class Job:
     cause: str | None = None
     progress: dict[str, Any] | None = None
     dead_letter: bool = False
+    unreadable: str | None = None
+    """Why what Redis has of it can't be read; the fields that depend on that are unknown."""
     own: Mapping[str, Any] | None = None
     """What it was submitted with in place of its task's options, and its labels."""
     redact: tuple[str, ...] = ()
@@ -110,6 +112,8 @@ def _found(job_id: str, found: Found) -> Job:
     match found.place:
         case None:
             raise JobNotFoundError(job_id)
+        case Unreadable(why):
+            return _unreadable_end(job_id, JobStatus.DONE, None, why, **extra)
         case Outcome() as end:
             extra["progress"] = end.progress
             return _ended(job_id, end, **extra)
@@ -245,9 +249,9 @@ def dead_letter(transport: Transport, keys: Keys, job_id: str) -> Job:
 
 
 def _max_attempts(one: Job, definition: dict[str, Any] | None) -> int | None:
-    options: dict[str, Any] = {**((definition or {}).get("options") or {}), **(one.own or {})}
-    retries = options.get("retries")
-    return None if retries is None else retries + 1
+    options = (definition or {}).get("options")
+    retries = {**(cast("dict[str, Any]", options) if isinstance(options, dict) else {}), **(one.own or {})}.get("retries")
+    return retries + 1 if isinstance(retries, int) else None
 
 
 def _as_declared(found: Iterable[Job], known: Iterable[TaskFacts]) -> list[Job]:
@@ -410,6 +414,7 @@ def _in_lane(job_id: str, place: InLane, server_ms: int | None, **extra: Any) ->
         lane=place.lane,
         entry_id=place.entry_id,
         payload=place.payload,
+        unreadable=place.unreadable,
         **extra,
     )
 
@@ -418,8 +423,15 @@ def _packed(job_id: str, place: Packed, **extra: Any) -> Job:
     if not place.dead:
         fields = _fields(job_id, place.meta)
         return Job(
-            **fields, status=JobStatus.DELAYED, due_ms=place.at_ms, lane=place.lane, payload=place.payload, **extra
+            **fields,
+            status=JobStatus.DELAYED,
+            due_ms=place.at_ms,
+            lane=place.lane,
+            payload=place.payload,
+            unreadable=place.unreadable,
+            **extra,
         )
+    extra["unreadable"] = place.unreadable
     record = place.meta.outcome
     end = (
         outcome.from_dict(record)
@@ -430,7 +442,13 @@ def _packed(job_id: str, place: Packed, **extra: Any) -> Job:
 
 
 def _recent(end: End) -> Job:
+    if isinstance(end.outcome, Unreadable):
+        return _unreadable_end(end.job_id, end.status, end.at_ms, end.outcome.why)
     return _ended(end.job_id, end.outcome or Outcome(end.status), at_ms=end.at_ms)
+
+
+def _unreadable_end(job_id: str, status: JobStatus, at_ms: int | None, why: str, **extra: Any) -> Job:
+    return replace(_ended(job_id, Outcome(status), at_ms=at_ms, **extra), value=None, unreadable=why)
 
 
 def _ended(job_id: str, end: Outcome, *, at_ms: int | None = None, **extra: Any) -> Job:

@@ -43,6 +43,8 @@ class Task:
     limits: dict[str, Any] | None
     options: dict[str, Any]
     skew: ownership.Skew | None = None
+    unreadable: str | None = None
+    """Why its definition or its limits can't be read."""
 
 
 def tasks(transport: Transport, keys: Keys, now_ms: int) -> list[Task]:
@@ -209,6 +211,7 @@ def _task(facts: TaskFacts, delayed: int, dead: int, window_s: float, skew: owne
         limits=facts.limits,
         options=definition.get("options") or {},
         skew=skew,
+        unreadable=facts.unreadable,
     )
 
 
