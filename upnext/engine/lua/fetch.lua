@@ -104,7 +104,7 @@ local function limit_of(position)
     and type(limit.rate) == type(limit.period_s) then
     return limit
   end
-  error({err = 'ERR the limit of ' .. ARGV[6 + position] .. ' in ' .. KEYS[4] .. " can't be read, so none of its jobs are fetched"})
+  error({err = 'ERR the limit of ' .. ARGV[6 + position] .. ' in ' .. KEYS[4] .. " can't be read, so none of its jobs are fetched: `upnext doctor`"})
 end
 
 local again, problem = {}, nil

@@ -68,4 +68,4 @@ def _parse(reply: list[bytes]) -> list[Aside]:
 def report(found: Sequence[Aside]) -> None:
     """One line for each key; the call that renamed it is the only one that gets to know."""
     for one in found:
-        log.error("%s %s: it is %s now, and begins anew", one.key, one.why, one.now_at)
+        log.error("%s %s: it is %s now, and begins anew; `upnext doctor` lists it", one.key, one.why, one.now_at)

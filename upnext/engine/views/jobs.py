@@ -250,7 +250,9 @@ def dead_letter(transport: Transport, keys: Keys, job_id: str) -> Job:
 
 def _max_attempts(one: Job, definition: dict[str, Any] | None) -> int | None:
     options = (definition or {}).get("options")
-    retries = {**(cast("dict[str, Any]", options) if isinstance(options, dict) else {}), **(one.own or {})}.get("retries")
+    retries = {**(cast("dict[str, Any]", options) if isinstance(options, dict) else {}), **(one.own or {})}.get(
+        "retries"
+    )
     return retries + 1 if isinstance(retries, int) else None
 
 
