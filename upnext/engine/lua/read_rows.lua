@@ -12,10 +12,12 @@ end
 local SCAN = {hash = 'HSCAN', set = 'SSCAN', zset = 'ZSCAN'}
 local other = redis.call('TYPE', KEYS[2]).ok
 local function has_row(field)
-  if KEYS[2] == KEYS[1] or (other ~= 'hash' and other ~= 'zset') then
-    return KEYS[2] == KEYS[1] and 1 or 0
+  if KEYS[2] == KEYS[1] then
+    return 1
+  elseif other == 'hash' then
+    return redis.call('HEXISTS', KEYS[2], field)
   end
-  return redis.call(other == 'hash' and 'HEXISTS' or 'ZSCORE', KEYS[2], field) and 1 or 0
+  return other == 'zset' and redis.call('ZSCORE', KEYS[2], field) and 1 or 0
 end
 local page = redis.call(SCAN[found], KEYS[1], ARGV[2], 'COUNT', ARGV[3])
 local reply, most, bytes = {found, page[1], 0}, tonumber(ARGV[4]), 0
