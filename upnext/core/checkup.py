@@ -180,12 +180,9 @@ _ROWS: Mapping[str, tuple[Check, Check]] = MappingProxyType(
         "schedules": (why_no_text, why_no_object),
         "schedules_arguments": (why_no_text, why_no_object),
         "schedules_state": (why_no_text, why_no_number),
-        **dict.fromkeys(
-            ("groups", "group_ids", "series_prefix", "series_last_prefix", "times_prefix"), (why_no_text, why_no_text)
-        ),
     }
 )
-"""By the hash: the checks of a row's field and of its value."""
+"""By the hash: the checks of a row's field and of its value. Of a key that is not here, only the names of its rows are looked at."""
 
 _TEXTS: Mapping[str, Check] = MappingProxyType(
     {
@@ -200,7 +197,10 @@ _TEXTS: Mapping[str, Check] = MappingProxyType(
         "watched": _nothing,
     }
 )
-"""By the string: the check of what it holds."""
+"""By the string: the check of what it holds; of one that is not here, anything will do."""
+
+CHECKED = frozenset({*_ROWS, *_TEXTS})
+"""Keys whose values are looked at."""
 
 OF_JOBS = frozenset({"delayed", "dead"})
 PARTNERS: Mapping[str, str] = MappingProxyType(
@@ -215,12 +215,12 @@ def attribute_of(row: Key) -> str:
 
 def why_bad_text(attribute: str, raw: bytes) -> str | None:
     """What is wrong with a string of the map; None: nothing."""
-    return _TEXTS[attribute](raw)
+    return _TEXTS.get(attribute, _nothing)(raw)
 
 
 def why_bad_row(attribute: str, field: bytes, value: bytes) -> str | None:
     """What is wrong with a row of a hash; None: nothing."""
-    check_field, check_value = _ROWS[attribute]
+    check_field, check_value = _ROWS.get(attribute, (why_no_text, _nothing))
     if attribute == "daemon_prefix":
         check_value = why_no_number if field == b"seen_ms" else why_no_object
     if (why := check_field(field)) is not None:
