@@ -24,6 +24,7 @@ JOB_FIELDS = {
 TASK_FIELDS = {
     "task", "kind", "service", "queued", "running", "delayed", "dead", "done", "failed", "rate_per_s", "paused", "limits",
     "skew",
+    "unreadable",
 }  # fmt: skip
 
 
@@ -381,7 +382,7 @@ class TestCron:
         bench.register(task("nightly", cron=CronSpec("0 3 * * *", "Europe/Berlin")))
         [nightly] = cli.json("cron", "list")
         shape = {"name", "schedule", "timezone", "last", "next", "service", "overlap", "skipped"}
-        assert nightly.keys() == shape | {"task", "kind", "paused", "waits", "overdue_since", "words"}
+        assert nightly.keys() == shape | {"task", "kind", "paused", "waits", "overdue_since", "words", "unreadable"}
         assert nightly["words"] == "every day at 03:00"
         assert (nightly["name"], nightly["timezone"], nightly["service"]) == ("nightly", "Europe/Berlin", "orders")
         assert cli("cron", "run", "nightly") == 0
