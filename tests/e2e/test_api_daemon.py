@@ -13,6 +13,7 @@ from typing import Any, Self
 import pytest
 
 from tests.support.daemon import Daemon
+from tests.support.dashboard import Dashboard
 from tests.support.http import Client
 from tests.support.servers import free_port
 from tests.support.waiting import given, wait_until
@@ -288,3 +289,17 @@ def test_what_can_not_be_is_one_line(args: tuple[str, ...], code: int, line: str
             daemon.assert_nothing_left()
         finally:
             daemon.close()
+
+
+def test_the_dashboard_shows_where_an_api_listens() -> None:
+    port = free_port()
+    with make(port) as daemon, Dashboard(daemon) as dashboard:
+        rows = wait_until(
+            lambda: [one for one in dashboard.get("/apis").json if one["ready"] == 2], 30, "two processes"
+        )
+        assert rows[0]["name"] == "front"
+        assert rows[0]["url"] == f"http://127.0.0.1:{port}"
+        assert [slot["slot"] for slot in rows[0]["slots"]] == ["api-front-1", "api-front-2"]
+        page = dashboard.get("/apis", accept="text/html").text
+        assert f"http://127.0.0.1:{port}" in page
+        assert "api-front-2" in page

@@ -74,6 +74,7 @@ FIXED_PAGES = (
     "/events",
     "/dead",
     "/limits",
+    "/apis",
     "/activity",
 )
 

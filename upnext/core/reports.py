@@ -124,7 +124,7 @@ def _object(raw: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-_ROLES: Sequence[str] = ("worker", "scheduler", "template", "broker", "metrics", "dashboard")
+_ROLES: Sequence[str] = ("worker", "api", "scheduler", "template", "broker", "metrics", "dashboard")
 
 
 def _order(slot: Mapping[str, Any]) -> tuple[int, str, int]:

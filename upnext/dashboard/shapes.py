@@ -180,6 +180,8 @@ def _api(one: Daemon, api: Mapping[str, Any]) -> dict[str, Any]:
         "daemon_name": one.name,
         "processes": api.get("processes"),
         "ready": api.get("ready"),
+        "requests": api.get("requests"),
+        "failed": api.get("failed"),
         "slots": [_slot(slot) for slot in slots],
     }
 
