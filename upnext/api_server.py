@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -34,6 +35,47 @@ _CANCELLED_S = 1.0
 _CLOSE = (b"connection", b"close")
 
 
+Seen = Callable[[str, int, float], None]
+"""(route as `routes_of` has it, or "other"; status; seconds)"""
+
+
+def routes_of(app: Any) -> tuple[str, ...]:
+    """`METHOD /path/{template}` of each route of a FastAPI or Starlette application; none of another."""
+    found: dict[str, None] = {}
+    for route in getattr(app, "routes", ()):
+        path = getattr(route, "path", None)
+        for method in sorted(getattr(route, "methods", None) or ()):
+            if isinstance(path, str):
+                found[f"{method} {path}"] = None
+    return tuple(found)
+
+
+class _Counted:
+    """An application around another one, which sees how each request ends."""
+
+    def __init__(self, app: Any, seen: Seen) -> None:
+        self._app, self._seen = app, seen
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun, status = time.perf_counter(), 500
+
+        async def sent(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sent)
+        finally:
+            path = getattr(scope.get("route"), "path", None)
+            route = f"{scope['method']} {path}" if isinstance(path, str) else "other"
+            self._seen(route, status, time.perf_counter() - begun)
+
+
 class _Entered:
     """In the place of uvicorn's lifespan: it was entered before."""
 
@@ -49,12 +91,13 @@ class _Entered:
 class ApiServer:
     """One Api in this process. `bound` is its listening socket, which belongs to it from now on."""
 
-    def __init__(self, api: ApiSpec, bound: socket.socket) -> None:
+    def __init__(self, api: ApiSpec, bound: socket.socket, seen: Seen | None = None) -> None:
+        """`seen` is called after each request."""
         self.api = api
         self._bound = bound
         self._lifespan = Lifespan(f"api {api.name!r}", api.lifespan)
         self._config = uvicorn.Config(
-            api.app,
+            api.app if seen is None else _Counted(api.app, seen),
             http="httptools",
             lifespan="off",
             log_config=None,

@@ -130,7 +130,7 @@ def test_reloads_and_restarts_cut_no_request_off() -> None:
     with make(port) as daemon:
         wait_until(lambda: set(apis(daemon)) == {"api-front-1", "api-front-2"}, 30)
         assert daemon.status()["apis"] == [
-            {"name": "front", "url": f"http://127.0.0.1:{port}", "processes": 2, "ready": 2}
+            {"name": "front", "url": f"http://127.0.0.1:{port}", "processes": 2, "ready": 2, "requests": 0, "failed": 0}
         ]
         with Requests(port) as requests:
             requests.some()
@@ -303,3 +303,43 @@ def test_the_dashboard_shows_where_an_api_listens() -> None:
         page = dashboard.get("/apis", accept="text/html").text
         assert f"http://127.0.0.1:{port}" in page
         assert "api-front-2" in page
+
+
+def test_requests_are_counted_by_route_and_status() -> None:
+    port, metrics_port = free_port(), free_port()
+    extra = '@api.get("/orders/{number}")\nasync def order(number: int) -> int:\n    return 10 // number\n'
+    with make(port, "--metrics", f"127.0.0.1:{metrics_port}", extra=extra) as daemon:
+        wait_until(lambda: len(apis(daemon)) == 2, 30)
+        for path, status in (
+            ("/orders/2", 200),
+            ("/orders/5", 200),
+            ("/orders/0", 500),
+            ("/orders/x", 422),
+            ("/no", 404),
+        ):
+            with Client(port) as client:
+                assert client.get(path, raw=True)[0] == status
+
+        def metrics() -> str:
+            try:
+                with Client(metrics_port) as client:
+                    return client.get("/metrics", raw=True)[1].decode()
+            except OSError:
+                return ""
+
+        def count(route: str, status: str) -> str:
+            return f'upnext_api_requests_total{{api="front",daemon="service",route="{route}",status="{status}"}}'
+
+        order = "GET /orders/{number}"
+        wait_until(lambda: f"{count(order, '2xx')} 2.0" in metrics(), 30, "the requests to be counted")
+        shown = metrics()
+        assert f"{count(order, '5xx')} 1.0" in shown
+        assert f"{count(order, '4xx')} 1.0" in shown
+        assert f"{count('other', '4xx')} 1.0" in shown
+        assert f'upnext_api_request_duration_seconds_count{{api="front",daemon="service",route="{order}"}} 4.0' in shown
+        front = daemon.status()["apis"][0]
+        assert (front["requests"], front["failed"]) == (5, 1)
+        for child in apis(daemon).values():
+            os.kill(child["pid"], signal.SIGKILL)
+        wait_until(lambda: len(apis(daemon)) == 2, 30, "other processes")
+        wait_until(lambda: f"{count(order, '2xx')} 2.0" in metrics(), 30, "the counters to outlive the processes")

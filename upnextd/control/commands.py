@@ -115,7 +115,8 @@ class ControlCommands:
         return running(self._fleet, params["slot"], params["offset"], self._clock())
 
     def _metrics(self, _params: dict[str, Any], _client: Client) -> _Answer:
-        return self._fleet.counters.as_json(child.page.meters() for child in self._fleet.children(Role.WORKER))
+        workers, apis = (self._fleet.children(role) for role in (Role.WORKER, Role.API))
+        return self._fleet.counters.as_json((one.page.meters() for one in workers), (one.page.meters() for one in apis))
 
     def _subscribe(self, _params: dict[str, Any], client: Client) -> _Answer:
         self.subscribe(client)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +18,7 @@ from upnextd.rules.slots import State
 from upnextd.settings import Settings
 from upnextd.shared import process
 from upnextd.shared.companion import Companion
+from upnextd.supervisor.children import Child
 from upnextd.supervisor.fleet import Fleet
 from upnextd.supervisor.generations import Generation, Phase
 from upnextd.supervisor.instances import Instance, SlotHistory
@@ -82,15 +83,26 @@ def _secrets(fleet: Fleet) -> list[dict[str, str]]:
 
 
 def _apis(fleet: Fleet) -> list[dict[str, Any]]:
-    """Each Api that is to serve: where, and how many of its processes take connections."""
+    """Each Api that is to serve: where, how many of its processes take connections, and how many requests those that live have answered."""
     generation = fleet.generations.get(fleet.desired.api_generation)
     ready = Counter(
         plan.api_of(instance.slot)
         for instance in fleet.instances
         if instance.role is Role.API and instance.leave_by is None and instance.life.state is State.READY
     )
+    serving: defaultdict[str, list[Child]] = defaultdict(list)
+    for instance in fleet.instances:
+        if instance.role is Role.API and instance.child is not None:
+            serving[plan.api_of(instance.slot)].append(instance.child)
     return [
-        {"name": name, "url": fleet.listeners.url(api), "processes": processes, "ready": ready[name]}
+        {
+            "name": name,
+            "url": fleet.listeners.url(api),
+            "processes": processes,
+            "ready": ready[name],
+            "requests": sum(one.page.done + one.page.failed for one in serving[name]),
+            "failed": sum(one.page.failed for one in serving[name]),
+        }
         for name, processes in fleet.desired.apis
         for api in (generation.apis if generation is not None else ())
         if api.name == name

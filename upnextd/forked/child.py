@@ -34,7 +34,7 @@ from upnext.engine.worker.runtime import WorkerRuntime
 from upnext.engine.worker.settings import RuntimeSettings
 from upnext.errors import BrokerRefusedError, BrokerUnavailableError, LifespanError, SecretError, UsageError
 from upnextd.forked.template import title
-from upnextd.shared import log_records, messages, scoreboard
+from upnextd.shared import api_meters, log_records, messages, scoreboard
 from upnextd.shared.channel import Channel
 from upnextd.shared.messages import Assignment, Message
 from upnextd.shared.scoreboard import WorkerShape, Writer
@@ -81,13 +81,16 @@ def run(loaded: Any, assignment: Assignment, fds: Descriptors) -> int:
 async def _live(loaded: Any, assignment: Assignment, fds: Descriptors) -> int:
     loop = asyncio.get_running_loop()
     shapes = [WorkerShape(worker.name, worker.concurrency, tuple(worker.tasks)) for worker in loaded.spec.workers]
+    if assignment.role == "api":
+        shapes = [api_meters.shape(assignment.api, assignment.routes)]
     page = Writer(scoreboard.map_writable(fds.page, shapes), shapes)
     line = socket.socket(fileno=fds.channel)
     line.setblocking(False)
     if assignment.role == "scheduler":
         return await SchedulerChild(assignment, page, line, loop, scheduler_factory(loaded, assignment)).main()
     if assignment.role == "api":
-        return await ApiChild(assignment, page, line, loop, api_server(loaded, assignment, fds.listener)).main()
+        server = api_server(loaded, assignment, fds.listener, page)
+        return await ApiChild(assignment, page, line, loop, server).main()
     return await WorkerChild(assignment, page, line, loop, runtime_factories(loaded, assignment)).main()
 
 
@@ -126,13 +129,20 @@ def _redis_url(assignment: Assignment, own: str | None) -> str:
     return assignment.redis_url or own or assignment.embedded_url or ""
 
 
-def api_server(loaded: Any, assignment: Assignment, listener: int) -> Any:
-    """What serves the child's Api; its requests submit where the workers of this daemon are."""
+def api_server(loaded: Any, assignment: Assignment, listener: int, page: Writer) -> Any:
+    """What serves the child's Api and counts its requests in the page; they submit where the workers of this daemon are."""
+    rows, meter = api_meters.Rows(assignment.routes), page.meter() if assignment.metered else None
+
+    def seen(route: str, status: int, seconds: float) -> None:
+        page.count(status < 500)
+        if meter is not None:
+            meter.observed(rows.of(route, status), seconds)
+
     api = next(api for api in loaded.spec.apis if api.name == assignment.api)
     own = next((worker.redis_url for worker in loaded.spec.workers if worker.redis_url), None)
     per_loop.settle(per_loop.Home(_redis_url(assignment, None), api.redis_url or own, assignment.namespace))
     serving = importlib.import_module("upnext.api_server")  # an extra: only a service with an Api needs it
-    return serving.ApiServer(api, socket.socket(fileno=listener))
+    return serving.ApiServer(api, socket.socket(fileno=listener), seen)
 
 
 def scheduler_factory(loaded: Any, assignment: Assignment) -> Callable[[Callable[[str], None]], Any]:

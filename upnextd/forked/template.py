@@ -27,7 +27,7 @@ import setproctitle
 from upnext.control.exits import ExitCode
 from upnext.errors import UsageError
 from upnextd.forked import endings, opened
-from upnextd.shared import content, messages, pieces, process, scoreboard
+from upnextd.shared import api_meters, content, messages, pieces, process, scoreboard
 from upnextd.shared.messages import (
     Assignment,
     DeclaredApi,
@@ -146,7 +146,7 @@ def declared_apis(loaded: Any, listen: Sequence[str]) -> tuple[DeclaredApi, ...]
     if not specs:
         return ()
     # Imported here, shared by all children: what serves them is large.
-    importlib.import_module("upnext.api_server")
+    routes_of = importlib.import_module("upnext.api_server").routes_of
     resolve = importlib.import_module("upnext.listening").resolve
     found: list[DeclaredApi] = []
     for api in importlib.import_module("upnext.service").apis_placed(specs, given):
@@ -159,6 +159,7 @@ def declared_apis(loaded: Any, listen: Sequence[str]) -> tuple[DeclaredApi, ...]
                 path=address.path,
                 processes=api.processes,
                 graceful_timeout_s=float(api.graceful_timeout_s),
+                routes=routes_of(api.app)[: api_meters.MOST_ROUTES],
             )
         )
     return tuple(found)

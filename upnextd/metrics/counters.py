@@ -18,15 +18,19 @@ class Counters:
         """(role, cause) -> children that ended and were to be replaced."""
         self.reloads: Counter[str] = Counter(ok=0, failed=0)
         self._gone: Meters = {}
+        self._gone_apis: Meters = {}
 
     def child_ended(self, role: str, cause: str, counted: Meters, *, replaced: bool) -> None:
         if replaced:
             self.restarts[role, cause] += 1
-        self._gone = meters.total((self._gone, counted))
+        if role == "api":
+            self._gone_apis = meters.total((self._gone_apis, counted))
+        else:
+            self._gone = meters.total((self._gone, counted))
 
     def to_state(self) -> dict[str, Any]:
         """As JSON, without the living."""
-        return self.as_json(())
+        return self.as_json((), ())
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
@@ -35,14 +39,16 @@ class Counters:
         tally.restarts = Counter({(row["role"], row["cause"]): row["count"] for row in state["restarts"]})
         tally.reloads = Counter(state["reloads"])
         tally._gone = {task: TaskMeter.from_json(one) for task, one in state["tasks"].items()}
+        tally._gone_apis = {row: TaskMeter.from_json(one) for row, one in state["apis"].items()}
         return tally
 
-    def as_json(self, living: Iterable[Meters]) -> dict[str, Any]:
-        """`living`: what the pages of the children say now."""
+    def as_json(self, living: Iterable[Meters], apis: Iterable[Meters] = ()) -> dict[str, Any]:
+        """`living`, `apis`: what the pages of the children say now. Rows of Apis have names as of `upnextd.shared.api_meters`."""
         return {
             "restarts": [
                 {"role": role, "cause": cause, "count": count} for (role, cause), count in sorted(self.restarts.items())
             ],
             "reloads": dict(self.reloads),
             "tasks": {task: meter.as_json() for task, meter in meters.total((self._gone, *living)).items()},
+            "apis": {row: meter.as_json() for row, meter in meters.total((self._gone_apis, *apis)).items() if meter.ok},
         }

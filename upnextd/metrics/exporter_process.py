@@ -31,8 +31,8 @@ from upnext.engine.client.sync_client import SyncQueueClient
 from upnext.engine.views import tasks
 from upnext.errors import ControlError, DaemonGoneError, QueueError, UpNextError
 from upnext.listening import make_room
-from upnextd.shared import process
-from upnextd.shared.meters import BOUNDS_S
+from upnextd.shared import api_meters, process
+from upnextd.shared.meters import BOUNDS_S, Histogram
 
 DAEMON_AGE_S = 1.0
 QUEUE_AGE_S = 5.0
@@ -193,6 +193,28 @@ class DaemonCollector(Collector):
         yield attempts
         yield durations
         yield lateness
+        yield from self._of_apis(counted["apis"])
+
+    def _of_apis(self, counted: dict[str, Any]) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "upnext_api_requests",
+            "Requests to this daemon's Apis, by class of status",
+            labels=["daemon", "api", "route", "status"],
+        )
+        durations = HistogramMetricFamily(
+            "upnext_api_request_duration_seconds",
+            "From a request to the end of its answer",
+            labels=["daemon", "api", "route"],
+        )
+        by_route: dict[tuple[str, str], Histogram] = {}
+        for row, meter in counted.items():
+            api, route, status = api_meters.names(row)
+            requests.add_metric([self._name, api, route, status], meter["ok"])
+            by_route.setdefault((api, route), Histogram()).add(Histogram(**meter["durations"]))
+        for (api, route), one in by_route.items():
+            durations.add_metric([self._name, api, route], cumulative(one.counts), one.sum_s)
+        yield requests
+        yield durations
 
 
 class QueueCollector(Collector):

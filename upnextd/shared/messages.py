@@ -85,6 +85,8 @@ class Assignment:
     paused: bool
     api: str = ""
     """The Api that it serves, of a child with that role; its listener is one more descriptor."""
+    routes: tuple[str, ...] = ()
+    """Those of the Api."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +131,8 @@ class DeclaredApi:
     path: str | None
     processes: int
     graceful_timeout_s: float
+    routes: tuple[str, ...] = ()
+    """`METHOD /path/{template}`: what its requests are counted by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

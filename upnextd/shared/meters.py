@@ -135,6 +135,12 @@ class Meter:
         if begun is not None:
             self._count(task, begun, ok)
 
+    def observed(self, row: int, seconds: float) -> None:
+        """Count something of this row that took so long."""
+        at = (self._first + row) * WORDS
+        self._counts[at] += 1
+        self._observe(at + _DURATIONS, seconds)
+
     def _count(self, task: int, begun: float, ok: bool) -> None:
         at = (self._first + task) * WORDS
         self._counts[at if ok else at + 1] += 1

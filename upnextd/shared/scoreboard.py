@@ -135,6 +135,10 @@ class Writer:
         meter = Meter(self._page, _meters_at(self._shapes), first_task, concurrency)
         return MeteredCellWriter(self.host_of(worker), meter)
 
+    def meter(self) -> Meter:
+        """Counts by the rows of the first Worker."""
+        return Meter(self._page, _meters_at(self._shapes), 0, 0)
+
     def count(self, ok: bool) -> None:
         if ok:
             self._done += 1

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from upnextd.rules import plan
 from upnextd.rules.plan import QUARANTINE, Mode, Role
 from upnextd.rules.slots import Event, State
 from upnextd.settings import Settings
+from upnextd.shared import api_meters
 from upnextd.shared.kernel import Kernel
 from upnextd.shared.logs import Log
 from upnextd.shared.messages import Assignment, DeclaredApi
@@ -50,13 +50,14 @@ class Spawner:
         if generation is None:
             self._loop.call_soon(self._duties.post, instance, Event.FORK_FAILED)
             return
+        api = self._api(instance)
         try:
             child = Child(
                 self._fleet.next_id(),
                 instance.slot,
                 instance.generation,
                 history.incarnations + 1,
-                generation.shapes,
+                generation.shapes if api is None else [api_meters.shape(api.name, api.routes)],
                 self._loop,
                 self._messages.on_message,
                 self._messages.on_output,
@@ -70,15 +71,15 @@ class Spawner:
         if instance.role is Role.SCHEDULER:
             # Queued before it runs: it must know the living before it looks for the dead.
             self._messages.send_initial_state(child)
-        listener = [self._fleet.listeners.descriptor(api)] if (api := self._api(instance)) is not None else []
-        ordered = generation.fork(self._assignment(instance, child), [*child.order_fds, *listener])
+        listener = [] if api is None else [self._fleet.listeners.descriptor(api)]
+        ordered = generation.fork(self._assignment(instance, child, api), [*child.order_fds, *listener])
         child.ordered()
         if not ordered:
             self._loop.call_soon(self._duties.post, instance, Event.FORK_FAILED)
             return
         history.incarnations += 1
 
-    def _assignment(self, instance: Instance, child: Child) -> Assignment:
+    def _assignment(self, instance: Instance, child: Child, api: DeclaredApi | None) -> Assignment:
         settings = self._settings
         return Assignment(
             token=child.token,
@@ -100,7 +101,8 @@ class Spawner:
             metered=settings.metrics is not None,
             stop_timeout_s=settings.stop_timeout_s,
             paused=self._starts_paused(instance),
-            api=plan.api_of(instance.slot) if instance.role is Role.API else "",
+            api="" if api is None else api.name,
+            routes=() if api is None else api.routes,
         )
 
     def _api(self, instance: Instance) -> DeclaredApi | None:
