@@ -35,6 +35,8 @@ _URL_CAP_BYTES = 1 << 14
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}\Z")
 _NAMESPACE = re.compile(r"[^\s\x00-\x1f\ud800-\udfff{}]{1,100}\Z")
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
 
 class UrlSource(StrEnum):
     """Which place gave it; the value names the place as a user would."""
@@ -180,6 +182,16 @@ def validate_url(url: str) -> str:
 def redact(url: str) -> str:
     """The same URL with *** for its password, fit for a log."""
     return redis_url_rules.redact(url)
+
+
+def log_level(flag: str | None, env: Mapping[str, str]) -> str:
+    """--log-level > UPNEXT_LOG_LEVEL > info. Raises UsageError for a word that is none of LOG_LEVELS."""
+    for source, word in (("--log-level", flag), ("UPNEXT_LOG_LEVEL", env.get("UPNEXT_LOG_LEVEL"))):
+        if word:
+            if word.lower() not in LOG_LEVELS:
+                raise UsageError(f"{source} {word!r}: write one of {', '.join(LOG_LEVELS)}")
+            return word.lower()
+    return "info"
 
 
 def namespace(flag: str | None, env: Mapping[str, str]) -> str:

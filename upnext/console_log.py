@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
 
 from upnext.core.visible import visible_lines
 from upnext.engine.attempt import current_job_id
 from upnext.engine.job_lines import LOGGER
-from upnext.errors import UsageError
-
-LEVELS = ("debug", "info", "warning", "error")
-VARIABLE = "UPNEXT_LOG_LEVEL"
 
 
 class _Lines(logging.Formatter):
@@ -29,16 +24,6 @@ class _Lines(logging.Formatter):
             job = f" {job_id}" if job_id and job_id not in first else ""
             first = f"{record.levelname.lower()}{job} {record.name}: {first}"
         return visible_lines(f"{at} {first}{line_end}{more}", keep="\t", indent="    ")
-
-
-def level(flag: str | None, env: Mapping[str, str]) -> str:
-    """--log-level > UPNEXT_LOG_LEVEL > info. Raises UsageError for a word that is none of LEVELS."""
-    for source, word in (("--log-level", flag), (VARIABLE, env.get(VARIABLE))):
-        if word:
-            if word.lower() not in LEVELS:
-                raise UsageError(f"{source} {word!r}: write one of {', '.join(LEVELS)}")
-            return word.lower()
-    return "info"
 
 
 def install(level: str) -> None:

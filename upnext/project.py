@@ -28,6 +28,8 @@ DAEMON = (
 
 _SERVICE = "UPNEXT_SERVICE"
 _URL, _DAEMON_URL = "UPNEXT_REDIS_URL", "UPNEXTD_REDIS_URL"
+_OWN = {_DAEMON_URL: _URL, "UPNEXTD_LOG_LEVEL": "UPNEXT_LOG_LEVEL"}
+"""Variables of the daemon alone, and the common ones that they stand before."""
 _LINE = re.compile(r"\s*(?:export\s+)?(UPNEXT[A-Z0-9_]*)\s*(=?)\s*(.*?)\s*\Z")
 _CAP_BYTES = 1 << 20
 
@@ -53,12 +55,13 @@ def in_effect(env: Mapping[str, str], *, daemon: bool = False) -> dict[str, Sett
     """Variable -> what the project's files say of those that the environment does not set."""
     found = dict(_of(_working_directory()))
     # The daemon's own variable goes before the common one among equals only: never before the environment's.
-    own = found.pop(_DAEMON_URL, None)
-    if daemon and own is not None:
-        found[_URL] = own
     set_here = {variable for variable, value in env.items() if value}
-    if daemon and _DAEMON_URL in set_here:
-        set_here.add(_URL)
+    for own, common in _OWN.items():
+        one = found.pop(own, None)
+        if daemon and one is not None:
+            found[common] = one
+        if daemon and own in set_here:
+            set_here.add(common)
     return {variable: one for variable, one in found.items() if variable not in set_here}
 
 

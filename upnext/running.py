@@ -52,7 +52,7 @@ def run(*components: Worker | Api, worker_timeout: float = 30.0, api_timeout: fl
     apis = [one for one in components if isinstance(one, Api)]
     if not components or len(workers) + len(apis) < len(components):
         raise UsageError("upnext.run: expects one or more Workers and Apis")
-    console_log.install(console_log.level(None, environment(os.environ)))
+    console_log.install(config.log_level(None, environment(os.environ)))
     namespace = config.namespace(None, environment(os.environ))
     service = service_of(workers, environment(os.environ), main=True, apis=apis)
     with reachable([service], environment(os.environ), service.file or service.name) as ([service], passing):

@@ -113,6 +113,11 @@ def _option(name: str, *args: Any, **kwargs: Any) -> Any:
 @_option("--api-listen", multiple=True, metavar="NAME=ADDRESS", help="Where this Api listens: HOST:PORT or /path.sock.")
 @_option("--api-processes", multiple=True, metavar="NAME=N", help="How many processes serve this Api.")
 @_option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@_option(
+    "--log-level",
+    metavar="LEVEL",
+    help="debug, info, warning or error: the least that is logged (UPNEXT_LOG_LEVEL). [default: info]",
+)
 @_option("--log-file", metavar="PATH", help="Log there instead of to stderr.")
 @_option("--secrets-dir", metavar="DIR", help="Secrets of the service are files in it, by their names.")
 @_option("--secrets-exec", metavar="PROGRAM", help="Gives a secret on stdout for its name as argument.")
@@ -236,7 +241,7 @@ async def _supervise(
     sink = Sink(_log_fd(settings))
     sink.attach(loop)
     under_journal = "JOURNAL_STREAM" in env and settings.log_file is None
-    log = Log(sink, as_json=settings.log_format == "json", timestamps=not under_journal)
+    log = Log(sink, as_json=settings.log_format == "json", timestamps=not under_journal, least=settings.log_level)
     loop.set_exception_handler(lambda _loop, context: log.fault(_unhandled(context)))
     for line in settings.warnings:
         log.caution(line)

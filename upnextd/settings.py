@@ -17,7 +17,7 @@ from upnext.core import secret_names
 from upnext.core.address import parse_named
 from upnext.errors import UsageError
 from upnextd.rules import plan
-from upnextd.shared import process
+from upnextd.shared import log_records, process
 
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?\Z", re.IGNORECASE)
 _ADDRESS = re.compile(r"(\[[^][]+\]|[^][:]*):([0-9]{1,5})\Z")
@@ -55,6 +55,7 @@ class Flags:
     dashboard_users: str | None = None
     dashboard_proxy_header: str | None = None
     log_format: str = "text"
+    log_level: str | None = None
     log_file: str | None = None
     service_name: str | None = None
     secrets_dir: str | None = None
@@ -117,6 +118,8 @@ class Settings:
     """For Apis that have another number of processes than they declare."""
     directory: str = "."
     """The working directory of what imports the service, entered anew for each generation: a link in it may have been moved."""
+    log_level: str = "info"
+    """The least level of what is logged, by the daemon itself and (as UPNEXTD_LOG_LEVEL) by the service."""
 
 
 def build(flags: Flags, environment: Mapping[str, str], directory: str | None = None) -> Settings:
@@ -145,6 +148,7 @@ def build(flags: Flags, environment: Mapping[str, str], directory: str | None = 
     if flags.max_jobs is not None and flags.max_jobs < 1:
         raise UsageError(f"--max-jobs {flags.max_jobs}: 1 or more")
     directory = directory or config.working_directory(env)
+    level = config.log_level(flags.log_level, env)
     return Settings(
         service=_service(flags.service, directory),
         name=name,
@@ -167,11 +171,13 @@ def build(flags: Flags, environment: Mapping[str, str], directory: str | None = 
         canary_s=_seconds(env, "UPNEXTD_CANARY_S", 5.0),
         start_timeout_s=_seconds(env, "UPNEXTD_START_TIMEOUT_S", 60.0),
         log_format=flags.log_format,
+        log_level=level,
         log_file=Path(flags.log_file).absolute() if flags.log_file else None,
         warnings=tuple(unknown_variables(env)),
         child_env=child_env(
             environment, flags.service_name or env.get("UPNEXT_SERVICE"), flags.secrets_dir, flags.secrets_exec
-        ),
+        )
+        | ({} if environment.get(log_records.LEVEL_VARIABLE, "info") == level else {log_records.LEVEL_VARIABLE: level}),
         dashboard=_dashboard(flags),
         api_listen=_api_listen(flags.api_listen),
         api_processes=_api_processes(flags.api_processes),

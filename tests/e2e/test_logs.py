@@ -6,10 +6,14 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
-from tests.support.daemon import Daemon
+import pytest
+
+from tests.support.daemon import BIN, Daemon
 from tests.support.queue import Queue
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -155,3 +159,53 @@ def test_a_reader_that_stopped_holds_nobody_up() -> None:
             wait_until(drained, 10, "the log to tell what was lost")
     finally:
         os.close(reader)
+
+
+LEVELS_SERVICE = """
+import logging
+import upnext
+logging.getLogger("shop.chatty").setLevel(logging.INFO)
+worker = upnext.Worker("shop")
+
+@worker.task
+async def speak() -> None:
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+        logging.getLogger("shop").log(level, "level %d", level)
+    logging.getLogger("shop.chatty").info("has a level of its own")
+    print("printed", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "least", "starts"),
+    [
+        (("--log-level", "WARNING"), {"UPNEXTD_LOG_LEVEL": "debug"}, 30, False),
+        ((), {"UPNEXTD_LOG_LEVEL": "debug", "UPNEXT_LOG_LEVEL": "error"}, 10, True),
+        ((), {"UPNEXT_LOG_LEVEL": "error"}, 40, False),
+        ((), {}, 20, True),
+    ],
+)
+def test_the_least_level(args: tuple[str, ...], env: dict[str, str], least: int, starts: bool) -> None:
+    with Daemon(LEVELS_SERVICE, workers=1, args=args, env=env) as daemon, Queue(daemon) as queue:
+        queue.ended(queue.submit("speak"))
+        wait_until(lambda: "printed" in daemon.log(), 5)
+        log = daemon.log()
+        assert [level for level in (10, 20, 30, 40) if f"shop: level {level}" in log] == list(range(least, 41, 10))
+        assert "has a level of its own" in log
+        assert (f" upnextd[{daemon.pid}] " in log) == starts, log
+
+
+def test_a_wrong_level_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(LEVELS_SERVICE)
+    for args, env in ((("--log-level", "loud"), {}), ((), {"UPNEXTD_LOG_LEVEL": "loud"})):
+        ended = subprocess.run(
+            [str(BIN / "upnextd"), "start", "shop.py", *args],
+            cwd=tmp_path,
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert ended.returncode == 64
+        assert ended.stderr == "upnextd: --log-level 'loud': write one of debug, info, warning, error\n"

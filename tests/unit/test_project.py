@@ -60,6 +60,16 @@ def test_a_daemons_url_in_a_file_is_below_every_url_of_the_environment(
     assert project.environment({}).get("UPNEXT_REDIS_URL") is None, "for the daemon alone"
 
 
+@pytest.mark.parametrize(
+    ("env", "level"),
+    [({}, "error"), ({"UPNEXT_LOG_LEVEL": "debug"}, "debug"), ({"UPNEXTD_LOG_LEVEL": "debug"}, None)],
+)
+def test_the_daemons_own_level_goes_first(folder: Path, env: dict[str, str], level: str | None) -> None:
+    write(folder, "log-level = 'warning'\n", "UPNEXTD_LOG_LEVEL=error\n")
+    assert project.environment(env, daemon=True).get("UPNEXT_LOG_LEVEL") == level
+    assert project.environment({})["UPNEXT_LOG_LEVEL"] == "warning"
+
+
 def test_without_a_project_there_is_nothing(folder: Path) -> None:
     (folder / ".env").write_text("UPNEXT_NAMESPACE=shop\n")
     assert project.in_effect({}) == {}
@@ -72,7 +82,7 @@ def test_flags_of_the_daemon(folder: Path) -> None:
 
 
 def test_the_table_has_a_key_for_each_flag() -> None:
-    flags = {one.name for one in fields(Flags)} - {"service", "redis_url", "namespace", "service_name"}
+    flags = {one.name for one in fields(Flags)} - {"service", "redis_url", "namespace", "service_name", "log_level"}
     assert set(project.DAEMON) == flags
 
 

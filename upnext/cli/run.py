@@ -80,7 +80,7 @@ def run(
     from upnext.running import reachable, settle
 
     env = project.environment(os.environ)
-    console_log.install(console_log.level(log_level or ("debug" if verbose else None), env))
+    console_log.install(config.log_level(log_level or ("debug" if verbose else None), env))
     addresses = parse_named("--api-listen", api_listen)
     namespace = config.namespace(flags().namespace, env)
     specs = _load(services, only, config.service_name(service_name, env), addresses)

@@ -15,6 +15,8 @@ from typing import Any
 import orjson
 
 MARK = "\x1e"
+LEVEL_VARIABLE = "UPNEXTD_LOG_LEVEL"
+"""The daemon gives it to what it starts: a checked word in lower case."""
 LINE_CAP_BYTES = 15 << 10
 """Below what a reader takes for one line."""
 _TEXT_CAP = 6000
@@ -79,10 +81,13 @@ class RecordHandler(logging.Handler):
 
 
 def install(job_id: Callable[[], str | None]) -> None:
-    """What this process logs is on its way from now on, unless the service has a configuration of its own."""
+    """What this process logs is on its way from now on, unless the service has a configuration of its own.
+
+    LEVEL_VARIABLE is the least level; a logger with a level of its own keeps that.
+    """
     if not logging.root.handlers:
         logging.root.addHandler(RecordHandler(2, job_id))
-        logging.root.setLevel(logging.INFO)
+        logging.root.setLevel(os.environ.get(LEVEL_VARIABLE, "info").upper())
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 
 import orjson
 
+from upnext.config import LOG_LEVELS
 from upnext.core.visible import visible, visible_lines
 from upnextd.shared import log_records
 from upnextd.shared.kernel import Pipes
@@ -140,10 +141,11 @@ class Sink:
 class Log:
     """Formats lines, the daemon's own and its children's."""
 
-    def __init__(self, sink: Sink, *, as_json: bool, timestamps: bool) -> None:
+    def __init__(self, sink: Sink, *, as_json: bool, timestamps: bool, least: str = "debug") -> None:
         self._sink = sink
         self._as_json = as_json
         self._timestamps = timestamps
+        self._below = LOG_LEVELS[: LOG_LEVELS.index(least)]
         sink.report = lambda dropped: self._format(
             "upnextd", os.getpid(), f"{dropped} lines were dropped: they could not be written", "warning"
         )
@@ -162,7 +164,9 @@ class Log:
         self.line("upnextd", os.getpid(), message, "error")
 
     def line(self, slot: str, pid: int | None, message: str, level: str | None = None) -> None:
-        """One line of `slot`; `level` None: a child printed it."""
+        """One line of `slot`, unless its level is below the least; `level` None: a child printed it."""
+        if level in self._below:
+            return
         self._sink.write(self._format(slot, pid, message, level))
 
     def child_line(self, slot: str, pid: int | None, line: str) -> None:
