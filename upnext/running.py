@@ -77,6 +77,7 @@ async def _serve(
         stop_s=max(0.0, worker_timeout_s),
         passing=passing,
         front=front,
+        logs_jobs=True,
     )
 
 

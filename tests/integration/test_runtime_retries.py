@@ -10,7 +10,9 @@ from contextlib import closing
 import orjson
 import pytest
 
+import upnext
 from tests.support.fleet import Fleet, task
+from tests.support.service import serving
 from tests.support.waiting import PATIENCE
 from upnext.core.outcome import FailureReason, JobStatus
 from upnext.core.submission import Submission
@@ -266,3 +268,23 @@ async def test_a_thousand_retries_at_once(redis_url: str, namespace: str) -> Non
         await fleet.until(done)
         assert set(seen.values()) == {2}
         assert await fleet.leaks() == []
+
+
+async def test_the_record_of_a_last_failure_can_be_written_whatever_the_error_says(
+    redis_url: str, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = upnext.Worker("w")
+
+    @worker.task
+    async def says(text: str, times: int) -> None:
+        raise ValueError((chr(0xD800) if text == "lone" else text) * times)
+
+    async with serving(worker, redis_url, namespace):
+        for text, times in (("lone", 1), ("long", 100_000), ("plain", 1)):
+            with pytest.raises(upnext.TaskExecutionError):
+                await says.wait(text, times, wait_timeout=30)
+    lone, long, plain = [record for record in caplog.records if "for good" in record.getMessage()]
+    assert plain.exc_info is not None
+    for record in (lone, long):
+        assert record.exc_info is None
+        assert len(record.getMessage().encode()) < 64 * 1024

@@ -207,6 +207,7 @@ async def _serve(specs: Sequence[ServiceSpec], namespace: str, passing: bool, bu
                 passing=passing,
                 fires=burst is None,
                 front=front,
+                logs_jobs=True,
             ),
             name=f"upnext {spec.name}",
         )

@@ -25,8 +25,9 @@ class _Running:
 class JobLines:
     """Of one worker, from what its runtime reports to its host. `tasks` are the names in WorkerSpec.tasks' order."""
 
-    def __init__(self, tasks: Sequence[str]) -> None:
+    def __init__(self, tasks: Sequence[str], *, are_wanted: bool = True) -> None:
         self._tasks = tuple(tasks)
+        self._are_wanted = are_wanted
         self._running: dict[tuple[int, int, int], _Running] = {}
         """By (task, entry ms, entry seq)."""
         self._cells: dict[int, tuple[int, int, int]] = {}
@@ -34,6 +35,8 @@ class JobLines:
 
     def started(self, cell: int, entry: tuple[int, int, int], tail: str) -> None:
         """An attempt begins in `cell`, or goes on there after it waited. `tail` is the job's id without its task."""
+        if not self._are_wanted:
+            return
         self._cells[cell] = entry
         if entry in self._running or not log.isEnabledFor(logging.INFO):
             return

@@ -153,6 +153,7 @@ class LocalService:
         on_ready: Callable[[], None] | None,
         passing: bool = False,
         fires: bool = True,
+        logs_jobs: bool = False,
     ) -> None:
         self._on_ready = on_ready
         self._unready = len(service.workers)
@@ -183,7 +184,7 @@ class LocalService:
                 )
                 self._threads[url] = SchedulerThread(schedule, self._status)
                 self._consumers[url] = {}
-            lines = JobLines(tuple(worker.tasks))
+            lines = JobLines(tuple(worker.tasks), are_wanted=logs_jobs)
             host = _LocalHost(partial(self._named, url, number), self._ready, self._status, lines)
             self._hosts.append(host)
             self.runtimes.append(WorkerRuntime(worker, service, settings, host))
@@ -276,11 +277,13 @@ async def run_service(
     passing: bool = False,
     fires: bool = True,
     front: Front | None = None,
+    logs_jobs: bool = False,
 ) -> list[str]:
     """Run until SIGTERM or SIGINT (with `install_signals`) or `stopping`; drain, `stop_s` at most. -> ids of the jobs that still ran.
 
     `redis_url` goes before those that workers name. `passing`: what it registers goes when it stops. `fires`: its
-    scheduler fires crons. `front` is served beside the workers. Raises what a runtime raises at boot, and what ends the front.
+    scheduler fires crons. `front` is served beside the workers. `logs_jobs`: each start and end of a job is a line of the log.
+    Raises what a runtime raises at boot, and what ends the front.
     """
     loop = asyncio.get_running_loop()
     stopping = stopping or asyncio.Event()
@@ -293,7 +296,7 @@ async def run_service(
 
     caught = (signal.SIGTERM, signal.SIGINT) if install_signals else ()
     ready = _Ready(bool(service.workers) + (front is not None), on_ready)
-    running = LocalService(service, redis_url, namespace, ready.one_more, passing, fires)
+    running = LocalService(service, redis_url, namespace, ready.one_more, passing, fires, logs_jobs)
     stop = asyncio.create_task(stopping.wait(), name="upnext-stopping")
     left: list[str] = []
     lives: list[asyncio.Task[None]] = []

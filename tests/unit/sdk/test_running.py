@@ -133,6 +133,7 @@ def test_run_serves_all_workers_and_tells_what_was_left(
         "stop_s": 5,
         "front": None,
         "passing": False,
+        "logs_jobs": True,
     }
     assert caplog.messages == ["these jobs did not finish in time, and will run again: shop.run:n1-0"]
 

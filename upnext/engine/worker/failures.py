@@ -188,10 +188,17 @@ def trace_of(error: BaseException) -> str:
 def exc_info_of(
     error: BaseException, info: ErrorInfo
 ) -> tuple[type[BaseException], BaseException, TracebackType | None] | None:
-    """Return what `logging` takes, from the user's code on; None for an error without a traceback of this process."""
+    """Return what `logging` takes, from the user's code on; None where its text is another than what is kept of it.
+
+    That is so without a traceback of this process, and for texts that are too long, hold a secret, or are no valid Unicode: handlers
+    would write them as they are.
+    """
     if not info.traceback or isinstance(error, RemoteError):
         return None
-    return type(error), error, _users_frames(error)
+    frames = _users_frames(error)
+    if "".join(traceback.format_exception(type(error), error, frames)) != info.traceback:
+        return None
+    return type(error), error, frames
 
 
 def _users_frames(error: BaseException) -> TracebackType | None:

@@ -62,6 +62,7 @@ class Intake:
     def take(self, task: str, lane: str, entries: list[Any]) -> None:
         executor = self._executor
         spec = executor.tasks[task].spec
+        redacts = bool(spec.options.redact)
         size = 0
         for entry_id, fields in entries:
             if self._maybe_again and self._is_here(task, lane, entry_id):
@@ -80,7 +81,7 @@ class Intake:
                     continue
             attempt = Attempt(spec, lane, entry_id, meta, self._broker)
             attempt.payload_bytes = len(payload)
-            if spec.options.redact:
+            if redacts:
                 attempt.redacts = payload
             if lane == Lane.SUSPECT:
                 self._suspect = attempt

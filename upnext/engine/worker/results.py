@@ -50,19 +50,18 @@ class Results:
         """`value`: the encoded value."""
         if attempt.given_up:
             return  # recorded already
-        consumer, meta, ran = self._membership.consumer, attempt.meta, None
+        consumer, meta = self._membership.consumer, attempt.meta
         if meta is None and not attempt.noted:
             # what `outcome.encode` would say, without the detour: this is the hot path
             tail = b'"b":%d,"f":%d,"w":"%s"}' % (begun_ns // 1_000_000, time.time_ns() // 1_000_000, consumer.encode())
             raw = b'{"s":"done",' + tail if value == b"null" else b'{"s":"done","v":' + value + b"," + tail
         else:
             raw = outcomes.encode(outcome_of(attempt, JobStatus.DONE, consumer, begun_ns, value=value))
-            ran = begun_ns // 1_000_000, time.time_ns() // 1_000_000
         job = Finish(attempt.spec.name, attempt.lane, attempt.entry_id, JobStatus.DONE, raw, meta)
-        job.ran = ran
         job.cache = attempt.cached
-        if attempt.noted:
-            job.notes = b""
+        if meta is not None or attempt.noted:
+            job.ran = begun_ns // 1_000_000, time.time_ns() // 1_000_000
+            job.notes = b"" if attempt.noted else None
         self._finisher.finish(job)
 
     def expired(self, attempt: Attempt) -> None:
