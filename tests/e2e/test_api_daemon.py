@@ -155,6 +155,19 @@ def test_reloads_and_restarts_cut_no_request_off() -> None:
         assert {one["api"] for one in requests.answers} == {1, 2, 3}
 
 
+def test_apis_alone_have_no_workers_beside_them_and_reload() -> None:
+    port = free_port()
+    with make(port, "--only", "front") as daemon:
+        wait_until(lambda: len(apis(daemon)) == 2, 30, "the Api to serve")
+        status = daemon.status()
+        assert (status["desired_workers"], [c for c in status["children"] if c["role"] == "worker"]) == (0, [])
+        before = {child["pid"] for child in apis(daemon).values()}
+        reloaded = daemon.ctl("reload", "--wait")
+        assert reloaded.returncode == 0, reloaded.stderr
+        assert not before & {child["pid"] for child in apis(daemon).values()}
+        assert daemon.ctl("stop").returncode == 0
+
+
 def test_a_killed_process_is_replaced_and_the_other_serves_meanwhile() -> None:
     port = free_port()
     with make(port) as daemon:

@@ -13,7 +13,7 @@ from upnextd.rules.plan import Desired, Role
 from upnextd.rules.slots import Event, Life, State
 from upnextd.shared.meters import Meters
 from upnextd.shared.process import ExitStatus
-from upnextd.shared.scoreboard import RunningJob
+from upnextd.shared.scoreboard import RunningJob, WorkerShape
 from upnextd.supervisor.boot_wait import BootWait
 from upnextd.supervisor.children import Child
 from upnextd.supervisor.fleet import Fleet
@@ -234,7 +234,7 @@ class FakeGeneration:
     content: str = "digest"
     redis_urls: tuple[str | None, ...] = ("redis://there",)
     apis: tuple[Any, ...] = ()
-    shapes: tuple[Any, ...] = ()
+    shapes: tuple[Any, ...] = (WorkerShape("work", 2, ("task",)),)
     warnings: list[str] = field(default_factory=list[str])
     tail: list[str] = field(default_factory=list[str])
     failure: ImportFailure | None = None

@@ -112,7 +112,8 @@ class Daemon:
                 raise AssertionError(f"upnextd ended with {code} before it was ready:\n{self.log()}")
             with contextlib.suppress(OSError):
                 status = self.status()
-                if status["mode"] == "running" and 0 < status["desired_workers"] <= status["ready_workers"]:
+                serves = any(c["role"] in ("worker", "api") and c["state"] == "READY" for c in status["children"])
+                if status["mode"] == "running" and serves and status["desired_workers"] <= status["ready_workers"]:
                     return status
             return None
 

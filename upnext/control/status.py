@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypedDict
 
 Mode = Literal["running", "paused", "draining", "drained", "reloading", "stopping"]
-Role = Literal["worker", "scheduler", "template", "broker", "metrics", "dashboard"]
+Role = Literal["worker", "api", "scheduler", "template", "broker", "metrics", "dashboard"]
 Cause = Literal["exit", "signal", "oom", "hung", "recycled", "reloaded"]
 
 

@@ -234,7 +234,7 @@ class ControlCommands:
             fine = {instance.slot for instance in serving if not self._fleet.is_outdated(instance)}
             # A slot that is scaled away meanwhile is not waited for.
             desired = self._fleet.desired
-            wanted = ("scheduler", *plan.worker_slots(desired.workers), *plan.api_slots(desired.apis))
+            wanted = ("scheduler", *desired.worker_slots, *plan.api_slots(desired.apis))
             done = not left and all(instance.slot in fine or instance.slot not in wanted for instance in instances)
             return Progress("restarted" if done else f"{len(ids) - len(left)} of {len(instances)} restarted", done=done)
 

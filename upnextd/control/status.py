@@ -56,7 +56,7 @@ def status(
         "namespace": settings.namespace,
         "mode": fleet.mode(),
         "generation": desired.generation,
-        "desired_workers": desired.workers,
+        "desired_workers": len(desired.worker_slots),
         "ready_workers": fleet.ready_workers(),
         "stop_timeout_s": settings.stop_timeout_s,
         "exit_when_drained": desired.mode is Mode.DRAIN_EXIT,

@@ -67,6 +67,7 @@ class Runtime(Protocol):
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     async def drain(self) -> None: ...
+    async def quiet(self) -> None: ...
     async def stop(self, grace_s: float | None) -> list[str]: ...
 
 
@@ -147,7 +148,8 @@ def api_server(loaded: Any, assignment: Assignment, listener: int, page: Writer)
 
 def scheduler_factory(loaded: Any, assignment: Assignment) -> Callable[[Callable[[str], None]], Any]:
     """A maker of the scheduler."""
-    own = next((worker.redis_url for worker in loaded.spec.workers if worker.redis_url), None)
+    declared = (*loaded.spec.workers, *loaded.spec.apis)
+    own = next((one.redis_url for one in declared if one.redis_url), None)
     settings = SchedulerSettings(
         redis_url=_redis_url(assignment, own),
         namespace=assignment.namespace,
@@ -340,9 +342,6 @@ class WorkerChild(Body):
                     runtime.resume()
             case messages.Drain():
                 self._forget_drain()
-                for runtime in self._runtimes:
-                    runtime.pause()
-                self.channel.send(messages.DrainBegun(number=message.number))
                 self._draining = self.must(self._drain(message.number))
             case messages.Stop():
                 self.ask_stop(message.grace_s)
@@ -362,8 +361,14 @@ class WorkerChild(Body):
         self.must(self._stop(grace_s))
 
     async def _drain(self, number: int) -> None:
-        await asyncio.gather(*(runtime.drain() for runtime in self._runtimes))
+        drains = [runtime.drain() for runtime in self._runtimes]
+        await asyncio.gather(*drains, self._report_begun(number))
         self.channel.send(messages.Drained(number=number))
+
+    async def _report_begun(self, number: int) -> None:
+        """Only when no fetch is out: the last one may take what is submitted meanwhile."""
+        await asyncio.gather(*(runtime.quiet() for runtime in self._runtimes))
+        self.channel.send(messages.DrainBegun(number=number))
 
     def _forget_drain(self) -> None:
         if self._draining is not None:

@@ -160,6 +160,7 @@ def declared_apis(loaded: Any, listen: Sequence[str]) -> tuple[DeclaredApi, ...]
                 processes=api.processes,
                 graceful_timeout_s=float(api.graceful_timeout_s),
                 routes=routes_of(api.app)[: api_meters.MOST_ROUTES],
+                redis_url=api.redis_url,
             )
         )
     return tuple(found)
@@ -293,7 +294,11 @@ def title(text: str) -> None:
 
 def _next_order(control: socket.socket) -> tuple[Assignment, list[int]] | None:
     """The next order with its descriptors; None when the supervisor closed the pair."""
-    data, fds, _, _ = socket.recv_fds(control, _ORDER_CAP_BYTES, _ORDER_FDS)
+    data, fds, flags, _ = socket.recv_fds(control, _ORDER_CAP_BYTES, _ORDER_FDS)
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    if flags & socket.MSG_CTRUNC:
+        raise RuntimeError("an order came without all of its descriptors: this process has too many open")
     return (messages.decode_order(Assignment, data), list(fds)) if data else None
 
 

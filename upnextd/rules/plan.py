@@ -65,6 +65,8 @@ class Desired:
     workers: int
     generation: int
     scheduler_generation: int
+    has_workers: bool = True
+    """The service declares Workers; else no worker is started, whatever number is wanted."""
     mode: Mode = Mode.RUN
     scheduler: bool = True
     surge: int = 1
@@ -76,6 +78,8 @@ class Desired:
     """Suspects of a crash wait or run."""
     canary: int | None = None
     """A generation that is being tried: one worker of it is wanted, beside all the others."""
+    canary_has_workers: bool = True
+    """Its code declares Workers; else its Apis alone are tried."""
     stand_in: int | None = None
     """A generation whose children count as good, and fill empty slots, because the wanted one can't have new ones."""
     apis: tuple[tuple[str, int], ...] = ()
@@ -91,6 +95,11 @@ class Desired:
     @property
     def stopping(self) -> bool:
         return self.mode in (Mode.STOP, Mode.STOP_NOW)
+
+    @property
+    def worker_slots(self) -> list[str]:
+        """The slots that workers are wanted in."""
+        return worker_slots(self.workers) if self.has_workers else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +208,10 @@ def reconcile(desired: Desired, instances: Sequence[InstanceView], now: float) -
         on_trial = [
             instance for instance in workers if instance.generation == desired.canary and instance.leave_by is None
         ]
-        if desired.canary is not None:
+        if desired.canary is not None and desired.canary_has_workers:
             steps += _try_out(desired.canary, on_trial)
         others = [instance for instance in workers if instance not in on_trial and instance not in quarantine]
-        steps += _fill(worker_slots(desired.workers), Role.WORKER, desired.generation, others, desired, now)
+        steps += _fill(desired.worker_slots, Role.WORKER, desired.generation, others, desired, now)
         # While the operator wants no job to start, it is not wanted: what it runs ends first.
         apart = [QUARANTINE] if desired.quarantine and desired.mode is Mode.RUN else []
         steps += _fill(apart, Role.WORKER, desired.generation, quarantine, desired, now)

@@ -133,6 +133,7 @@ class DeclaredApi:
     graceful_timeout_s: float
     routes: tuple[str, ...] = ()
     """`METHOD /path/{template}`: what its requests are counted by."""
+    redis_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -145,6 +145,11 @@ class Fleet:
         found = self.generations.get(generation)
         return next((api for api in found.apis if api.name == plan.api_of(slot)), None) if found is not None else None
 
+    def has_workers(self, generation: int) -> bool:
+        """Whether the code of a generation declares Workers."""
+        found = self.generations.get(generation)
+        return found is None or bool(found.shapes)
+
     def ready_apis(self, generation: int) -> bool:
         """Whether every wanted process of the Apis takes connections."""
         ready = {
@@ -188,9 +193,10 @@ class Fleet:
         )
 
     def one_line(self) -> str:
-        wanted = f"{self.ready_workers()}/{self.desired.workers} workers ready"
+        workers = len(self.desired.worker_slots)
+        wanted = f"{self.ready_workers()}/{workers} workers ready"
         return (
-            f"{self.name}: {self.mode()}, {wanted if self.desired.workers else 'no workers wanted'},"
+            f"{self.name}: {self.mode()}, {wanted if workers else 'no workers wanted'},"
             f" generation {self.desired.generation}, {self.running_jobs()} jobs running"
         )
 

@@ -239,7 +239,7 @@ class Generation:
                 self.service_name = message.name
                 self.content = message.content
                 self.shapes = tuple(WorkerShape(w.name, w.concurrency, w.tasks) for w in message.workers)
-                self.redis_urls = tuple(w.redis_url for w in message.workers)
+                self.redis_urls = tuple(one.redis_url for one in (*message.workers, *message.apis))
                 self.apis = message.apis
                 self.phase = Phase.READY
                 self.warnings = list(message.warnings)

@@ -143,7 +143,7 @@ class Reloads:
                 self._post(now, Event.PROVEN)
             case Phase.ROLLING:
                 ready = {s.slot for s in self._fleet.staying(now.generation, Role.WORKER)}
-                if all(slot in ready for slot in plan.worker_slots(self._fleet.desired.workers)):
+                if all(slot in ready for slot in self._fleet.desired.worker_slots):
                     self._post(now, Event.REPLACED)
             case Phase.SETTLING if not self._old_workers_fetch(now):
                 self._post(now, Event.SETTLED)
@@ -155,6 +155,8 @@ class Reloads:
                 return
 
     def _canary_proven(self, now: Rollout) -> bool:
+        if not self._fleet.desired.canary_has_workers:
+            return True
         at = self._loop.time()
         return any(
             instance.child is not None
@@ -198,10 +200,12 @@ class Reloads:
                 self._import(now)
             case Action.TRY:
                 coming = tuple(name for name, _ in self._apis_of(now.generation))
-                self._duties.edit(canary=now.generation, next_apis=coming)
+                has_workers = self._fleet.has_workers(now.generation)
+                self._duties.edit(canary=now.generation, canary_has_workers=has_workers, next_apis=coming)
                 self._report_step(f"generation {now.generation} is imported; its first worker starts")
             case Action.ROLL:
-                self._duties.edit(canary=None, generation=now.generation, stand_in=None)
+                has_workers = self._fleet.has_workers(now.generation)
+                self._duties.edit(canary=None, generation=now.generation, has_workers=has_workers, stand_in=None)
                 self._report_step(f"generation {now.generation}: its first worker is stable; the others follow")
             case Action.SETTLE:
                 self._report_step(f"generation {now.generation}: every worker is replaced")
@@ -242,6 +246,7 @@ class Reloads:
         self._duties.edit(
             canary=None,
             generation=now.former,
+            has_workers=self._fleet.has_workers(now.former),
             scheduler_generation=now.former,
             api_generation=now.former,
             apis=self._apis_of(now.former),
@@ -307,6 +312,7 @@ class Reloads:
         self._fleet.record = plan.Record()
         self._duties.edit(
             generation=former.number,
+            has_workers=self._fleet.has_workers(former.number),
             scheduler_generation=former.number,
             api_generation=former.number,
             apis=self._apis_of(former.number),
@@ -345,7 +351,9 @@ class Reloads:
                 return Progress(f"generation {number}: its first worker {wait}")
             case Phase.ROLLING:
                 done = len({instance.slot for instance in self._fleet.staying(number, Role.WORKER)})
-                return Progress(f"generation {number}: {done} of {self._fleet.desired.workers} workers replaced")
+                return Progress(
+                    f"generation {number}: {done} of {len(self._fleet.desired.worker_slots)} workers replaced"
+                )
             case Phase.SETTLING | Phase.SWITCHING_APIS | Phase.SWITCHING:
                 return Progress(f"generation {number}: {now.phase.value}")
             case Phase.COMMITTED if self._fleet.desired.generation != number:

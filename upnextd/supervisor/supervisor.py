@@ -408,12 +408,14 @@ class Supervisor:
 
     def _check_ready(self) -> None:
         fleet = self.fleet
-        if fleet.waiting and fleet.booted and fleet.ready_workers() >= fleet.desired.workers:
+        if fleet.waiting and fleet.booted and fleet.ready_workers() >= len(fleet.desired.worker_slots):
             fleet.waiting, fleet.lifespan_fails = "", False
         if fleet.booted or not fleet.is_open or fleet.desired.stopping:
             return
         scheduler = any(s.role is Role.SCHEDULER and s.life.state is State.READY for s in fleet.instances)
-        ready = fleet.ready_workers() >= fleet.desired.workers and fleet.ready_apis(fleet.desired.api_generation)
+        ready = fleet.ready_workers() >= len(fleet.desired.worker_slots) and fleet.ready_apis(
+            fleet.desired.api_generation
+        )
         if scheduler and ready:
             fleet.booted = True
             fleet.waiting, fleet.lifespan_fails = "", False

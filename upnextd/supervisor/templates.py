@@ -227,7 +227,11 @@ class Templates:
         except ListenError as error:
             self._duties.fail(ExitCode.UNAVAILABLE, str(error))
             return
-        self._duties.edit(apis=self._fleet.listeners.wanted(generation.apis), api_generation=generation.number)
+        self._duties.edit(
+            apis=self._fleet.listeners.wanted(generation.apis),
+            api_generation=generation.number,
+            has_workers=self._fleet.has_workers(generation.number),
+        )
         for name in sorted(set(self._settings.api_processes) - {api.name for api in generation.apis}):
             self._log.caution(f"--api-processes {name}: the service has no api of that name")
         self._fleet.is_open = True

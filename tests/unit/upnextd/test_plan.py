@@ -408,3 +408,11 @@ def test_a_crash_loop_beside_others_that_work_is_tried_again() -> None:
 def test_a_scheduler_is_not_waited_for_as_long_as_a_worker() -> None:
     for streak in range(1, 100):
         assert plan.backoff_s(streak, RNG, Role.SCHEDULER) <= 3.6
+
+
+def test_code_without_workers_has_none_whatever_number_is_wanted() -> None:
+    desired = Desired(3, 1, 1, has_workers=False)
+    added = [step.role for step in reconcile(desired, [], NOW) if isinstance(step, plan.Add)]
+    assert added == [Role.SCHEDULER]
+    trial = replace(desired, canary=2, canary_has_workers=False)
+    assert not any(isinstance(step, plan.Add) and step.role is Role.WORKER for step in reconcile(trial, [], NOW))

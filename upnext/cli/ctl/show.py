@@ -58,6 +58,8 @@ def headline(report: Status) -> str:
         f"{report['name']} (pid {report['pid']}): {report['mode']}{', then exit' if report.get('exit_when_drained') else ''}",
         f"{report['ready_workers']} of {report['desired_workers']} workers ready"
         if report["desired_workers"]
+        else "no workers"
+        if any(child["role"] == "api" for child in report["children"])
         else "scaled to 0: no job runs here",
         f"generation {report['generation']}",
         f"broker {broker['url']}{' (embedded)' if broker['embedded'] else ''}{'' if broker['connected'] else ' NOT CONNECTED'}",

@@ -149,6 +149,10 @@ class WorkerRuntime:
             if not self._executor.running and not self._executor.held:
                 return
 
+    async def quiet(self) -> None:
+        """Return when no fetch is out and none will be; after the beginning of a drain."""
+        await self._fetcher.quiet()
+
     async def stop(self, grace_s: float | None = None) -> list[str]:
         """Drains; when `grace_s` has passed, gives up. -> ids of the jobs that still ran."""
         left: list[str] = []
