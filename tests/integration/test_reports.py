@@ -30,6 +30,11 @@ async def test_a_service_in_one_process_reports_as_a_daemon_with_one_slot(redis_
     async def fail() -> None:
         raise ValueError("no")
 
+    @worker.task(retries=1, retry_delay=0)
+    async def fail_once() -> None:
+        if upnext.get_current_context().attempt == 1:
+            raise ValueError("not yet")
+
     with closing(SyncQueueClient(redis_url, namespace)) as client:
 
         def hosts() -> list[dict[str, Any]]:
@@ -43,6 +48,7 @@ async def test_a_service_in_one_process_reports_as_a_daemon_with_one_slot(redis_
             failed = await fail.submit()
             with pytest.raises(upnext.TaskExecutionError):
                 await failed.result(timeout=given(20))
+            await (await fail_once.submit()).result(timeout=given(20))
             job = await hold.submit()
             host = await wait_until_async(running, 20, "the running job")
             assert host

@@ -18,6 +18,7 @@ import click
 from upnext.cli import output
 from upnext.cli.options import flags, queue_options
 from upnext.control.exits import ExitCode
+from upnext.core.counted import counted
 from upnext.errors import UsageError
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ class _Announcement:
         self._waiting -= 1
         if not self._waiting:
             urls = "".join(f", {url}" for front in self._fronts for url in front.urls)
-            output.tell(f"{self._names}: {self._tasks} tasks{urls}, ready (Ctrl-C ends it)")
+            output.tell(f"{self._names}: {counted(self._tasks, 'task')}{urls}, ready (Ctrl-C ends it)")
 
 
 def _listen(stopping: asyncio.Event, lives: Sequence[asyncio.Task[list[str]]]) -> None:

@@ -161,16 +161,17 @@ def _switched(task: str, paused: bool, text: str) -> None:
 @queue_options
 def purge(task: str, yes: bool) -> None:
     """Remove the queued and delayed jobs of TASK. What runs goes on."""
+    from upnext.core.counted import counted
     from upnext.engine.views import tasks
 
     with queue() as broker:
         facts = tasks.one(broker, broker.keys, task)
-        confirm(yes, f"remove the {facts.stored - facts.held} queued jobs of {task}, and its delayed ones?")
+        confirm(yes, f"remove the {counted(facts.stored - facts.held, 'queued job')} of {task}, and its delayed ones?")
         removed = tasks.purge(broker, broker.keys, task)
     if flags().json:
         output.print_json({"task": task, "queued": removed.queued, "delayed": removed.delayed})
     else:
-        output.print_line(f"removed {removed.queued} queued and {removed.delayed} delayed jobs of {task}")
+        output.print_line(f"removed {removed.queued} queued and {counted(removed.delayed, 'delayed job')} of {task}")
 
 
 @click.command()

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from upnext.core import redaction
+from upnext.core.counted import counted
 from upnext.core.limits import parse_rate
 from upnext.core.signatures import payload as fitted
 from upnext.core.submission import Submission
@@ -106,7 +107,7 @@ class Actions:
         def work() -> list[str]:
             return [job_id for job_id in chosen if self._source.client.cancel(job_id)]
 
-        cancelled = await self._do(request, Right.JOB_ACT, "cancel", f"{len(chosen)} jobs", work)
+        cancelled = await self._do(request, Right.JOB_ACT, "cancel", counted(len(chosen), "job"), work)
         return done(request, {"cancelled": cancelled}, "/jobs")
 
     async def retry(self, request: Request) -> Response:
@@ -118,7 +119,9 @@ class Actions:
 
     async def retry_many(self, request: Request) -> Response:
         chosen = await _ids(request)
-        handled = await self._do(request, Right.JOB_ACT, "retry", f"{len(chosen)} jobs", lambda: self._retry(chosen))
+        handled = await self._do(
+            request, Right.JOB_ACT, "retry", counted(len(chosen), "job"), lambda: self._retry(chosen)
+        )
         return done(request, {"retried": handled.done, "unknown": handled.unknown}, "/jobs")
 
     def _retry(self, chosen: Sequence[str]) -> dead_letters.Handled:

@@ -86,13 +86,9 @@ def _queues(snapshot: Snapshot, oldest_ms: Mapping[str, int]) -> list[Alert]:
         link = f"/tasks/{task.name}"
         since = oldest_ms.get(task.name)
         if task.name not in served:
-            found.append(
-                Alert("bad", f"No worker serves {task.name}.", f"{task.queued:,} jobs wait.", link, "The task", since)
-            )
+            found.append(Alert("bad", f"No worker serves {task.name}.", _wait(task.queued), link, "The task", since))
         elif task.paused:
-            found.append(
-                Alert("warn", f"{task.name} is paused.", f"{task.queued:,} jobs wait.", link, "Resume it", since)
-            )
+            found.append(Alert("warn", f"{task.name} is paused.", _wait(task.queued), link, "Resume it", since))
         elif since is not None and snapshot.at_ms - since > OLD_S * 1000:
             found.append(
                 Alert(
@@ -119,3 +115,7 @@ def _versions(daemons: Sequence[Daemon]) -> list[Alert]:
         for name, versions in by_name.items()
         if len(versions) > 1
     ]
+
+
+def _wait(queued: int) -> str:
+    return "1 job waits." if queued == 1 else f"{queued:,} jobs wait."

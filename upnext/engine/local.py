@@ -57,6 +57,9 @@ class _LocalHost(NoHost):
     def failed(self, job_id: str, task: str, error: str) -> None:  # noqa: ARG002 - the id names the task
         self._lines.failed(job_id, error)
 
+    def retried(self) -> None:
+        self._status.retried()
+
     def ended(self, cell: int, ok: bool) -> None:
         self._status.count(ok=ok)
         self._lines.ended(cell, ok=ok)

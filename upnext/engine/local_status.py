@@ -28,16 +28,22 @@ class LocalStatus:
         self._in_flight: list[dict[str, Any]] = []
         self.done = 0
         self.failed = 0
+        self._is_retried = False
 
     def start(self) -> None:
         """On the loop of the workers."""
         self._loop = asyncio.get_running_loop()
         self._born_at = self._answered_at = time.monotonic()
 
+    def retried(self) -> None:
+        """What is counted next is an attempt that failed and was not its job's last."""
+        self._is_retried = True
+
     def count(self, *, ok: bool) -> None:
-        """An attempt has ended."""
-        self.done += 1
-        self.failed += not ok
+        """An attempt has ended: with its job, unless the job was put back."""
+        self.done += ok
+        self.failed += not ok and not self._is_retried
+        self._is_retried = False
 
     async def ask(self) -> dict[str, Any] | None:
         """From the loop of a scheduler: what is so now. Of a loop that is blocked, what was so last, and for how long it is silent."""

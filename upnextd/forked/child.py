@@ -186,6 +186,9 @@ class WorkerHost:
     def failed(self, job_id: str, task: str, error: str) -> None:
         self._body.one_failed(messages.JobFailed(job_id=job_id, task=task, error=error))
 
+    def retried(self) -> None:
+        self._page.retried()
+
     def stuck(self, job_id: str, reason: str) -> None:
         self._body.channel.send(messages.Stuck(job_id=job_id, reason=reason))
 

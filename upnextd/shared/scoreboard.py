@@ -2,7 +2,7 @@
 
 One page per incarnation: a memfd, little-endian, laid out as
 
-    header      magic u32 · workers u16 · pad u16 · cells u32 · pad u32 · heartbeat u64 · done u64 · failed u64 · pad to 64
+    header      magic u32 · workers u16 · pad u16 · cells u32 · pad u32 · heartbeat u64 · done u64 · failed u64 · retried u64 · pad to 64
     consumers   256 bytes per worker of the service: length u8, then the consumer's name
     cells       48 bytes per job that may run at once: started (monotonic s) f64 · entry ms u64 · entry seq u64 · born ms u64 ·
                 born seq u64 · task u16 · lane u8 · born u8 · pad u16 · pad u8 · valid u8
@@ -27,11 +27,12 @@ from upnextd.shared import meters
 from upnextd.shared.kernel import Kernel, Memory
 from upnextd.shared.meters import Meter, Meters
 
-_HEADER = struct.Struct("<IHHII QQQ")
+_HEADER = struct.Struct("<IHHII QQQQ")
 _MAGIC = struct.Struct("<I")
 _HEADER_BYTES = 64
 _HEARTBEAT_AT = 16
 _COUNTS_AT = 24
+_RETRIED_AT = 40
 _COUNTER = struct.Struct("<Q")
 _COUNTS = struct.Struct("<QQ")
 CONSUMER_CAP_BYTES = 256
@@ -79,7 +80,7 @@ def _meters_at(shapes: Sequence[WorkerShape]) -> int:
 def create(kernel: Kernel, shapes: Sequence[WorkerShape], name: str) -> int:
     """A new page; returns its descriptor. Raises OSError."""
     cells = sum(shape.concurrency for shape in shapes)
-    header = _HEADER.pack(LAYOUT, len(shapes), 0, cells, 0, 0, 0, 0)
+    header = _HEADER.pack(LAYOUT, len(shapes), 0, cells, 0, 0, 0, 0, 0)
     return kernel.memory(name, page_bytes(shapes), header)
 
 
@@ -104,6 +105,8 @@ class Writer:
         self._heartbeat = 0
         self._done = 0
         self._failed = 0
+        self._retried = 0
+        self._is_retried = False
         self._shapes = tuple(shapes)
         self._first_cell = [0] * len(shapes)
         offset = _HEADER_BYTES + len(shapes) * CONSUMER_CAP_BYTES
@@ -139,9 +142,18 @@ class Writer:
         """Counts by the rows of the first Worker."""
         return Meter(self._page, _meters_at(self._shapes), 0, 0)
 
+    def retried(self) -> None:
+        """What is counted next is an attempt that failed and was not its job's last."""
+        self._is_retried = True
+
     def count(self, ok: bool) -> None:
         if ok:
             self._done += 1
+        elif self._is_retried:
+            self._is_retried = False
+            self._retried += 1
+            _pack_counter(self._page, _RETRIED_AT, self._retried)
+            return
         else:
             self._failed += 1
         _pack_counts(self._page, _COUNTS_AT, self._done, self._failed)
@@ -226,7 +238,13 @@ class Reader:
 
     @property
     def failed(self) -> int:
+        """Jobs that ended without a value; not attempts after which the job runs again."""
         return _COUNTER.unpack_from(self._page, _COUNTS_AT + 8)[0]
+
+    @property
+    def attempts(self) -> int:
+        """Attempts that are over, also those after which the job runs again."""
+        return self.done + self.failed + _COUNTER.unpack_from(self._page, _RETRIED_AT)[0]
 
     def consumers(self) -> list[str]:
         """Current consumer of every Worker, in order; "" where it has none yet."""
@@ -263,7 +281,7 @@ class Reader:
 
     @property
     def ran_job(self) -> bool:
-        return self.done > 0 or self.failed > 0 or self.busy() > 0
+        return self.attempts > 0 or self.busy() > 0
 
     def _job(self, at: int, shape: WorkerShape, now: float) -> RunningJob | None:
         fields: tuple[float, int, int, int, int, int, int, int] = _CELL.unpack_from(self._page, at)

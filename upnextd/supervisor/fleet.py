@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from upnext.core.counted import counted
 from upnextd.broker.embedded import EmbeddedBroker
 from upnextd.metrics.counters import Counters
 from upnextd.rules import hangs, plan, rollout, slots
@@ -197,7 +198,7 @@ class Fleet:
         wanted = f"{self.ready_workers()}/{workers} workers ready"
         return (
             f"{self.name}: {self.mode()}, {wanted if workers else 'no workers wanted'},"
-            f" generation {self.desired.generation}, {self.running_jobs()} jobs running"
+            f" generation {self.desired.generation}, {counted(self.running_jobs(), 'job')} running"
         )
 
     def instance_of(self, token: int) -> Instance | None:

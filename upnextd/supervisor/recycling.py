@@ -7,6 +7,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from upnext.core.counted import counted
 from upnextd.rules.slots import State
 from upnextd.shared.kernel import Kernel
 from upnextd.shared.logs import Log
@@ -27,7 +28,7 @@ class RecycleLimits:
     def used_up(self, jobs: int, rss_bytes: int) -> str | None:
         """Why it is to go, in a few words; None: it may stay."""
         if self.jobs is not None and jobs >= self.jobs:
-            return f"{jobs} jobs"
+            return counted(jobs, "job")
         if self.rss_bytes is not None and rss_bytes > self.rss_bytes:
             return f"{rss_bytes >> 20} MiB"
         return None
@@ -88,7 +89,7 @@ class Recycling:
             if limits.too_small(rss_bytes) and not child.page.ran_job:
                 self._warn_too_small(instance.slot, rss_bytes)
                 continue
-            why = limits.used_up(child.page.done + child.page.failed, rss_bytes)
+            why = limits.used_up(child.page.attempts, rss_bytes)
             if why is not None:
                 self._log.note(f"{instance.slot}[{child.pid}] is recycled after {why}")
                 instance.outdated = True

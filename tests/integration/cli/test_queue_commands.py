@@ -247,9 +247,10 @@ class TestTasks:
         bench.submit("ship", delay_s=60.0)
         monkeypatch.setattr("sys.stdin", io.StringIO())
         assert cli("purge", "ship") == 64
-        assert "remove the 1 queued jobs of ship" in cli.err
+        assert "remove the 1 queued job of ship" in cli.err
         assert cli.json("purge", "ship", "--yes") == {"task": "ship", "queued": 1, "delayed": 1}
         assert [job["status"] for job in cli.json("jobs")] == ["cancelled"] * 2
+        assert len(cli.json("jobs", "--state", "cancelled")) == 2
 
     def test_limits_that_operators_set(self, bench: Bench, cli: Cli) -> None:
         bench.register(task("ship", max_concurrency=3))
@@ -461,7 +462,7 @@ def test_explain(bench: Bench, cli: Cli) -> None:
         "job_id": job_id,
         "gate": "turn",
         "position": 1,
-        "detail": "it is number 1 in lane normal; 1 workers have the task",
+        "detail": "it is number 1 in lane normal; 1 worker has the task",
     }
     assert cli("explain", job_id) == 0
     assert cli.out.startswith("turn: ")

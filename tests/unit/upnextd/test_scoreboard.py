@@ -61,6 +61,18 @@ def test_ends_are_counted_and_cells_used_again(page: tuple[Writer, Reader]) -> N
     assert reader.ran_job
 
 
+def test_an_attempt_that_was_not_the_last_is_no_failed_job(page: tuple[Writer, Reader]) -> None:
+    writer, reader = page
+    host = writer.host_of(0)
+    for number, is_retried in enumerate((True, True, False)):
+        host.started(1, 0, ord("n"), number, 0, ord("n"), number, 0)
+        if is_retried:
+            writer.retried()
+        host.ended(1, False)
+    assert (reader.done, reader.failed, reader.attempts) == (0, 1, 3)
+    assert reader.ran_job
+
+
 def test_a_parked_job_leaves_its_cell_and_is_not_counted(page: tuple[Writer, Reader]) -> None:
     writer, reader = page
     host = writer.host_of(1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from upnext.core.counted import counted
 from upnext.core.keys import Keys
 from upnext.core.lanes import Lane
 from upnext.core.limits import gcra
@@ -115,7 +116,8 @@ def _gate(found: Job, gates: Gates, idle_pids: frozenset[tuple[str, int]]) -> tu
     limits = gates.limits or {}
     most = limits.get("concurrency")
     if most is not None and gates.held >= most:
-        return Gate.CONCURRENCY, f"{gates.held} jobs of task {task} run, max_concurrency is {most}"
+        runs = "runs" if gates.held == 1 else "run"
+        return Gate.CONCURRENCY, f"{counted(gates.held, 'job')} of task {task} {runs}, max_concurrency is {most}"
     if limits.get("rate"):
         rate = RateLimit(limits["rate"], limits["period_s"], limits.get("burst"))
         granted, _, _ = gcra(int(gates.tat_us), gates.server_us, rate, 1)
@@ -128,6 +130,7 @@ def _gate(found: Job, gates: Gates, idle_pids: frozenset[tuple[str, int]]) -> tu
     if found.lane == Lane.SUSPECT:
         return Gate.SUSPECT, f"one of several suspects of a crash: they run one at a time, {gates.ahead} before it"
     lane = _LANES[found.lane or Lane.NORMAL]
+    have_it = f"{counted(len(workers), 'worker')} {'has' if len(workers) == 1 else 'have'} the task"
     if gates.ahead is None:
-        return Gate.TURN, f"it is one of {gates.waiting} in {lane}; {len(workers)} workers have the task"
-    return Gate.TURN, f"it is number {gates.ahead + 1} in {lane}; {len(workers)} workers have the task"
+        return Gate.TURN, f"it is one of {gates.waiting} in {lane}; {have_it}"
+    return Gate.TURN, f"it is number {gates.ahead + 1} in {lane}; {have_it}"

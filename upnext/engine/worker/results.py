@@ -165,6 +165,7 @@ class Results:
         meta = replace(attempt.meta or Meta(), job_id=attempt.job_id, lane=None, **(CLEARED | changes))
         delay_ms = max(0, round(delay_s * 1000))
         home = attempt.home_lane
+        self._host.retried()
         self._finisher.put_back(
             PutBack(
                 attempt.spec.name,
