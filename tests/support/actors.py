@@ -142,6 +142,10 @@ class FakePage:
         self.jobs: list[RunningJob] = []
         self.names = ["consumer-1"]
 
+    @property
+    def attempts(self) -> int:
+        return self.done + self.failed
+
     def busy(self) -> int:
         return len(self.jobs)
 
