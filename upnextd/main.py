@@ -16,6 +16,7 @@ import setproctitle
 
 import upnext
 from upnext import config, project
+from upnext.cli import completing
 from upnext.cli.nearest import NearestGroup
 from upnext.control.exits import ExitCode
 from upnext.control.listen import refuse_taken
@@ -54,7 +55,7 @@ def _option(name: str, *args: Any, **kwargs: Any) -> Any:
 
 
 @cli.command()
-@click.argument("service")
+@click.argument("service", shell_complete=completing.files)
 @_option("--workers", type=int, metavar="N", help="Worker processes. [default: usable CPUs]")
 @_option("--only", multiple=True, metavar="NAME", help="Only these Workers of the service; may be repeated.")
 @_option("--name", metavar="NAME", help="Name of this daemon. [default: the file's stem]")
@@ -129,7 +130,7 @@ def start(service: str, **flags: Any) -> None:
 
 
 @cli.command()
-@click.argument("service")
+@click.argument("service", shell_complete=completing.files)
 @_option("--only", multiple=True, metavar="NAME", help="Only these Workers of the service; may be repeated.")
 @_option("--service-name", metavar="NAME", help="Name of the service in Redis (UPNEXT_SERVICE). [default: its file's]")
 @_option("--secrets", "with_secrets", is_flag=True, help="Read its secrets, too, and print where each comes from.")
@@ -155,6 +156,7 @@ def check(
 def main() -> None:
     """Entry point. Every failure that has a code in the contract ends here with one line."""
     process.fill_standard_descriptors()
+    completing.answer_if_asked(cli, "upnextd")
     if sys.platform != "linux":
         _die(ExitCode.USAGE, "upnextd needs Linux; elsewhere, `upnext run service.py` runs a service in one process")
     try:

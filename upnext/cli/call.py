@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 import orjson
 
-from upnext.cli import output
+from upnext.cli import known_names, output
 from upnext.cli.options import flags, queue_options
 from upnext.cli.queue import queue
 from upnext.control.exits import ExitCode
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("task")
+@click.argument("task", shell_complete=known_names.tasks)
 @click.option(
     "--kwargs", "kwargs_text", metavar="JSON", default="{}", help='Arguments as a JSON object: \'{"order_id": "A1"}\'.'
 )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import click
 
-from upnext.cli import formatting, json_views, output
+from upnext.cli import formatting, json_views, known_names, output
 from upnext.cli.nearest import NearestGroup
 from upnext.cli.options import flags, queue_options
 from upnext.cli.queue import queue
@@ -68,7 +68,7 @@ def resume(cron_name: str) -> None:
 
 @cron.command()
 @click.argument("schedule_name", metavar="NAME")
-@click.argument("task")
+@click.argument("task", shell_complete=known_names.tasks)
 @click.option("--cron", "expression", metavar="FIELDS", default=None, help="When: '0 9 * * mon-fri'.")
 @click.option(
     "--every", type=click.FloatRange(min=1), metavar="SECONDS", default=None, help="Or: so many seconds apart."

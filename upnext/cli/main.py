@@ -12,9 +12,10 @@ from types import MappingProxyType
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from upnext import errors, project
-from upnext.cli import output
+from upnext.cli import completing, output
 from upnext.cli.nearest import NearestGroup
 from upnext.cli.options import queue_options
 from upnext.control.exits import ExitCode
@@ -42,6 +43,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "cron": "upnext.cli.cron:cron",
         "doctor": "upnext.cli.doctor:doctor",
         "ctl": "upnext.cli.ctl:ctl",
+        "completion": "upnext.cli.completion:completion",
         "dashboard": "upnext.dashboard.command:dashboard",
     }
 )
@@ -64,6 +66,11 @@ class LazyGroup(NearestGroup):
             return None
         module, _, attribute = target.partition(":")
         return getattr(importlib.import_module(module), attribute)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """As click's, without the help texts: no command is imported for them."""
+        names = [CompletionItem(name) for name in self._lazy if name.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: ARG001 - click's signature
@@ -156,4 +163,5 @@ def _fit_streams() -> None:
 def main() -> None:
     """Entry point of the `upnext` script."""
     _fit_streams()
+    completing.answer_if_asked(cli, "upnext")
     sys.exit(run(sys.argv[1:]))

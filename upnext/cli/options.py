@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from upnext.cli import known_names
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _META = "upnext.cli"
@@ -45,7 +47,12 @@ def json_option(command: F) -> F:
 
 
 def _name(command: F) -> F:
-    return _flag("--name", metavar="NAME", help="The daemon's name (default: the only one that runs).")(command)
+    return _flag(
+        "--name",
+        metavar="NAME",
+        shell_complete=known_names.daemons,
+        help="The daemon's name (default: the only one that runs).",
+    )(command)
 
 
 def queue_options(command: F) -> F:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from upnext.cli import output
+from upnext.cli import completing, output
 from upnext.cli.options import flags, queue_options
 from upnext.control.exits import ExitCode
 from upnext.core.counted import counted
@@ -33,7 +33,7 @@ LIFELINE = "UPNEXT_RUN_LIFELINE"
 
 
 @click.command()
-@click.argument("services", metavar="SERVICE...", nargs=-1, required=True)
+@click.argument("services", metavar="SERVICE...", nargs=-1, required=True, shell_complete=completing.files)
 @click.option(
     "--only", "-o", multiple=True, metavar="NAME", help="Only the workers and Apis of this name; may be repeated."
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from upnext.cli import json_views, output
+from upnext.cli import completing, json_views, known_names, output
 from upnext.cli.options import flags, queue_options
 from upnext.cli.queue import queue
 from upnext.errors import UsageError
@@ -38,7 +38,7 @@ NUMBERS = ("queued", "running", "delayed", "dead", "done", "failed", "rate/s")
 
 
 @click.command(name="list")
-@click.argument("services", metavar="[SERVICE]...", nargs=-1)
+@click.argument("services", metavar="[SERVICE]...", nargs=-1, shell_complete=completing.files)
 @queue_options
 def list_(services: tuple[str, ...]) -> None:
     """List tasks with their signatures: those that SERVICE files declare, else all that are registered."""
@@ -125,7 +125,7 @@ def _row(task: dict[str, Any]) -> list[Any]:
 
 
 @click.command(name="pause-task")
-@click.argument("task")
+@click.argument("task", shell_complete=known_names.tasks)
 @queue_options
 def pause_task(task: str) -> None:
     """Stop the fetching of TASK everywhere; its jobs wait."""
@@ -137,7 +137,7 @@ def pause_task(task: str) -> None:
 
 
 @click.command(name="resume-task")
-@click.argument("task")
+@click.argument("task", shell_complete=known_names.tasks)
 @queue_options
 def resume_task(task: str) -> None:
     """Let TASK be fetched again."""
@@ -156,7 +156,7 @@ def _switched(task: str, paused: bool, text: str) -> None:
 
 
 @click.command()
-@click.argument("task")
+@click.argument("task", shell_complete=known_names.tasks)
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @queue_options
 def purge(task: str, yes: bool) -> None:
@@ -175,7 +175,7 @@ def purge(task: str, yes: bool) -> None:
 
 
 @click.command()
-@click.argument("task")
+@click.argument("task", shell_complete=known_names.tasks)
 @click.option("--rate", metavar="N/PERIOD", help="So many starts at most, as 10/minute.")
 @click.option("--concurrency", type=click.IntRange(min=1), metavar="N", help="So many at once at most.")
 @click.option("--none", "lift", is_flag=True, help="No limit at all.")
@@ -199,7 +199,7 @@ def limits(task: str, rate: str | None, concurrency: int | None, lift: bool, dec
 
 
 @click.command()
-@click.argument("registered", metavar="TASK|CRON|EVENT.HANDLER")
+@click.argument("registered", metavar="TASK|CRON|EVENT.HANDLER", shell_complete=known_names.tasks)
 @queue_options
 def forget(registered: str) -> None:
     """Remove a task, cron or handler that no running service declares any more, and has no jobs."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from upnext.cli import output
+from upnext.cli import known_names, output
 from upnext.cli.ctl.connect import connect
 from upnext.cli.options import control_options, flags
 from upnext.control.client import ControlClient, Ended
@@ -76,7 +76,7 @@ def scale(ctx: click.Context, workers: int) -> None:
 
 
 @click.command()
-@click.argument("slot", required=False)
+@click.argument("slot", required=False, shell_complete=known_names.slots)
 @_wait
 @_timeout
 @control_options

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import click
 
-from upnext.cli import formatting, output
+from upnext.cli import formatting, known_names, output
 from upnext.cli.ctl.connect import connect
 from upnext.cli.ctl.samples import last_exit
 from upnext.cli.options import control_options, flags
@@ -39,7 +39,7 @@ def status(ctx: click.Context) -> None:
 
 
 @click.command()
-@click.argument("slot")
+@click.argument("slot", shell_complete=known_names.slots)
 @control_options
 def dump(slot: str) -> None:
     """Print the stacks of one child: its threads and what each async task awaits."""
