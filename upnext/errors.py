@@ -135,10 +135,10 @@ class JobError(UpNextError):
 
 
 class JobNotFoundError(JobError):
-    """No job of this id is queued, delayed, running or remembered."""
+    """No job of this id (or this key) is queued, delayed, running or remembered."""
 
-    def __init__(self, job_id: str) -> None:
-        super().__init__(f"no job {job_id!r}: never submitted, or ended and its result has expired")
+    def __init__(self, job_id: str, what: str = "job") -> None:
+        super().__init__(f"no {what} {job_id!r}: never submitted, or ended and its result has expired")
         self.job_id = job_id
 
 

@@ -10,11 +10,11 @@ from upnext import access
 from upnext.core import codec
 from upnext.core.binding import Signature
 from upnext.core.spec import TaskKind, TaskSpec
+from upnext.core.submission import checked_key
 from upnext.declare import HandlerSettings, check_names, checked_name, function_name, is_async, task_options
 from upnext.engine import tracing
 from upnext.errors import ServiceError
 from upnext.hooks import hooks
-from upnext.task import checked_key
 
 P = ParamSpec("P")
 T = TypeVar("T")

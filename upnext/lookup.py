@@ -11,6 +11,7 @@ import orjson
 
 from upnext import access
 from upnext.core.outcome import FailureReason, JobStatus
+from upnext.core.submission import checked_key
 from upnext.engine.views import jobs as views
 from upnext.errors import UsageError
 
@@ -44,15 +45,32 @@ class Job:
     labels: dict[str, str]
 
 
-async def job(job_id: str, *, redis_url: str | None = None) -> Job:
-    """Look a job up. Raises JobNotFoundError for an id that is not known (any more), UsageError for text that is no id."""
-    return await asyncio.to_thread(job_sync, job_id, redis_url=redis_url)
+async def job(
+    job_id: str | None = None, *, key: str | None = None, task: str | None = None, redis_url: str | None = None
+) -> Job:
+    """Look a job up, by its id or by its idempotency key: `upnext.job(key="order-1", task="charge")`.
+
+    key: of the job that holds it, or held it last; that is known for as long as the job's result (of a dead letter for 7 days at least).
+    task: whose key it is, for each task has keys of its own; None: of whichever task there is a job.
+
+    Raises JobNotFoundError for an id or a key that is not known (any more), UsageError for text that is no id, and for a key that jobs of
+    several tasks have.
+    """
+    return await asyncio.to_thread(job_sync, job_id, key=key, task=task, redis_url=redis_url)
 
 
-def job_sync(job_id: str, *, redis_url: str | None = None) -> Job:
-    """`job` for plain code: blocks for a round trip."""
+def job_sync(
+    job_id: str | None = None, *, key: str | None = None, task: str | None = None, redis_url: str | None = None
+) -> Job:
+    """`job` for plain code: blocks for a round trip or two."""
+    if (job_id is None) == (key is None):
+        raise UsageError("job: give an id or key=, one of them")
+    if task is not None and key is None:
+        raise UsageError("job: task= says whose key it is; an id names its task itself")
     broker = access.looking_client(redis_url)
-    return _job(views.job(broker, broker.keys, job_id))
+    if key is not None:
+        job_id = views.id_of_key(broker, broker.keys, checked_key(key), task)
+    return _job(views.job(broker, broker.keys, str(job_id)))
 
 
 async def jobs(

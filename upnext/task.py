@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Protocol, T
 from upnext import access
 from upnext.core import own_options
 from upnext.core.spec import TaskSpec
-from upnext.core.submission import Submission
+from upnext.core.submission import Submission, checked_key
 from upnext.declare import Duration, Priority, priority, seconds, whole
 from upnext.engine import tracing
 from upnext.errors import ServiceError, UsageError
@@ -346,17 +346,6 @@ _Origin = tuple[str | None, str | None, str | None]
 def _origin(name: str) -> _Origin:
     """-> (parent id, root id, traceparent) of what is submitted here."""
     return *access.lineage(), tracing.submitted(name)
-
-
-def checked_key(key: object) -> str:
-    """Raises UsageError unless it can be an idempotency key: 1 to 512 characters."""
-    if not isinstance(key, str) or not 0 < len(key) <= 512:
-        raise UsageError(f"an idempotency key is text of 1 to 512 characters, not {key!r:.80}")
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        raise UsageError(f"an idempotency key is Unicode text, not {key!r:.80}") from None
-    return key
 
 
 def _given(what: str, name: str, value: Duration, *, zero: bool = False) -> float:

@@ -145,6 +145,7 @@ SCRIPTS: dict[str, Maker] = {
     "gates, the last": _of_queue(lambda work, ids: _gates(work, ids[-1])),
     "gates, in the middle": _of_queue(lambda work, ids: _gates(work, ids[len(ids) // 2])),
     "find_job": _of_queue(lambda work, ids: inspect.find_job(work.keys, ids[0])),
+    "jobs_of_key": _of_queue(lambda work, ids: next(inspect.jobs_of_key(work.keys, "k", None))),
     "cancel": _of_queue(lambda work, ids: client_calls.cancel(work.keys, ids.pop())),
     "queued_jobs": _of_queue(lambda work, ids: inspect.queued_jobs(work.keys, "ship", "n", "", 10_000)),
     "purge_queued": _of_queue(lambda work, ids: admin.purge_queued(work.keys, "ship", "n")),

@@ -34,19 +34,32 @@ _LOOK_S = 0.25
 
 
 @click.command(name="job")
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="[ID]", required=False)
+@click.option("--key", default=None, help="Instead of ID: its idempotency key, also after its end.")
+@click.option("--task", default=None, help="Whose key it is (default: of whichever task there is a job).")
 @click.option("--tree", is_flag=True, help="With its ancestors and descendants, as far as they are remembered.")
 @click.option("--follow", is_flag=True, help="Tell what changes until it ends. Exit 1 unless it ended well.")
 @click.option("--stack", is_flag=True, help="Print where it stands now: of a job that a daemon on this machine runs.")
 @queue_options
 @click.pass_context
-def job(ctx: click.Context, job_id: str, tree: bool, follow: bool, stack: bool) -> None:
+def job(
+    ctx: click.Context,
+    job_id: str | None,
+    key: str | None,
+    task: str | None,
+    tree: bool,
+    follow: bool,
+    stack: bool,
+) -> None:
     """Show one job: where it is, since when, its attempts, lineage, result or error."""
+    from upnext.engine.views import jobs as jobs_module
+
+    _check_which(job_id, key, task)
     with queue() as broker:
+        if job_id is None:
+            job_id = jobs_module.id_of_key(broker, broker.keys, str(key), task)
         if follow:
             ctx.exit(_follow(broker, job_id))
-        from upnext.engine.views import jobs as jobs_module
-
         found = jobs_module.job(broker, broker.keys, job_id)
         family = _family(broker, found) if tree else []
     if stack:
@@ -61,6 +74,14 @@ def job(ctx: click.Context, job_id: str, tree: bool, follow: bool, stack: bool) 
             output.print_line(f"{'  ' * depth}{line}")
         return
     output.print_fields(fields(found))
+
+
+def _check_which(job_id: str | None, key: str | None, task: str | None) -> None:
+    """Raises click.UsageError unless an id or a key is given, one of them."""
+    if job_id is None and key is None:
+        raise click.UsageError("Missing argument 'ID': give an ID, or --key KEY (with --task TASK)")
+    if job_id is not None and (key is not None or task is not None):
+        raise click.UsageError("give an ID, or --key KEY (with --task TASK), one of them")
 
 
 def moment(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | None:
@@ -88,9 +109,7 @@ def moment(_ctx: click.Context, _param: click.Parameter, text: str | None) -> in
     metavar="NAME",
     help="Only those of this Worker: what it runs or ran, and what waits for it.",
 )
-@click.option(
-    "--label", "labels", multiple=True, metavar="NAME=TEXT", help="Only those of the listed that have it (repeatable)."
-)
+@click.option("--label", "labels", multiple=True, metavar="NAME=TEXT", help="Only those that have it (repeatable).")
 @click.option(
     "--since",
     metavar="WHEN",
@@ -118,15 +137,15 @@ def jobs(
     status = JobStatus(state) if state else None
     wanted = [_label(one) for one in labels]
     with queue() as broker:
-        look = limit if since is None and error is None else max(limit, jobs_module.LOOK)
+        filtered = since is not None or error is not None or bool(wanted)
+        look = max(limit, jobs_module.LOOK) if filtered else limit
         if worker is not None:
             found = jobs_module.of_worker(broker, broker.keys, worker, status, task, look)
         elif error is not None and status is None:
             found = jobs_module.failures(broker, broker.keys, task, look)
         else:
             found = jobs_module.jobs(broker, broker.keys, status, task, look)
-    found = jobs_module.matching(found, since_ms=since, error=error)[:limit]
-    print_jobs([one for one in found if all(one.labels.get(name) == text for name, text in wanted)])
+    print_jobs(jobs_module.matching(found, since_ms=since, error=error, labels=wanted)[:limit])
 
 
 def _label(given: str) -> tuple[str, str]:

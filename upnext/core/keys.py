@@ -153,6 +153,14 @@ class Keys:
         holds="job id of the job that holds the key; every terminal path deletes it",
         writers="cancel finish finish_again hand_back purge_delayed purge_queued reap send submit tick",
     )
+    ended_prefix = Key(
+        "ended:",
+        "string",
+        variable="KEY",
+        life="the outcome's; of a dead letter 7 days at least",
+        holds="job id of the job that held the idempotency key last, once it has ended",
+        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap",
+    )
     sent_prefix = Key(
         "sent:",
         "string",

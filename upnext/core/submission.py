@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from upnext.core.lanes import Lane
+from upnext.errors import UsageError
 
 
 @dataclass(slots=True)
@@ -35,3 +36,14 @@ class Submission:
     @property
     def lane(self) -> str:
         return Lane.HIGH if self.priority == "high" else Lane.NORMAL
+
+
+def checked_key(key: object) -> str:
+    """Raises UsageError unless it can be an idempotency key: 1 to 512 characters."""
+    if not isinstance(key, str) or not 0 < len(key) <= 512:
+        raise UsageError(f"an idempotency key is text of 1 to 512 characters, not {key!r:.80}")
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"an idempotency key is Unicode text, not {key!r:.80}") from None
+    return key

@@ -165,6 +165,27 @@ class TestJob:
         assert codes == [1]
         assert says("ValueError: no such order")
 
+    def test_by_its_idempotency_key_also_after_its_end(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("ship"), task("pack"))
+        job_id = bench.submit("ship", idempotency_key="order-1")
+        assert cli.json("job", "--key", "order-1")["status"] == "queued"
+        bench.finish(bench.take())
+        found = cli.json("job", "--key", "order-1", "--task", "ship")
+        assert (found["job_id"], found["status"]) == (job_id, "done")
+        assert cli("job", "--key", "order-1", "--task", "pack") == 1
+        assert cli("job", "--key", "order-2") == 1
+        assert "no job of the key 'order-2'" in cli.err
+        other = bench.submit("pack", idempotency_key="order-1")
+        assert cli("job", "--key", "order-1") == 64
+        assert job_id in cli.err
+        assert other in cli.err
+
+    @pytest.mark.parametrize("arguments", [[], ["ship:n1-1", "--key", "k"], ["ship:n1-1", "--task", "ship"]])
+    def test_an_id_or_a_key(self, bench: Bench, cli: Cli, arguments: list[str]) -> None:
+        bench.register(task("ship"))
+        assert cli("job", *arguments) == 64
+        assert "give an ID, or --key KEY" in cli.err
+
 
 class TestJobs:
     def test_by_state_and_task(self, bench: Bench, cli: Cli) -> None:
@@ -204,6 +225,20 @@ class TestJobs:
     def test_a_time_that_is_none(self, cli: Cli, since: str) -> None:
         assert cli("jobs", "--since", since) == 64
         assert "ISO time" in cli.err
+
+    def test_labels_are_looked_for_before_the_limit_counts(self, bench: Bench, cli: Cli) -> None:
+        bench.register(task("ship"))
+        wanted = [bench.submit("ship", own={"labels": {"of": name, "kind": "b"}}) for name in ("A", "B")]
+        for _ in range(5):
+            bench.submit("ship", own={"labels": {"of": "C"}})
+        wanted.append(bench.submit("ship", own={"labels": {"of": "A"}}))
+        for _ in range(5):
+            bench.submit("ship")
+        assert [one["job_id"] for one in cli.json("jobs", "--label", "of=B", "--limit", "1")] == [wanted[1]]
+        assert {one["job_id"] for one in cli.json("jobs", "--label", "of=A", "--limit", "2")} == {wanted[0], wanted[2]}
+        assert len(cli.json("jobs", "--label", "of=A", "--limit", "1")) == 1
+        [both] = cli.json("jobs", "--label", "of=A", "--label", "kind=b", "--limit", "3")
+        assert both["job_id"] == wanted[0]
 
 
 class TestTasks:

@@ -141,6 +141,26 @@ def find_job(keys: Keys, job_id: str) -> Call[Found]:
     )
 
 
+TASKS_OF_A_KEY = 100
+"""About how many tasks one call looks at for a key."""
+
+
+def jobs_of_key(keys: Keys, key: str, task: str | None) -> Calls[list[str]]:
+    """Ids of the jobs that hold this idempotency key, or held it last: at most one of each task (None: of all that are registered)."""
+    found: dict[str, str] = {}
+    cursor = b"0"
+    while True:
+        cursor, *rows = yield Call(
+            script("jobs_of_key"),
+            [keys.tasks],
+            [keys.idem_prefix, keys.ended_prefix, key, task or "", cursor, TASKS_OF_A_KEY],
+            ident,
+        )
+        found |= {name.decode(): job_id.decode() for name, job_id in pairs(rows)}
+        if cursor == b"0":
+            return [job_id for _, job_id in sorted(found.items())]
+
+
 def _ms(score: bytes, per_ms: int) -> int:
     """A score as Unix ms; for one that is no time the nearest that a clock can show."""
     return int(max(0.0, min(float(score) / per_ms, LATEST_MS)))

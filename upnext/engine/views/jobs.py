@@ -16,7 +16,7 @@ from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
 from upnext.engine.calls import inspect
 from upnext.engine.calls.inspect import End, Found, InLane, KeptEnd, LanePart, Packed, TaskFacts, Unreadable
 from upnext.engine.redis.scripts import Call, run_calls_blocking
-from upnext.errors import JobNotFoundError
+from upnext.errors import JobNotFoundError, UsageError
 
 T = TypeVar("T")
 
@@ -107,6 +107,19 @@ def job(transport: Transport, keys: Keys, job_id: str) -> Job:
     return _declared(one, found.definition)
 
 
+def id_of_key(transport: Transport, keys: Keys, key: str, task: str | None = None) -> str:
+    """The id of the job that holds this idempotency key, or held it last and ended. A key counts within its task; None: any.
+
+    Raises JobNotFoundError when none is known, UsageError when jobs of several tasks are, which it names.
+    """
+    found = run_calls_blocking(inspect.jobs_of_key(keys, key, task), transport.run)
+    if not found:
+        raise JobNotFoundError(key, what="job of the key")
+    if len(found) > 1:
+        raise UsageError(f"jobs of several tasks have the key {key!r}: {', '.join(found)}; name the task, too")
+    return found[0]
+
+
 def _found(job_id: str, found: Found) -> Job:
     extra: dict[str, Any] = {"progress": found.progress, "cancel_ms": found.cancel_ms}
     match found.place:
@@ -156,13 +169,20 @@ def failures(transport: Transport, keys: Keys, task: str | None = None, limit: i
     return sorted(unique.values(), key=lambda one: -(one.finished_ms or 0))[:limit]
 
 
-def matching(found: Iterable[Job], *, since_ms: int | None, error: str | None) -> list[Job]:
-    """Those that came into their state since then, and whose error's type or message has this in it, in any case of letters."""
+def matching(
+    found: Iterable[Job], *, since_ms: int | None, error: str | None, labels: Sequence[tuple[str, str]] = ()
+) -> list[Job]:
+    """Those that came into their state since then, whose error's type or message has this in it, in any case of letters, and that have
+    all these labels."""
     wanted = error.casefold() if error is not None else None
 
     def fits(one: Job) -> bool:
         if since_ms is not None and (one.since_ms or one.due_ms or 0) < since_ms:
             return False
+        if labels:
+            own = one.labels
+            if any(own.get(name) != text for name, text in labels):
+                return False
         return wanted is None or wanted in f"{one.error or ''} {one.cause or ''}".casefold()
 
     return [one for one in found if fits(one)]
