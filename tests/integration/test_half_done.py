@@ -179,6 +179,7 @@ OWN_TESTS = {
         ("announce", "report", "watch_daemons", "withdraw_report", "register", "remove", "set_limits", "withdraw"),
         "they hold no jobs, and are repeated",
     ),
+    "remove_bad": "what it removes is broken: see test_remove_bad.py",
     "set_aside": "see test_set_aside.py",
 }
 
