@@ -27,7 +27,8 @@ class JobLines:
 
     def __init__(self, tasks: Sequence[str], *, are_wanted: bool = True) -> None:
         self._tasks = tuple(tasks)
-        self._are_wanted = are_wanted
+        self.are_wanted = are_wanted
+        """Without, nothing is to be reported here: the caller asks first, for it is once a job."""
         self._running: dict[tuple[int, int, int], _Running] = {}
         """By (task, entry ms, entry seq)."""
         self._cells: dict[int, tuple[int, int, int]] = {}
@@ -35,8 +36,6 @@ class JobLines:
 
     def started(self, cell: int, entry: tuple[int, int, int], tail: str) -> None:
         """An attempt begins in `cell`, or goes on there after it waited. `tail` is the job's id without its task."""
-        if not self._are_wanted:
-            return
         self._cells[cell] = entry
         if entry in self._running or not log.isEnabledFor(logging.INFO):
             return

@@ -52,7 +52,8 @@ class _LocalHost(NoHost):
         born_ms: int,
         born_seq: int,
     ) -> None:
-        self._lines.started(cell, (task, entry_ms, entry_seq), f"{chr(born)}{born_ms}-{born_seq}")
+        if self._lines.are_wanted:
+            self._lines.started(cell, (task, entry_ms, entry_seq), f"{chr(born)}{born_ms}-{born_seq}")
 
     def failed(self, job_id: str, task: str, error: str) -> None:  # noqa: ARG002 - the id names the task
         self._lines.failed(job_id, error)
@@ -62,14 +63,17 @@ class _LocalHost(NoHost):
 
     def ended(self, cell: int, ok: bool) -> None:
         self._status.count(ok=ok)
-        self._lines.ended(cell, ok=ok)
+        if self._lines.are_wanted:
+            self._lines.ended(cell, ok=ok)
 
     def parked(self, cell: int) -> None:
-        self._lines.parked(cell)
+        if self._lines.are_wanted:
+            self._lines.parked(cell)
 
     def ended_parked(self, task: int, entry_ms: int, entry_seq: int, ok: bool) -> None:
         self._status.count(ok=ok)
-        self._lines.ended_parked((task, entry_ms, entry_seq), ok=ok)
+        if self._lines.are_wanted:
+            self._lines.ended_parked((task, entry_ms, entry_seq), ok=ok)
 
     def stuck(self, job_id: str, reason: str) -> None:
         log.error("%s can't be stopped (%s): it is recorded as ended and goes on in this process", job_id, reason)
