@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -34,6 +35,21 @@ def no_collections() -> Iterator[None]:
     gc.enable()
 
 
+@pytest.fixture
+def records_as_text() -> Iterator[None]:
+    """The handlers of a test run keep records, and with the exception of a last failure its frames; those of a worker write and forget."""
+
+    def write(record: logging.LogRecord) -> bool:
+        if record.exc_info:
+            record.exc_text, record.exc_info = logging.Formatter().formatException(record.exc_info), None
+        return True
+
+    log = logging.getLogger("upnext.worker")
+    log.addFilter(write)
+    yield
+    log.removeFilter(write)
+
+
 def errors_alive() -> list[BaseException]:
     ours = JobCancelled | JobTimeout | PoolCrash | RemoteError
     return [one for one in gc.get_objects() if isinstance(one, ours)]
@@ -44,7 +60,7 @@ def nothing(*_: object) -> None: ...
 
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("kind", ["async", "hooked", "thread"])
-@pytest.mark.usefixtures("no_collections")
+@pytest.mark.usefixtures("no_collections", "records_as_text")
 async def test_in_the_worker(redis_url: str, namespace: str, kind: str, end: str) -> None:
     worker = upnext.Worker("w", concurrency=2)
     alive: WeakSet[Held] = WeakSet()
@@ -127,7 +143,7 @@ def service(tmp_path: Path) -> Iterator[Path]:
     forget(path)
 
 
-@pytest.mark.usefixtures("no_collections")
+@pytest.mark.usefixtures("no_collections", "records_as_text")
 async def test_in_a_pool_process(service: Path, redis_url: str, namespace: str) -> None:
     """The worker's side of it: the errors, which hold its frames."""
     async with serving(service, redis_url, namespace):
