@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -136,6 +135,8 @@ def _dotenv(path: Path) -> dict[str, Setting]:
 
 
 def _table(path: Path) -> dict[str, Setting]:
+    import tomllib  # noqa: PLC0415 - every command and every first submit imports this module; most read no table
+
     text = _read(path) or ""
     try:
         project: Any = tomllib.loads(text)

@@ -138,6 +138,11 @@ def service(tmp_path: Path, port: int) -> Path:
     return write_service(tmp_path, port)
 
 
+def run_to_end(env: dict[str, str], *args: str) -> subprocess.CompletedProcess[str]:
+    """`upnext run ARGS`, of what is refused."""
+    return subprocess.run([UPNEXT, "run", *args], env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
 def write_service(folder: Path, port: int, graceful: float = 30.0, secrets: str = "") -> Path:
     path = folder / "shop.py"
     imports = "from fastapi import Request, WebSocket\nfrom fastapi.responses import StreamingResponse\n"
@@ -263,14 +268,7 @@ def test_it_listens_where_it_is_told_to(tmp_path: Path, service: Path, env: dict
 
 
 def test_an_address_that_cannot_be_meant_is_one_line(service: Path, env: dict[str, str]) -> None:
-    ended = subprocess.run(
-        [UPNEXT, "run", str(service), "--api-listen", "back=127.0.0.1:0"],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = run_to_end(env, str(service), "--api-listen", "back=127.0.0.1:0")
     assert (ended.returncode, ended.stderr) == (
         64,
         "upnext: --api-listen: no api is named 'back'; there are: front\n",
@@ -290,9 +288,7 @@ def test_requests_get_the_secrets_of_their_api(tmp_path: Path, env: dict[str, st
             assert client.get("/secret") == (200, 10)
     finally:
         assert program.end() == 0
-    ended = subprocess.run(
-        [UPNEXT, "run", str(source)], env=env, capture_output=True, text=True, timeout=60, check=False
-    )
+    ended = run_to_end(env, str(source))
     assert ended.returncode == 1
     assert "secret 'signing_key' is missing" in ended.stderr.splitlines()[-1]
 
@@ -305,14 +301,7 @@ def test_only_takes_apis_by_name(tmp_path: Path, service: Path, env: dict[str, s
             assert client.get("/state") == (200, "openopen")
     finally:
         assert program.end() == 0
-    refused = subprocess.run(
-        [UPNEXT, "run", str(service), "--only", "back"],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    refused = run_to_end(env, str(service), "--only", "back")
     assert (refused.returncode, refused.stderr) == (
         64,
         "upnext: no worker or api is named 'back'; there are: shop, front\n",
@@ -321,9 +310,7 @@ def test_only_takes_apis_by_name(tmp_path: Path, service: Path, env: dict[str, s
 
 def test_a_port_in_use_is_one_line_and_69(service: Path, env: dict[str, str], port: int) -> None:
     with socket.create_server(("127.0.0.1", port)):
-        ended = subprocess.run(
-            [UPNEXT, "run", str(service)], env=env, capture_output=True, text=True, timeout=60, check=False
-        )
+        ended = run_to_end(env, str(service))
     assert ended.returncode == 69, ended.stderr
     assert f"upnext: api 'front': 127.0.0.1:{port} is in use" in ended.stderr.splitlines()
 
@@ -331,7 +318,7 @@ def test_a_port_in_use_is_one_line_and_69(service: Path, env: dict[str, str], po
 def test_what_cannot_be_meant_is_one_line(tmp_path: Path, env: dict[str, str]) -> None:
     path = tmp_path / "shop.py"
     path.write_text("import upnext\na = upnext.Api('x')\nb = upnext.Api('x', port=8001)\n")
-    ended = subprocess.run([UPNEXT, "run", str(path)], env=env, capture_output=True, text=True, timeout=60, check=False)
+    ended = run_to_end(env, str(path))
     assert (ended.returncode, ended.stderr) == (78, "upnext: two apis are named 'x'\n")
 
 
@@ -347,7 +334,7 @@ def test_a_lifespan_that_fails_ends_it_with_one_line(tmp_path: Path, env: dict[s
             yield
         """)
     )
-    ended = subprocess.run([UPNEXT, "run", str(path)], env=env, capture_output=True, text=True, timeout=60, check=False)
+    ended = run_to_end(env, str(path))
     assert (ended.returncode, ended.stderr.splitlines()[-1]) == (
         1,
         "upnext: api 'front': its lifespan failed: OSError: no database",

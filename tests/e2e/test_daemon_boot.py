@@ -229,9 +229,9 @@ def test_a_folder_or_file_that_can_not_be_used_is_one_line(arguments: list[str],
     command = [UPNEXTD, "start", "service.py", "--workers", "1", *(word for pair in options.items() for word in pair)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=given(60), check=False)
     assert done.returncode == 64, done.stderr
-    [said] = done.stderr.splitlines()
-    assert said.startswith("upnextd: ")
-    assert line in said
+    [only] = done.stderr.splitlines()
+    assert only.startswith("upnextd: ")
+    assert line in only
 
 
 def test_an_id_that_is_junk_counts_as_none(tmp_path: Path) -> None:

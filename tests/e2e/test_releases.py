@@ -42,17 +42,17 @@ def deploy(daemon: Daemon, release: str) -> None:
     os.replace(beside, daemon.cwd)
 
 
-def told(queue: Queue) -> bytes | None:
+def answers(queue: Queue) -> bytes | None:
     return queue.ended(queue.submit("release")).value
 
 
 @pytest.mark.parametrize(("service", "args"), [("svc.py", ()), ("svc", ()), ("svc.py", ("--no-preload",))])
 def test_a_reload_follows_the_link(service: str, args: tuple[str, ...]) -> None:
     with in_releases(service, *args) as daemon, Queue(daemon) as queue:
-        assert told(queue) == b'["one","one"]'
+        assert answers(queue) == b'["one","one"]'
         deploy(daemon, "two")
         assert daemon.ctl("reload", "--wait").returncode == 0
-        assert told(queue) == b'["two","two"]'
+        assert answers(queue) == b'["two","two"]'
 
 
 def test_after_an_upgrade_it_still_does() -> None:
@@ -66,11 +66,11 @@ def test_after_an_upgrade_it_still_does() -> None:
         deploy(daemon, "one")
         deploy(daemon, "two")
         assert daemon.ctl("reload", "--wait").returncode == 0
-        assert told(queue) == b'["two","two"]'
+        assert answers(queue) == b'["two","two"]'
 
 
 def test_where_pwd_leads_elsewhere_the_place_itself_counts() -> None:
     daemon = in_releases("svc.py")
     daemon._env["PWD"] = "/"
     with daemon, Queue(daemon) as queue:
-        assert told(queue) == b'["one","one"]'
+        assert answers(queue) == b'["one","one"]'

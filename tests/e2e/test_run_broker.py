@@ -284,9 +284,9 @@ def test_a_line_for_each_start_and_each_end(home: Home) -> None:
     assert re.search(r"^\d\d:\d\d:\d\d failed broken \S+ \d+ ms ValueError: not ", program.log(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("told", [("--log-level", "warning"), ()])
-def test_fewer_lines(home: Home, told: tuple[str, ...]) -> None:
-    program = home.start("run", "shop.py", *told, **({} if told else {"UPNEXT_LOG_LEVEL": "WARNING"}))
+@pytest.mark.parametrize("args", [("--log-level", "warning"), ()])
+def test_fewer_lines(home: Home, args: tuple[str, ...]) -> None:
+    program = home.start("run", "shop.py", *args, **({} if args else {"UPNEXT_LOG_LEVEL": "WARNING"}))
     program.ready()
     home.doubles()
     home.upnext("call", "broken", "--wait")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.integration.lua_harness import Workbench, task
+from tests.integration.made_schedules import lead
 from upnext.core.entry import Meta
 from upnext.core.spec import STEPPED_BACK_MS, CronSpec
 from upnext.engine.calls import admin, inspect, lease
@@ -21,23 +22,6 @@ def ready(work: Workbench, max_concurrency: int | None = None) -> int:
     lead(work)
     work.broker.command("HSET", work.keys.cursors, "tidy", 0)
     return work.now_ms() // 60_000 * 60_000
-
-
-def lead(work: Workbench, daemon: str = "d1") -> None:
-    """The leadership that there is counts as ended."""
-    ended = ""
-    for _ in range(2):
-        call = lease.beat(
-            work.keys,
-            work.epoch,
-            daemon=daemon,
-            token="t",
-            lease_ms=1,
-            leadership_ms=-1,
-            consumers=[],
-            ended_leadership=ended,
-        )
-        ended = work.broker.run(call).leadership
 
 
 def call(

@@ -94,9 +94,9 @@ def test_the_error_of_a_job_that_was_waited_for_is_one_line(capsys: pytest.Captu
     failed = Outcome(JobStatus.FAILED, error=ErrorInfo("ValueError", HOSTILE))
     with click.Context(click.Command("call")):
         call._tell("t:1", failed)
-    told = capsys.readouterr().err
-    assert is_safe(told)
-    assert told.count("\n") == 1
+    err = capsys.readouterr().err
+    assert is_safe(err)
+    assert err.count("\n") == 1
 
 
 def test_no_command_prints_past_it() -> None:

@@ -14,6 +14,7 @@ from upnext.cli.options import flags, queue_options
 from upnext.cli.queue import queue
 from upnext.cli.tasks import confirm
 from upnext.control.exits import ExitCode
+from upnext.core.counted import counted
 from upnext.errors import UsageError
 
 _ids = click.argument("job_ids", metavar="[ID]...", nargs=-1)
@@ -147,7 +148,7 @@ def _tell(ctx: click.Context, verb: str, done: list[str], unknown: list[str]) ->
     if flags().json:
         output.print_json({verb: done, "unknown": unknown})
     else:
-        output.print_line(f"{verb} {len(done)} dead letter{'' if len(done) == 1 else 's'}")
+        output.print_line(f"{verb} {counted(len(done), 'dead letter')}")
         for job_id in unknown:
             output.tell(f"{job_id} is no dead letter")
     ctx.exit(ExitCode.FAILED if unknown else ExitCode.OK)

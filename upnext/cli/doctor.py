@@ -15,6 +15,7 @@ from upnext.cli.options import flags, queue_options
 from upnext.cli.queue import queue
 from upnext.cli.tasks import confirm
 from upnext.control.exits import ExitCode
+from upnext.engine.calls.rows import lenient
 
 if TYPE_CHECKING:
     from upnext.engine.views.doctor import Finding
@@ -64,7 +65,7 @@ def doctor(ctx: click.Context, removes: bool, yes: bool, limit: int) -> None:
 
 def _print(found: Sequence[Finding], more: bool) -> None:
     for one in found:
-        field = "" if one.field is None else f"  {_text(one.field[:_SHOWN])}{'…' if len(one.field) > _SHOWN else ''}"
+        field = "" if one.field is None else f"  {lenient(one.field[:_SHOWN])}{'…' if len(one.field) > _SHOWN else ''}"
         output.print_line(f"{one.key}{field}")
         output.print_line(f"  {one.why}")
         output.print_line(f"  {_command(one)}")
@@ -77,7 +78,7 @@ def _print(found: Sequence[Finding], more: bool) -> None:
 def _json(one: Finding) -> dict[str, Any]:
     return {
         "key": _plain(one.key),
-        "field": None if one.field is None else _text(one.field),
+        "field": None if one.field is None else lenient(one.field),
         "why": one.why,
         "remove": _command(one),
     }
@@ -101,13 +102,9 @@ def _quoted(word: str | bytes) -> str:
     )
 
 
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "backslashreplace")
-
-
 def _plain(key: str) -> str:
     """A key's name; bytes that are no text are escaped."""
-    return _text(key.encode("utf-8", "surrogateescape"))
+    return lenient(key.encode("utf-8", "surrogateescape"))
 
 
 def _count(number: int) -> str:

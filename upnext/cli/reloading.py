@@ -89,6 +89,8 @@ class _Reloader:
         self._old: list[_Child] = []
         """They finish their jobs."""
         self._current: _Child | None = None
+        self._failed = 0
+        """What the newest ended with, where none could be imported."""
 
     def run(self) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -135,8 +137,6 @@ class _Reloader:
             self._old.append(self._current)
         self._current = child
         child.start()
-
-    _failed = 0
 
     def _await(self, child: _Child) -> None:
         while child.code is None and not self._asked:

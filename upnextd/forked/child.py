@@ -130,6 +130,11 @@ def _redis_url(assignment: Assignment, own: str | None) -> str:
     return assignment.redis_url or own or assignment.embedded_url or ""
 
 
+def _declared_url(spec: Any) -> str | None:
+    """The first Redis that the service itself names."""
+    return next((one.redis_url for one in (*spec.workers, *spec.apis) if one.redis_url), None)
+
+
 def api_server(loaded: Any, assignment: Assignment, listener: int, page: Writer) -> Any:
     """What serves the child's Api and counts its requests in the page; they submit where the workers of this daemon are."""
     rows, meter = api_meters.Rows(assignment.routes), page.meter() if assignment.metered else None
@@ -140,18 +145,16 @@ def api_server(loaded: Any, assignment: Assignment, listener: int, page: Writer)
             meter.observed(rows.of(route, status), seconds)
 
     api = next(api for api in loaded.spec.apis if api.name == assignment.api)
-    own = next((worker.redis_url for worker in loaded.spec.workers if worker.redis_url), None)
-    per_loop.settle(per_loop.Home(_redis_url(assignment, None), api.redis_url or own, assignment.namespace))
+    own = api.redis_url or _declared_url(loaded.spec)
+    per_loop.settle(per_loop.Home(_redis_url(assignment, None), own, assignment.namespace))
     serving = importlib.import_module("upnext.api_server")  # an extra: only a service with an Api needs it
     return serving.ApiServer(api, socket.socket(fileno=listener), seen)
 
 
 def scheduler_factory(loaded: Any, assignment: Assignment) -> Callable[[Callable[[str], None]], Any]:
     """A maker of the scheduler."""
-    declared = (*loaded.spec.workers, *loaded.spec.apis)
-    own = next((one.redis_url for one in declared if one.redis_url), None)
     settings = SchedulerSettings(
-        redis_url=_redis_url(assignment, own),
+        redis_url=_redis_url(assignment, _declared_url(loaded.spec)),
         namespace=assignment.namespace,
         daemon_id=assignment.daemon_id,
         service=loaded.spec,

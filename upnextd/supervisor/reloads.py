@@ -188,6 +188,18 @@ class Reloads:
 
     # -- what is done --
 
+    def _want_only(self, generation: int) -> None:
+        """Want every child of this generation, and none of another."""
+        self._duties.edit(
+            canary=None,
+            generation=generation,
+            has_workers=self._fleet.has_workers(generation),
+            scheduler_generation=generation,
+            api_generation=generation,
+            apis=self._apis_of(generation),
+            next_apis=(),
+        )
+
     def _broke(self, now: Rollout, why: str, detail: str = "") -> None:
         if now.phase not in rollout.OVER:
             now.why, now.detail = why, detail
@@ -243,15 +255,7 @@ class Reloads:
     def _roll_back(self, now: Rollout) -> None:
         if not self._fleet.desired.stopping:
             self._log.fault(f"reload failed, generation {now.former} goes on: {now.why}")
-        self._duties.edit(
-            canary=None,
-            generation=now.former,
-            has_workers=self._fleet.has_workers(now.former),
-            scheduler_generation=now.former,
-            api_generation=now.former,
-            apis=self._apis_of(now.former),
-            next_apis=(),
-        )
+        self._want_only(now.former)
         self._keep_listeners(now.former, self._rollouts.former)
         for instance in self._fleet.instances:
             if instance.generation == now.former and instance.life.state in slots.SERVING:
@@ -310,13 +314,7 @@ class Reloads:
         former.made_ms = self._kernel.wall_ms()
         self._rollouts.former = None
         self._fleet.record = plan.Record()
-        self._duties.edit(
-            generation=former.number,
-            has_workers=self._fleet.has_workers(former.number),
-            scheduler_generation=former.number,
-            api_generation=former.number,
-            apis=self._apis_of(former.number),
-        )
+        self._want_only(former.number)
         self._fleet.generations[bad].retire()
         return True
 

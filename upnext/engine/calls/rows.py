@@ -43,7 +43,7 @@ def bad_row(key: str, field: bytes, why: str, remove: str) -> None:
         return
     if len(_named) < _MOST_NAMED:
         _named.add((key, field))
-    shown = field[:200].decode("utf-8", "backslashreplace")
+    shown = lenient(field[:200])
     log.error("a row of %s is passed over: field %r %s; remove it with %s %s FIELD", key, shown, why, remove, key)
 
 

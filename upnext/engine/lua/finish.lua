@@ -73,8 +73,8 @@ end
 local at = 9 + 3 * streams
 while at <= #ARGV do
   local index, letter = tonumber(ARGV[at + 1]), ARGV[at + 2]
-  local stream, told = KEYS[FIRST + index], 9 + 3 * (index - 1)
-  local lane_id, ttl = ARGV[told] .. ':' .. ARGV[told + 1], ARGV[told + 2]
+  local stream, words = KEYS[FIRST + index], 9 + 3 * (index - 1)
+  local lane_id, ttl = ARGV[words] .. ':' .. ARGV[words + 1], ARGV[words + 2]
   if ARGV[at] == 'p' then
     local count = tonumber(ARGV[at + 3])
     local ids, outcomes = {}, {}
@@ -109,7 +109,7 @@ while at <= #ARGV do
       ends[#ends + 1] = letter .. lane_id .. ids[job]
     end
     if letter == 'd' then
-      succeeded(ARGV[told], lane_id, ids)
+      succeeded(ARGV[words], lane_id, ids)
     end
     ended(index, letter, ids, all_pending)
     position = position + count
@@ -126,7 +126,7 @@ while at <= #ARGV do
       if meta.bury then
         local found = redis.call('XRANGE', stream, entry, entry)
         local payload = found[1] and found[1][2][2] or '{}'
-        packed = (meta.l or ARGV[told + 1]) .. #meta.dead .. ':' .. meta.dead .. payload
+        packed = (meta.l or ARGV[words + 1]) .. #meta.dead .. ':' .. meta.dead .. payload
       end
       if meta.cache then
         redis.call('SET', ARGV[7] .. meta.cache, outcome, 'PX', string.format('%.0f', meta.cache_ttl))
@@ -136,9 +136,9 @@ while at <= #ARGV do
         ends[#ends + 1] = letter .. job
       end
       if letter == 'd' then
-        succeeded(ARGV[told], '', {job})
+        succeeded(ARGV[words], '', {job})
       else
-        note_end(ARGV[told], letter, job, meta.g, meta.about)
+        note_end(ARGV[words], letter, job, meta.g, meta.about)
       end
       note_child(keys, now, letter, job, meta)
       ended(index, letter, {entry}, true)

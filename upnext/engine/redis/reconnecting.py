@@ -30,7 +30,7 @@ CALM_S = 5.0
 
 
 def _nothing() -> None:
-    """For a link that nobody watches."""
+    """For a link whose keys are of no concern to its owner."""
 
 
 class Link:
