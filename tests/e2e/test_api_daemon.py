@@ -68,6 +68,16 @@ def apis(daemon: Daemon) -> dict[str, dict[str, Any]]:
     return {c["slot"]: c for c in children if c["role"] == "api" and c["state"] == "READY"}
 
 
+def pids(daemon: Daemon) -> dict[str, int]:
+    """slot -> pid of its worker, or of its process of an Api, that serves."""
+    return daemon.worker_pids() | {slot: child["pid"] for slot, child in apis(daemon).items()}
+
+
+def causes(daemon: Daemon) -> list[str]:
+    """Why the former processes of the Apis ended, where there were any."""
+    return [child["last_exit"]["cause"] for child in apis(daemon).values() if child["last_exit"]]
+
+
 def asked(port: int) -> Any:
     with Client(port) as client:
         status, body = client.get("/version")
@@ -140,11 +150,16 @@ def test_reloads_and_restarts_cut_no_request_off() -> None:
                 assert done.returncode == 0, done.stderr
                 wait_until(lambda version=version: requests.answers[-1]["api"] == version, 20, "the new code to answer")
                 requests.some()
-            before = apis(daemon)
+            before = pids(daemon)
             assert daemon.ctl("restart", "api-front-1").returncode == 0
-            wait_until(
-                lambda: apis(daemon).get("api-front-1", {}).get("pid") not in (None, before["api-front-1"]["pid"]), 20
-            )
+            wait_until(lambda: apis(daemon).get("api-front-1", {}).get("pid") not in (None, before["api-front-1"]), 20)
+            requests.some()
+            before = pids(daemon)
+            done = daemon.ctl("restart", "--wait")
+            assert done.returncode == 0, done.stderr
+            after = pids(daemon)
+            assert set(after) == {"worker-1", "worker-2", "api-front-1", "api-front-2"}
+            assert not set(before.values()) & set(after.values())
             requests.some()
             os.kill(daemon.pid, signal.SIGUSR2)
             wait_until(lambda: "upgraded to" in daemon.log(), 30, "the upgrade")
@@ -153,6 +168,27 @@ def test_reloads_and_restarts_cut_no_request_off() -> None:
         ahead = [one for one in requests.answers if one["api"] > one["worker"]]
         assert ahead == [], "no new code answers while old workers still fetch"
         assert {one["api"] for one in requests.answers} == {1, 2, 3}
+
+
+def test_processes_that_grew_are_replaced_one_at_a_time_and_no_request_is_cut_off() -> None:
+    port = free_port()
+    grow = (
+        'HELD = []\n\n@api.get("/grow")\nasync def grow() -> int:\n'
+        "    HELD.append(bytes(range(256)) * 1_200_000)\n    return os.getpid()\n"
+    )
+    with make(port, "--max-rss", "280M", extra=grow) as daemon:
+        wait_until(lambda: len(apis(daemon)) == 2, 30)
+        first = {child["pid"] for child in apis(daemon).values()}
+        with Requests(port) as requests:
+            requests.some()
+            while first & {child["pid"] for child in apis(daemon).values()}:
+                with Client(port) as client:
+                    assert client.get("/grow")[0] == 200
+            wait_until(lambda: len(apis(daemon)) == 2, 30)
+            requests.some()
+        assert requests.failures == []
+        wait_until(lambda: causes(daemon) == ["recycled", "recycled"], 30, "those that are replaced to end")
+        assert daemon.log().count("is recycled after") >= 2
 
 
 def test_apis_alone_have_no_workers_beside_them_and_reload() -> None:
@@ -197,8 +233,7 @@ def test_a_process_whose_loop_is_blocked_is_ended_with_its_stacks() -> None:
                 "the blocked one to be replaced",
             )
         assert asked(port)["api"] == 1
-        causes = [child["last_exit"]["cause"] for child in apis(daemon).values() if child["last_exit"]]
-        assert causes == ["hung"]
+        assert causes(daemon) == ["hung"]
 
 
 def test_a_stop_lets_requests_end_before_the_workers() -> None:

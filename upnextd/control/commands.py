@@ -223,7 +223,7 @@ class ControlCommands:
 
     def _restart(self, params: dict[str, Any], _client: Client) -> _Answer:
         slot = params["slot"]
-        instances = [self._slot(slot)] if slot is not None else [s for s in self._fleet.workers if s.leave_by is None]
+        instances = [self._slot(slot)] if slot is not None else [s for s in self._fleet.serving if s.leave_by is None]
         self._ask(Request.RESTART)
         self._requests.restart(slot, {instance.slot: instance.id for instance in instances})
         ids = {instance.id for instance in instances}

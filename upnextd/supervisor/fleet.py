@@ -165,6 +165,11 @@ class Fleet:
         """Those that count as desired: not the quarantine child, which comes and goes by itself."""
         return [instance for instance in self.instances if instance.counts]
 
+    @property
+    def serving(self) -> list[Instance]:
+        """The desired workers, and the Apis' processes: what a restart of everything replaces."""
+        return [instance for instance in self.instances if instance.counts or instance.role is Role.API]
+
     def ready_workers(self) -> int:
         """Count the slots whose child serves, or is paused because the operator wants it."""
         fine = {State.READY} if self.desired.mode is Mode.RUN else slots.SERVING

@@ -1,5 +1,7 @@
-"""When a worker is replaced for its age or size: after so many jobs, or over so much memory. Limits are jittered, so that children
-that started together don't go together; one goes at a time, and its replacement is ready before it drains.
+"""When a child is replaced for its age or size: a worker after so many jobs, a worker or a process of an Api over so much memory.
+
+Limits are jittered, so that children that started together don't go together; of each role one goes at a time, and its replacement is
+ready before it drains.
 """
 
 from __future__ import annotations
@@ -8,6 +10,8 @@ import random
 from dataclasses import dataclass
 
 from upnext.core.counted import counted
+from upnextd.rules import plan
+from upnextd.rules.plan import Role
 from upnextd.rules.slots import State
 from upnextd.shared.kernel import Kernel
 from upnextd.shared.logs import Log
@@ -47,7 +51,7 @@ def limits_of(max_jobs: int | None, max_rss_bytes: int | None, token: int) -> Re
 
 
 class Recycling:
-    """Mark workers that have used up what they may."""
+    """Mark children that have used up what they may."""
 
     def __init__(
         self,
@@ -65,29 +69,35 @@ class Recycling:
         self._max_jobs = max_jobs
         self._max_rss_bytes = max_rss_bytes
         self._checked_at = 0.0
-        self._warned = False
+        self._warned = set[str]()
 
     def check(self, now: float) -> None:
-        """Mark at most one worker as outdated. `now`: monotonic seconds."""
+        """Mark at most one worker and one process of an Api as outdated. `now`: monotonic seconds."""
         if self._max_jobs is None and self._max_rss_bytes is None:
             return
         if now - self._checked_at < _CHECK_S or self._fleet.desired.stopping or self._fleet.rollouts.under_way:
             return
         self._checked_at = now
-        workers = [instance for instance in self._fleet.instances if instance.counts]
-        leaving = sum(instance.leave_by is not None for instance in workers)
-        coming = any(self._fleet.is_outdated(instance) for instance in workers if instance.leave_by is None)
-        if coming or leaving > max(1, self._fleet.desired.workers):
-            # One replacement at a time. Workers that only finish what runs don't count, as long as they are few.
+        self._check_role(Role.WORKER, self._fleet.desired.workers, self._max_jobs, "job")
+        # A request is no job: of an Api, only its size counts.
+        self._check_role(Role.API, len(plan.api_slots(self._fleet.desired.apis)), None, "request")
+
+    def _check_role(self, role: Role, wanted: int, max_jobs: int | None, work: str) -> None:
+        """Mark at most one of a role. `wanted`: how many of it there are to be; `work`: what it does."""
+        instances = [instance for instance in self._fleet.serving if instance.role is role]
+        staying = [instance for instance in instances if instance.leave_by is None]
+        coming = any(self._fleet.is_outdated(instance) for instance in staying)
+        if coming or len(instances) - len(staying) > max(1, wanted):
+            # One replacement at a time. Those that only finish what runs don't count, as long as they are few.
             return
-        for instance in workers:
+        for instance in staying:
             child = instance.child
             if child is None or child.pid is None or instance.life.state is not State.READY:
                 continue
-            limits = limits_of(self._max_jobs, self._max_rss_bytes, child.token)
+            limits = limits_of(max_jobs, self._max_rss_bytes, child.token)
             rss_bytes = 0 if limits.rss_bytes is None else self._kernel.rss_bytes(child.pid)
             if limits.too_small(rss_bytes) and not child.page.ran_job:
-                self._warn_too_small(instance.slot, rss_bytes)
+                self._warn_too_small(instance.slot, work, rss_bytes)
                 continue
             why = limits.used_up(child.page.attempts, rss_bytes)
             if why is not None:
@@ -97,8 +107,8 @@ class Recycling:
                 self._duties.wake()
                 return
 
-    def _warn_too_small(self, slot: str, rss_bytes: int) -> None:
-        """Log it once: a successor would be as big."""
-        if not self._warned:
-            self._log.caution(f"{slot} has {rss_bytes >> 20} MiB before its first job: --max-rss is too small")
-        self._warned = True
+    def _warn_too_small(self, slot: str, work: str, rss_bytes: int) -> None:
+        """Log it once for each role: a successor would be as big."""
+        if work not in self._warned:
+            self._log.caution(f"{slot} has {rss_bytes >> 20} MiB before its first {work}: --max-rss is too small")
+        self._warned.add(work)

@@ -57,7 +57,7 @@ class Requests:
 
     def restart(self, slot: str | None, marks: Mapping[str, int]) -> None:
         """Want the children of these slots replaced: all instances up to the id that each is given. `slot`: as asked; None: all."""
-        self._log.note(f"asked to restart {slot or 'every worker'}")
+        self._log.note(f"asked to restart {slot or 'every worker and process of an Api'}")
         self._duties.edit(renewed=plan.renew(self._fleet.desired, marks).renewed)
 
     def _enter(self, mode: Mode, request: Request) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from upnextd.control.commands import ControlCommands
 from upnextd.control.server import Client, CommandError
 from upnextd.rules import modes, plan
 from upnextd.rules.modes import Request
-from upnextd.rules.plan import Mode
+from upnextd.rules.plan import Mode, Role
 from upnextd.rules.slots import Life, State
 from upnextd.supervisor.fleet import Rollout
 from upnextd.supervisor.operations import Operation, Progress
@@ -210,6 +211,16 @@ class TestRestart:
         quarantine = case.world.instance(plan.QUARANTINE)
         case.operation("restart", slot=None)
         assert not case.world.fleet.is_outdated(quarantine)
+
+    def test_of_all_is_of_the_apis_too(self, case: Case) -> None:
+        world = case.world
+        world.fleet.desired = replace(world.fleet.desired, apis=(("front", 2),))
+        apis = [world.instance(f"api-front-{number}", role=Role.API) for number in (1, 2)]
+        leaving = world.instance("api-front-1", role=Role.API)
+        leaving.leave_by = NOW
+        restart = case.operation("restart", slot=None)
+        assert [world.fleet.is_outdated(api) for api in apis] == [True, True]
+        assert restart.progress == Progress("0 of 4 restarted")
 
     def test_of_an_unknown_slot_names_those_that_there_are(self, case: Case) -> None:
         with pytest.raises(CommandError, match="there are: worker-1, worker-2"):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.actors import NOW, World, child_of
-from upnextd.rules.plan import Mode
+from upnextd.rules.plan import Mode, Role
 from upnextd.rules.slots import Life, State
 from upnextd.supervisor.fleet import Rollout
 from upnextd.supervisor.recycling import RecycleLimits, Recycling, limits_of
@@ -81,6 +81,31 @@ def test_nothing_is_replaced_during(busy_with: str) -> None:
                 world.instance("worker-1").leave_by = NOW
         case _:
             world.fleet.instances[0].life = Life(State.PAUSED)
+    recycling(world).check(NOW)
+    assert not outdated(world)
+
+
+def test_a_big_process_of_an_api_is_replaced_one_at_a_time_beside_a_worker() -> None:
+    world = World()
+    apis = [world.instance(f"api-front-{number}", role=Role.API) for number in (1, 2)]
+    for instance in world.fleet.instances:
+        child = child_of(instance)
+        assert child.pid is not None
+        world.kernel.sizes[child.pid] = 200 * MIB
+        child.page.ran_job = True
+    actor = recycling(world, None, 100 * MIB)
+    actor.check(NOW)
+    assert outdated(world) == ["worker-1", "api-front-1"]
+    actor.check(NOW + 1.0)
+    assert outdated(world) == ["worker-1", "api-front-1"], "the next goes when the first was replaced"
+    apis[0].leave_by = NOW
+    actor.check(NOW + 2.0)
+    assert outdated(world) == ["worker-1", "api-front-1", "api-front-2"]
+
+
+def test_requests_are_no_jobs() -> None:
+    world = World(workers=0)
+    child_of(world.instance("api-front-1", role=Role.API)).page.done = 1000
     recycling(world).check(NOW)
     assert not outdated(world)
 

@@ -82,10 +82,10 @@ def scale(ctx: click.Context, workers: int) -> None:
 @control_options
 @click.pass_context
 def restart(ctx: click.Context, slot: str | None, wait: bool, timeout: float) -> None:
-    """Replace the child of SLOT, or every worker in turn."""
+    """Replace the child of SLOT, or every worker and every process of an Api in turn."""
     with connect() as client:
         asked = client.call("restart", slot=slot)
-        text = f"restarting {slot or 'the workers'}"
+        text = f"restarting {slot or 'the workers and Apis'}"
         ctx.exit(_follow(client, asked, timeout, text) if wait else _accepted(asked, text))
 
 
