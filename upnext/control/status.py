@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 Mode = Literal["running", "paused", "draining", "drained", "reloading", "stopping"]
 Role = Literal["worker", "api", "scheduler", "template", "broker", "metrics", "dashboard"]
@@ -59,6 +59,18 @@ class BrokerStatus(TypedDict):
     connected: bool
 
 
+class ApiStatus(TypedDict):
+    """An Api that is to serve; `ready` of its processes take connections."""
+
+    name: str
+    url: str
+    processes: int
+    ready: int
+    requests: int
+    """That the processes of now have answered; `failed` of them with a status over 499."""
+    failed: int
+
+
 class SecretStatus(TypedDict):
     """A secret that workers have read; never its value."""
 
@@ -85,14 +97,19 @@ class Status(TypedDict):
     ready_workers: int
     children: list[ChildStatus]
     secrets: list[SecretStatus]
+    apis: NotRequired[list[ApiStatus]]
+    """Not there in the status of a daemon of an older version."""
     scheduler: SchedulerStatus
     broker: BrokerStatus
 
 
 def degraded(status: Status) -> bool:
-    """Fewer workers ready than desired, a child that hangs, or the broker is away.
+    """Fewer workers or processes of an Api ready than desired, a child that hangs, or the broker is away.
 
     A daemon that was asked to pause or drain obeys: its paused workers are counted as ready by the daemon.
     """
     hung = any(child["state"] == "HUNG" for child in status["children"])
-    return hung or status["ready_workers"] < status["desired_workers"] or not status["broker"]["connected"]
+    fewer = status["ready_workers"] < status["desired_workers"] or any(
+        api["ready"] < api["processes"] for api in status.get("apis", ())
+    )
+    return hung or fewer or not status["broker"]["connected"]

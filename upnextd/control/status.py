@@ -84,7 +84,6 @@ def _secrets(fleet: Fleet) -> list[dict[str, str]]:
 
 def _apis(fleet: Fleet) -> list[dict[str, Any]]:
     """Each Api that is to serve: where, how many of its processes take connections, and how many requests those that live have answered."""
-    generation = fleet.generations.get(fleet.desired.api_generation)
     ready = Counter(
         plan.api_of(instance.slot)
         for instance in fleet.instances
@@ -96,16 +95,14 @@ def _apis(fleet: Fleet) -> list[dict[str, Any]]:
             serving[plan.api_of(instance.slot)].append(instance.child)
     return [
         {
-            "name": name,
+            "name": api.name,
             "url": fleet.listeners.url(api),
             "processes": processes,
-            "ready": ready[name],
-            "requests": sum(one.page.done + one.page.failed for one in serving[name]),
-            "failed": sum(one.page.failed for one in serving[name]),
+            "ready": ready[api.name],
+            "requests": sum(one.page.done + one.page.failed for one in serving[api.name]),
+            "failed": sum(one.page.failed for one in serving[api.name]),
         }
-        for name, processes in fleet.desired.apis
-        for api in (generation.apis if generation is not None else ())
-        if api.name == name
+        for api, processes in fleet.served()
     ]
 
 

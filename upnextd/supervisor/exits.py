@@ -13,6 +13,7 @@ from upnextd.shared.kernel import Kernel
 from upnextd.shared.logs import Log, now_iso
 from upnextd.shared.process import ExitStatus
 from upnextd.supervisor.boot_wait import BootWait
+from upnextd.supervisor.broker_watch import BrokerWatch
 from upnextd.supervisor.children import Child
 from upnextd.supervisor.death_notices import Death, LastExit, notice
 from upnextd.supervisor.duties import Duties
@@ -42,6 +43,7 @@ class ExitHandler:
         messages: ChildMessages,
         reloads: Reloads,
         boot_wait: BootWait,
+        broker_watch: BrokerWatch,
         kernel: Kernel,
         loop: asyncio.AbstractEventLoop,
         log: Log,
@@ -51,6 +53,7 @@ class ExitHandler:
         self._messages = messages
         self._reloads = reloads
         self._boot_wait = boot_wait
+        self._broker_watch = broker_watch
         self._kernel = kernel
         self._loop = loop
         self._log = log
@@ -98,6 +101,9 @@ class ExitHandler:
                 self._duties.fail(
                     ExitCode(failure[0]) if failure[0] != ExitCode.FAILED else ExitCode.CRASH_LOOP, failure[1]
                 )
+            elif child.broker_away:
+                # One line for all that can't start while it is away.
+                self._broker_watch.missed(now)
             else:
                 self._log.fault(f"{instance.slot} can't start: {failure[1]}")
         self._decide(instance, ended, failure[1] if failure is not None else death.cause)

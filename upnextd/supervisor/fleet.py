@@ -146,6 +146,16 @@ class Fleet:
         found = self.generations.get(generation)
         return next((api for api in found.apis if api.name == plan.api_of(slot)), None) if found is not None else None
 
+    def served(self) -> list[tuple[DeclaredApi, int]]:
+        """Each Api that is to serve, as declared, and in how many processes."""
+        found = self.generations.get(self.desired.api_generation)
+        declared = {api.name: api for api in (found.apis if found is not None else ())}
+        return [(declared[name], processes) for name, processes in self.desired.apis if name in declared]
+
+    def where_apis(self) -> str:
+        """Where the Apis are served, for people: `front at http://127.0.0.1:8000, …`; empty without Apis."""
+        return ", ".join(f"{api.name} at {self.listeners.url(api)}" for api, _ in self.served())
+
     def has_workers(self, generation: int) -> bool:
         """Whether the code of a generation declares Workers."""
         found = self.generations.get(generation)

@@ -24,6 +24,7 @@ from upnextd.shared.kernel import Kernel
 from upnextd.shared.logs import Log
 from upnextd.supervisor import upgrade
 from upnextd.supervisor.boot_wait import BootWait
+from upnextd.supervisor.broker_watch import BrokerWatch
 from upnextd.supervisor.children import Child
 from upnextd.supervisor.companions import Companions
 from upnextd.supervisor.exits import ExitHandler
@@ -98,7 +99,10 @@ class Supervisor:
         self.templates = Templates(
             fleet, self, settings, self.lateness, self.reloads, self.spawner, self.companions, kernel, loop, log
         )
-        self.exits = ExitHandler(fleet, self, self.messages, self.reloads, boot_wait, kernel, loop, log)
+        self.broker_watch = BrokerWatch(fleet, self, log)
+        self.exits = ExitHandler(
+            fleet, self, self.messages, self.reloads, boot_wait, self.broker_watch, kernel, loop, log
+        )
         self.hang_watch = HangWatch(fleet, self, self.lateness, loop, log, settings.hang_timeout_s)
         self.recycling = Recycling(fleet, self, kernel, log, settings.max_jobs, settings.max_rss_bytes)
         self.requests = Requests(fleet, self, self.reloads, notifier, log, loop.time, settings.stop_timeout_s)
@@ -328,6 +332,7 @@ class Supervisor:
             self.templates.check(now)
             self.exits.read_oom_kills(now)
             self._reap_orphans()
+            self.broker_watch.check(now)
             self.messages.repeat_notices(now)
             self.wake()
 
@@ -419,7 +424,8 @@ class Supervisor:
         if scheduler and ready:
             fleet.booted = True
             fleet.waiting, fleet.lifespan_fails = "", False
-            self.log.note(f"ready: {fleet.one_line()}")
+            where = fleet.where_apis()
+            self.log.note(f"ready: {fleet.one_line()}{where and f', {where}'}")
             self._notifier.ready()
 
     def _check_end(self, now: float) -> None:

@@ -16,6 +16,7 @@ from upnextd.rules.rollout import Phase
 from upnextd.rules.slots import Event, Life, State
 from upnextd.shared.process import ExitStatus
 from upnextd.shared.scoreboard import RunningJob
+from upnextd.supervisor.broker_watch import BrokerWatch
 from upnextd.supervisor.exits import ExitHandler
 from upnextd.supervisor.fleet import Rollout
 from upnextd.supervisor.instances import Instance, SchedulerStatus
@@ -53,8 +54,9 @@ class Case:
         self.neighbours = Neighbours()
         some: Any = cast("Any", self.neighbours)
         world = self.world
+        broker_watch = BrokerWatch(world.fleet, world.duties, world.log)
         self.exits = ExitHandler(
-            world.fleet, world.duties, some, some, world.boot_wait, world.kernel, world.loop, world.log
+            world.fleet, world.duties, some, some, world.boot_wait, broker_watch, world.kernel, world.loop, world.log
         )
 
     def use_up_the_budget(self) -> None:

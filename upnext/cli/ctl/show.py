@@ -11,7 +11,7 @@ from upnext.cli.ctl.connect import connect
 from upnext.cli.ctl.samples import last_exit
 from upnext.cli.options import control_options, flags
 from upnext.control.exits import ExitCode
-from upnext.control.status import ChildStatus, Status, degraded
+from upnext.control.status import ApiStatus, ChildStatus, Status, degraded
 
 COLUMNS = ("slot", "state", "pid", "gen", "up", "beat", "running", "done", "failed", "rss", "restarts", "last exit")
 SPARE = ("gen", "beat", "restarts", "up", "pid", "rss", "last exit", "failed")
@@ -33,6 +33,8 @@ def status(ctx: click.Context) -> None:
         output.print_line(headline(report))
         if report.get("problem"):
             output.print_line(f"PROBLEM: {report['problem']}")
+        for api in report.get("apis", ()):
+            output.print_line(where(api))
         rows = [row(child) for child in report["children"]]
         output.print_table(COLUMNS, rows, none="no children", right=NUMBERS, spare=SPARE)
     ctx.exit(ExitCode.DEGRADED if degraded(cast("Status", answer)) else ExitCode.OK)
@@ -66,6 +68,11 @@ def headline(report: Status) -> str:
         "leader" if report["scheduler"]["leader"] else "not leader",
     ]
     return " · ".join(parts)
+
+
+def where(api: ApiStatus) -> str:
+    """One line about an Api."""
+    return f"api {api['name']} at {api['url']}: {api['ready']} of {api['processes']} ready"
 
 
 def row(child: ChildStatus) -> list[Any]:
