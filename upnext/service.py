@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType, ModuleType, TracebackType
 from typing import Any, TypeVar
 
 from upnext.api import Api
@@ -29,6 +29,8 @@ from upnext.errors import ConflictError, ServiceError, UpNextError
 from upnext.worker import Worker
 
 _T = TypeVar("_T")
+_LOADING = (__file__, importlib.__file__, "<frozen importlib")
+"""Files, or how they begin, of the frames between the start of an import and the code that is imported."""
 LOADER = "upnext.service:load"
 """What pool processes import a service with, by name: the engine doesn't know the SDK."""
 
@@ -287,7 +289,16 @@ def _guarded(given: str, do: Any) -> Any:
         where = given
         if isinstance(error, SyntaxError) and error.filename is not None:
             where = f"{error.filename}:{error.lineno}"
+        error.__traceback__ = _from_service_on(error)
         raise ServiceError(f"{where}: {line}") from error
+
+
+def _from_service_on(error: BaseException) -> TracebackType | None:
+    """Its frames without those before the service's own code, which are ours and the import system's."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_LOADING):
+        frames = frames.tb_next
+    return frames
 
 
 def _place(error: BaseException) -> str | None:

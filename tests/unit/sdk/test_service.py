@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import cast
 
 import pytest
 
@@ -144,6 +146,29 @@ def test_what_is_not_python(write: Write, tmp_path: Path) -> None:
     binary.write_bytes(b"\x7fELF\x00\x01\xff\xfe")
     assert refused(binary).startswith(f"{binary}")
     assert "shop_t10" not in sys.modules
+
+
+@pytest.mark.parametrize("as_module", [False, True])
+def test_the_traceback_of_an_import_begins_with_the_services_code(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_module: bool
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    write("helper_t1.py", "def fail():\n    raise KeyError('x')\nfail()")
+    file = write("broken_t1.py", "import helper_t1")
+    with pytest.raises(ServiceError) as caught:
+        service.load("broken_t1" if as_module else str(file))
+    frames = traceback.extract_tb(cast("BaseException", caught.value.__cause__).__traceback__)
+    files = [Path(frame.filename).name for frame in frames if not frame.filename.startswith("<frozen")]
+    assert files == ["broken_t1.py", "helper_t1.py", "helper_t1.py"]
+    assert Path(frames[0].filename).name == "broken_t1.py"
+
+
+def test_a_syntax_error_of_the_service_has_its_place_and_no_frame_of_the_import(write: Write) -> None:
+    with pytest.raises(ServiceError) as caught:
+        service.load(str(write("broken_t2.py", "def f(")))
+    text = "".join(traceback.format_exception(caught.value.__cause__))
+    assert "broken_t2.py" in text
+    assert "Traceback" not in text
 
 
 def test_an_import_that_fails_gives_the_last_line_and_keeps_the_cause(write: Write) -> None:
