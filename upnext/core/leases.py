@@ -34,12 +34,12 @@ class Sightings:
     looked_s: float | None = None
     """When the latest look began."""
 
-    def after(self, values: Mapping[str, str], asked_s: float, told_s: float) -> Sightings:
-        """With one more look: `values` were read at some moment between `asked_s` and `told_s`."""
-        paused = self.looked_s is None or told_s - self.looked_s > self.most_gap_s
+    def after(self, values: Mapping[str, str], asked_s: float, answered_s: float) -> Sightings:
+        """With one more look: `values` were read at some moment between `asked_s` and `answered_s`."""
+        paused = self.looked_s is None or answered_s - self.looked_s > self.most_gap_s
         known: Mapping[str, Sighting] = {} if paused else self.leases
         leases = {
-            name: seen if (seen := known.get(name)) is not None and seen.value == value else Sighting(value, told_s)
+            name: seen if (seen := known.get(name)) is not None and seen.value == value else Sighting(value, answered_s)
             for name, value in values.items()
         }
         return replace(self, leases=leases, looked_s=asked_s)

@@ -1,6 +1,6 @@
 """What the pages are made of: one look at the queue a second for all viewers, and what a single page asks beside it.
 
-Blocking: handlers call it in a thread. When nobody looks, nothing is asked.
+Blocking: handlers call it in a thread. While no page is open, nothing is asked.
 """
 
 from __future__ import annotations

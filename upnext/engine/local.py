@@ -83,7 +83,7 @@ class _LocalHost(NoHost):
         self._lines.cut()
 
 
-def _nobody(_consumer: str) -> None:
+def _ignore(_consumer: str) -> None:
     """No supervisor waits for word of a consumer."""
 
 
@@ -141,7 +141,7 @@ class SchedulerThread:
             log.error("the scheduler gave up: %s", refused)  # the workers' runtimes are refused as well, and raise it
 
     async def _run(self) -> None:
-        self._scheduler = Scheduler(self._settings, _nobody)
+        self._scheduler = Scheduler(self._settings, _ignore)
         self._scheduler.reports.ask = self._status.ask
         self._scheduler.alive(self._alive)
         self._loop = asyncio.get_running_loop()

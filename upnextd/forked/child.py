@@ -490,7 +490,7 @@ class SchedulerChild(Body):
     ) -> None:
         super().__init__(assignment, page, connection, loop)
         self._ready = False
-        self._said: tuple[Any, ...] = ()
+        self._last_report: tuple[Any, ...] = ()
         self._alive_known = asyncio.Event()
         self._scheduler = factory(self._reaped)
         self._scheduler.on_lost = self._lost
@@ -580,8 +580,8 @@ class SchedulerChild(Body):
         """Say what changed."""
         scheduler = self._scheduler
         now = (bool(scheduler.leader), scheduler.epoch, bool(scheduler.connected), bool(scheduler.suspects))
-        if now != self._said:
-            self._said = now
+        if now != self._last_report:
+            self._last_report = now
             leader, epoch, connected, suspects = now
             self.channel.send(
                 messages.SchedulerReport(leader=leader, epoch=epoch, connected=connected, suspects=suspects)

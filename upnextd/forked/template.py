@@ -46,7 +46,7 @@ _ORDER_FDS = 5
 _SHARED_MODULES = ("upnextd.forked.child",)
 """What every child needs, the engine with it: imported once, shared by all. By name: the service is imported before them."""
 _TRACEBACK_CAP_BYTES = 48 << 10
-_SAID = 113
+_REPORTED = 113
 """What the process between template and child ends with once it has reported the fork; a fork hook may end it with any code."""
 
 
@@ -238,7 +238,7 @@ def fork_child(
     _close(fds)
     _, status = os.waitpid(middle, 0)
     process.default_signals()
-    if os.waitstatus_to_exitcode(status) != _SAID:
+    if os.waitstatus_to_exitcode(status) != _REPORTED:
         # It could not report: killed, or ended by a fork hook of the service.
         ended = process.ExitStatus.of(os.waitstatus_to_exitcode(status))
         error = f"the forked process ended at once ({ended})"
@@ -260,10 +260,10 @@ def _middle(
         pid = os.fork()
     except OSError as error:
         _tell(control, ForkFailed(token=assignment.token, error=str(error)))
-        os._exit(_SAID)
+        os._exit(_REPORTED)
     if pid:
         _tell(control, Forked(token=assignment.token, pid=pid))
-        os._exit(_SAID)
+        os._exit(_REPORTED)
     code = 1
     try:
         _settle(control, order, middle_pid)

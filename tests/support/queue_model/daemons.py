@@ -65,12 +65,12 @@ class Daemon:
                 )  # fmt: skip
                 own = list(self.consumers)
                 beat: lease.Beat = yield Ask(line, call, f"beat for {own}")
-                told_s = kernel.now_us / 1e6
+                answered_s = kernel.now_us / 1e6
                 self._leads = beat.leads
                 held = {} if beat.leads else {"leadership": beat.leadership}
-                self._leadership = self._leadership.after(held, asked_s, told_s)
+                self._leadership = self._leadership.after(held, asked_s, answered_s)
                 foreign = {name: end for name, end in beat.leases.items() if name not in self.consumers}
-                self._seen = self._seen.after(foreign, asked_s, told_s)
+                self._seen = self._seen.after(foreign, asked_s, answered_s)
                 for name, end in self._seen.ended().items():
                     self._reap(name, end, "host", "lost host")
                 for name in beat.graves:

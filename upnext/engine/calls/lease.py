@@ -303,7 +303,7 @@ def tick(
         rows, cursors, fired, counts = keys.schedules, *[keys.schedules_state] * 3
         fired_field, skipped_field = f"{cron} fired", f"{cron} skipped"
     key = "" if overlap else holder
-    said = encode_meta(replace(meta, idempotency_key=key or None))
+    packed_meta = encode_meta(replace(meta, idempotency_key=key or None))
     return Call(
         script("tick"),
         [
@@ -326,7 +326,7 @@ def tick(
             cron,
             tick_ms,
             payload,
-            said,
+            packed_meta,
             keys.bell,
             int(fire),
             STEPPED_BACK_MS,

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Records the connection that a consumer reads on, so that a reaper can cut it. Refused once the consumer is reaped: what it reads then nobody takes back.
+-- Records the connection that a consumer reads on, so that a reaper can cut it. Refused once the consumer is reaped: what it reads then would never be taken back.
 -- KEYS: 1 epoch, 2 consumers, 3 leases
 -- ARGV: 1 epoch, 2 consumer, 3 client id
 -- Returns: 1

@@ -2,7 +2,7 @@
 -- One beat of a daemon's scheduler: renews the leases of its living consumers, holds or takes the leadership, tells what is due.
 -- Whether another's lease or leadership has ended is not judged here, where the clock may be stepped, but by its observer (`upnext.core.leases`).
 -- KEYS: 1 epoch, 2 leases, 3 leader, 4 delayed, 5 graves, 6 watched
--- ARGV: 1 epoch, 2 daemon, 3 token of this scheduler's life, 4 lease ms, 5 leadership ms, 6 the leadership that has ended, as this script told it ('': none),
+-- ARGV: 1 epoch, 2 daemon, 3 token of this scheduler's life, 4 lease ms, 5 leadership ms, 6 the leadership that has ended, as this script returned it ('': none),
 --       7... consumers
 -- Returns: {server ms, leader 1|0, its epoch, next due ms (-1: none), the leadership as it is now, whether daemons are looked at 1|0, number of missing
 --           consumers, those consumers..., number of consumers that are dead for 15 s and still not gone, those consumers..., then pairs: a consumer, its

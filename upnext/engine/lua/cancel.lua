@@ -3,7 +3,7 @@
 -- KEYS: 1 where, 2 waiters, 3 dead, 4 dead:jobs, 5 cancel, 6 result, 7 delayed, 8 delayed:jobs, 9 tasks, 10 stats, 11 notes, 12 dead:bytes,
 --       13 groups, 14 groups:ids, 15 f:, 16... the task's four lanes
 -- ARGV: 1 job id, 2 its task, 3 letter of its birth, 4 its first entry id, 5 result prefix, 6 idempotency prefix, 7 reply prefix, 8 bell channel
--- Returns: 1 ended as cancelled; 2 running, asked to end; 0 it has ended, or nobody knows it
+-- Returns: 1 ended as cancelled; 2 running, asked to end; 0 it has ended, or it is unknown
 -- Errors: none
 -- include: must_be
 -- include: task_options

@@ -181,7 +181,7 @@ local function take_from(position)
     budget = budget - take_in_order(position, budget)
     return
   end
-  -- What comes first must not take all slots that are free at once: half of what is left, the rest when nobody else has wanted it.
+  -- What comes first must not take all slots that are free at once: half of what is left, the rest when no other one has wanted it.
   local most = math.min(budget, most_limited)
   local share = tasks > 1 and math.ceil(most / 2) or most
   local took = take_limited(position, limit, share, share < most)

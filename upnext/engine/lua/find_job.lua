@@ -5,7 +5,7 @@
 -- ARGV: 1 job id, 2 task, 3 letter of birth, 4 first entry id
 -- Returns: {server ms, ms of a cancel request or nil, notes or nil, the task's definition or nil, kind, ...}; kind and what follows:
 --          s: lane letter, entry id, payload, meta or nil, consumer or nil, ms since it was fetched or nil, the consumer's record or nil
---          d: due us, packed job · r: outcome · z: ms of death, packed job · u: nothing, nobody knows it
+--          d: due us, packed job · r: outcome · z: ms of death, packed job · u: nothing, it is unknown
 -- Errors: none
 -- include: pass_over
 pass_over('hash', 1, 3, 6, 7, 8, 9, 10)

@@ -83,7 +83,7 @@ while at <= #ARGV do
     end
     local all_pending = redis.call('XACK', stream, 'w', unpack(ids)) == count
     if not all_pending then
-      -- whoever took an entry over deleted it in the same step: the ones still there were ours
+      -- a scheduler that took an entry over deleted it in the same step: the ones still there were ours
       local ours, their = {}, {}
       for job = 1, count do
         if #redis.call('XRANGE', stream, ids[job], ids[job]) > 0 then

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Lists what the broker believes a consumer holds, to be compared with what it does hold (a lost reply leaves entries that nobody runs).
+-- Lists what the broker believes a consumer holds, to be compared with what it does hold (a lost reply leaves entries that no attempt runs).
 -- KEYS: 1 epoch, 2... streams
 -- ARGV: 1 epoch, 2 consumer, 3 most entries
 -- Returns: {position of the stream from 1, entry id, ...} flat

@@ -2,7 +2,7 @@
 -- Stops the fetching of a task everywhere.
 -- KEYS: 1 paused, 2 tasks
 -- ARGV: 1 task, 2 bell channel
--- Returns: 1 paused now, 0 it was paused already, -1 nobody ever registered it
+-- Returns: 1 paused now, 0 it was paused already, -1 no service ever registered it
 -- Errors: none
 if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then
   return -1

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Gives the leadership up at a clean stop, so that nobody has to wait for its end.
+-- Gives the leadership up at a clean stop, so that no scheduler has to wait for its end.
 -- KEYS: 1 epoch, 2 leader
 -- ARGV: 1 epoch, 2 daemon, 3 token of this scheduler's life
 -- Returns: 1, or 0 when another scheduler leads by now

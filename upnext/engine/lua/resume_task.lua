@@ -2,7 +2,7 @@
 -- Lets a paused task be fetched again.
 -- KEYS: 1 paused, 2 tasks
 -- ARGV: 1 task, 2 bell channel
--- Returns: 1 resumed, 0 it was not paused, -1 nobody ever registered it
+-- Returns: 1 resumed, 0 it was not paused, -1 no service ever registered it
 -- Errors: none
 local changed = redis.call('SREM', KEYS[1], ARGV[1])
 if changed == 0 and redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then

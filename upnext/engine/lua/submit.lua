@@ -61,9 +61,9 @@ for at = 3 + streams, #ARGV, 4 do
       local lane = string.sub(stream, -1)
       local due = wish.at or (wish.delay and now + wish.delay)
       if wish.ttl then
-        local said = meta == '' and {} or cjson.decode(meta)
-        said.q = math.ceil(math.max(due or now, now) / 1000) + wish.ttl
-        meta = cjson.encode(said)
+        local fields = meta == '' and {} or cjson.decode(meta)
+        fields.q = math.ceil(math.max(due or now, now) / 1000) + wish.ttl
+        meta = cjson.encode(fields)
       end
       local job_id
       local queued = true

@@ -86,12 +86,12 @@ class SchedulerSettings:
     """It fires crons while it leads."""
 
 
-def _nobody(_consumer: str) -> None:
-    """Nobody wants to know."""
+def _ignore(_consumer: str) -> None:
+    """The default of a callback."""
 
 
 def _nothing() -> None:
-    """Nobody wants to know."""
+    """The default of a callback."""
 
 
 class _NobodyYetError(BrokerUnavailableError):
@@ -109,12 +109,12 @@ class Scheduler:
         self,
         settings: SchedulerSettings,
         on_reaped: Callable[[str], None],
-        on_lost: Callable[[str], None] = _nobody,
+        on_lost: Callable[[str], None] = _ignore,
     ) -> None:
         self._settings = settings
         self.on_lost = on_lost
         self.on_leading: Callable[[], None] = _nothing
-        self.on_renamed: Callable[[str], None] = _nobody
+        self.on_renamed: Callable[[str], None] = _ignore
         self._daemon_id = settings.daemon_id
         self._keys = Keys(settings.namespace)
         self._token = secrets.token_hex(8)
@@ -321,7 +321,7 @@ class Scheduler:
                 ended_leadership=self._leadership.ended().get(_LEADERSHIP, ""),
             )
         )
-        told_s = time.monotonic()
+        answered_s = time.monotonic()
         self._offset_ms = beat.server_ms - (asked_ms + time.time_ns() // 1_000_000) // 2
         self._lead(beat.leads, beat.term)
         self.reports.beat(watched=beat.watched)
@@ -330,9 +330,9 @@ class Scheduler:
                 self.on_lost(consumer)
         self._beaten = beaten
         theirs = {name: end for name, end in beat.leases.items() if name not in self._alive}
-        self._leases = self._leases.after(theirs, asked_s, told_s)
+        self._leases = self._leases.after(theirs, asked_s, answered_s)
         held = {} if beat.leads else {_LEADERSHIP: beat.leadership}
-        self._leadership = self._leadership.after(held, asked_s, told_s)
+        self._leadership = self._leadership.after(held, asked_s, answered_s)
         if not self._former_done:
             await self._reap_former(beat, asked_s - self._settings.since_s)
         self._reap_the_lost(beat.graves)
@@ -498,7 +498,7 @@ class Scheduler:
             async with asyncio.timeout(None if wait_s is None else wait_s - FINE_S):
                 await self._promote_now.wait()
         except TimeoutError:
-            # The loop's timers go by milliseconds. Nobody is kept waiting for longer than FINE_S.
+            # The loop's timers go by milliseconds. The loop is held up for no longer than FINE_S.
             time.sleep(max(0.0, due_at - time.monotonic()))  # noqa: ASYNC251
 
     def _on_message(self, _channel: str, data: bytes) -> None:

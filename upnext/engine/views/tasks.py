@@ -106,7 +106,7 @@ def one(transport: Transport, keys: Keys, task: str) -> TaskFacts:
 
 
 def pause(transport: Transport, keys: Keys, task: str) -> bool:
-    """Nobody fetches it from now on; False when it was paused already. Raises UsageError for an unknown task."""
+    """No worker fetches it from now on; False when it was paused already. Raises UsageError for an unknown task."""
     return _switched(transport, keys, task, admin.pause_task(keys, task))
 
 
