@@ -101,7 +101,7 @@ class Daemon:
         return self
 
     def start(self, timeout_s: float = 30.0) -> Self:
-        """Starts it and waits until every child is ready."""
+        """Starts it and waits until its scheduler and as many workers as it should have are ready."""
         self.launch()
         self.wait_ready(timeout_s)
         return self
@@ -112,7 +112,9 @@ class Daemon:
                 raise AssertionError(f"upnextd ended with {code} before it was ready:\n{self.log()}")
             with contextlib.suppress(OSError):
                 status = self.status()
-                serves = any(c["role"] in ("worker", "api") and c["state"] == "READY" for c in status["children"])
+                serving = {c["role"] for c in status["children"] if c["state"] == "READY"}
+                settled = all(c["state"] == "READY" for c in status["children"] if c["role"] == "scheduler")
+                serves = settled and bool(serving & {"worker", "api"})
                 if status["mode"] == "running" and serves and status["desired_workers"] <= status["ready_workers"]:
                     return status
             return None
