@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import NamedTuple, Self
 
 FINE, COARSE = 1, 15
 """Minutes of a step."""
@@ -97,6 +97,15 @@ def bounds_s(number: int) -> tuple[float, float]:
     return 2 ** ((number - 1) / 2) * _UNIT_MS / 1000, 2 ** (number / 2) * _UNIT_MS / 1000
 
 
+class Quantiles(NamedTuple):
+    """How long half and 95 of 100 attempts waited and ran; None without attempts."""
+
+    wait_p50_s: float | None = None
+    wait_p95_s: float | None = None
+    run_p50_s: float | None = None
+    run_p95_s: float | None = None
+
+
 @dataclass(slots=True)
 class Times:
     """How many attempts waited (`s`: until their start) and ran (`r`) for how long, by bucket."""
@@ -113,6 +122,11 @@ class Times:
         for counts, others in ((self.waits, other.waits), (self.runs, other.runs)):
             for number, count in others.items():
                 counts[number] = counts.get(number, 0) + count
+
+    def quantiles(self) -> Quantiles:
+        """To a tenth of a millisecond, the smallest bucket."""
+        both = [quantile_s(counts, share) for counts in (self.waits, self.runs) for share in (0.5, 0.95)]
+        return Quantiles(*(None if seconds is None else round(seconds, 4) for seconds in both))
 
     def encode(self) -> str:
         """`s12=3 r20=8`, as `lua/note_times.lua` adds them up."""
@@ -162,11 +176,10 @@ class Point:
     run_p95_s: float | None
 
 
-def points(moments: Sequence[int], samples: Sequence[Sample | None], times: Mapping[int, Times]) -> list[Point]:
+def points(moments: Sequence[int], samples: Sequence[Sample | None], took: Mapping[int, Quantiles]) -> list[Point]:
     """One for each moment but the last, which only ends the one before it. `moments` in minutes."""
     found: list[Point] = []
     for moment, now, after in zip(moments, samples, samples[1:], strict=False):
-        within = times.get(moment) or Times()
         ended = failed = None
         if now is not None and after is not None:
             ended, failed = max(0, after.ended - now.ended), max(0, after.in_error - now.in_error)
@@ -178,10 +191,7 @@ def points(moments: Sequence[int], samples: Sequence[Sample | None], times: Mapp
                 now.queued if now is not None else None,
                 now.running if now is not None else None,
                 now.oldest_s if now is not None else None,
-                quantile_s(within.waits, 0.5),
-                quantile_s(within.waits, 0.95),
-                quantile_s(within.runs, 0.5),
-                quantile_s(within.runs, 0.95),
+                *took.get(moment, Quantiles()),
             )
         )
     return found

@@ -20,7 +20,7 @@ from upnext.cli import output
 from upnext.cli.options import flags, queue_options
 from upnext.control.exits import ExitCode
 from upnext.control.listen import parse_listen
-from upnext.dashboard import auth
+from upnext.dashboard import auth, footprint
 from upnext.dashboard.settings import DashboardSettings, check
 from upnext.errors import UsageError
 
@@ -102,6 +102,7 @@ def _state(given: Path | None) -> Path:
 def serve(settings: DashboardSettings, until: int | None = None) -> ExitCode:
     """Serve until a signal asks to end, or `until`, a descriptor, becomes readable. Raises UsageError for what is missing or wrong."""
     output.log_to_stderr(logging.INFO, "%(asctime)s %(levelname)s %(message)s")
+    footprint.keep_small()
     try:
         from upnext.dashboard import app, server
         from upnext.dashboard.actions import Actions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import urllib.parse
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -30,6 +31,8 @@ from upnext.errors import JobNotFoundError
 T = TypeVar("T")
 
 STATES = tuple(state.value for state in JobStatus)
+THREADS = 2
+"""Pages that are asked for at once: each has what it shows in memory, and one interpreter makes them one after another anyway."""
 BUSIEST = 10
 NEWEST_FAILURES = 10
 FLOW_MOST = 2_000
@@ -43,6 +46,7 @@ class Pages:
     def __init__(self, source: Source, renderer: Renderer) -> None:
         self._source = source
         self._renderer = renderer
+        self._threads = ThreadPoolExecutor(THREADS, "upnext-pages")
 
     def routes(self) -> list[BaseRoute]:
         """All pages behind the login."""
@@ -76,7 +80,7 @@ class Pages:
         return mapped(checked)
 
     async def _ask(self, work: Callable[[], T]) -> T:
-        return await asyncio.to_thread(work)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _answer(
         self, request: Request, template: str, values: dict[str, Any], json: Any, next_page: str | None = None
@@ -210,7 +214,7 @@ class Pages:
         rows = [
             {
                 **shapes.task(one, counted=snapshot.counted),
-                "series": over_time.columns(snapshot.hour.of.get(one.name, ())),
+                "series": snapshot.hour.of.get(one.name) or over_time.columns(()),
             }
             for one in snapshot.tasks
         ]

@@ -29,7 +29,7 @@ def sparkline(values: Sequence[float | None], label: str, *, tone: str = "plain"
     return drawn(tuple(values), label, tone)
 
 
-@functools.lru_cache(1024)
+@functools.lru_cache(256)
 def drawn(values: tuple[float | None, ...], label: str, tone: str) -> Markup:
     """An SVG with a text for those who don't see it. `tone` names a CSS class: plain, good, bad."""
     lines = Markup("").join(

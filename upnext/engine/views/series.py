@@ -38,15 +38,10 @@ def of_task(transport: Transport, keys: Keys, task: str, now_ms: int, step: int)
     """Everything that is kept of one task in steps of so many minutes."""
     wanted = moments(now_ms, step, series.POINTS[step])
     last, found = read(transport, keys, step, wanted, task)
-    return points_of(task, wanted, found, last.get(task))
-
-
-def points_of(task: str, wanted: Sequence[int], found: dict[int, Moment], last: Sample | None) -> list[Point]:
-    """One task's points in what `read` gave. Pure."""
     rows = {moment: one.samples[task] for moment, one in found.items() if task in one.samples}
-    times = {moment: one.times[task] for moment, one in found.items() if task in one.times}
+    took = {moment: one.times[task].quantiles() for moment, one in found.items() if task in one.times}
     sampled = {moment: one.sampled for moment, one in found.items()}
-    return series.points(wanted, series.filled(wanted, sampled, rows, last), times)
+    return series.points(wanted, series.filled(wanted, sampled, rows, last.get(task)), took)
 
 
 def usual(transport: Transport, keys: Keys, task: str, now_ms: int) -> Times:
