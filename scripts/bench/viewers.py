@@ -97,7 +97,7 @@ def fill(bench: Bench) -> None:
 
 
 class Viewers:
-    """Threads that open pages until they are told to stop."""
+    """Threads that open pages until they are stopped."""
 
     def __init__(self, listen: str, token: str, count: int) -> None:
         self.took_s: list[float] = []

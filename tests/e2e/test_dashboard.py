@@ -428,6 +428,18 @@ def test_a_killed_worker_shows_at_once(daemon: Daemon, dashboard: Dashboard) -> 
         assert time.monotonic() - killed_at < 20
         assert found["crashes"] == 1
         assert "SIGKILL" in found["cause"]
+        place = first["place"]
+
+        def of_the_slot() -> list[str]:
+            rows = dashboard.get(f"/activity?daemon={place['daemon']}").json
+            return [one["what"] for one in rows if one["target"] == place["slot"]]
+
+        wait_until(lambda: any("took its place" in what for what in of_the_slot()), 30, "the activity to tell of it")
+        [died] = [what for what in of_the_slot() if f"process {place['pid']} ended" in what]
+        assert "SIGKILL" in died
+        assert job_id in died
+        assert dashboard.get("/activity?daemon=other").json == []
+        assert "took its place" in dashboard.get("/activity", accept="text/html").text
     finally:
         dashboard.post(f"/jobs/{urllib.parse.quote(job_id)}/cancel")
 
@@ -444,6 +456,12 @@ def test_a_daemon_that_is_paused_is_an_alert(daemon: Daemon, dashboard: Dashboar
     assert titles
     assert dashboard.post(f"/hosts/{host}/resume").status == 200
     wait_until(lambda: daemon.status()["mode"] == "running", 20, "it to resume")
+
+    def complete() -> bool:
+        kinds = {(one["kind"], one["what"]) for one in dashboard.get(f"/activity?daemon={host}").json}
+        return {("mode", "mode: paused"), ("mode", "mode: running"), ("action", "pause"), ("action", "resume")} <= kinds
+
+    assert wait_until(complete, 30, "the activity to tell of it and of who did it")
 
 
 def test_the_last_hour_is_drawn(daemon: Daemon) -> None:
@@ -614,7 +632,7 @@ def test_many_jobs_are_cancelled_at_once_and_the_list_is_paged(dashboard: Dashbo
 def test_what_was_done_stands_in_the_activity(dashboard: Dashboard) -> None:
     dashboard.post("/tasks/child/pause")
     dashboard.post("/tasks/child/resume")
-    newest = dashboard.get("/activity").json[:2]
+    newest = [one for one in dashboard.get("/activity").json if one["kind"] == "action"][:2]
     assert [(one["who"], one["what"], one["target"]) for one in newest] == [
         ("owner", "resume", "child"),
         ("owner", "pause", "child"),

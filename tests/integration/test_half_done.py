@@ -176,7 +176,17 @@ OWN_TESTS = {
     "finish_again": "types first, as finish; its writes are those of test_finish_again.py",
     "free_suspects": "it adds before it removes",
     **dict.fromkeys(
-        ("announce", "report", "watch_daemons", "withdraw_report", "register", "remove", "set_limits", "withdraw"),
+        (
+            "announce",
+            "note_activity",
+            "report",
+            "watch_daemons",
+            "withdraw_report",
+            "register",
+            "remove",
+            "set_limits",
+            "withdraw",
+        ),
         "they hold no jobs, and are repeated",
     ),
     "remove_bad": "what it removes is broken: see test_remove_bad.py",

@@ -97,6 +97,7 @@ def test_entries_of_lanes() -> None:
     assert why_bad_note("ends", b"j", b"dship:n1-0") is None
     assert why_bad_note("ends", b"what", b"ever")
     assert why_bad_note("audit", b"e", b"{}") is None
+    assert why_bad_note("activity", b"e", b"{}") is None
     assert why_bad_note("audit", b"e", b"{broken")
 
 

@@ -252,8 +252,8 @@ def why_bad_entry(first: bytes, meta: bytes | None) -> str | None:
 
 
 def why_bad_note(attribute: str, first: bytes, value: bytes) -> str | None:
-    """What is wrong with an entry of the ends or of the audit; None: nothing."""
-    if attribute == "audit":
+    """What is wrong with an entry of the ends, the audit or the activity; None: nothing."""
+    if attribute in ("audit", "activity"):
         why = why_no_object(value) if first == b"e" else "has no field e"
     else:
         why = why_no_text(value) if first == b"j" else "has no field j"

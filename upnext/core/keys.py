@@ -390,6 +390,13 @@ class Keys:
         holds="actions of people on the dashboard: who, what, on what",
         besides="the dashboard (XADD)",
     )
+    activity = Key(
+        "activity",
+        "stream",
+        life="the newest 10,000",
+        holds="events of daemons: e JSON {name, host, at_ms, kind, slot, text}, d daemon, n LIFE-NUMBER of the event",
+        writers="note_activity",
+    )
     cache_prefix = Key(
         "cache:",
         "string",

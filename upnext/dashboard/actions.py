@@ -74,13 +74,21 @@ class Actions:
         ]
         return routes
 
-    async def _do(self, request: Request, right: Right, what: str, target: str, work: Callable[[], T]) -> T:
+    async def _do(
+        self,
+        request: Request,
+        right: Right,
+        what: str,
+        target: str,
+        work: Callable[[], T],
+        daemon: str | None = None,
+    ) -> T:
         demand(request, right)
         who = user_of(request).name
 
         def run() -> T:
             result = work()
-            self._source.record(who, what, target)
+            self._source.record(who, what, target, daemon)
             return result
 
         result = await asyncio.to_thread(run)
@@ -354,7 +362,9 @@ class Actions:
         path = found.socket
         assert path is not None
         target = " ".join([found.name, *(str(value) for value in params.values())])
-        result = await self._do(request, Right.HOST_ACT, method, target, lambda: call_daemon(path, method, **params))
+        result = await self._do(
+            request, Right.HOST_ACT, method, target, lambda: call_daemon(path, method, **params), found.daemon
+        )
         return done(request, result, f"/hosts/{quoted(found.daemon)}")
 
     async def _daemon(self, request: Request) -> Daemon:

@@ -18,7 +18,7 @@ from upnext.cli import json_views
 from upnext.core import series
 from upnext.core.outcome import JobStatus
 from upnext.core.series import Point
-from upnext.dashboard import over_time, previews, shapes
+from upnext.dashboard import history, over_time, previews, shapes
 from upnext.dashboard.alerts import alerts
 from upnext.dashboard.auth import Right
 from upnext.dashboard.render import Renderer
@@ -432,12 +432,17 @@ class Pages:
         return self._answer(request, "apis.html", {"rows": rows}, rows)
 
     async def activity(self, request: Request) -> Response:
-        before = request.query_params.get("before")
-        if before and not before.replace("-", "", 1).isdecimal():
+        before = request.query_params.get("before") or None
+        if before and not history.is_id(before):
             raise HTTPException(400, f"before={before!r} is not the id of a line")
-        rows = await self._ask(lambda: self._source.audit(before))
-        further = f"/activity?before={rows[-1]['id']}" if len(rows) == PAGE else None
-        return self._answer(request, "activity.html", {"rows": rows}, rows, further)
+        daemon = request.query_params.get("daemon") or None
+        snapshot = await self._ask(self._source.snapshot)  # daemons report more often while this is looked at
+        rows, older = await self._ask(lambda: self._source.activity(before, daemon))
+        asked = {"daemon": daemon, "before": older}
+        further = "/activity?" + urllib.parse.urlencode({key: value for key, value in asked.items() if value})
+        daemons = [{"daemon": one.daemon, "text": f"{one.name} on {one.host}"} for one in snapshot.daemons]
+        values = {"rows": rows, "daemon": daemon, "daemons": daemons}
+        return self._answer(request, "activity.html", values, rows, further if older else None)
 
 
 CONTROLS: tuple[tuple[str, str, str], ...] = (

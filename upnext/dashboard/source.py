@@ -25,6 +25,8 @@ from upnext.core.end_groups import About, Group
 from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus
 from upnext.core.series import Point, quantile_s
+from upnext.dashboard import history
+from upnext.dashboard.history import Line
 from upnext.dashboard.over_time import Hour, OverTime
 from upnext.engine.calls import inspect
 from upnext.engine.calls.inspect import DeadCount
@@ -146,8 +148,8 @@ class Source:
                 return found[1]
         value = ask()
         with self._lock:
-            if len(self._kept) >= MOST_KEPT:
-                self._kept = {key: one for key, one in self._kept.items() if one[0] > now}
+            # what is over goes with each new answer: a graph takes 100 KiB, and another question is asked each minute
+            self._kept = {key: one for key, one in self._kept.items() if one[0] > now}
             if len(self._kept) < MOST_KEPT:
                 self._kept[question] = (time.monotonic() + kept_s, value)
         return value
@@ -258,28 +260,23 @@ class Source:
 
     # -- what people did --
 
-    def record(self, who: str, what: str, target: str) -> None:
-        """One line of the audit; the newest AUDIT_KEPT are kept."""
-        line = orjson.dumps({"who": who, "what": what, "target": target[:500]})
+    def record(self, who: str, what: str, target: str, daemon: str | None) -> None:
+        """One line of the audit; the newest AUDIT_KEPT are kept. daemon: whose this is, by its id."""
+        of = {"daemon": daemon} if daemon is not None else {}
+        line = orjson.dumps({"who": who, "what": what, "target": target[:500], **of})
         self.client.command("XADD", self.keys.audit, "MAXLEN", "~", AUDIT_KEPT, "*", "e", line)
         with self._lock:
             self._snapshot = None  # the page that follows shows what was done
             self._kept.clear()
             self._acted = True
 
-    def audit(self, before: str | None) -> list[dict[str, Any]]:
-        """Newest first, at most PAGE; `before`: only those before this id."""
-        rows = self.client.command("XREVRANGE", self.keys.audit, f"({before}" if before else "+", "-", "COUNT", PAGE)
-        found: list[dict[str, Any]] = []
-        for entry, line in rows:
-            at = entry.decode()
-            try:
-                row = orjson.loads(line[1])
-            except (orjson.JSONDecodeError, IndexError):
-                continue
-            if isinstance(row, dict):
-                found.append({"id": at, "at_ms": int(at.partition("-")[0]), "who": "", "what": "", "target": "", **row})
-        return found
+    def activity(self, before: str | None, daemon: str | None) -> tuple[list[Line], str | None]:
+        """What people did and what happened to daemons, newest first. -> at most PAGE lines, and the id to go on before.
+
+        before: only what is older. daemon: of this one alone; SCANNED lines are looked through for it, so that a part may be empty.
+        """
+        ask = partial(history.lines, self.client, self.keys, before, daemon, PAGE)
+        return self._shared(SNAPSHOT_S, ("activity", before, daemon), ask)
 
 
 def daemons_of(namespace: str) -> list[tuple[str, dict[str, Any]]]:

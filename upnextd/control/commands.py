@@ -103,8 +103,8 @@ class ControlCommands:
         return self._full_status(pss=True)
 
     def describe(self) -> _Answer:
-        """Return the status without what takes the kernel long: a scheduler reports it."""
-        return self._full_status(pss=False)
+        """Return the status without what takes the kernel long, with what happened lately: a scheduler reports it."""
+        return {**self._full_status(pss=False), "activity": self._fleet.activity.as_json()}
 
     def _full_status(self, *, pss: bool) -> _Answer:
         return status(self._settings, self._fleet, self._companions.beside, self._clock(), pss=pss)

@@ -187,7 +187,14 @@ class ExitHandler:
         if child.asked and not child.hung and self._fleet.desired.stopping:
             self._fleet.ending.killed_jobs += killed
         self._duties.emit(
-            "child_exited", {"slot": instance.slot, "pid": child.pid, "cause": death.cause, "jobs": killed}
+            "child_exited",
+            {
+                "slot": instance.slot,
+                "pid": child.pid,
+                "cause": death.cause,
+                "jobs": killed,
+                "asked": child.asked and not killed,
+            },
         )
 
     def _decide(self, instance: Instance, ended: Exit, how: str) -> None:

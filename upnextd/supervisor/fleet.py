@@ -19,6 +19,7 @@ from upnextd.rules.plan import Desired, Mode, Role
 from upnextd.rules.slots import Life, State
 from upnextd.shared import log_records, messages
 from upnextd.shared.messages import DeclaredApi
+from upnextd.supervisor.activity import Activity
 from upnextd.supervisor.children import Child
 from upnextd.supervisor.death_notices import LastExit, PendingDeathNotices
 from upnextd.supervisor.generations import Generation
@@ -104,6 +105,8 @@ class Fleet:
     scheduler_status: SchedulerStatus = field(default_factory=SchedulerStatus)
     operations: Operations = field(default_factory=Operations)
     counters: Counters = field(default_factory=Counters)
+    activity: Activity = field(default_factory=lambda: Activity(0))
+    """Not handed over by an upgrade: the program after us counts its own."""
     ending: Ending = field(default_factory=Ending)
     is_open: bool = False
     """The first import is done, and there is a broker: children may start."""

@@ -88,12 +88,15 @@ class ChildMessages:
             case messages.Renamed():
                 self._rename(message.daemon_id)
             case messages.SchedulerReport() if instance.generation == self._fleet.desired.scheduler_generation:
-                self._fleet.scheduler_status = SchedulerStatus(
-                    message.leader, message.epoch, message.connected, message.suspects
-                )
-                self._duties.wake()
+                self._scheduler_reports(message)
             case _:
                 _note(child, message, self._describe)
+
+    def _scheduler_reports(self, report: messages.SchedulerReport) -> None:
+        if report.connected != self._fleet.scheduler_status.connected:
+            self._duties.emit("broker", {"connected": report.connected})
+        self._fleet.scheduler_status = SchedulerStatus(report.leader, report.epoch, report.connected, report.suspects)
+        self._duties.wake()
 
     def _drains(self, instance: Instance, child: Child, *, is_done: bool) -> None:
         child.fetches = False

@@ -54,11 +54,13 @@ class Requests:
         else:
             self._log.caution(f"{text}: no job runs here until it is scaled up")
         self._duties.edit(workers=workers)
+        self._duties.emit("scale", {"workers": workers, "before": before})
 
     def restart(self, slot: str | None, marks: Mapping[str, int]) -> None:
         """Want the children of these slots replaced: all instances up to the id that each is given. `slot`: as asked; None: all."""
         self._log.note(f"asked to restart {slot or 'every worker and process of an Api'}")
         self._duties.edit(renewed=plan.renew(self._fleet.desired, marks).renewed)
+        self._duties.emit("restart", {"slot": slot})
 
     def _enter(self, mode: Mode, request: Request) -> None:
         # An operation that is done at this moment ends as done, before anything supersedes it.
@@ -81,6 +83,7 @@ class Requests:
         else:
             stop_by = self._clock() + self._stop_timeout_s
             self._duties.edit(mode=Mode.STOP, stop_by=stop_by, apis_by=stop_by - self._stop_timeout_s / 2)
+        self._duties.emit("mode", {"mode": self._fleet.mode()})
         # New connections fail from now on, in place of waiting for nothing.
         self._fleet.listeners.close()
         self._reloads.abort("the daemon stops")

@@ -23,6 +23,7 @@ from upnextd.shared import messages
 from upnextd.shared.kernel import Kernel
 from upnextd.shared.logs import Log
 from upnextd.supervisor import upgrade
+from upnextd.supervisor.activity import Activity
 from upnextd.supervisor.boot_wait import BootWait
 from upnextd.supervisor.broker_watch import BrokerWatch
 from upnextd.supervisor.children import Child
@@ -73,6 +74,7 @@ class Supervisor:
             settings.redis_url,
             listeners=Listeners(settings.api_processes),
         )
+        fleet.activity = Activity(fleet.since_ms)
         self.ended = asyncio.Event()
         self.on_event: Callable[[str, dict[str, Any]], None] = _no_subscriber
         self.describe: Callable[[], dict[str, Any]] = dict
@@ -121,6 +123,7 @@ class Supervisor:
         ticking = self.own(self._tick())
         try:
             if not self.fleet.is_open:
+                self.emit("started", {"version": upnext.__version__, "pid": self.kernel.pid()})
                 self.templates.start_first()
             await self.ended.wait()
             await self._report_stopped()
@@ -156,6 +159,7 @@ class Supervisor:
             self._suspects_at = self.loop.time()
         self.companions.start_beside()
         self.templates.replace_lost()
+        self.emit("upgraded", {"version": upnext.__version__})
         self.log.note(f"upgraded to {upnext.__version__} in place: {self.fleet.one_line()}")
 
     async def _report_stopped(self) -> None:
@@ -205,6 +209,7 @@ class Supervisor:
         self.requests.ask(Request.FAILED)
 
     def emit(self, kind: str, fields: dict[str, Any]) -> None:
+        self.fleet.activity.note(kind, fields, self.kernel.wall_ms())
         self.on_event(kind, fields)
 
     def own(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

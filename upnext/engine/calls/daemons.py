@@ -1,11 +1,11 @@
-"""Calls about daemons as a whole: report, withdraw_report, list_daemons, watch_daemons."""
+"""Calls about daemons as a whole: report, withdraw_report, list_daemons, watch_daemons, note_activity."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from upnext.core import reports
+from upnext.core import activity, reports
 from upnext.core.batches import CALL_BYTES
 from upnext.core.keys import Keys
 from upnext.core.reports import Report
@@ -20,6 +20,12 @@ def report(keys: Keys, daemon: str, rows: Sequence[tuple[str, bytes]], kept_s: i
     """Put these rows in place of the daemon's report, to be kept for so long. -> server ms."""
     flat = [part for row in rows for part in row]
     return Call(script("report"), [keys.daemons, keys.daemon(daemon)], [daemon, kept_s, *flat], ident)
+
+
+def note_activity(keys: Keys, daemon: str, events: Sequence[tuple[str, bytes]]) -> Call[int]:
+    """Append (LIFE-NUMBER, JSON) of each event, at most MOST_EVENTS, save those that are among the newest. -> how many were appended."""
+    flat = [part for event in events for part in event]
+    return Call(script("note_activity"), [keys.activity], [daemon, activity.KEPT, *flat], int)
 
 
 def withdraw_report(keys: Keys, daemon: str, token: str) -> Call[bool]:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from upnext.core import reports
+from upnext.core import activity, reports
 from upnext.core.keys import Keys
 from upnext.engine.calls import daemons
 from upnext.engine.redis.reconnecting import Link
@@ -45,6 +45,8 @@ class Reports:
         """To be set before `run`; without it nothing is reported."""
         self._due = asyncio.Event()
         self._settled_at = 0.0
+        self._noted = (0, 0)
+        """Life of the daemon and number of its newest event that was written."""
 
     def changed(self) -> None:
         """A process was born or died: report now, and with the beats that follow."""
@@ -83,10 +85,20 @@ class Reports:
         try:
             rows = reports.rows(status, self._host, self._token)
             await self._link.run(daemons.report(self._keys, self._daemon(), rows, self._kept_s))
+            await self._note(status)
         except BrokerUnavailableError as error:
             log.debug("reporting: %s", error)
         except ReplyError as error:
             log.warning("what this daemon runs can't be reported: %s", error)
+
+    async def _note(self, status: Mapping[str, Any]) -> None:
+        """Write what has happened since the last report. Raises what a call raises."""
+        newest, events = activity.fresh(status.get("activity"), self._noted)
+        if events:
+            name = str(status.get("name"))
+            rows = [activity.encode(newest[0], event, name, self._host) for event in events]
+            await self._link.run(daemons.note_activity(self._keys, self._daemon(), rows))
+        self._noted = newest
 
     async def withdraw(self) -> None:
         """The daemon, or this scheduler of it, stops. Raises what a call raises."""
