@@ -93,7 +93,7 @@ class BrokerRefusedError(BrokerUnavailableError):
 class SubmitUncertain(QueueError):  # noqa: N818 - a public name of the contract
     """The connection broke between sending a submit and its reply: the job may or may not be queued.
 
-    Submit again with an idempotency key to be safe.
+    Or an event with many handlers has reached a part of them, as the message says. Submit again with an idempotency key to be safe.
     """
 
 

@@ -22,7 +22,7 @@ def register(
     registration = lease.Registration(
         "", {}, service, generation_ms, 0, tasks, source=Source(daemon, f"host-{daemon}", **source)
     )
-    work.epoch, _ = work.broker.run(lease.register(work.keys, registration, "epoch-1"))
+    work.epoch, _ = run_calls_blocking(lease.register_by_parts(work.keys, registration, "epoch-1"), work.broker.run)
 
 
 def statement(

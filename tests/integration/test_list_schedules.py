@@ -6,6 +6,7 @@ from tests.integration.lua_harness import Workbench
 from tests.integration.made_schedules import ready, spec
 from upnext.core.schedules import encode
 from upnext.engine.calls import schedules as calls
+from upnext.engine.redis.scripts import run_calls_blocking
 from upnext.engine.views import crons
 
 
@@ -18,11 +19,11 @@ def test_rows_that_can_not_be_read_are_passed_over(work: Workbench) -> None:
 
 def test_arguments_of_the_one_that_is_asked_for_alone(work: Workbench) -> None:
     ready(work)
-    [one] = work.broker.run(calls.list_schedules(work.keys, "nightly"))[1]
+    [one] = run_calls_blocking(calls.list_schedules(work.keys, "nightly"), work.broker.run)[1]
     assert (one.arguments, one.service, one.spec) == (b'{"order_id":"A1"}', "orders", spec())
-    [same] = work.broker.run(calls.list_schedules(work.keys))[1]
+    [same] = run_calls_blocking(calls.list_schedules(work.keys), work.broker.run)[1]
     assert same.arguments is None
-    assert work.broker.run(calls.list_schedules(work.keys, "other"))[1] == []
+    assert run_calls_blocking(calls.list_schedules(work.keys, "other"), work.broker.run)[1] == []
 
 
 def test_why_one_waits(work: Workbench) -> None:

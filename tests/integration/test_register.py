@@ -16,6 +16,7 @@ from upnext.core.ownership import Source
 from upnext.core.spec import CronSpec, MissedRunPolicy, RateLimit, TaskOptions, TaskSpec
 from upnext.engine.calls import lease, ownership
 from upnext.engine.redis.replies import ReplyError
+from upnext.engine.redis.scripts import Calls, run_calls_blocking
 
 D1 = Source("d1")
 
@@ -33,7 +34,8 @@ def register(
     work.names = [one.name for one in tasks]
     record = {"daemon": source.daemon, "service": service, "tasks": work.names, "since_ms": 1}
     registration = lease.Registration(consumer, record, service, generation_ms, lease_ms, tasks, source=source)
-    work.epoch, server_ms = work.broker.run(lease.register(work.keys, registration, f"epoch-of-{consumer}"))
+    parts = lease.register_by_parts(work.keys, registration, f"epoch-of-{consumer}")
+    work.epoch, server_ms = run_calls_blocking(parts, work.broker.run)
     return work.epoch, server_ms
 
 
@@ -281,7 +283,66 @@ def test_no_tasks_at_all(work: Workbench) -> None:
     assert list(work.hash(work.keys.consumers)) == [CONSUMER]
 
 
+MANY = [task(f"t{number}", cron=CronSpec("* * * * *") if number % 50 == 0 else None) for number in range(300)]
+
+
 def test_hundreds_of_tasks(work: Workbench) -> None:
-    register(work, [task(f"t{number}") for number in range(300)])
+    register(work, MANY)
     assert len(work.hash(work.keys.tasks)) == 300
+    assert len(work.hash(work.keys.crons)) == 6
     assert work.leaks() == []
+
+
+def _parts(work: Workbench) -> Calls[tuple[str, int]]:
+    record = {"daemon": "d1", "service": "orders", "tasks": [one.name for one in MANY]}
+    registration = lease.Registration(CONSUMER, record, "orders", 1, 60_000, MANY, source=D1)
+    return lease.register_by_parts(work.keys, registration, "epoch-1")
+
+
+def _run_until_written(work: Workbench, parts: Calls[tuple[str, int]]) -> Any:
+    """-> what the first part that wrote something gave."""
+    given = None
+    while not work.everything():
+        given = work.broker.run(parts.send(given))
+    return given
+
+
+def _run_to_the_end(work: Workbench, parts: Calls[tuple[str, int]], given: Any) -> tuple[str, int]:
+    try:
+        while True:
+            given = work.broker.run(parts.send(given))
+    except StopIteration as end:
+        return end.value
+
+
+def test_hundreds_of_tasks_are_refused_before_the_first_is_registered(work: Workbench) -> None:
+    register(work, [MANY[-1]], service="mail/worker", source=MAIL, consumer=OTHER)
+    before = work.everything()
+    with pytest.raises(ReplyError, match="CONFLICT"):
+        register(work, [*MANY[:-1], other_signature(MANY[-1].name)])
+    assert work.everything() == before
+
+
+def test_what_is_registered_by_parts_is_kept_between_them(work: Workbench) -> None:
+    """Its consumer serves all of them from the first part on, so that nothing of it is removed, and who clashes with it is refused."""
+    parts = _parts(work)
+    given = _run_until_written(work, parts)
+    assert 0 < len(work.hash(work.keys.tasks)) < 300
+    registry = run_calls_blocking(ownership.registry(work.keys), work.broker.run)
+    assert registry.served == {one.name for one in MANY}
+    with pytest.raises(ReplyError, match="CONFLICT"):
+        register(work, [other_signature("t0")], service="mail/worker", source=MAIL, consumer=OTHER)
+    _run_to_the_end(work, parts, given)
+    assert len(work.hash(work.keys.tasks)) == 300
+
+
+def test_data_that_is_replaced_between_the_parts_gets_them_all(work: Workbench) -> None:
+    parts = _parts(work)
+    given = _run_until_written(work, parts)
+    for key in work.everything():
+        work.broker.command("DEL", key)
+    work.broker.command("SET", work.keys.epoch, "epoch-2")
+    epoch, _ = _run_to_the_end(work, parts, given)
+    assert epoch == "epoch-2"
+    assert len(work.hash(work.keys.tasks)) == 300
+    assert list(work.hash(work.keys.consumers)) == [CONSUMER]

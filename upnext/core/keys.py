@@ -166,7 +166,7 @@ class Keys:
         "string",
         variable="NONCE:KEY",
         life="60 s",
-        holds="job id and nonce of a keyed submit: a repeat after a lost reply gets the same answer",
+        holds="job id and nonce of a keyed submit, or of an event in several calls: a repeat after a lost reply gets the same answer",
         writers="send submit",
     )
     cancel = Key(

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from upnext.core import entry, ids, outcome
-from upnext.core.batches import LARGE_BYTES
+from upnext.core.batches import CALL_BYTES, LARGE_BYTES
 from upnext.core.entry import META_FIELD, PAYLOAD_FIELD
 from upnext.core.keys import Keys
 from upnext.core.lanes import Lane
@@ -158,40 +158,63 @@ def submit(keys: Keys, jobs: Sequence[tuple[Submission, str | None]], nonce: str
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What one call of `send` gave: an answer for each handler that it came to, and the names of those it left."""
+
+    answers: list[Answer]
+    left: list[bytes]
+
+
+MOST_HANDLERS = 200
+"""That one call makes jobs for."""
+
+
 def send(
     keys: Keys,
     event: str,
     payload: bytes,
-    known_handlers: Sequence[str],
+    handlers: Sequence[str | bytes],
     *,
     meta: entry.Meta | None = None,
     idempotency_key: str | None = None,
     idempotency_ttl_s: float | None = None,
     nonce: str = "",
-) -> Call[list[Answer]]:
-    """`meta` is every job's; `idempotency_ttl_s` None: a day."""
+    goes_on: bool = False,
+) -> Call[Sent]:
+    """`handlers` that the sender knows, besides those that Redis does; goes_on: those that an earlier call of this `nonce` left alone.
+
+    `meta` is every job's; `idempotency_ttl_s` None: a day. A call that can be repeated, having a key or going on, makes no job twice.
+    """
+    key = idempotency_key or ""
     args: list[Arg] = [
         entry.encode_meta(meta) if meta else b"",
         keys.stream_prefix,
         keys.bell,
-        HANDLER_LIFE_MS,
+        "" if goes_on else HANDLER_LIFE_MS,
         keys.idem_prefix,
-        idempotency_key or "",
+        key,
         max(1, round((86400.0 if idempotency_ttl_s is None else idempotency_ttl_s) * 1000)),
         nonce,
-        keys.sent(nonce, f"{idempotency_key}@") if idempotency_key else "",
+        keys.sent(nonce, f"{key}@") if key or goes_on else "",
         SENT_LIFE_MS,
-        *known_handlers,
+        MOST_HANDLERS,
+        CALL_BYTES,
+        *handlers,
         payload,
     ]
     return Call(script("send"), [keys.event(event), keys.limits, keys.large, keys.flow_prefix], args, sent)
 
 
-def sent(reply: list[bytes]) -> list[Answer]:
-    done: list[Answer] = []
+def sent(reply: list[bytes]) -> Sent:
+    done = Sent([], [])
     for task, raw in zip(reply[::2], reply[1::2], strict=True):
         word = raw.decode()
-        done.append(_instead(word) if word[0] in "=!" else f"{task.decode('utf-8', 'backslashreplace')}:n{word}")
+        if word == ">":
+            done.left.append(task)
+        else:
+            id_ = f"{task.decode('utf-8', 'backslashreplace')}:n{word}"
+            done.answers.append(_instead(word) if word[0] in "=!" else id_)
     return done
 
 

@@ -3,7 +3,6 @@ at tasks: list_tasks, count_by_task, gates; at groups of ends: list_groups, coun
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -557,25 +556,33 @@ class CronFacts:
     """Why its definition can't be read."""
 
 
-def list_crons(keys: Keys) -> Call[tuple[int, list[CronFacts]]]:
+CRONS_A_CALL = 200
+
+
+def list_crons(keys: Keys) -> Calls[tuple[int, list[CronFacts]]]:
     """-> (server ms, crons by name)."""
-
-    def parse(reply: list[Any]) -> tuple[int, list[CronFacts]]:
-        facts = [
-            CronFacts(
-                lenient(reply[at]),
-                _json(reply[at + 1]) or {},
-                _number(reply[at + 2]),
-                _number(reply[at + 3]) or 0,
-                reply[at + 4] == 1,
-                int(reply[at + 5]) if (reply[at + 5] or b"").isdigit() else None,
-                checkup.why_bad_row("crons", reply[at], reply[at + 1]),
+    found: dict[str, CronFacts] = {}
+    cursor = b"0"
+    while True:
+        cursor, server_ms, *flat = yield Call(
+            script("list_crons"),
+            [keys.crons, keys.fired, keys.stats, keys.paused, keys.cursors],
+            [cursor, CRONS_A_CALL],
+            ident,
+        )
+        for raw_name, definition, last, skipped, paused, moved in zip(*(flat[at::6] for at in range(6)), strict=True):
+            facts = CronFacts(
+                lenient(raw_name),
+                _json(definition) or {},
+                _number(last),
+                _number(skipped) or 0,
+                paused == 1,
+                int(moved) if (moved or b"").isdigit() else None,
+                checkup.why_bad_row("crons", raw_name, definition),
             )
-            for at in range(1, len(reply), 6)
-        ]
-        return reply[0], sorted(facts, key=operator.attrgetter("name"))
-
-    return Call(script("list_crons"), [keys.crons, keys.fired, keys.stats, keys.paused, keys.cursors], [], parse)
+            found[facts.name] = facts
+        if cursor == b"0":
+            return server_ms, [facts for _, facts in sorted(found.items())]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
-from upnext.core.batches import CALL_BYTES
+from upnext.core.batches import CALL_BYTES, batches
 from upnext.core.entry import Meta, encode_meta
 from upnext.core.keys import SCHEMA, Keys
 from upnext.core.lanes import Lane
@@ -17,7 +18,7 @@ from upnext.core.ownership import Source
 from upnext.core.schedules import ScheduleSpec
 from upnext.core.spec import STEPPED_BACK_MS, TaskKind, TaskSpec
 from upnext.engine.calls.rows import name, names, pairs
-from upnext.engine.redis.scripts import Arg, Call, script, text
+from upnext.engine.redis.scripts import Arg, Call, Calls, script, text
 
 MOST_LOST_HOSTS = 10
 
@@ -90,8 +91,39 @@ def limits(task: TaskSpec) -> dict[str, Any] | None:
     return record
 
 
-def register(keys: Keys, registration: Registration, new_epoch: str) -> Call[tuple[str, int]]:
-    """-> (epoch, server ms). Error codes SCHEMA and CONFLICT come as ReplyError."""
+PART_TASKS = 100
+PART_BYTES = 64 * 1024
+"""A definition is read, compared and written: it takes the server longer than a job of its size."""
+
+
+def register_by_parts(keys: Keys, registration: Registration, new_epoch: str) -> Calls[tuple[str, int]]:
+    """Register any number of tasks -> (epoch, server ms). Error codes SCHEMA and CONFLICT come as ReplyError.
+
+    Nothing is written before all parts were looked at. The consumer is known from the first part on: what it serves stays from then on, and
+    a service that clashes with it is refused.
+    """
+    parts = list(batches(registration.tasks, lambda task: _size(task, registration), PART_TASKS, PART_BYTES)) or [()]
+    while True:
+        for part in parts if len(parts) > 1 else ():
+            yield register(keys, replace(registration, consumer="", tasks=part), new_epoch, only_look=True)
+        epoch, server_ms = yield register(keys, replace(registration, tasks=parts[0]), new_epoch)
+        epochs = {epoch}
+        for part in parts[1:]:
+            epoch, server_ms = yield register(keys, replace(registration, consumer="", tasks=part), new_epoch)
+            epochs.add(epoch)
+        if len(epochs) == 1:
+            return epoch, server_ms
+        # the data set was replaced meanwhile: the first parts are not in this one
+
+
+def _size(task: TaskSpec, registration: Registration) -> int:
+    return len(orjson.dumps(definition(task, registration.service, 0, registration.source)))
+
+
+def register(
+    keys: Keys, registration: Registration, new_epoch: str, *, only_look: bool = False
+) -> Call[tuple[str, int]]:
+    """One part -> (epoch, server ms). only_look: write nothing; the epoch is "" where none is set."""
     task_args: list[Arg] = []
     streams: list[str] = []
     crons: list[Arg] = []
@@ -146,7 +178,7 @@ def register(keys: Keys, registration: Registration, new_epoch: str) -> Call[tup
             new_epoch,
             SCHEMA,
             registration.consumer,
-            orjson.dumps(dict(registration.record)),
+            orjson.dumps(dict(registration.record)) if registration.consumer else b"",
             registration.lease_ms,
             registration.service,
             generation_ms,
@@ -157,6 +189,7 @@ def register(keys: Keys, registration: Registration, new_epoch: str) -> Call[tup
             len(crons) // 2,
             len(handlers),
             keys.bell,
+            int(only_look),
             *task_args,
             *crons,
             *handlers,
@@ -172,9 +205,9 @@ def _stem(registration: Registration) -> str:
 
 def define(
     keys: Keys, epoch: str, *, service: str, generation_ms: int, tasks: Sequence[TaskSpec], source: Source
-) -> Call[tuple[str, int]]:
+) -> Calls[tuple[str, int]]:
     """Register definitions without a consumer: those of code that was just committed."""
-    return register(keys, Registration("", {}, service, generation_ms, 0, tasks, source=source), epoch)
+    return register_by_parts(keys, Registration("", {}, service, generation_ms, 0, tasks, source=source), epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +392,14 @@ class Reaped:
     problem: str = ""
 
 
+REAP_TASKS = 200
+
+
+def reap_parts(tasks: Sequence[str]) -> deque[Sequence[str]]:
+    """The tasks that calls of `reap` name one after another, each until nothing of it is pending; at least one part."""
+    return deque(tasks[start : start + REAP_TASKS] for start in range(0, max(1, len(tasks)), REAP_TASKS))
+
+
 def reap(
     keys: Keys,
     epoch: str,
@@ -367,6 +408,7 @@ def reap(
     tasks: Sequence[str],
     seen: str = "",
     final: bool,
+    more: bool = False,
     charge: str = "none",
     cause: str = "",
     detail: str = "",
@@ -374,7 +416,7 @@ def reap(
     crash: str = "",
     suspects: int | None = None,
 ) -> Call[Reaped]:
-    """`started` are (task, lane letter, entry id); `charge` is none, crash or host.
+    """`started` are (task, lane letter, entry id); `charge` is none, crash or host. more: other parts of its tasks follow (`reap_parts`).
 
     seen: only while its lease is still that (as in `Beat.leases`), or gone. "": whatever its lease is.
     One process may have held several consumers: `crash` names its end, `suspects` counts what had started in all of them. Without, this
@@ -397,7 +439,7 @@ def reap(
             epoch,
             consumer,
             seen,
-            int(final),
+            (2 if more else 1) if final else 0,
             charge,
             cause,
             detail,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ from upnext.core import schedules
 from upnext.core.keys import Keys
 from upnext.core.schedules import ScheduleSpec
 from upnext.engine.calls.rows import bad_row, name
-from upnext.engine.redis.scripts import Call, ident, script, text
+from upnext.engine.redis.scripts import Call, Calls, ident, script, text
 
 NEW, KNOWN, FULL, TAKEN = 1, 0, -1, -2
 CHANGED, UNCHANGED, UNKNOWN = 1, 0, -1
@@ -60,19 +59,23 @@ class ScheduleFacts:
     arguments: bytes | None = None
 
 
-def list_schedules(keys: Keys, schedule: str = "") -> Call[tuple[int, list[ScheduleFacts]]]:
+SCHEDULES_A_CALL = 100
+
+
+def list_schedules(keys: Keys, schedule: str = "") -> Calls[tuple[int, list[ScheduleFacts]]]:
     """-> (server ms, all by name; or the one that is asked for). Rows that can't be read are left out, and named in the log."""
-
-    def parse(reply: list[Any]) -> tuple[int, list[ScheduleFacts]]:
-        found = [facts for row in reply[1:] if (facts := _facts(keys, row)) is not None]
-        return reply[0], sorted(found, key=operator.attrgetter("spec.name"))
-
-    return Call(
-        script("list_schedules"),
-        [keys.schedules, keys.schedules_state, keys.schedules_arguments, keys.paused, keys.tasks],
-        [schedule],
-        parse,
-    )
+    found: dict[str, ScheduleFacts] = {}
+    cursor = b"0"
+    while True:
+        cursor, server_ms, *rows = yield Call(
+            script("list_schedules"),
+            [keys.schedules, keys.schedules_state, keys.schedules_arguments, keys.paused, keys.tasks],
+            [schedule, cursor, SCHEDULES_A_CALL],
+            ident,
+        )
+        found |= {facts.spec.name: facts for row in rows if (facts := _facts(keys, row)) is not None}
+        if cursor == b"0":
+            return server_ms, [facts for _, facts in sorted(found.items())]
 
 
 def read_row(keys: Keys, field: bytes, raw: bytes) -> ScheduleSpec | None:

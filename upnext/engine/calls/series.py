@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from upnext.core import series
-from upnext.core.batches import CALL_BYTES
 from upnext.core.keys import Keys
 from upnext.core.series import Sample, Times
 from upnext.engine.calls.rows import lenient, pairs
@@ -15,7 +14,9 @@ from upnext.engine.redis.scripts import Arg, Call, script, text
 
 TASKS_A_CALL = 50
 MOMENTS_A_CALL = 60
-MOST_NOTED = 200
+SERIES_BYTES = 512 * 1024
+"""Of short rows, which cost more than jobs of their size."""
+MOST_NOTED = 50
 """Tasks whose times one call adds."""
 
 
@@ -77,4 +78,4 @@ def read_series(
     names = [
         name for moment in moments[:MOMENTS_A_CALL] for name in (keys.series(step, moment), keys.times(step, moment))
     ]
-    return Call(script("read_series"), [keys.series_last(step), *names], [task or "", CALL_BYTES], parse)
+    return Call(script("read_series"), [keys.series_last(step), *names], [task or "", SERIES_BYTES], parse)

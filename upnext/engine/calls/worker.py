@@ -358,6 +358,10 @@ def hand_back(keys: Keys, epoch: str, jobs: Sequence[tuple[str, str, bytes]]) ->
     )
 
 
+PENDING_TASKS = 200
+"""That one call of `own_pending` names."""
+
+
 def own_pending(
     keys: Keys, epoch: str, consumer: str, tasks: Sequence[str], most: int = 10_000
 ) -> Call[list[tuple[str, str, bytes]]]:

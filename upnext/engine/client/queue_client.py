@@ -30,6 +30,7 @@ from upnext.engine.client.waiting import (
     Connect,
     Pause,
     Run,
+    Sending,
     Step,
     Subscribe,
     Watch,
@@ -115,21 +116,24 @@ class QueueClient:
         """One job for each handler. -> their ids. Raises DuplicateJobError when the key is held for every handler."""
         check_payload(event, payload)
         wire = self.link.live
-        plain = parent_id is None and idempotency_key is None and trace is None
-        if wire is not None and plain:  # the quick way, as for a submit
+        first: client.Sent | None = None
+        if (
+            wire is not None and parent_id is None and idempotency_key is None and trace is None
+        ):  # the quick way, as for a submit
             try:
-                reply = await wire.send_packed(client.plain_send(self.keys, event, payload, known_handlers))
-                return settle_event(None, client.sent(reply), "")
+                first = client.sent(
+                    await wire.send_packed(client.plain_send(self.keys, event, payload, known_handlers))
+                )
             except LostReplyError as error:
                 raise uncertain(error) from None
             except QueueError:
                 pass
+        if first is not None and not first.left:
+            return settle_event(None, first.answers, "")
         meta = entry.Meta(parent_id=parent_id, root_id=root_id, trace=trace)
         clock = asyncio.get_running_loop().time
-        return await drive(
-            waiting.send(self.keys, event, payload, known_handlers, meta, idempotency_key, idempotency_ttl_s, clock),
-            self._do,
-        )
+        sending = Sending(self.keys, event, payload, meta, idempotency_key, idempotency_ttl_s, clock)
+        return await drive(sending.begin(known_handlers) if first is None else sending.go_on(first), self._do)
 
     async def _submit(self, job: Submission, reply_to: str | None) -> str:
         """The quick way: an XADD on the live connection. What needs the script, and whatever goes wrong, takes the slow way."""

@@ -323,12 +323,8 @@ class SyncQueueClient:
     ) -> list[str]:
         check_payload(event, payload)
         meta = entry.Meta(parent_id=parent_id, root_id=root_id, trace=trace)
-        return drive_blocking(
-            waiting.send(
-                self.keys, event, payload, known_handlers, meta, idempotency_key, idempotency_ttl_s, time.monotonic
-            ),
-            self._do,
-        )
+        sending = waiting.Sending(self.keys, event, payload, meta, idempotency_key, idempotency_ttl_s, time.monotonic)
+        return drive_blocking(sending.begin(known_handlers), self._do)
 
     def _do(self, step: Step) -> Any:
         """Do a step of a submit."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from upnext.core import entry
@@ -18,7 +18,7 @@ from upnext.core.keys import Keys
 from upnext.core.outcome import Outcome
 from upnext.core.submission import Submission
 from upnext.engine.calls import client
-from upnext.engine.calls.client import Answer, Held, Refused
+from upnext.engine.calls.client import Answer, Held, Refused, Sent
 from upnext.engine.redis.backoff import Backoff
 from upnext.engine.redis.replies import LostReplyError, read_error
 from upnext.engine.redis.scripts import Call
@@ -187,30 +187,55 @@ def submit_many(keys: Keys, jobs: Sequence[Submission], clock: Clock) -> Steps[l
     return done
 
 
-def send(
-    keys: Keys,
-    event: str,
-    payload: bytes,
-    known_handlers: Sequence[str],
-    meta: entry.Meta,
-    idempotency_key: str | None,
-    idempotency_ttl_s: float | None,
-    clock: Clock,
-) -> Steps[list[str]]:
-    """-> ids of the jobs, one for each handler."""
-    nonce = secrets.token_hex(8)
-    call = client.send(
-        keys,
-        event,
-        payload,
-        known_handlers,
-        meta=meta,
-        idempotency_key=idempotency_key,
-        idempotency_ttl_s=idempotency_ttl_s,
-        nonce=nonce,
-    )
-    answers = yield from submit_call(call, clock, repeatable=idempotency_key is not None)
-    return settle_event(idempotency_key, answers, nonce)
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """An event on its way. Its handlers get their jobs in one call, or in several where they are many or the payload is large.
+
+    `nonce` tells this send from others of the same key, and a job that a call made before its reply was lost from one that is to be made.
+    """
+
+    keys: Keys
+    event: str
+    payload: bytes
+    meta: entry.Meta
+    idempotency_key: str | None
+    idempotency_ttl_s: float | None
+    clock: Clock
+    nonce: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def call(self, handlers: Sequence[str | bytes], *, goes_on: bool = False) -> Call[Sent]:
+        return client.send(
+            self.keys,
+            self.event,
+            self.payload,
+            handlers,
+            meta=self.meta,
+            idempotency_key=self.idempotency_key,
+            idempotency_ttl_s=self.idempotency_ttl_s,
+            nonce=self.nonce,
+            goes_on=goes_on,
+        )
+
+    def begin(self, known_handlers: Sequence[str]) -> Steps[list[str]]:
+        """-> ids of the jobs, one for each handler."""
+        first = yield from submit_call(
+            self.call(known_handlers), self.clock, repeatable=self.idempotency_key is not None
+        )
+        return (yield from self.go_on(first))
+
+    def go_on(self, first: Sent) -> Steps[list[str]]:
+        """Send to those that the first call left. Raises SubmitUncertain where that ends half way."""
+        answers, left = first.answers, first.left
+        while left:
+            try:
+                part = yield from submit_call(self.call(left, goes_on=True), self.clock, repeatable=True)
+            except QueueError as error:
+                raise SubmitUncertain(
+                    f"{error}; the event {self.event} has reached {len(answers)} of its {len(answers) + len(left)} handlers."
+                    " Send with an idempotency key to make a repeat safe"
+                ) from None
+            answers, left = [*answers, *part.answers], part.left
+        return settle_event(self.idempotency_key, answers, self.nonce)
 
 
 def settle(key: str | None, answer: Answer, nonce: str) -> str:

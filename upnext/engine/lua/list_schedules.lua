@@ -1,8 +1,8 @@
 #!lua flags=no-writes
--- All schedules (set_schedule bounds their number) and how they stand; or one, with the arguments of its jobs.
+-- A part of the schedules and how they stand; or one, with the arguments of its jobs.
 -- KEYS: 1 schedules, 2 schedules:state, 3 schedules:arguments, 4 paused, 5 tasks
--- ARGV: 1 the one that is asked for ('': all)
--- Returns: {server ms, then for each a list: name, row, cursor ms or nil, newest tick that fired, ms, or nil; ticks that were skipped, or nil;
+-- ARGV: 1 the one that is asked for ('': a part of all), 2 cursor, 3 about how many
+-- Returns: {next cursor ('0' at the end), server ms, then for each a list: name, row, cursor ms or nil, newest tick that fired, ms, or nil; ticks that were skipped, or nil;
 --          1 when it is paused, 1 when its task is, the service of its task ('' none is known) or nil: the task is not registered,
 --          arguments or nil: not asked for}
 -- Errors: none
@@ -10,10 +10,11 @@
 pass_over('hash', 1, 2, 3, 5)
 pass_over('set', 4)
 local time = redis.call('TIME')
-local reply = {time[1] * 1000 + math.floor(time[2] / 1000)}
+local reply = {'0', time[1] * 1000 + math.floor(time[2] / 1000)}
 local rows
 if ARGV[1] == '' then
-  rows = redis.call('HGETALL', KEYS[1])
+  local scanned = redis.call('HSCAN', KEYS[1], ARGV[2], 'COUNT', ARGV[3])
+  reply[1], rows = scanned[1], scanned[2]
 else
   local row = redis.call('HGET', KEYS[1], ARGV[1])
   rows = row and {ARGV[1], row} or {}

@@ -3,7 +3,8 @@
 -- KEYS: 1 epoch, 2 leases, 3 graves, 4 consumers, 5 where, 6 waiters, 7 dead, 8 dead:jobs, 9 cancel, 10 stats, 11 notes, 12 dead:bytes,
 --       13 groups, 14 groups:ids, 15 f:, 16 tasks, 17 lingering, 18... four streams per task
 -- ARGV: 1 epoch, 2 consumer, 3 '': whatever its lease is; else its lease's end as it was seen, as text: only while
---       that is unchanged, or gone (a foreign consumer), 4 '1': remove the consumer when nothing is pending,
+--       that is unchanged, or gone (a foreign consumer), 4 '1': remove the consumer when nothing is pending; '2': only from the
+--       groups of these tasks, others follow,
 --       5 charge: 'none'; 'crash' charges the started entries; 'host' charges every entry a lost host, 6 cause, 7 detail (stack of a hang, or ''),
 --       8 result prefix, 9 idempotency prefix, 10 reply prefix, 11 bell channel, 12 most lost hosts, 13 number of tasks, 14... those tasks,
 --       then the name of the crash, the number of jobs that had started in its process (this consumer's and others'), and the started entries,
@@ -21,7 +22,7 @@
 -- include: flow
 -- include: end_cancelled
 -- include: read_meta
-local consumer, seen, final, charge, cause, detail = ARGV[2], ARGV[3], ARGV[4] == '1', ARGV[5], ARGV[6], ARGV[7]
+local consumer, seen, final, charge, cause, detail = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local lease = redis.call('ZSCORE', KEYS[2], consumer)
@@ -188,12 +189,14 @@ for stream = 18, 17 + 4 * tasks do
   end
 end
 local gone = 0
-if left == 0 and final then
+if left == 0 and final ~= '0' then
   for stream = 18, 17 + 4 * tasks do
     redis.pcall('XGROUP', 'DELCONSUMER', KEYS[stream], 'w', consumer)
   end
-  redis.call('HDEL', KEYS[4], consumer)
-  redis.call('ZREM', KEYS[3], consumer)
-  gone = 1
+  if final == '1' then
+    redis.call('HDEL', KEYS[4], consumer)
+    redis.call('ZREM', KEYS[3], consumer)
+    gone = 1
+  end
 end
 return {moved, left, gone, buried, apart, problem or '', unpack(shown)}

@@ -1,13 +1,14 @@
 #!lua flags=allow-oom
 -- Makes a consumer known before its first fetch: streams and groups, lease, record, definitions of tasks, crons and handlers.
--- A limit that operators set stays; a cron that lapsed goes on from its cursor when its schedule is the same.
+-- A limit that operators set stays; a cron that lapsed goes on from its cursor when its schedule is the same. Many tasks take several calls, of which the
+-- first names the consumer. Of records and statements that a clash is looked up in, those of the newest leases are read, MOST_READ_BYTES at most.
 -- KEYS: 1 epoch, 2 schema, 3 tasks, 4 limits, 5 consumers, 6 leases, 7 crons, 8 cursors, 9 seen, 10 lapsed, 11 limits:set, 12 announcers,
 --       13 announced, 14... four streams per task, then one event key per handler
 -- ARGV: 1 epoch to set if there is none, 2 schema, 3 consumer ('': definitions only), 4 record (JSON), 5 lease ms, 6 service, 7 generation ms,
 --       8 the daemon that registers, 9 stem of the service's file, 10 '1': of passing code, which makes nothing passing that lasts,
---       11 number of tasks, 12 number of crons, 13 number of handlers, 14 bell channel,
+--       11 number of tasks, 12 number of crons, 13 number of handlers, 14 bell channel, 15 '1': only look whether it would be refused,
 --       then for each task three: name, definition (JSON), limits (JSON or ''); for each cron two: name, definition; for each handler: its task
--- Returns: {epoch, server ms}
+-- Returns: {epoch ('' before the first), server ms}
 -- Errors: SCHEMA when a newer incompatible schema is in use; CONFLICT and JSON {task, service, file, host} when another living service has a task
 --         of this name with another signature or in a file of another stem, and the two don't share it
 -- include: must_be
@@ -15,7 +16,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local consumer, service, generation, daemon, stem = ARGV[3], ARGV[6], tonumber(ARGV[7]), ARGV[8], ARGV[9]
 local tasks, crons, handlers = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
-local FIRST_KEY, FIRST_ARG = 14, 15
+local FIRST_KEY, FIRST_ARG = 14, 16
+local MOST_READ_BYTES, MOST_DECODED_BYTES, MOST_LOOKED_AT = 2097152, 262144, 1000
 
 must_be('string', KEYS[1], KEYS[2])
 must_be('hash', KEYS[3], KEYS[4], KEYS[5], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12])
@@ -40,32 +42,45 @@ local function owner(row)
   return row.owner or row.service
 end
 
-local records, statements -- of the living, read only when a name clashes
-local function lives(other, task)
-  if not records then
-    records, statements = {}, {}
-    for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[6], '(' .. now, '+inf')) do
-      records[#records + 1] = read(redis.call('HGET', KEYS[5], name))
+local read_bytes, decoded_bytes = 0, 0
+local function of_the_living(rows, leases, other, add) -- calls `add` with the rows that name the service, by lease, the newest first
+  local quoted = string.gsub(cjson.encode(other), '\\/', '/')
+  for _, name in ipairs(redis.call('ZRANGE', leases, '+inf', '(' .. now, 'BYSCORE', 'REV', 'LIMIT', 0, MOST_LOOKED_AT)) do
+    local raw = redis.call('HGET', rows, name) or ''
+    read_bytes = read_bytes + #raw
+    if read_bytes > MOST_READ_BYTES then
+      return
     end
-    for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[13], '(' .. now, '+inf')) do
-      statements[#statements + 1] = name ~= daemon and read(redis.call('HGET', KEYS[12], name)) or nil
-    end
-  end
-  for _, record in ipairs(records) do
-    if record.service == other and record.daemon ~= daemon then
-      for _, name in ipairs(record.tasks or {}) do
-        if name == task then
-          return true
-        end
+    if string.find(raw, quoted, 1, true) then
+      decoded_bytes = decoded_bytes + #raw
+      local row = read(raw)
+      if row and row.service == other then
+        add(name, row)
+      end
+      if decoded_bytes > MOST_DECODED_BYTES then
+        return
       end
     end
   end
-  for _, statement in ipairs(statements) do
-    if statement.service == other and (statement.declares or {})[task] then
-      return true
-    end
+end
+
+local has = {} -- service -> the tasks that its living daemons declare and its living workers serve, read only when a name clashes
+local function lives(other, task)
+  if not has[other] then
+    local names = {}
+    has[other] = names
+    of_the_living(KEYS[12], KEYS[13], other, function(name, statement)
+      for declared in pairs(name ~= daemon and type(statement.declares) == 'table' and statement.declares or {}) do
+        names[declared] = true
+      end
+    end)
+    of_the_living(KEYS[5], KEYS[6], other, function(_, record)
+      for _, served in ipairs(record.daemon ~= daemon and type(record.tasks) == 'table' and record.tasks or {}) do
+        names[served] = true
+      end
+    end)
   end
-  return false
+  return has[other][task]
 end
 
 local function refuse(name, known, given)
@@ -126,6 +141,9 @@ for _ = 1, crons do
   end
 end
 
+if ARGV[15] == '1' then
+  return {redis.call('GET', KEYS[1]) or '', now}
+end
 if schema < tonumber(ARGV[2]) then
   redis.call('SET', KEYS[2], ARGV[2])
 end

@@ -10,8 +10,11 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local gone = {}
 for at = 4, #ARGV do
   local lease = redis.call('ZSCORE', KEYS[3], ARGV[at])
-  local fine, record = pcall(cjson.decode, redis.call('HGET', KEYS[2], ARGV[at]) or 'null')
-  local stated = fine and type(record) == 'table' and record.token or ''
+  local stated = ''
+  if ARGV[3] ~= '' then
+    local fine, record = pcall(cjson.decode, redis.call('HGET', KEYS[2], ARGV[at]) or 'null')
+    stated = fine and type(record) == 'table' and record.token or ''
+  end
   if (ARGV[2] ~= '1' or not lease or tonumber(lease) < now) and (ARGV[3] == '' or ARGV[3] == stated) then
     gone[#gone + 1] = ARGV[at]
   end

@@ -85,7 +85,7 @@ class Announcements:
         """Its workers may have registered while this code was on trial, or a row was removed meanwhile."""
         if self._defined or self._service is None:
             return
-        call = lease.define(
+        parts = lease.define(
             self._keys,
             self._epoch(),
             service=self._service.name,
@@ -94,7 +94,7 @@ class Announcements:
             source=self._source,
         )
         try:
-            await self._link.run(call)
+            await run_calls(parts, self._link.run)
         except ReplyError as refused:
             if refused.code not in ("CONFLICT", "SCHEMA"):
                 raise

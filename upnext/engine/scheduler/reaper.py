@@ -201,15 +201,17 @@ class Reaper:
     async def _sweep(self, case: _Case, tasks: Sequence[str], *, final: bool) -> bool:
         """-> False when it turns out to live."""
         backoff = Backoff()
-        while True:
+        parts = lease.reap_parts(tasks)
+        while parts:
             done = await self._link.run(
                 lease.reap(
                     self._keys,
                     self._epoch(),
                     consumer=case.consumer,
-                    tasks=tasks,
+                    tasks=parts[0],
                     seen=case.seen,
                     final=final,
+                    more=len(parts) > 1,
                     charge=case.charge,
                     cause=case.cause,
                     detail=case.detail,
@@ -232,7 +234,9 @@ class Reaper:
                     case.consumer, case.cause, done.moved, f", {done.buried} buried" if done.buried else "",
                 )  # fmt: skip
             if not done.pending:
-                return True
-            if done.problem:
+                parts.popleft()
+            elif done.problem:
                 log.warning("%s is dead, and not all of its jobs can be taken back: %s", case.consumer, done.problem)
+                parts.rotate(-1)
                 await backoff.sleep()
+        return True

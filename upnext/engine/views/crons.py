@@ -20,6 +20,7 @@ from upnext.engine.calls import inspect
 from upnext.engine.calls import schedules as calls
 from upnext.engine.calls.inspect import CronFacts
 from upnext.engine.calls.schedules import ScheduleFacts
+from upnext.engine.redis.scripts import run_calls_blocking
 from upnext.engine.views import tasks
 from upnext.engine.views.jobs import Transport
 from upnext.errors import PayloadTooLargeError, UsageError
@@ -58,19 +59,19 @@ class Cron:
 
 def crons(transport: Transport, keys: Keys) -> list[Cron]:
     """By name: what is declared, then what was made at run time."""
-    server_ms, found = transport.run(inspect.list_crons(keys))
+    server_ms, found = run_calls_blocking(inspect.list_crons(keys), transport.run)
     return [*(_declared(facts, server_ms) for facts in found), *schedules(transport, keys)]
 
 
 def schedules(transport: Transport, keys: Keys) -> list[Cron]:
     """By name."""
-    server_ms, found = transport.run(calls.list_schedules(keys))
+    server_ms, found = run_calls_blocking(calls.list_schedules(keys), transport.run)
     return [_made(facts, server_ms) for facts in found]
 
 
 def schedule(transport: Transport, keys: Keys, name: str) -> Cron:
     """One that was made at run time. Raises UsageError for one that is unknown."""
-    server_ms, found = transport.run(calls.list_schedules(keys, name))
+    server_ms, found = run_calls_blocking(calls.list_schedules(keys, name), transport.run)
     if not found:
         raise _no_schedule(transport, keys, name)
     return _made(found[0], server_ms)
@@ -103,7 +104,7 @@ def submission(transport: Transport, keys: Keys, name: str) -> Submission:
     if definition is not None:
         payload = definition.get("payload", "{}")
         return Submission(definition.get("task", name), payload.encode() if isinstance(payload, str) else b"{}")
-    _, found = transport.run(calls.list_schedules(keys, name))
+    _, found = run_calls_blocking(calls.list_schedules(keys, name), transport.run)
     if not found:
         raise _unknown(transport, keys, name)
     spec = found[0].spec
@@ -142,7 +143,7 @@ def remove(transport: Transport, keys: Keys, name: str) -> None:
 
 
 def _definition(transport: Transport, keys: Keys, name: str) -> dict[str, Any] | None:
-    _, found = transport.run(inspect.list_crons(keys))
+    _, found = run_calls_blocking(inspect.list_crons(keys), transport.run)
     return next((facts.definition for facts in found if facts.name == name), None)
 
 

@@ -153,11 +153,14 @@ class Intake:
     async def check_pending(self) -> None:
         """Compare what the broker believes we hold with what we do; the difference is handed back, unstarted."""
         membership = self._membership
-        believed = await self._broker.run(
-            worker_calls.own_pending(self._broker.keys, membership.epoch, membership.consumer, list(self._worker.tasks))
-        )
-        known = self._unstarted.known_entries() | self._left_alone
-        lost = [job for job in believed if job not in known]
+        tasks, lost = list(self._worker.tasks), list[Entry]()
+        for start in range(0, len(tasks), worker_calls.PENDING_TASKS):
+            part = tasks[start : start + worker_calls.PENDING_TASKS]
+            believed = await self._broker.run(
+                worker_calls.own_pending(self._broker.keys, membership.epoch, membership.consumer, part)
+            )
+            known = self._unstarted.known_entries() | self._left_alone  # of this moment: others end meanwhile
+            lost += [job for job in believed if job not in known]
         if lost:
             log.warning("%d job(s) were lost on the way here: handed back", len(lost))
             await self._unstarted.give_up(lost)

@@ -22,6 +22,7 @@ from upnext.engine.client.queue_client import QueueClient
 from upnext.engine.contexts import shared_task
 from upnext.engine.redis.backoff import Backoff
 from upnext.engine.redis.replies import ReplyError
+from upnext.engine.redis.scripts import run_calls
 from upnext.engine.worker.host import Host
 from upnext.engine.worker.settings import RuntimeSettings
 from upnext.errors import BrokerRefusedError, BrokerUnavailableError, ConflictError, QueueError
@@ -86,9 +87,9 @@ class Membership:
         await self._register_as(consumer)
 
     async def _register_as(self, consumer: str) -> None:
-        call = lease.register(self._keys, self._registration(consumer), secrets.token_hex(8))
+        parts = lease.register_by_parts(self._keys, self._registration(consumer), secrets.token_hex(8))
         try:
-            epoch, server_ms = await self._broker.run(call)
+            epoch, server_ms = await run_calls(parts, self._broker.run)
         except ReplyError as error:
             if error.code == "CONFLICT":
                 raise ConflictError(self._conflict(str(error))) from None
@@ -184,10 +185,14 @@ class Membership:
     async def leave(self) -> None:
         """Remove the consumer; what it had fetched and not started goes to other workers."""
         tasks = list(self._worker.tasks)
-        gone = False
-        while not gone:
-            call = lease.reap(self._keys, self.epoch, consumer=self.consumer, tasks=tasks, final=True, cause="stopped")
-            gone = (await self._broker.run(call)).gone
+        parts = lease.reap_parts(tasks)
+        while parts:
+            more = len(parts) > 1
+            call = lease.reap(
+                self._keys, self.epoch, consumer=self.consumer, tasks=parts[0], final=True, more=more, cause="stopped"
+            )
+            if not (await self._broker.run(call)).pending:
+                parts.popleft()
 
     def end(self) -> None:
         """From now on a lost registration is not replaced."""
