@@ -253,3 +253,20 @@ def test_attributes_are_names_in_the_namespace() -> None:
     assert keys.dead_jobs == "upnext:{shop}:dead:jobs"
     assert keys.stream("t", "n") == keys.stream_prefix + "t:n"
     assert all(getattr(keys, attribute) == keys.prefix + row.name for attribute, row in ROWS.items())
+
+
+@pytest.mark.parametrize("name", [one for one in SCRIPTS if "-- include: end_job" in (LUA / f"{one}.lua").read_text()])
+def test_an_end_is_given_each_of_its_keys(name: str) -> None:
+    """None is made of another: names of keys come from here alone."""
+    expected = re.search(r"`keys` = \{([\w, ]+)\}", (LUA / "include" / "end_job.lua").read_text())
+    assert expected
+    assert not re.search(r"keys\.\w+ = ", expanded(name))
+    text = (LUA / f"{name}.lua").read_text()
+    header = Header(name, text)
+    given = dict(re.findall(r"\b(\w+) = ((?:KEYS|ARGV)\[\d+\])", text))
+    aliases = {
+        alias: header.aliases[of] for alias, of in re.findall(r"\b(\w+) = (\w+)\b", text) if of in header.aliases
+    }
+    for key in expected[1].split(", "):
+        row = key if key in ROWS else f"{key}_prefix"
+        assert row in header.of({**aliases, **given}[key], ROWS[row].type), f"{name} gives another key as {key}"

@@ -472,6 +472,7 @@ class Keys:
             self.groups,
             self.group_ids,
             self.flow_prefix,
+            self.ended_prefix,
         )
 
     def done(self, task: str) -> str:

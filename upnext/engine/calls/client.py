@@ -301,6 +301,7 @@ def cancel(keys: Keys, job_id: str) -> Call[int]:
             keys.groups,
             keys.group_ids,
             keys.flow_prefix,
+            keys.ended_prefix,
             *keys.streams(parsed.task),
         ],
         [

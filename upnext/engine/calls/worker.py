@@ -208,7 +208,7 @@ def finish(
     )
 
 
-_FINISH_KEYS, _FINISH_ARGS = 15, 8
+_FINISH_KEYS, _FINISH_ARGS = 16, 8
 """What a call of finish has before its streams."""
 
 

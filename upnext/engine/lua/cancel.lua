@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Cancels a job: a delayed or queued one ends here; for a running one a flag is written, which retry, reap and its worker obey, and the bell rings.
 -- KEYS: 1 where, 2 waiters, 3 dead, 4 dead:jobs, 5 cancel, 6 result, 7 delayed, 8 delayed:jobs, 9 tasks, 10 stats, 11 notes, 12 dead:bytes,
---       13 groups, 14 groups:ids, 15 f:, 16... the task's four lanes
+--       13 groups, 14 groups:ids, 15 f:, 16 ended:, 17... the task's four lanes
 -- ARGV: 1 job id, 2 its task, 3 letter of its birth, 4 its first entry id, 5 result prefix, 6 idempotency prefix, 7 reply prefix, 8 bell channel
 -- Returns: 1 ended as cancelled; 2 running, asked to end; 0 it has ended, or it is unknown
 -- Errors: none
@@ -19,7 +19,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local keys = {
   where = KEYS[1], waiters = KEYS[2], dead = KEYS[3], dead_jobs = KEYS[4], cancel = KEYS[5], tasks = KEYS[9], stats = KEYS[10],
-  notes = KEYS[11], dead_bytes = KEYS[12], groups = KEYS[13], group_ids = KEYS[14], flow = KEYS[15],
+  notes = KEYS[11], dead_bytes = KEYS[12], groups = KEYS[13], group_ids = KEYS[14], flow = KEYS[15], ended = KEYS[16],
   result = ARGV[5], idem = ARGV[6], reply = ARGV[7], have_waiters = true, have_cancels = true,
 }
 
@@ -42,7 +42,7 @@ if place then
 elseif lane == 'd' then
   return 0
 end
-local stream = KEYS[15 + string.find('nhbx', lane, 1, true)]
+local stream = KEYS[16 + string.find('nhbx', lane, 1, true)]
 local found = redis.call('XRANGE', stream, entry, entry)
 if not found[1] then
   return 0

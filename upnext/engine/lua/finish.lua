@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Ends jobs: the one terminal write of their holder. Fenced: an entry that is no longer pending is another owner's, and nothing is written for it.
--- KEYS: 1 epoch, 2 where, 3 waiters, 4 dead, 5 dead:jobs, 6 cancel, 7 stats, 8 notes, 9 dead:bytes, 10 groups, 11 groups:ids, 12 f:, 13 rate bucket,
---       14 ends, 15 limits, 16... streams
+-- KEYS: 1 epoch, 2 where, 3 waiters, 4 dead, 5 dead:jobs, 6 cancel, 7 stats, 8 notes, 9 dead:bytes, 10 groups, 11 groups:ids, 12 f:, 13 ended:, 14 rate bucket,
+--       15 ends, 16 limits, 17... streams
 -- ARGV: 1 epoch, 2 result prefix, 3 idempotency prefix, 4 reply prefix, 5 bell channel, 6 now ms of the caller's clock (for dead letters' times),
 --       7 cache prefix, 8 done prefix, then for each stream three: task, lane letter, result ttl ms; then groups. Jobs of which there is nothing to say but their outcome:
 --       'p', index of the stream from 1, status letter (d done, f failed, c cancelled, x dead), number of jobs, then for each: entry id, outcome.
@@ -20,14 +20,14 @@ local result, bell = ARGV[2], ARGV[5]
 local now = tonumber(ARGV[6])
 local keys = {
   where = KEYS[2], waiters = KEYS[3], dead = KEYS[4], dead_jobs = KEYS[5], cancel = KEYS[6], notes = KEYS[8], dead_bytes = KEYS[9],
-  groups = KEYS[10], group_ids = KEYS[11], flow = KEYS[12], done = ARGV[8],
+  groups = KEYS[10], group_ids = KEYS[11], flow = KEYS[12], ended = KEYS[13], done = ARGV[8],
   result = result, idem = ARGV[3], reply = ARGV[4],
   have_waiters = redis.call('HLEN', KEYS[3]) > 0, have_cancels = redis.call('HLEN', KEYS[6]) > 0,
 }
 local watched = keys.have_waiters or keys.have_cancels
-local FIRST = 15
+local FIRST = 16
 local streams = #KEYS - FIRST
-must_be('hash', KEYS[2], KEYS[5], KEYS[8], KEYS[15])
+must_be('hash', KEYS[2], KEYS[5], KEYS[8], KEYS[16])
 must_be('zset', KEYS[4])
 must_be('stream', unpack(KEYS, FIRST + 1))
 local stale, counts, ends, successes = {}, {}, {}, {}
@@ -200,8 +200,8 @@ for task, count in pairs(counts) do
       total = total + count[letter]
     end
   end
-  redis.pcall('HINCRBY', KEYS[13], task, total)
-  if redis.call('HEXISTS', KEYS[15], task) == 1 then
+  redis.pcall('HINCRBY', KEYS[14], task, total)
+  if redis.call('HEXISTS', KEYS[16], task) == 1 then
     redis.call('SPUBLISH', bell, 't' .. task)
   end
 end
@@ -213,7 +213,7 @@ for task, list in pairs(successes) do
 end
 keep_ends(keys, now)
 if #ends > 0 then
-  redis.pcall('EXPIRE', KEYS[13], 120)
-  redis.pcall('XADD', KEYS[14], 'MAXLEN', '~', 256, '*', 'j', table.concat(ends, '\n'))
+  redis.pcall('EXPIRE', KEYS[14], 120)
+  redis.pcall('XADD', KEYS[15], 'MAXLEN', '~', 256, '*', 'j', table.concat(ends, '\n'))
 end
 return stale

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Ends jobs that had ended before the broker went back in time, wherever they are now. A job that isn't anywhere is left alone: it has ended.
--- KEYS: 1 epoch, 2 where, 3 waiters, 4 dead, 5 dead:jobs, 6 cancel, 7 stats, 8 notes, 9 dead:bytes, 10 groups, 11 groups:ids, 12 f:,
---       13 delayed, 14 delayed:jobs, 15 ends, 16... four streams per task
+-- KEYS: 1 epoch, 2 where, 3 waiters, 4 dead, 5 dead:jobs, 6 cancel, 7 stats, 8 notes, 9 dead:bytes, 10 groups, 11 groups:ids, 12 f:, 13 ended:,
+--       14 delayed, 15 delayed:jobs, 16 ends, 17... four streams per task
 -- ARGV: 1 epoch, 2 result prefix, 3 idempotency prefix, 4 reply prefix, 5 number of tasks, then for each task two: name, result ttl ms; then for each job
 --       six: index of its task from 1, status letter (d done, f failed, c cancelled, x dead), lane letter and entry id in which it ended (`n 1-0`), job id,
 --       outcome, extra (as for finish)
@@ -13,15 +13,15 @@
 -- include: end_job
 -- include: ends
 -- include: flow
-local FIRST = 15
-must_be('hash', KEYS[2], KEYS[3], KEYS[5], KEYS[6], KEYS[8], KEYS[14])
-must_be('zset', KEYS[4], KEYS[13])
+local FIRST = 16
+must_be('hash', KEYS[2], KEYS[3], KEYS[5], KEYS[6], KEYS[8], KEYS[15])
+must_be('zset', KEYS[4], KEYS[14])
 must_be('stream', unpack(KEYS, FIRST + 1))
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local keys = {
   where = KEYS[2], waiters = KEYS[3], dead = KEYS[4], dead_jobs = KEYS[5], cancel = KEYS[6], notes = KEYS[8], dead_bytes = KEYS[9],
-  groups = KEYS[10], group_ids = KEYS[11], flow = KEYS[12],
+  groups = KEYS[10], group_ids = KEYS[11], flow = KEYS[12], ended = KEYS[13],
   result = ARGV[2], idem = ARGV[3], reply = ARGV[4], have_waiters = true, have_cancels = true,
 }
 local tasks = tonumber(ARGV[5])
@@ -59,8 +59,8 @@ local function take_elsewhere(index, job)
       return payload
     end
   end
-  if redis.call('ZREM', KEYS[13], job) == 1 then
-    redis.call('HDEL', KEYS[14], job)
+  if redis.call('ZREM', KEYS[14], job) == 1 then
+    redis.call('HDEL', KEYS[15], job)
     return '{}'
   end
 end
@@ -88,6 +88,6 @@ for at = 6 + 2 * tasks, #ARGV, 6 do
 end
 keep_ends(keys, now)
 if #ends > 0 then
-  redis.pcall('XADD', KEYS[15], 'MAXLEN', '~', 256, '*', 'j', table.concat(ends, '\n'))
+  redis.pcall('XADD', KEYS[16], 'MAXLEN', '~', 256, '*', 'j', table.concat(ends, '\n'))
 end
 return again

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- Gives up fetched, unstarted jobs: each becomes a new entry in lane `back` of its task, or of lane `suspect` where it came from there; one whose
 -- cancel was asked for ends. Fenced by the entry id.
--- KEYS: 1 epoch, 2 where, 3 waiters, 4 dead, 5 dead:jobs, 6 cancel, 7 stats, 8 notes, 9 dead:bytes, 10 groups, 11 groups:ids, 12 f:,
---       13 tasks, 14... for each (task, lane) two: the stream, the task's back stream
+-- KEYS: 1 epoch, 2 where, 3 waiters, 4 dead, 5 dead:jobs, 6 cancel, 7 stats, 8 notes, 9 dead:bytes, 10 groups, 11 groups:ids, 12 f:, 13 ended:,
+--       14 tasks, 15... for each (task, lane) two: the stream, the task's back stream
 -- ARGV: 1 epoch, 2 bell channel, 3 result prefix, 4 idempotency prefix, 5 reply prefix, then for each pair of KEYS: its task; then for each job two:
 --       index of its pair from 1, entry id
 -- Returns: {the number of jobs that were ours (others have another owner), how many were looked at, in their order: at most about 1 MiB of them}
@@ -20,14 +20,14 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local keys = {
-  where = KEYS[2], waiters = KEYS[3], dead = KEYS[4], dead_jobs = KEYS[5], cancel = KEYS[6], stats = KEYS[7], tasks = KEYS[13],
-  notes = KEYS[8], dead_bytes = KEYS[9], groups = KEYS[10], group_ids = KEYS[11], flow = KEYS[12],
+  where = KEYS[2], waiters = KEYS[3], dead = KEYS[4], dead_jobs = KEYS[5], cancel = KEYS[6], stats = KEYS[7], tasks = KEYS[14],
+  notes = KEYS[8], dead_bytes = KEYS[9], groups = KEYS[10], group_ids = KEYS[11], flow = KEYS[12], ended = KEYS[13],
   result = ARGV[3], idem = ARGV[4], reply = ARGV[5], have_waiters = true, have_cancels = redis.call('HLEN', KEYS[6]) > 0,
 }
-must_be('hash', KEYS[2], KEYS[3], KEYS[5], KEYS[6], KEYS[8], KEYS[13])
+must_be('hash', KEYS[2], KEYS[3], KEYS[5], KEYS[6], KEYS[8], KEYS[14])
 must_be('zset', KEYS[4])
-must_be('stream', unpack(KEYS, 14))
-local FIRST = 13
+must_be('stream', unpack(KEYS, 15))
+local FIRST = 14
 local pairs_count = (#KEYS - FIRST) / 2
 local count, moved, looked_at, left, problem = 0, 0, 0, 1048576, nil
 

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Removes jobs that wait in one lane of a task; called until it removed none. Each ends cancelled: its waiters wake, its key is free.
--- KEYS: 1 the lane's stream, 2 where, 3 waiters, 4 dead, 5 dead:jobs, 6 cancel, 7 stats, 8 notes, 9 dead:bytes, 10 groups, 11 groups:ids, 12 f:
+-- KEYS: 1 the lane's stream, 2 where, 3 waiters, 4 dead, 5 dead:jobs, 6 cancel, 7 stats, 8 notes, 9 dead:bytes, 10 groups, 11 groups:ids, 12 f:, 13 ended:
 -- ARGV: 1 result prefix, 2 idempotency prefix, 3 reply prefix, 4 task, 5 outcome, 6 most jobs, 7 most bytes read
 -- Returns: the number of jobs removed
 -- Errors: none
@@ -15,7 +15,7 @@
 local lane = string.sub(KEYS[1], -1)
 local keys = {
   where = KEYS[2], waiters = KEYS[3], dead = KEYS[4], dead_jobs = KEYS[5], cancel = KEYS[6], notes = KEYS[8], dead_bytes = KEYS[9],
-  groups = KEYS[10], group_ids = KEYS[11], flow = KEYS[12],
+  groups = KEYS[10], group_ids = KEYS[11], flow = KEYS[12], ended = KEYS[13],
   result = ARGV[1], idem = ARGV[2], reply = ARGV[3],
   have_waiters = redis.call('HLEN', KEYS[3]) > 0, have_cancels = redis.call('HLEN', KEYS[6]) > 0,
 }

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Takes a dead consumer's entries back, at most 200 and about 1 MiB a call, and removes the consumer once nothing is pending. A clean stop is the same, by the consumer itself.
 -- KEYS: 1 epoch, 2 leases, 3 graves, 4 consumers, 5 where, 6 waiters, 7 dead, 8 dead:jobs, 9 cancel, 10 stats, 11 notes, 12 dead:bytes,
---       13 groups, 14 groups:ids, 15 f:, 16 tasks, 17 lingering, 18... four streams per task
+--       13 groups, 14 groups:ids, 15 f:, 16 ended:, 17 tasks, 18 lingering, 19... four streams per task
 -- ARGV: 1 epoch, 2 consumer, 3 '': whatever its lease is; else its lease's end as it was seen, as text: only while
 --       that is unchanged, or gone (a foreign consumer), 4 '1': remove the consumer when nothing is pending; '2': only from the
 --       groups of these tasks, others follow,
@@ -30,13 +30,13 @@ if seen ~= '' and lease and lease ~= seen then
   return {0, -1, 0, 0, 0, ''}
 end
 must_be('zset', KEYS[3], KEYS[7])
-must_be('hash', KEYS[4], KEYS[5], KEYS[6], KEYS[8], KEYS[9], KEYS[11], KEYS[16], KEYS[17])
+must_be('hash', KEYS[4], KEYS[5], KEYS[6], KEYS[8], KEYS[9], KEYS[11], KEYS[17], KEYS[18])
 redis.call('ZREM', KEYS[2], consumer)
 redis.call('ZADD', KEYS[3], 'NX', string.format('%.0f', now), consumer)
 
 local keys = {
-  where = KEYS[5], waiters = KEYS[6], dead = KEYS[7], dead_jobs = KEYS[8], cancel = KEYS[9], stats = KEYS[10], tasks = KEYS[16],
-  notes = KEYS[11], dead_bytes = KEYS[12], groups = KEYS[13], group_ids = KEYS[14], flow = KEYS[15],
+  where = KEYS[5], waiters = KEYS[6], dead = KEYS[7], dead_jobs = KEYS[8], cancel = KEYS[9], stats = KEYS[10], tasks = KEYS[17],
+  notes = KEYS[11], dead_bytes = KEYS[12], groups = KEYS[13], group_ids = KEYS[14], flow = KEYS[15], ended = KEYS[16],
   result = ARGV[8], idem = ARGV[9], reply = ARGV[10], have_waiters = true, have_cancels = true,
 }
 local tasks = tonumber(ARGV[13])
@@ -73,9 +73,9 @@ end
 
 for position = 1, tasks do
   local task = ARGV[13 + position]
-  local base = 17 + 4 * (position - 1)
+  local base = 18 + 4 * (position - 1)
   local definition
-  if redis.call('HDEL', KEYS[17], task .. '\n' .. consumer) == 1 then
+  if redis.call('HDEL', KEYS[18], task .. '\n' .. consumer) == 1 then
     redis.call('SPUBLISH', ARGV[11], 't' .. task)
   end
   for number = 1, 4 do
@@ -106,7 +106,7 @@ for position = 1, tasks do
         if had_started or charge == 'host' then
           meta.q = nil -- it bounds the wait for the first start; on a lost host it may have started
         end
-        definition = definition or task_options(KEYS[16], task)
+        definition = definition or task_options(KEYS[17], task)
         local own = type(meta.u) == 'table' and meta.u or {}
         local ttl = math.floor((tonumber(own.result_ttl_s) or tonumber(definition.result_ttl_s) or 600) * 1000)
         if guilty then
@@ -182,7 +182,7 @@ if moved > 0 then
 end
 
 local left = 0
-for stream = 18, 17 + 4 * tasks do
+for stream = 19, 18 + 4 * tasks do
   local summary = redis.pcall('XPENDING', KEYS[stream], 'w', '-', '+', 1, consumer)
   if not summary.err then
     left = left + #summary
@@ -190,7 +190,7 @@ for stream = 18, 17 + 4 * tasks do
 end
 local gone = 0
 if left == 0 and final ~= '0' then
-  for stream = 18, 17 + 4 * tasks do
+  for stream = 19, 18 + 4 * tasks do
     redis.pcall('XGROUP', 'DELCONSUMER', KEYS[stream], 'w', consumer)
   end
   if final == '1' then

@@ -1,6 +1,6 @@
 -- end_job: what every terminal path does besides removing the entry: outcome, waiters, idempotency key, location, notes, dead letter.
--- Expects dead_total, `keys` = {where, waiters, dead, dead_jobs, cancel, notes, dead_bytes, result, idem, reply} (the last three are prefixes), `now`.
--- The caller has made sure of the keys' types (must_be): nothing here fails. P:ended: stands beside P:idem:, so its prefix is made of that one.
+-- Expects dead_total, `keys` = {where, waiters, dead, dead_jobs, cancel, notes, dead_bytes, result, idem, ended, reply} (the last four are prefixes), `now`.
+-- The caller has made sure of the keys' types (must_be): nothing here fails.
 -- Of dead letters the newest MOST_DEAD are kept, and of these so many as are MOST_DEAD_BYTES with their notes: a task that always fails must not fill
 -- the broker. One run of a script removes MOST_DROPPED of them.
 local MOST_DEAD, MOST_DEAD_BYTES, MOST_DROPPED = 100000, 268435456, 1000
@@ -57,7 +57,6 @@ local function end_job(keys, now, job, outcome, ttl_ms, meta, dead_packed, moved
     end
     local kept_ms = dead_packed and math.max(ttl_ms, DEAD_KEY_MS) or ttl_ms
     if kept_ms > 0 then
-      keys.ended = keys.ended or string.gsub(keys.idem, 'idem:$', 'ended:')
       redis.call('SET', keys.ended .. meta.k, job, 'PX', string.format('%.0f', kept_ms))
     end
   end
