@@ -577,7 +577,7 @@ def test_nor_does_one_where_there_is_much_of_everything(own_server: Server, name
         work = Workbench(broker)
         register(
             work,
-            *(task(one, **({"cron": CronSpec("* * * * *")} if number % 2 else {})) for number, one in enumerate(TASKS)),
+            *(task(one, cron=CronSpec("* * * * *") if number % 2 else None) for number, one in enumerate(TASKS)),
         )
         work.names = TASKS
         _leases(work, 1)
