@@ -74,6 +74,22 @@ def test_a_changed_file_and_a_dead_worker_leave_the_others_alone(change: str) ->
         assert daemon.ctl("status").returncode == 0
 
 
+def test_a_crash_loop_names_how_the_last_child_ended() -> None:
+    crash = """
+    @worker.lifespan
+    async def crash():
+        os.kill(os.getpid(), 11)
+        yield
+"""
+    daemon = Daemon(SERVICE + crash)
+    try:
+        daemon.launch()
+        assert daemon.wait(60) == 70
+        assert "without having done anything (ended without a word; the last: signal:SIGSEGV)" in daemon.log()
+    finally:
+        daemon.close()
+
+
 @pytest.mark.parametrize("at", [1, 2])
 def test_children_that_die_inside_the_fork_are_a_crash_loop(at: int) -> None:
     daemon = Daemon(SERVICE + HOOK)

@@ -62,6 +62,7 @@ async def asked_to_quit() -> int:
         "signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())",
         "sys.stdout.close(); sys.stderr.close()",
         "sys.stdout = sys.stderr = None",
+        "os.closerange(0, 3)",
     ],
 )
 def test_what_an_import_did_to_its_process_does_not_reach_the_children(at_import: str) -> None:

@@ -373,7 +373,7 @@ def test_a_stop_that_kills_jobs_is_no_failure_and_stays_a_stop(box: Box) -> None
         wait_until(lambda: box.show("upnextd@cut", "ActiveState") == {"ActiveState": "inactive"}, 30, "the stop")
         # One that waits to be started again is "activating".
         assert box.show("upnextd@cut", "Result") == {"Result": "success"}, command
-        [*_, cut] = [line for line in box.journal("upnextd@cut").splitlines() if "jobs were killed" in line]
+        [*_, cut] = [line for line in box.journal("upnextd@cut").splitlines() if "killed at the deadline" in line]
         assert job_id in cut
     box.shell("touch /srv/go")
     stop(box, "cut")

@@ -9,6 +9,7 @@ The protocol itself is `upnext.control.protocol`; what the methods do is `upnext
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import stat
@@ -39,6 +40,8 @@ IDLE_S = 5.0
 """A client that has been silent for so long, waits for nothing and follows nothing gives its place up to a newcomer."""
 _LOOK_S = 2.0
 _NO_DESCRIPTOR_S = 1.0
+_SPARE = 4
+"""So many descriptors are kept for clients: where children take all others, an operator can still ask for fewer of them."""
 
 
 class SocketInUseError(Exception):
@@ -65,6 +68,36 @@ class Commands(Protocol):
     def subscribed(self, client: Client) -> bool: ...
 
 
+class Spare:
+    """Descriptors that are held open in order to be given up when no other is free."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._fds: list[int] = []
+        self.refill()
+
+    def refill(self) -> None:
+        """Hold as many as there should be, or as can be had."""
+        while len(self._fds) < self._most:
+            try:
+                self._fds.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            except OSError:
+                return
+
+    def give_up_one(self) -> bool:
+        """Whether there was one: the next that is opened gets it."""
+        if not self._fds:
+            return False
+        os.close(self._fds.pop())
+        return True
+
+    def close(self) -> None:
+        """Hold none from now on."""
+        self._most = 0
+        while self.give_up_one():
+            pass
+
+
 class ControlServer:
     """Listens on one path for the life of the daemon."""
 
@@ -78,6 +111,7 @@ class ControlServer:
         self._keeper: asyncio.Task[None] | None = None
         self._inode = 0
         self._arriving: set[asyncio.Task[Any]] = set()
+        self._spare = Spare(_SPARE)
         self.clients: set[Client] = set()
 
     async def start(self, inherited: Mapping[str, Any] | None = None) -> None:
@@ -110,7 +144,7 @@ class ControlServer:
 
     def _accept(self, listener: socket.socket) -> None:
         try:
-            connection, _ = listener.accept()
+            connection = self._accepted(listener)
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError as error:
@@ -122,6 +156,19 @@ class ControlServer:
         arriving = self._loop.create_task(self._welcome(connection))
         self._arriving.add(arriving)
         arriving.add_done_callback(self._arriving.discard)
+
+    def _accepted(self, listener: socket.socket) -> socket.socket:
+        try:
+            return listener.accept()[0]
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._spare.give_up_one():
+                raise
+            return listener.accept()[0]
+
+    def left(self, client: Client) -> None:
+        """Forget a client; its descriptor is free in the loop's next turn."""
+        self.clients.discard(client)
+        self._loop.call_soon(self._spare.refill)
 
     async def _welcome(self, connection: socket.socket) -> Client:
         _, client = await self._loop.connect_accepted_socket(lambda: Client(self, self._commands), connection)
@@ -159,6 +206,7 @@ class ControlServer:
         """Bind the path again if it was removed: without it no client could reach the daemon any more."""
         while True:
             await asyncio.sleep(_LOOK_S)
+            self._spare.refill()
             if _is_there(self._path):
                 continue
             try:
@@ -180,6 +228,7 @@ class ControlServer:
             arriving.cancel()
         for client in tuple(self.clients):
             client.hang_up()
+        self._spare.close()
         try:
             if os.stat(self._path).st_ino == self._inode:
                 self._path.unlink()
@@ -249,7 +298,7 @@ class Client(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio calls it by this name
         self._transport = None
-        self._server.clients.discard(self)
+        self._server.left(self)
         if self._impatience is not None:
             self._impatience.cancel()
         if self._turn is not None:

@@ -92,6 +92,8 @@ def main() -> None:
     faulthandler.disable()
     # What the service did to them is undone: where SIGCHLD is ignored, no end of a forked process is ever reported.
     process.default_signals()
+    # And what it closed: a child's own descriptors would get those numbers, and go when stdin, stdout and stderr are made.
+    process.fill_standard_descriptors()
     child = importlib.import_module("upnextd.forked.child")
     gc.collect()
     gc.freeze()

@@ -9,6 +9,7 @@ import asyncio
 import errno
 import os
 import select
+import signal
 import socket
 import stat
 import time
@@ -121,6 +122,19 @@ class Sink:
 
     def _write(self) -> int:
         """Raises BlockingIOError, as a non-blocking write does, also where the descriptor blocks."""
+        if os.isatty(self._fd):
+            return self._write_to_terminal()
+        return self._write_now()
+
+    def _write_to_terminal(self) -> int:
+        """Also in its background after `stty tostop`, where a write is answered by SIGTTOU, and is begun anew after it, without end."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+        try:
+            return self._write_now()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _write_now(self) -> int:
         if self._most_bytes is None:
             return os.write(self._fd, self._backlog)
         if not select.select([], [self._fd], [], 0)[1]:

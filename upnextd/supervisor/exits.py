@@ -214,15 +214,15 @@ class ExitHandler:
             others_work=self._fleet.any_works(self._loop.time(), instance.generation),
         )
         if verdict.looping:
-            self._crash_loop(instance, ended, verdict)
+            self._crash_loop(instance, ended, verdict, how)
         else:
             self._duties.post(instance, verdict.event, verdict.until)
 
-    def _crash_loop(self, instance: Instance, ended: Exit, verdict: plan.Verdict) -> None:
+    def _crash_loop(self, instance: Instance, ended: Exit, verdict: plan.Verdict, how: str) -> None:
         """Back to the former code, or the end; but where a worker works, the slot is tried again and again, and no job is cut off."""
         why = (
             f"crash loop: {self._fleet.record.spent(ended.budget)} {instance.role}s ended within {plan.CRASH_WINDOW_S:g} s"
-            f" without having done anything ({ended.cause})"
+            f" without having done anything ({ended.cause}; the last: {how})"
         )
         if verdict.event is Event.GIVE_UP:
             if self._reloads.fall_back(why):

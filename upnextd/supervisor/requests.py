@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from upnext.core.counted import counted
 from upnextd.rules import modes, plan
 from upnextd.rules.modes import Request
 from upnextd.rules.plan import Mode
@@ -48,7 +49,7 @@ class Requests:
         if workers == before:
             return
         self._fleet.operations.supersede(("scale",), by)
-        text = f"{by}: {workers} workers from now on, {before} before"
+        text = f"{by}: {counted(workers, 'worker')} from now on, {before} before"
         if workers:
             self._log.note(text)
         else:

@@ -14,6 +14,7 @@ from typing import Any
 
 import upnext
 from upnext.control.exits import ExitCode
+from upnext.core.counted import counted
 from upnextd.rules import plan, slots
 from upnextd.rules.modes import Request
 from upnextd.rules.plan import Desired, Mode, Role
@@ -143,10 +144,8 @@ class Supervisor:
         await self._report_stopped()
         ending = self.fleet.ending
         if ending.killed_jobs:
-            self.log.fault(
-                f"{len(ending.killed_jobs)} jobs were killed at the deadline, they run again elsewhere:"
-                f" {', '.join(ending.killed_jobs)}"
-            )
+            jobs = counted(len(ending.killed_jobs), "job")
+            self.log.fault(f"killed at the deadline, to run again elsewhere: {jobs}: {', '.join(ending.killed_jobs)}")
             return ExitCode.TIMEOUT if ending.code == ExitCode.OK else ending.code
         return ending.code
 
@@ -166,7 +165,11 @@ class Supervisor:
         """End the operation of the stop, while its clients are still connected."""
         killed = self.fleet.ending.killed_jobs
         code = ExitCode.TIMEOUT if killed else ExitCode.OK
-        text = f"stopped; {len(killed)} jobs were killed and run again: {', '.join(killed)}" if killed else "stopped"
+        text = (
+            f"stopped; killed, to run again: {counted(len(killed), 'job')}: {', '.join(killed)}"
+            if killed
+            else "stopped"
+        )
         data = {"exit_code": int(code), "killed": killed}
         self.fleet.operations.end("stop", Progress(text, done=True, ok=not killed, data=data))
         # Waiting requests are woken, and answer, in the turns to come.

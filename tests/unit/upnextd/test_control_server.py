@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import resource
 import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,40 @@ async def test_the_seventeenth_client_is_turned_away() -> None:
         assert "result" in await ask(path, request("hello"))
         for writer in writers:
             writer.close()
+
+
+@contextmanager
+def no_descriptor_free() -> Iterator[None]:
+    """Whatever is opened in this process fails."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(highest + 32, before[1]), before[1]))
+    taken: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for fd in taken:
+            os.close(fd)
+
+
+@on_both_loops
+async def test_who_comes_when_no_descriptor_is_free_is_let_in() -> None:
+    async with running() as (server, path):
+        assert "result" in await ask(path, request("hello"))
+        await wait_until_async(lambda: not server.clients)
+        newcomers = [socket.socket(socket.AF_UNIX) for _ in range(6)]
+        with no_descriptor_free():
+            for newcomer in newcomers:
+                # One after the other, and more than there are descriptors kept for them: each that leaves makes room.
+                newcomer.setblocking(False)
+                await asyncio.get_running_loop().sock_connect(newcomer, str(path))
+                await wait_until_async(lambda: len(server.clients) == 1, 20)
+                newcomer.close()
+                await wait_until_async(lambda: not server.clients)
 
 
 @on_both_loops

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -82,3 +84,45 @@ async def test_lines_are_cut_and_long_ones_pieced() -> None:
     assert lines[:3] == ["one", "two", "half"]
     assert "".join(lines[3:-1]) == "y" * 40_000
     assert lines[-1] == "rest \ufffd"
+
+
+_IN_A_TERMINAL = """
+import fcntl, os, signal, sys, termios
+from upnextd.shared.logs import Sink
+
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+settings = termios.tcgetattr(0)
+settings[3] |= termios.TOSTOP
+termios.tcsetattr(0, termios.TCSANOW, settings)
+if os.fork() == 0:
+    os.setpgid(0, 0)
+    seen = []
+    signal.signal(signal.SIGTTOU, lambda *_: seen.append(1))
+    signal.alarm(20)
+    sink = Sink(2)
+    sink.write(b"a line from the background\\n")
+    sink.finish()
+    os._exit(1 if seen else 0)
+os._exit(os.waitstatus_to_exitcode(os.wait()[1]) % 256)
+"""
+
+
+_REFUSED = "os.open = lambda *_: os.close(-1)"
+"""Another user's terminal can't be opened anew."""
+
+
+@pytest.mark.parametrize("whose", ["ours", "another user's"])
+def test_the_background_of_a_terminal_that_stops_writers(whose: str) -> None:
+    """Where SIGTTOU has a handler, a write that it interrupts is begun anew, and is interrupted again."""
+    ours, terminal = os.openpty()
+    program = _IN_A_TERMINAL
+    if whose != "ours":
+        program = program.replace("sink = Sink(2)", f"{_REFUSED}; sink = Sink(2)")
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdin=terminal, stdout=terminal, stderr=terminal, timeout=60, check=False
+    )
+    written = read_all(ours)
+    os.close(terminal)
+    os.close(ours)
+    assert (done.returncode, written) == (0, b"a line from the background\r\n")
