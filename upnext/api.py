@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Never, Self, TypeVar, cast
 
 from upnext import config
-from upnext.core.address import Address
+from upnext.address import Address
 from upnext.core.spec import ApiSpec, OpenLifespan
 from upnext.declare import checked_name, declared_secrets, seconds, whole
 from upnext.errors import ConflictError, ServiceError, UsageError

@@ -9,7 +9,7 @@ import stat
 from dataclasses import replace
 from pathlib import Path
 
-from upnext.core.address import Address
+from upnext.address import Address
 from upnext.errors import ListenError
 
 BACKLOG = 2048

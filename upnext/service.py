@@ -20,8 +20,8 @@ from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, TypeVar
 
+from upnext.address import Address
 from upnext.api import Api
-from upnext.core.address import Address
 from upnext.core.binding import Signature
 from upnext.core.naming import ServiceName, service_name
 from upnext.core.spec import ApiSpec, ServiceSpec, WorkerSpec

@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from upnext import config, project
-from upnext.control.listen import Listen, parse_listen, refuse_open
+from upnext.address import Address, parse_named
+from upnext.control.listen import parse_listen, refuse_open
 from upnext.core import secret_names
-from upnext.core.address import parse_named
 from upnext.errors import UsageError
 from upnextd.rules import plan
 from upnextd.shared import log_records, process
@@ -68,7 +68,7 @@ class Flags:
 class Dashboard:
     """What `--dashboard` and its flags say."""
 
-    listen: Listen
+    listen: Address
     hosts: tuple[str, ...]
     users: Path | None
     proxy_header: str | None

@@ -24,8 +24,8 @@ from upnext.errors import DuplicateJobError
 OLDER = json.loads((Path(__file__).parent / "older_version.json").read_text())
 AGO_MS = 125_000
 """The delayed job is due after 120 s."""
-CHANGED = {"consumers": {"slot", "name", "generation"}}
-"""Fields of a daemon's worker: the tests' own is none."""
+CHANGED = {"consumers": {"slot", "name", "generation", "version"}}
+"""Fields that only the worker of a daemon has."""
 
 
 def moved(now_ms: int) -> dict[str, dict[str, Any]]:

@@ -22,9 +22,9 @@ from upnext.core.counted import counted
 from upnext.errors import UsageError
 
 if TYPE_CHECKING:
+    from upnext.address import Address
     from upnext.cli.burst import Burst
     from upnext.cli.reloading import Gate
-    from upnext.core.address import Address
     from upnext.core.spec import ServiceSpec
     from upnext.engine.local import Front
 
@@ -77,7 +77,7 @@ def run(
     if reload and LIFELINE not in os.environ:
         ctx.exit(_keep_running(services))
     from upnext import config, console_log, project
-    from upnext.core.address import parse_named
+    from upnext.address import parse_named
     from upnext.running import reachable, settle
 
     env = project.environment(os.environ)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Any, Protocol
 
-from upnext.core.address import Address
+from upnext.address import Address
 
 LONGEST_S = 100 * 365 * 86400.0
 """No duration is longer: what the broker keeps in milliseconds stays far from the end of its numbers."""

@@ -14,7 +14,7 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from upnext.control.listen import Listen
+from upnext.address import Address
 from upnext.dashboard.settings import DashboardSettings
 from upnext.errors import UsageError
 from upnext.listening import make_room
@@ -72,7 +72,7 @@ class BoundedProtocol(H11Protocol):
             self._headers_by = None
 
 
-def bind(listen: Listen, group: str | None = None) -> socket.socket:
+def bind(listen: Address, group: str | None = None) -> socket.socket:
     """A listening socket. A Unix socket is 0600, or 0660 for a named group. Raises UsageError, and OSError when the address is taken."""
     if listen.path is None:
         return _bind_tcp(listen)
@@ -91,7 +91,7 @@ def bind(listen: Listen, group: str | None = None) -> socket.socket:
     return bound
 
 
-def _bind_tcp(listen: Listen) -> socket.socket:
+def _bind_tcp(listen: Address) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -109,7 +109,7 @@ def _bind_tcp(listen: Listen) -> socket.socket:
     return bound
 
 
-def _make_room(listen: Listen) -> None:
+def _make_room(listen: Address) -> None:
     """Raises UsageError for what is in the way and no socket, OSError for a socket that answers."""
     assert listen.path is not None
     try:
@@ -164,4 +164,4 @@ async def serve(settings: DashboardSettings, app: Any, stopped: asyncio.Event, r
         bound.close()
         if settings.listen.path is not None:
             with contextlib.suppress(OSError):
-                settings.listen.path.unlink()
+                os.unlink(settings.listen.path)

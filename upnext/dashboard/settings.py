@@ -6,14 +6,15 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from upnext.control.listen import Listen, refuse_open
+from upnext.address import Address
+from upnext.control.listen import refuse_open
 
 
 @dataclass(frozen=True, slots=True)
 class DashboardSettings:
     """One dashboard. `hosts`: further names in its Host list; `users_file` and `proxy_header`: who vouches for people."""
 
-    listen: Listen
+    listen: Address
     namespace: str
     redis_url: str
     state_dir: Path

@@ -13,6 +13,7 @@ import orjson
 
 from upnext.cli import json_views
 from upnext.cli.formatting import exit_text
+from upnext.control.slot_names import api_of
 from upnext.core import reports
 from upnext.core.end_groups import About, Group
 from upnext.dashboard.source import Daemon, Snapshot
@@ -171,7 +172,7 @@ def apis(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 def _api(one: Daemon, api: Mapping[str, Any]) -> dict[str, Any]:
     name = str(api.get("name"))
-    slots = [slot for slot in one.slots if str(slot.get("slot")).rpartition("-")[0] == f"api-{name}"]
+    slots = [slot for slot in one.slots if api_of(str(slot.get("slot"))) == name]
     return {
         "name": name,
         "url": api.get("url"),

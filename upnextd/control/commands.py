@@ -9,9 +9,10 @@ from typing import Any
 import upnext
 from upnext.control import protocol
 from upnext.control.protocol import ErrorCode
+from upnext.control.slot_names import api_slots
 from upnextd.control.server import Client, CommandError
 from upnextd.control.status import running, status
-from upnextd.rules import plan, slots
+from upnextd.rules import slots
 from upnextd.rules.modes import Request
 from upnextd.rules.plan import Mode, Role
 from upnextd.rules.slots import State
@@ -234,7 +235,7 @@ class ControlCommands:
             fine = {instance.slot for instance in serving if not self._fleet.is_outdated(instance)}
             # A slot that is scaled away meanwhile is not waited for.
             desired = self._fleet.desired
-            wanted = ("scheduler", *desired.worker_slots, *plan.api_slots(desired.apis))
+            wanted = ("scheduler", *desired.worker_slots, *api_slots(desired.apis))
             done = not left and all(instance.slot in fine or instance.slot not in wanted for instance in instances)
             return Progress("restarted" if done else f"{len(ids) - len(left)} of {len(instances)} restarted", done=done)
 

@@ -10,9 +10,9 @@ from typing import Any
 import upnext
 from upnext import config
 from upnext.control import protocol
+from upnext.control.slot_names import api_of
 from upnext.core.reports import blank_slot
 from upnextd.broker.embedded import EmbeddedBroker
-from upnextd.rules import plan
 from upnextd.rules.plan import Mode, Role
 from upnextd.rules.slots import State
 from upnextd.settings import Settings
@@ -85,14 +85,14 @@ def _secrets(fleet: Fleet) -> list[dict[str, str]]:
 def _apis(fleet: Fleet) -> list[dict[str, Any]]:
     """Each Api that is to serve: where, how many of its processes take connections, and how many requests those that live have answered."""
     ready = Counter(
-        plan.api_of(instance.slot)
+        api_of(instance.slot)
         for instance in fleet.instances
         if instance.role is Role.API and instance.leave_by is None and instance.life.state is State.READY
     )
     serving: defaultdict[str, list[Child]] = defaultdict(list)
     for instance in fleet.instances:
         if instance.role is Role.API and instance.child is not None:
-            serving[plan.api_of(instance.slot)].append(instance.child)
+            serving[api_of(instance.slot)].append(instance.child)
     return [
         {
             "name": api.name,

@@ -141,7 +141,7 @@ def declared_apis(loaded: Any, listen: Sequence[str]) -> tuple[DeclaredApi, ...]
     Raises UsageError, ListenError.
     """
     specs = loaded.spec.apis
-    given = importlib.import_module("upnext.core.address").parse_named("--api-listen", listen)
+    given = importlib.import_module("upnext.address").parse_named("--api-listen", listen)
     if unknown := sorted(given.keys() - {api.name for api in specs}):
         there = f"there are: {', '.join(api.name for api in specs)}" if specs else "there is none"
         raise UsageError(f"--api-listen: no api is named {unknown[0]!r}; {there}")

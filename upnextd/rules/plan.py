@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from upnext.control.slot_names import api_slots, worker_slots
 from upnextd.rules.slots import ENDING, SERVING, VACANT, Event, State
 
 BACKOFF_FIRST_S = 0.25
@@ -154,12 +155,6 @@ class Post:
 Step = Add | Drop | Leave | Post
 
 
-def slot_number(slot: str) -> int:
-    """worker-3 -> 3; 0 for a slot without a number."""
-    _, _, number = slot.rpartition("-")
-    return int(number) if number.isdigit() else 0
-
-
 def renew(desired: Desired, marks: Mapping[str, int]) -> Desired:
     """Have the children of these slots replaced: all instances of a slot up to the id that `marks` gives for it."""
     return replace(desired, renewed=tuple((dict(desired.renewed) | dict(marks)).items()))
@@ -173,21 +168,6 @@ def is_outdated(desired: Desired, instance: InstanceView) -> bool:
 def signalled_workers(workers: int, by: int) -> int:
     """One more or one less by a signal: not over the cap, and the last one stays."""
     return min(max(workers + by, min(workers, 1)), WORKERS_CAP)
-
-
-def worker_slots(workers: int) -> list[str]:
-    """The slots that so many workers have."""
-    return [f"worker-{number}" for number in range(1, workers + 1)]
-
-
-def api_slots(apis: Sequence[tuple[str, int]]) -> list[str]:
-    """The slots that so many processes of each Api have."""
-    return [f"api-{name}-{number}" for name, processes in apis for number in range(1, processes + 1)]
-
-
-def api_of(slot: str) -> str:
-    """api-front-2 -> front."""
-    return slot.removeprefix("api-").rpartition("-")[0]
 
 
 def reconcile(desired: Desired, instances: Sequence[InstanceView], now: float) -> list[Step]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from upnext.control.slot_names import api_of, api_slots
 from upnext.core.counted import counted
 from upnextd.broker.embedded import EmbeddedBroker
 from upnextd.metrics.counters import Counters
@@ -147,7 +148,7 @@ class Fleet:
     def api(self, generation: int, slot: str) -> DeclaredApi | None:
         """The Api of a slot, as its generation declares it."""
         found = self.generations.get(generation)
-        return next((api for api in found.apis if api.name == plan.api_of(slot)), None) if found is not None else None
+        return next((api for api in found.apis if api.name == api_of(slot)), None) if found is not None else None
 
     def served(self) -> list[tuple[DeclaredApi, int]]:
         """Each Api that is to serve, as declared, and in how many processes."""
@@ -171,7 +172,7 @@ class Fleet:
             for s in self.instances
             if s.role is Role.API and s.generation == generation and s.leave_by is None and s.life.state is State.READY
         }
-        return ready.issuperset(plan.api_slots(self.desired.apis))
+        return ready.issuperset(api_slots(self.desired.apis))
 
     @property
     def workers(self) -> list[Instance]:
@@ -295,7 +296,7 @@ class Fleet:
         """Return which Api takes no connection although the daemon has started."""
         if not self.booted or self.desired.stopping:
             return ""
-        ready = {plan.api_of(s.slot) for s in self.instances if s.role is Role.API and s.life.state is State.READY}
+        ready = {api_of(s.slot) for s in self.instances if s.role is Role.API and s.life.state is State.READY}
         silent = [name for name, _ in self.desired.apis if name not in ready]
         return f"{self.name}: no process of the api {silent[0]} takes connections" if silent else ""
 

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from upnext.core.address import Address
+from upnext.address import Address
 from upnext.listening import bound_at, listen
 from upnextd.shared.messages import DeclaredApi
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from upnext.control.slot_names import api_slots
 from upnext.core.counted import counted
-from upnextd.rules import plan
 from upnextd.rules.plan import Role
 from upnextd.rules.slots import State
 from upnextd.shared.kernel import Kernel
@@ -80,7 +80,7 @@ class Recycling:
         self._checked_at = now
         self._check_role(Role.WORKER, self._fleet.desired.workers, self._max_jobs, "job")
         # A request is no job: of an Api, only its size counts.
-        self._check_role(Role.API, len(plan.api_slots(self._fleet.desired.apis)), None, "request")
+        self._check_role(Role.API, len(api_slots(self._fleet.desired.apis)), None, "request")
 
     def _check_role(self, role: Role, wanted: int, max_jobs: int | None, work: str) -> None:
         """Mark at most one of a role. `wanted`: how many of it there are to be; `work`: what it does."""

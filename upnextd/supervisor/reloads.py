@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from upnext.control.exits import ExitCode
+from upnext.control.slot_names import api_slots
 from upnext.errors import ListenError
 from upnextd.rules import plan, rollout, slots
 from upnextd.rules.plan import Exit, Role
@@ -169,7 +170,7 @@ class Reloads:
     def _apis_prepared(self, now: Rollout) -> bool:
         """Whether one process of each of its Apis has set up everything."""
         ready = {instance.slot for instance in self._fleet.staying(now.generation, Role.API)}
-        return ready.issuperset(plan.api_slots([(name, 1) for name in self._fleet.desired.next_apis]))
+        return ready.issuperset(api_slots([(name, 1) for name in self._fleet.desired.next_apis]))
 
     def _old_workers_fetch(self, now: Rollout) -> bool:
         """Whether some may: where requests are served, no new one may meet a worker of the old code."""

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 import upnext
-from upnext.core.address import Address, parse_address, parse_named
+from upnext.address import Address, parse_address, parse_named
 from upnext.errors import ConflictError, ServiceError, UsageError
 from upnext.service import apis_apart, apis_placed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from upnext.control.slot_names import api_of, api_slots
 from upnextd.rules.plan import (
     Add,
     Desired,
@@ -14,8 +15,6 @@ from upnextd.rules.plan import (
     Post,
     Role,
     Step,
-    api_of,
-    api_slots,
     reconcile,
 )
 from upnextd.rules.slots import Event, State

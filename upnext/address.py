@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from upnext.errors import UsageError
 
 PATH_CAP_BYTES = 100
+LOOPBACK_NAMES = frozenset({"localhost"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,16 @@ class Address:
         if self.path is not None:
             return self.path
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_local(self) -> bool:
+        """Reachable from this machine only."""
+        if self.path is not None or self.host in LOOPBACK_NAMES:
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
     @property
     def url(self) -> str:
@@ -39,7 +51,7 @@ def parse_address(what: str, text: str) -> Address:
     bare = host.removeprefix("[").removesuffix("]")
     is_number = port.isascii() and port.isdecimal()
     if not colon or not bare or not is_number or int(port) > 65535 or (":" in bare and bare == host):
-        raise UsageError(f"{what} {text}: write HOST:PORT, [IPV6]:PORT (a port is at most 65535) or /path.sock")
+        raise UsageError(f"{what} {text!r} is not HOST:PORT, [IPV6]:PORT (a port is at most 65535) or /path.sock")
     return Address(bare, int(port))
 
 
