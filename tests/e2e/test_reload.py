@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -335,3 +336,18 @@ def footprint(daemon: Daemon) -> tuple[int, int, int]:
     """(open descriptors, threads, RSS in KiB) of the supervisor."""
     said = dict(line.split(":", 1) for line in Path(f"/proc/{daemon.pid}/status").read_text().splitlines())
     return len(os.listdir(f"/proc/{daemon.pid}/fd")), int(said["Threads"]), int(said["VmRSS"].split()[0])
+
+
+def test_a_task_that_the_new_code_has_renamed_is_listed_by_its_new_name_alone() -> None:
+    """Once no job of the old name is left: neither one that waits, nor a dead letter."""
+
+    def listed() -> set[str]:
+        return {row["task"] for row in json.loads(daemon.cli("tasks", "--json").stdout)}
+
+    with make(workers=1, extra="@worker.task\nasync def old_name() -> None: ...\n") as daemon:
+        wait_until(lambda: "old_name" in listed(), 30)
+        daemon.rewrite(source(2, "@worker.task\nasync def new_name() -> None: ...\n"))
+        done = daemon.ctl("reload", "--wait")
+        assert done.returncode == 0, done.stderr
+        wait_until(lambda: "new_name" in (names := listed()) and "old_name" not in names, 60)
+        assert "task old_name of service" in daemon.log(), "the log says that it went"
