@@ -8,6 +8,7 @@ from tests.integration.lua_harness import CONSUMER, OTHER, Taken, Workbench, tas
 from upnext.core import entry
 from upnext.core.outcome import FailureReason, JobStatus
 from upnext.core.submission import Submission
+from upnext.engine.calls import lease
 
 
 def only(work: Workbench, lane: str) -> entry.Meta:
@@ -344,3 +345,30 @@ def test_another_epoch(work: Workbench) -> None:
     work.submit("ship")
     one = work.take()
     work.refuses_another_epoch(lambda epoch: work.reap_call(CONSUMER, one, epoch=epoch, charge="crash"))
+
+
+def test_a_consumer_of_hundreds_of_tasks_is_reaped_by_parts(work: Workbench) -> None:
+    """Its record goes with the last part, so that a reaper that breaks off is followed by another; its place in the groups with each."""
+    names = [f"t{number}" for number in range(450)]
+    for start in range(0, len(names), 150):
+        work.register(*(task(name) for name in names[start : start + 150]))
+    for name in names[::90]:
+        work.submit(name)
+    work.names = names
+    taken = work.fetch(10)
+    assert len(taken) == 5
+    parts = lease.reap_parts(names)
+    assert [len(part) for part in parts] == [200, 200, 50]
+    while parts:
+        call = lease.reap(
+            work.keys, work.epoch, consumer=CONSUMER, tasks=parts[0], final=True, more=len(parts) > 1, cause="stopped"
+        )
+        done = work.broker.run(call)
+        if done.pending == 0:
+            parts.popleft()
+            assert done.gone == (not parts)
+            assert (CONSUMER in work.hash(work.keys.consumers)) == bool(parts)
+    assert [work.lengths(one.task) for one in taken] == ["b1"] * 5
+    for one in taken:
+        assert work.broker.command("XINFO", "CONSUMERS", work.keys.stream(one.task, "n"), "w") == []
+    assert work.broker.command("ZCARD", work.keys.graves) == 0
