@@ -171,10 +171,26 @@ def test_reload_runs_the_new_code(start: Start, service: Path, upnext: Upnext) -
 def test_reload_leaves_nothing_behind_when_it_is_killed(start: Start, service: Path) -> None:
     program = start("run", str(service), "--reload")
     program.ready()
-    assert len(processes_in(service.parent)) == 2
+    wait_until(lambda: len(processes_in(service.parent)) == 3, 20, "a spare process beside the child")
     program.process.kill()
     program.process.wait(60)
-    wait_until(lambda: not processes_in(service.parent), 20, "the child to end")
+    wait_until(lambda: not processes_in(service.parent), 20, "both to end")
+
+
+def test_a_spare_process_runs_the_next_code_and_reads_the_settings_that_are_new(
+    start: Start, service: Path, upnext: Upnext
+) -> None:
+    program = start("run", str(service), "--reload")
+    program.ready()
+    wait_until(lambda: len(processes_in(service.parent)) == 3, 20, "a spare process beside the child")
+    before = processes_in(service.parent)
+    (service.parent / ".env").write_text("UPNEXT_SERVICE=renamed\n")
+    service.write_text(service.read_text().replace("2 * number", "os.getpid()"))
+    program.ready(2)
+    done = upnext("call", "double", "--kwargs", '{"number": 2}', "--wait", "--timeout", "20")
+    assert int(done.stdout) in before
+    assert "renamed: 2 tasks, ready" in program.log()
+    assert program.end() == 0
 
 
 def test_a_reload_takes_jobs_at_once_while_the_old_code_ends_its_own(
@@ -184,6 +200,7 @@ def test_a_reload_takes_jobs_at_once_while_the_old_code_ends_its_own(
     program.ready()
     old = upnext("call", "sleepy").stdout.strip()
     wait_until(lambda: json.loads(upnext("job", old, "--json").stdout)["status"] == "running", 10, "the job to run")
+    old_process = json.loads(upnext("job", old, "--json").stdout)["place"]["pid"]
     service.write_text(service.read_text().replace("2 * number", "3 * number"))
     program.ready(2)
     done = upnext("call", "double", "--kwargs", '{"number": 2}', "--wait", "--timeout", "20")
@@ -192,6 +209,6 @@ def test_a_reload_takes_jobs_at_once_while_the_old_code_ends_its_own(
     (service.parent / "go").touch()
     wait_until(lambda: json.loads(upnext("job", old, "--json").stdout)["status"] == "done", 20, "the old job to end")
     assert json.loads(upnext("job", old, "--json").stdout)["attempt"] == 1
-    wait_until(lambda: len(processes_in(service.parent)) == 2, 20, "the old process to end")
+    wait_until(lambda: old_process not in processes_in(service.parent), 20, "the old process to end")
     assert {one["task"] for one in json.loads(upnext("list", "--json").stdout)} == {"double", "sleepy"}
     assert program.end() == 0

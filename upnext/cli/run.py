@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import signal
 import sys
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from upnext.engine.local import Front
 
 LIFELINE = "UPNEXT_RUN_LIFELINE"
-"""Set in a process that `--reload` starts: a descriptor that reads end of file once its parent is gone, and those of its `Gate`."""
+"""Set in a process that `--reload` starts: a descriptor that reads end of file once its parent is gone, and the values of its `Gate`."""
 
 
 @click.command()
@@ -80,13 +81,17 @@ def run(
     from upnext.address import parse_named
     from upnext.running import reachable, settle
 
+    lifeline, gate = _of_parent()
+    if gate is not None:
+        _import_ahead(apis=gate.apis)
+        if not gate.may_import():
+            return
     env = project.environment(os.environ)
     console_log.install(config.log_level(log_level or ("debug" if verbose else None), env))
     addresses = parse_named("--api-listen", api_listen)
     namespace = config.namespace(flags().namespace, env)
     specs = _load(services, only, config.service_name(service_name, env), addresses)
-    lifeline, gate = _of_parent()
-    if gate is not None and not gate.wait(alone=any(spec.apis for spec in specs)):
+    if gate is not None and not gate.may_run(alone=any(spec.apis for spec in specs)):
         return
     asked = flags()
     with reachable(specs, env, services[0], name=asked.name, redis_url=asked.redis_url, lifeline=lifeline) as (
@@ -117,8 +122,16 @@ def _of_parent() -> tuple[int | None, Gate | None]:
         return None, None
     from upnext.cli.reloading import Gate
 
-    lifeline, loaded, go = map(int, os.environ[LIFELINE].split(","))
-    return lifeline, Gate(loaded, go)
+    lifeline, loaded, go, apis = map(int, os.environ[LIFELINE].split(","))
+    return lifeline, Gate(loaded, go, bool(apis))
+
+
+def _import_ahead(*, apis: bool) -> None:
+    """What the services will need, whatever they are: a spare process has it when a file changes."""
+    modules = ["uvloop", *(["fastapi", "upnext.api_server"] if apis else [])]
+    with suppress(ImportError):  # it is reported where it is needed
+        for module in modules:
+            importlib.import_module(module)
 
 
 def _burst(specs: Sequence[ServiceSpec], namespace: str) -> ExitCode:
