@@ -114,3 +114,24 @@ def test_the_scripts(tmp_path: Path, shell: str) -> None:
         path = tmp_path / "script"
         path.write_text(ended.stdout)
         subprocess.run([program, "-n", str(path)], check=True, timeout=60)
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+def test_fish_offers_names_with_whole_descriptions(tmp_path: Path) -> None:
+    script = subprocess.run([UPNEXT, "completion", "fish"], capture_output=True, text=True, check=True).stdout
+    (tmp_path / "upnext.fish").write_text(script)
+    ended = subprocess.run(
+        ["fish", "-c", "source upnext.fish; complete -C 'upnextd st'"],
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(tmp_path), "PATH": f"{BIN}:{os.environ['PATH']}", "UPNEXT_COMPLETION_S": "30"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "a module as" in ended.stdout, "what stands behind the comma of the description"
+
+
+def test_the_script_for_fish_splits_kind_and_name_alone() -> None:
+    script = subprocess.run([UPNEXT, "completion", "fish"], capture_output=True, text=True, check=True).stdout
+    assert script.count('string split --max 1 "," $completion') == script.count("string split ") == 2

@@ -18,6 +18,8 @@ def completion(shell: str) -> None:
     assert found is not None
     scripts = [found(click.Command(name), {}, name, f"_{name.upper()}_COMPLETE") for name in ("upnext", "upnextd")]
     text = "\n".join(script.source_template % script.source_vars() for script in scripts)
+    # click's fish script cuts a description at its first comma.
+    text = text.replace('(string split "," $completion)', '(string split --max 1 "," $completion)')
     if flags().json:
         output.print_json({"shell": shell, "script": text})
     else:
