@@ -275,6 +275,6 @@ def _fastapi(what: str) -> Any:
         import fastapi  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise UsageError(
-            f"{what}: an Api needs the extra `api` (FastAPI and uvicorn): no module {error.name!r}"
+            f"{what}: an Api needs {error.name}: install the extra, pip install '/path/to/checkout[api]'"
         ) from None
     return fastapi.FastAPI

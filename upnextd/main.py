@@ -18,6 +18,7 @@ import upnext
 from upnext import config, project
 from upnext.cli import completing
 from upnext.cli.nearest import NearestGroup
+from upnext.cli.wrong_usage import wrong_usage
 from upnext.control.exits import ExitCode
 from upnext.control.listen import refuse_taken
 from upnext.core.visible import visible
@@ -41,7 +42,7 @@ from upnextd.supervisor.upgrade import OUR_SIGNALS, Inherited, Upgrades
 
 
 @click.group(cls=NearestGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(upnext.__version__, prog_name="upnextd")
+@click.version_option(upnext.__version__, prog_name="upnextd", message="%(prog)s %(version)s")
 def cli() -> None:
     """Supervises a service: worker processes, the scheduler, and a broker where none is configured."""
 
@@ -160,14 +161,14 @@ def main() -> None:
     if sys.platform != "linux":
         _die(ExitCode.USAGE, "upnextd needs Linux; elsewhere, `upnext run service.py` runs a service in one process")
     try:
-        cli.main(standalone_mode=False, default_map=_defaults(os.environ))
+        cli.main(prog_name="upnextd", standalone_mode=False, default_map=_defaults(os.environ))
     except click.exceptions.Abort:
         sys.exit(130)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         sys.exit(ExitCode.USAGE)
     except click.ClickException as error:
-        text = error.format_message()
+        text = wrong_usage(error) if isinstance(error, click.UsageError) else error.format_message()
         _die(ExitCode.USAGE, text + project.place_of(text, os.environ, daemon=True))
     except UsageError as error:
         _die(ExitCode.USAGE, f"{error}{project.place_of(str(error), os.environ, daemon=True)}")

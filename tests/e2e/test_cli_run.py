@@ -180,6 +180,7 @@ def test_reload_leaves_nothing_behind_when_it_is_killed(start: Start, service: P
 def test_a_spare_process_runs_the_next_code_and_reads_the_settings_that_are_new(
     start: Start, service: Path, upnext: Upnext
 ) -> None:
+    (service.parent / "pyproject.toml").touch()
     program = start("run", str(service), "--reload")
     program.ready()
     wait_until(lambda: len(processes_in(service.parent)) == 3, 20, "a spare process beside the child")

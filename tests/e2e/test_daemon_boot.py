@@ -53,12 +53,17 @@ def test_a_service_that_cannot_be_imported(source: str, line: str) -> None:
         daemon.close()
 
 
-@pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "unix:///nowhere/broker.sock"])
-def test_redis_away_at_boot(url: str) -> None:
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [("redis://:hush@127.0.0.1:1/0", "127.0.0.1:1"), ("unix:///nowhere/broker.sock", "/nowhere/broker.sock")],
+)
+def test_redis_away_at_boot(url: str, place: str) -> None:
     daemon = Daemon(OK, workers=1, redis_url=url).launch()
     try:
         assert daemon.wait(20) == 69, daemon.log()
         assert "error: " in daemon.log()
+        assert f"Redis at {place} " in daemon.log()
+        assert "hush" not in daemon.log()
         assert "Traceback" not in daemon.log()
     finally:
         daemon.close()
@@ -147,8 +152,9 @@ def test_bad_usage(arguments: list[str]) -> None:
 
 
 def test_version_and_check(tmp_path: Path) -> None:
-    done = subprocess.run([UPNEXTD, "--version"], capture_output=True, text=True, timeout=100, check=True)
-    assert "0.1.0" in done.stdout
+    for command in ([UPNEXTD], [sys.executable, "-m", "upnextd"]):
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=100, check=True)
+        assert done.stdout == "upnextd 0.1.0\n"
     service = tmp_path / "shop.py"
     service.write_text(OK)
     done = subprocess.run([UPNEXTD, "check", str(service)], capture_output=True, text=True, timeout=100, check=False)

@@ -71,7 +71,7 @@ def test_the_daemon_and_its_flags(project: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "line", "words"),
     [
-        ('workers = "many"', 2, "'many' is not a valid integer"),
+        ('workers = "many"', 2, "'many' is not a whole number"),
         ("workers = -1", 2, "--workers -1: from 0"),
         ('namespace = "a b"', 2, "namespace 'a b'"),
         ('redis-url = "http://x"', 2, "http"),

@@ -102,7 +102,8 @@ def add(
     if flags().json:
         output.print_json(json_views.cron(made))
     else:
-        output.print_line(f"{schedule_name}: {made.schedule} {made.timezone}, next {formatting.iso(made.next_ms)}")
+        zone = "" if every is not None else f" {made.timezone}"
+        output.print_line(f"{schedule_name}: {made.schedule}{zone}, next {formatting.iso(made.next_ms)}")
 
 
 @cron.command()

@@ -18,6 +18,7 @@ from upnext import errors, project
 from upnext.cli import completing, output
 from upnext.cli.nearest import NearestGroup
 from upnext.cli.options import queue_options
+from upnext.cli.wrong_usage import wrong_usage
 from upnext.control.exits import ExitCode
 from upnext.control.protocol import ErrorCode
 from upnext.core.visible import visible_lines
@@ -123,8 +124,7 @@ def run(arguments: Sequence[str]) -> int:
         click.echo(error.format_message(), err=True)
         return ExitCode.USAGE
     except click.UsageError as error:
-        hint = f" (see `{error.ctx.command_path} --help`)" if error.ctx is not None else ""
-        output.tell(f"{_one_line(error.format_message())}{hint}")
+        output.tell(wrong_usage(error))
         return ExitCode.USAGE
     except (click.ClickException, errors.UpNextError, TimeoutError) as error:
         text = error.format_message() if isinstance(error, click.ClickException) else str(error)

@@ -55,7 +55,7 @@ class _Child:
         go, self._go = os.pipe()
         given = [lifeline, loaded, go]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "upnext.cli", *sys.argv[1:]],
+            [sys.executable, "-m", "upnext.cli.next_code", *sys.argv[1:]],
             env={**os.environ, variable: ",".join(map(str, [*given, int(apis)]))},
             pass_fds=given,
             start_new_session=True,

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import signal
 import sys
@@ -81,16 +80,12 @@ def run(
     from upnext.address import parse_named
     from upnext.running import reachable, settle
 
-    lifeline, gate = _of_parent()
-    if gate is not None:
-        _import_ahead(apis=gate.apis)
-        if not gate.may_import():
-            return
     env = project.environment(os.environ)
     console_log.install(config.log_level(log_level or ("debug" if verbose else None), env))
     addresses = parse_named("--api-listen", api_listen)
     namespace = config.namespace(flags().namespace, env)
     specs = _load(services, only, config.service_name(service_name, env), addresses)
+    lifeline, gate = of_parent()
     if gate is not None and not gate.may_run(alone=any(spec.apis for spec in specs)):
         return
     asked = flags()
@@ -116,7 +111,7 @@ def _keep_running(services: Sequence[str]) -> int:
     return code
 
 
-def _of_parent() -> tuple[int | None, Gate | None]:
+def of_parent() -> tuple[int | None, Gate | None]:
     """The lifeline, and the gate, of a process that `--reload` started."""
     if LIFELINE not in os.environ:
         return None, None
@@ -124,14 +119,6 @@ def _of_parent() -> tuple[int | None, Gate | None]:
 
     lifeline, loaded, go, apis = map(int, os.environ[LIFELINE].split(","))
     return lifeline, Gate(loaded, go, bool(apis))
-
-
-def _import_ahead(*, apis: bool) -> None:
-    """What the services will need, whatever they are: a spare process has it when a file changes."""
-    modules = ["uvloop", *(["fastapi", "upnext.api_server"] if apis else [])]
-    with suppress(ImportError):  # it is reported where it is needed
-        for module in modules:
-            importlib.import_module(module)
 
 
 def _burst(specs: Sequence[ServiceSpec], namespace: str) -> ExitCode:

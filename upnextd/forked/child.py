@@ -569,8 +569,8 @@ class SchedulerChild(Body):
         deadline = self.loop.time() + self.assignment.boot_timeout_s
         while not self._scheduler.connected:
             if self.loop.time() >= deadline:
-                seconds = f"{self.assignment.boot_timeout_s:g} s"
-                os._exit(self.boot_failed(BrokerUnavailableError(f"the broker did not answer within {seconds}")))
+                late = f"did not answer within {self.assignment.boot_timeout_s:g} s (--boot-timeout)"
+                os._exit(self.boot_failed(BrokerUnavailableError(f"Redis at {self._scheduler.where} {late}")))
             await asyncio.sleep(0.01)
         self._ready = True
         self.channel.send(messages.Ready(paused=False))

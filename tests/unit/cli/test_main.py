@@ -38,6 +38,31 @@ def test_a_word_that_is_near_to_nothing_gets_no_guess(capsys: pytest.CaptureFixt
     assert "did you mean" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["call", "tea", "--delay", "soon"],
+            "Invalid value for '--delay': 'soon' is not a number (see `upnext call --help`)",
+        ),
+        (
+            ["call", "tea", "--timeout", "-1"],
+            "Invalid value for '--timeout': -1.0; write 0 or more (see `upnext call --help`)",
+        ),
+        (["jobs", "--limit", "0"], "Invalid value for '--limit': 0; write 1 to 100000 (see `upnext jobs --help`)"),
+        (
+            ["ctl", "scale", "many"],
+            "Invalid value for 'WORKERS': 'many' is not a whole number (see `upnext ctl scale --help`)",
+        ),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_to_write(
+    words: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(words) == 64
+    assert capsys.readouterr().err == f"upnext: {line}\n"
+
+
 def test_closed_stdout_is_no_failure() -> None:
     done = subprocess.run(
         ["sh", "-c", f"{sys.executable} -m upnext --help >&-"], capture_output=True, text=True, check=False
@@ -120,7 +145,7 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
         (["tasks", "--fly"], "No such option"),
         (["jobs", "--state", "asleep"], "'asleep' is not one of"),
         (["job"], "Missing argument 'ID'"),
-        (["ctl", "scale", "many"], "'many' is not a valid"),
+        (["ctl", "scale", "many"], "'many' is not a whole number"),
         (["ctl", "scale", "-1"], "No such option"),
         (["call", "t", "--kwargs", "{"], "--kwargs is not JSON"),
         (["call", "t", "--kwargs", "[]"], "not a JSON object"),

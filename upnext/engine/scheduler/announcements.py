@@ -205,11 +205,7 @@ class Announcements:
 
     def _log_removal(self, definition: Definition, fate: Fate, answer: int) -> None:
         kind = {TaskKind.CRON: "cron", TaskKind.EVENT: "handler", TaskKind.TASK: "task"}[definition.kind]
-        why = (
-            "its newest code doesn't declare it"
-            if fate is Fate.WITHDRAWN
-            else "no daemon that has it has announced it for long"
-        )
+        why = "its newest code doesn't declare it" if fate is Fate.WITHDRAWN else "no daemon announces it any longer"
         rest = "" if answer == ownership_module.GONE else "; its jobs stay"
         log.info("%s %s of service %s is removed: %s%s", kind, definition.name, definition.service or "?", why, rest)
 

@@ -1,0 +1,5 @@
+"""`python -m upnextd` is `upnextd`."""
+
+from upnextd.main import main
+
+main()
