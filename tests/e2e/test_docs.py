@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -32,6 +33,23 @@ def test_the_service_of_the_readme_loads(tmp_path: Path) -> None:
     )
     for said in ("shop", "process_order", "send_confirmation", "daily_report"):
         assert said in checked.stdout
+
+
+@pytest.mark.parametrize(("page", "found"), [("docs/api.md", "process_order"), ("docs/secrets.md", "charge")])
+def test_the_services_of_other_pages_load(page: str, found: str, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(blocks(page)[0])
+    checked = subprocess.run(
+        [BIN / "upnextd", "check", tmp_path / "shop.py"], capture_output=True, text=True, check=True
+    )
+    assert f"task  {found}(" in checked.stdout
+
+
+def test_every_block_of_python_compiles() -> None:
+    pages = ["README.md", *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
+    found = [(page, block) for page in pages for block in blocks(page)]
+    assert len(found) > 30
+    for page, block in found:
+        compile(block, page, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 def test_the_guide_runs_as_it_stands() -> None:
