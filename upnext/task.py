@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from dataclasses import replace as changed
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
@@ -45,6 +46,8 @@ class SubmitOptions:
     queue_ttl_s: float | None = None
     idempotency_ttl_s: float = 86400.0
     wait_timeout_s: float | None = None
+    replace: str | None = None
+    """Key of the job whose place it takes."""
     own: Mapping[str, Any] | None = None
     """For the job itself: see `upnext.core.own_options`."""
 
@@ -98,6 +101,7 @@ class Submitter(Generic[P, T]):
         retries: int | Unchanged | None = UNCHANGED,
         result_ttl: Duration | None = None,
         labels: Mapping[str, str] | None = None,
+        replace: str | None = None,
     ) -> Submitter[P, T]:
         """The same task, submitted differently: `charge.options(delay=5, priority="high").submit(order_id)`.
 
@@ -109,24 +113,30 @@ class Submitter(Generic[P, T]):
         wait_timeout: seconds that `wait` waits, unless the call says otherwise; None: until the job ends.
         timeout, retries, result_ttl: for these jobs in place of what the task has; None for the first two: no limit, for ever.
         labels: names and texts that are shown with these jobs and can be searched for; at most 16.
+        replace: an idempotency key: the job takes the place of the one of this key that no worker has fetched yet, which ends as cancelled
+        (cause `replaced`). With `delay` that is a debounce: of many submits, the last one runs. A job that a worker has fetched, or that
+        was tried before, goes on; the new one is queued beside it. Either way the new job has the key. One job at a time: not for
+        `submit_many`, nor for `submit_idempotent`, which has a key of its own.
 
         What is not given stays as it was. Raises UsageError for a value that can't be meant.
         """
         if delay is not None and at is not None:
             raise UsageError(f"{self.name}.options: give delay= or at=, not both")
         how, what = self._how, f"{self.name}.options"
+        if replace is not None:
+            how = changed(how, replace=checked_key(replace))
         if delay is not None:
-            how = replace(how, delay_s=_given(what, "delay", delay, zero=True), at_us=None)
+            how = changed(how, delay_s=_given(what, "delay", delay, zero=True), at_us=None)
         if at is not None:
-            how = replace(how, at_us=_unix_us(what, at), delay_s=None)
+            how = changed(how, at_us=_unix_us(what, at), delay_s=None)
         if priority is not None:
-            how = replace(how, priority=_priority(what, priority))
+            how = changed(how, priority=_priority(what, priority))
         if queue_ttl is not None:
-            how = replace(how, queue_ttl_s=_given(what, "queue_ttl", queue_ttl))
+            how = changed(how, queue_ttl_s=_given(what, "queue_ttl", queue_ttl))
         if idempotency_ttl is not None:
-            how = replace(how, idempotency_ttl_s=_given(what, "idempotency_ttl", idempotency_ttl))
+            how = changed(how, idempotency_ttl_s=_given(what, "idempotency_ttl", idempotency_ttl))
         if wait_timeout is not None:
-            how = replace(how, wait_timeout_s=_given(what, "wait_timeout", wait_timeout, zero=True))
+            how = changed(how, wait_timeout_s=_given(what, "wait_timeout", wait_timeout, zero=True))
         return Submitter(self.spec, self._redis_url, _with_own(how, _own(what, timeout, retries, result_ttl, labels)))
 
     @property
@@ -259,17 +269,27 @@ class Submitter(Generic[P, T]):
         if how is not AS_DECLARED:
             job.delay_s, job.at_us, job.queue_ttl_s = how.delay_s, how.at_us, how.queue_ttl_s
             job.own = dict(how.own) if how.own else None
+            if how.replace is not None:
+                if key is not None:
+                    raise UsageError(
+                        f"{self.name}: a key of its own and replace= exclude one another: submit with one of them"
+                    )
+                key, job.replace = how.replace, True
         if key is not None:
             job.idempotency_key, job.idempotency_ttl_s = key, how.idempotency_ttl_s
         return job
 
     def planned(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Submission, str | None]:
         """-> (a job that `upnext.schedule` is to submit later; the worker's own Redis URL). Raises as `submit` does for arguments."""
-        if self._how.delay_s is not None or self._how.at_us is not None:
-            raise UsageError(f"{self.name}: a schedule says when; leave delay= and at= out")
+        if self._how.delay_s is not None or self._how.at_us is not None or self._how.replace is not None:
+            raise UsageError(f"{self.name}: a schedule says when; leave delay=, at= and replace= out")
         return self._submission(args, kwargs), self._redis_url
 
     def _submissions(self, inputs: Sequence[Input]) -> list[Submission]:
+        if self._how.replace is not None:
+            raise UsageError(
+                f"{self.name}: each job of several would replace the one before: submit with replace= one by one"
+            )
         origin = _origin(self.name)
         return [self._numbered(number, one, origin) for number, one in enumerate(inputs)]
 
@@ -356,7 +376,7 @@ def _given(what: str, name: str, value: Duration, *, zero: bool = False) -> floa
 
 
 def _with_own(how: SubmitOptions, own: Mapping[str, Any]) -> SubmitOptions:
-    return replace(how, own={**(how.own or {}), **own}) if own else how
+    return changed(how, own={**(how.own or {}), **own}) if own else how
 
 
 def _own(

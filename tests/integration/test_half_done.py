@@ -77,6 +77,13 @@ def _submits(work: Workbench) -> Call[Any]:
     return client.submit(work.keys, [(job, None) for job in jobs], "nonce")
 
 
+def _replaces(work: Workbench, **options: float) -> Call[Any]:
+    held(work)
+    work.submit("ship", idempotency_key="r", delay_s=60.0)
+    job = Submission("ship", b"{}", idempotency_key="r", replace=True, **options)
+    return client.replace(work.keys, job, None, "nonce")
+
+
 def _sends(work: Workbench) -> Call[Any]:
     work.register(task("a.one", event="a"), task("a.two", event="a"))
     return client.send(work.keys, "a", b"{}", ["a.one", "a.two"], idempotency_key="k", nonce="n")
@@ -153,6 +160,8 @@ SCENARIOS: dict[str, Callable[[Workbench], Call[Any]]] = {
     "purge_delayed": lambda work: held(work) and admin.purge_delayed(work.keys, "ship", "0"),
     "purge_queued": lambda work: held(work) and admin.purge_queued(work.keys, "ship", "n"),
     "reap": _reap,
+    "replace": _replaces,
+    "replace by a delayed one": lambda work: _replaces(work, delay_s=60.0),
     "resign": lambda work: held(work) and lease.resign(work.keys, work.epoch, daemon="d1", token="t"),
     "resume_task": lambda work: held(work) and admin.resume_task(work.keys, "ship"),
     "retry": lambda work: worker.retry(

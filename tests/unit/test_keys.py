@@ -61,6 +61,7 @@ SPELLED = {
     ("finish", "prefix .. ids[job]"): "result_prefix",
     ("send", "key"): "idem_prefix",
     ("set_aside", "key"): "aside_prefix",
+    ("replace", "wish.sent"): "sent_prefix",
     ("submit", "wish.sent"): "sent_prefix",
 }
 """Expressions that are not resolved by the rules of `Header.of`, by script."""

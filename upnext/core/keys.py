@@ -70,15 +70,15 @@ class Keys:
     schema = Key(
         "schema", "string", life="for ever", holds="newest schema number in use", writers="register", form="^%d+$"
     )
-    seq = Key("seq", "string", life="for ever", holds="counter of delayed ids", writers="submit")
+    seq = Key("seq", "string", life="for ever", holds="counter of delayed ids", writers="replace submit")
     stream_prefix = Key(
         "s:",
         "stream",
         variable="TASK:LANE",
         life="for ever",
         holds="a task's lanes n (normal), h (high), b (back), x (suspect); one entry is one job",
-        writers="cancel fetch finish finish_again free_suspects hand_back promote purge_queued "
-        "reap register remove retry retry_dead send submit tick",
+        writers="cancel fetch finish finish_again free_suspects hand_back promote purge_queued reap register remove "
+        "replace retry retry_dead send submit tick",
         besides="a plain submit (XADD), a worker's blocking read (XREADGROUP)",
     )
     where = Key(
@@ -86,21 +86,21 @@ class Keys:
         "hash",
         life="the job's",
         holds="job id -> `LANE ENTRY_ID` of a job that moved",
-        writers="cancel finish finish_again free_suspects hand_back promote purge_queued reap retry retry_dead",
+        writers="cancel finish finish_again free_suspects hand_back promote purge_queued reap replace retry retry_dead",
     )
     delayed = Key(
         "delayed",
         "zset",
         life="the job's",
         holds="job id -> due time, us",
-        writers="cancel finish_again promote purge_delayed retry submit",
+        writers="cancel finish_again promote purge_delayed replace retry submit",
     )
     delayed_jobs = Key(
         "delayed:jobs",
         "hash",
         life="the job's",
         holds="job id -> packed job",
-        writers="cancel finish_again promote purge_delayed retry submit",
+        writers="cancel finish_again promote purge_delayed replace retry submit",
     )
     result_prefix = Key(
         "r:",
@@ -108,14 +108,14 @@ class Keys:
         variable="JOB_ID",
         life="result_ttl",
         holds="outcome, JSON",
-        writers="cancel finish finish_again hand_back purge_dead reap retry_dead",
+        writers="cancel finish finish_again hand_back purge_dead reap replace retry_dead",
     )
     waiters = Key(
         "waiters",
         "hash",
         life="the job's",
         holds="job id -> CHANNEL#NUMBER of each registration, space separated",
-        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap unwatch watch",
+        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap replace unwatch watch",
     )
     dead = Key(
         "dead",
@@ -143,7 +143,7 @@ class Keys:
         "hash",
         life="the job's, then its dead letter's",
         holds="job id -> progress and checkpoint, JSON",
-        writers="cancel finish finish_again hand_back note purge_dead purge_delayed purge_queued reap retry",
+        writers="cancel finish finish_again hand_back note purge_dead purge_delayed purge_queued reap replace retry",
     )
     idem_prefix = Key(
         "idem:",
@@ -151,7 +151,7 @@ class Keys:
         variable="KEY",
         life="its own ttl",
         holds="job id of the job that holds the key; every terminal path deletes it",
-        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap send submit tick",
+        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap replace send submit tick",
     )
     ended_prefix = Key(
         "ended:",
@@ -159,7 +159,7 @@ class Keys:
         variable="KEY",
         life="the outcome's; of a dead letter 7 days at least",
         holds="job id of the job that held the idempotency key last, once it has ended",
-        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap",
+        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap replace",
     )
     sent_prefix = Key(
         "sent:",
@@ -167,14 +167,14 @@ class Keys:
         variable="NONCE:KEY",
         life="60 s",
         holds="job id and nonce of a keyed submit, or of an event in several calls: a repeat after a lost reply gets the same answer",
-        writers="send submit",
+        writers="replace send submit",
     )
     cancel = Key(
         "cancel",
         "hash",
         life="the job's",
         holds="job id -> time of request, ms",
-        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap",
+        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap replace",
     )
     tasks = Key(
         "tasks", "hash", life="see `upnext.core.ownership`", holds="task -> definition, JSON", writers="register remove"
@@ -229,7 +229,7 @@ class Keys:
         "hash",
         life="with P:tasks",
         holds="task -> bytes of its largest job, from 4 KiB on: its lanes are read so few at a time that the broker isn't held up",
-        writers="fetch remove send submit tick",
+        writers="fetch remove replace send submit tick",
     )
     paused = Key(
         "paused", "set", life="until resumed", holds="tasks paused everywhere", writers="pause_task remove resume_task"
@@ -323,7 +323,7 @@ class Keys:
         "hash",
         life="with P:tasks",
         holds="TASK:done, TASK:failed, … -> count",
-        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap remove retry tick",
+        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap remove replace retry tick",
     )
     rate_prefix = Key(
         "rate:", "hash", variable="BUCKET", life="120 s", holds="task -> ends in that 10 s bucket", writers="finish"
@@ -342,14 +342,14 @@ class Keys:
         "hash",
         life="with P:tasks; at most 32 of a task, about 2,000 of all",
         holds="`TASK\\nGROUP` -> `COUNT FIRST_MS LAST_MS LETTER ABOUT` of ends that are no success; TASK -> its groups",
-        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap remove",
+        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap remove replace",
     )
     group_ids = Key(
         "groups:ids",
         "hash",
         life="as P:groups",
         holds="`TASK\\nGROUP` -> `MS JOB_ID` of its newest 100, a line each",
-        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap remove",
+        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap remove replace",
     )
     flow_prefix = Key(
         "f:",
@@ -357,7 +357,7 @@ class Keys:
         variable="ROOT",
         life="1 d after the last change",
         holds="job below ROOT -> `LETTER MS PARENT`: o not ended, else the letter of its end; 10,000 at most",
-        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap retry_dead send submit",
+        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap replace retry_dead send submit",
     )
     series_prefix = Key(
         "series:",
@@ -425,16 +425,16 @@ class Keys:
         "bell",
         "channel",
         holds="wake-ups of workers, schedulers and waiters, see `upnext.engine.redis.wakeups`",
-        writers="cancel finish free_suspects hand_back linger pause_task promote reap "
-        "register remove remove_schedule resume_task retry retry_dead send set_limits set_schedule submit "
-        "switch_schedule tick watch_daemons",
+        writers="cancel finish free_suspects hand_back linger pause_task promote reap register remove remove_schedule "
+        "replace resume_task retry retry_dead send set_limits set_schedule submit switch_schedule tick "
+        "watch_daemons",
     )
     reply_prefix = Key(
         "reply:",
         "channel",
         variable="NONCE",
         holds="outcomes for one waiting client",
-        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap",
+        writers="cancel finish finish_again hand_back purge_delayed purge_queued reap replace",
     )
     ear_prefix = Key(
         "ear:",

@@ -15,7 +15,7 @@ class Submission:
 
     `delay_s` counts from the server's now, `at_us` is Unix microseconds.
     `queue_ttl_s`: the job expires unless it starts for the first time within so long of becoming due.
-    `idempotency_ttl_s` bounds how long a key can be held.
+    `idempotency_ttl_s` bounds how long a key can be held. `replace`: the job takes the place of the one that holds its key.
     `own`: what this job has in place of its task's options, and its labels (`upnext.core.own_options`).
     """
 
@@ -32,6 +32,7 @@ class Submission:
     limited: bool = False
     trace: str | None = None
     own: dict[str, Any] | None = None
+    replace: bool = False
 
     @property
     def lane(self) -> str:

@@ -1,4 +1,4 @@
-"""Calls of producers and waiters: submit, send, watch, unwatch."""
+"""Calls of producers and waiters: submit, replace, send, watch, unwatch, cancel."""
 
 from __future__ import annotations
 
@@ -130,18 +130,6 @@ def submit(keys: Keys, jobs: Sequence[tuple[Submission, str | None]], nonce: str
         add(job.payload)
         add(_special(keys, job, own))
 
-    def parse(reply: list[bytes]) -> list[Answer]:
-        done: list[Answer] = []
-        for (job, _), raw in zip(jobs, reply, strict=True):
-            word = raw.decode()
-            if word[0] in "=!":
-                done.append(_instead(word))
-            elif word[0] == "d":
-                done.append(f"{job.task}:{word}")
-            else:
-                done.append(f"{job.task}:{job.lane}{word}")
-        return done
-
     return Call(
         script("submit"),
         [
@@ -154,7 +142,60 @@ def submit(keys: Keys, jobs: Sequence[tuple[Submission, str | None]], nonce: str
             *(keys.stream(task, lane) for task, lane in streams),
         ],
         [keys.bell, keys.idem_prefix, *(task for task, _ in streams), *words],
-        parse,
+        lambda reply: _answers([job for job, _ in jobs], reply),
+    )
+
+
+def _answers(jobs: Sequence[Submission], reply: list[bytes]) -> list[Answer]:
+    done: list[Answer] = []
+    for job, raw in zip(jobs, reply, strict=True):
+        word = raw.decode()
+        if word[0] in "=!":
+            done.append(_instead(word))
+        elif word[0] == "d":
+            done.append(f"{job.task}:{word}")
+        else:
+            done.append(f"{job.task}:{job.lane}{word}")
+    return done
+
+
+def replace(keys: Keys, job: Submission, reply_to: str | None, nonce: str) -> Call[list[Answer]]:
+    """A job with an idempotency key takes the place of the one that holds it, if no worker has fetched that yet. -> as `submit` of one."""
+    return Call(
+        script("replace"),
+        [
+            keys.seq,
+            keys.delayed,
+            keys.delayed_jobs,
+            keys.limits,
+            keys.large,
+            keys.where,
+            keys.waiters,
+            keys.dead,
+            keys.dead_jobs,
+            keys.cancel,
+            keys.stats,
+            keys.notes,
+            keys.dead_bytes,
+            keys.tasks,
+            keys.groups,
+            keys.group_ids,
+            keys.flow_prefix,
+            keys.ended_prefix,
+            *keys.streams(job.task),
+        ],
+        [
+            keys.bell,
+            keys.idem_prefix,
+            keys.result_prefix,
+            keys.reply_prefix,
+            job.task,
+            job.lane,
+            _meta(job, reply_to),
+            job.payload,
+            _special(keys, job, nonce),
+        ],
+        lambda reply: _answers([job], reply),
     )
 
 

@@ -150,8 +150,10 @@ class QueueClient:
         return await self._submit_with_others(job, reply_to)
 
     async def _submit_with_others(self, job: Submission, reply_to: str | None) -> str:
-        """By the script, in one call for those of this turn of the loop."""
+        """By the script, in one call for those of this turn of the loop; one that replaces another by a call of its own."""
         loop = asyncio.get_running_loop()
+        if job.replace:
+            return await drive(waiting.submit(self.keys, job, reply_to, loop.time), self._do)
         nonce = secrets.token_hex(8) if job.idempotency_key is not None else ""
         future: asyncio.Future[Answer] = loop.create_future()
         self._queue.append((job, reply_to, nonce, future))

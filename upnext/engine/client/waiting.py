@@ -169,7 +169,7 @@ def submit_call(call: Call[T], clock: Clock, *, repeatable: bool) -> Steps[T]:
 def submit(keys: Keys, job: Submission, reply_to: str | None, clock: Clock) -> Steps[str]:
     """-> job id."""
     nonce = secrets.token_hex(8)
-    call = client.submit(keys, [(job, reply_to)], nonce)
+    call = client.replace(keys, job, reply_to, nonce) if job.replace else client.submit(keys, [(job, reply_to)], nonce)
     [answer] = yield from submit_call(call, clock, repeatable=job.idempotency_key is not None)
     return settle(job.idempotency_key, answer, nonce)
 

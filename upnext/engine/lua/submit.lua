@@ -10,12 +10,11 @@
 -- include: put_entry
 -- include: large
 -- include: flow
-local seq, delayed, delayed_jobs, limits = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+-- include: delay_job
+local keys = {seq = KEYS[1], delayed = KEYS[2], delayed_jobs = KEYS[3], flow = KEYS[6]}
+local delayed, delayed_jobs, limits = KEYS[2], KEYS[3], KEYS[4]
 local bell, idem = ARGV[1], ARGV[2]
-if not string.match(redis.call('GET', seq) or '0', '^%d+$') then
-  local time = redis.call('TIME')
-  redis.call('SET', seq, time[1]) -- garbage: go on from a number that is above all that were used
-end
+mend_seq(keys)
 must_be('zset', delayed)
 must_be('hash', delayed_jobs, limits, KEYS[5])
 local FIRST = 6
@@ -23,7 +22,6 @@ local streams = #KEYS - FIRST
 local ids = {}
 local rung, large = {}, {}
 local head
-local keys = {flow = KEYS[6]}
 
 local function put(stream, meta, payload)
   local id, why = put_entry(stream, meta == '' and {'p1', payload} or {'p1', payload, 'm', meta})
@@ -60,22 +58,16 @@ for at = 3 + streams, #ARGV, 4 do
       local now = now_us()
       local lane = string.sub(stream, -1)
       local due = wish.at or (wish.delay and now + wish.delay)
-      if wish.ttl then
-        local fields = meta == '' and {} or cjson.decode(meta)
-        fields.q = math.ceil(math.max(due or now, now) / 1000) + wish.ttl
-        meta = cjson.encode(fields)
-      end
+      meta = expiring(meta, wish.ttl, due, now)
       local job_id
       local queued = true
       if due then
-        id = 'd' .. string.format('%.0f', math.floor(now / 1000)) .. '-' .. redis.call('INCR', seq)
-        job_id = task .. ':' .. id
         if head == nil then
           local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
           head = first[2] and tonumber(first[2]) or false
         end
-        redis.call('HSET', delayed_jobs, job_id, lane .. #meta .. ':' .. meta .. payload)
-        redis.call('ZADD', delayed, string.format('%.0f', due), job_id)
+        id = delay_job(keys, task, lane, meta, payload, due, now)
+        job_id = task .. ':' .. id
         if not head or due < head then
           head = due
           rung.d = 'd'
