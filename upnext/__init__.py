@@ -24,6 +24,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from upnext.access import aclose as aclose
     from upnext.api import Api as Api
+    from upnext.before_submitting import NewJob as NewJob
+    from upnext.before_submitting import before_submit as before_submit
     from upnext.by_name import send as send
     from upnext.by_name import send_sync as send_sync
     from upnext.by_name import submit as submit
@@ -97,6 +99,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "upnext.access": ("aclose",),
     "upnext.api": ("Api",),
+    "upnext.before_submitting": ("NewJob", "before_submit"),
     "upnext.by_name": ("send", "send_sync", "submit", "submit_sync"),
     "upnext.context": ("Context", "get_current_context"),
     "upnext.core.outcome": ("FailureReason", "JobStatus"),

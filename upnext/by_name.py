@@ -9,6 +9,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from upnext import access
+from upnext.before_submitting import EVERYWHERE, see, see_event
 from upnext.core import codec, signatures
 from upnext.core.submission import Submission
 from upnext.engine import tracing
@@ -62,20 +63,20 @@ async def send(event_name: str, /, *, check: bool = True, **fields: Any) -> int:
     """
     if check:
         await asyncio.to_thread(_check_fields, event_name, fields)
-    sent = await access.async_broker(None).send(
-        event_name, _fields(fields), (), *access.lineage(), trace=tracing.submitted(event_name)
-    )
-    return len(sent)
+    payload, parent, root = _fields(fields), *access.lineage()
+    own = see_event(EVERYWHERE, event_name, payload, None, parent) if EVERYWHERE else None
+    trace = tracing.submitted(event_name)
+    return len(await access.async_broker(None).send(event_name, payload, (), parent, root, trace=trace, own=own))
 
 
 def send_sync(event_name: str, /, *, check: bool = True, **fields: Any) -> int:
     """`send` for plain code."""
     if check:
         _check_fields(event_name, fields)
-    sent = access.sync_broker(None).send(
-        event_name, _fields(fields), (), *access.lineage(), trace=tracing.submitted(event_name)
-    )
-    return len(sent)
+    payload, parent, root = _fields(fields), *access.lineage()
+    own = see_event(EVERYWHERE, event_name, payload, None, parent) if EVERYWHERE else None
+    trace = tracing.submitted(event_name)
+    return len(access.sync_broker(None).send(event_name, payload, (), parent, root, trace=trace, own=own))
 
 
 def planned(
@@ -109,6 +110,8 @@ def _submission(name: str, definition: Mapping[str, Any], args: Sequence[Any], k
     job.limited = bool(definition.get("limits"))
     job.parent_id, job.root_id = access.lineage()
     job.trace = tracing.submitted(name)
+    if EVERYWHERE:
+        see(EVERYWHERE, job)
     return job
 
 

@@ -58,7 +58,12 @@ class Context:
     @property
     def timeout(self) -> float | None:
         """Seconds this attempt may take; None: no limit."""
-        return self._attempt.spec.options.timeout_s
+        return self._attempt.options.timeout_s
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What the job was labelled with, by `options(labels=)` or a hook before the submit."""
+        return dict(self._attempt.labels)
 
     @property
     def state(self) -> Any:

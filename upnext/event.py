@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 from upnext import access
+from upnext.before_submitting import EVERYWHERE, BeforeSubmit, see_event
 from upnext.core import codec
 from upnext.core.binding import Signature
 from upnext.core.spec import TaskKind, TaskSpec
@@ -31,10 +32,17 @@ class Event:
     now (their jobs wait), and for those declared here.
     """
 
-    def __init__(self, name: str, redis_url: str | None, register: Callable[[TaskSpec], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        redis_url: str | None,
+        register: Callable[[TaskSpec], None],
+        before: Sequence[BeforeSubmit] = (),
+    ) -> None:
         self.name = name
         self._redis_url = redis_url
         self._register = register
+        self._before = before
         self._handlers: dict[str, TaskSpec] = {}
 
     @property
@@ -104,26 +112,38 @@ class Event:
     async def send_payload(self, payload: bytes, idempotency_key: str | None = None) -> int:
         """Sends fields that are encoded already (a JSON object)."""
         broker = access.async_broker(self._redis_url)
+        parent, root = access.lineage()
+        own = None
+        if EVERYWHERE or self._before:
+            own = see_event((*EVERYWHERE, *self._before), self.name, payload, idempotency_key, parent)
         sent = await broker.send(
             self.name,
             payload,
             self.handlers,
-            *access.lineage(),
+            parent,
+            root,
             idempotency_key=idempotency_key,
             trace=tracing.submitted(self.name),
+            own=own,
         )
         return len(sent)
 
     def send_payload_sync(self, payload: bytes, idempotency_key: str | None = None) -> int:
         """`send_payload` for plain code: blocks the thread."""
         broker = access.sync_broker(self._redis_url)
+        parent, root = access.lineage()
+        own = None
+        if EVERYWHERE or self._before:
+            own = see_event((*EVERYWHERE, *self._before), self.name, payload, idempotency_key, parent)
         sent = broker.send(
             self.name,
             payload,
             self.handlers,
-            *access.lineage(),
+            parent,
+            root,
             idempotency_key=idempotency_key,
             trace=tracing.submitted(self.name),
+            own=own,
         )
         return len(sent)
 

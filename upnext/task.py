@@ -12,6 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
 
 from upnext import access
+from upnext.before_submitting import EVERYWHERE, BeforeSubmit, see
 from upnext.core import own_options
 from upnext.core.spec import TaskSpec
 from upnext.core.submission import Submission, checked_key
@@ -81,9 +82,12 @@ class Submitter(Generic[P, T]):
     `async def` a `_sync` form would block the whole event loop.
     """
 
-    def __init__(self, spec: TaskSpec, redis_url: str | None, how: SubmitOptions) -> None:
+    def __init__(
+        self, spec: TaskSpec, redis_url: str | None, how: SubmitOptions, before: Sequence[BeforeSubmit] = ()
+    ) -> None:
         self.spec = spec
         self._redis_url = redis_url
+        self._before = before
         self._how = how
         self._priority = how.priority or spec.options.priority
         self._limited = spec.options.limited
@@ -137,7 +141,8 @@ class Submitter(Generic[P, T]):
             how = changed(how, idempotency_ttl_s=_given(what, "idempotency_ttl", idempotency_ttl))
         if wait_timeout is not None:
             how = changed(how, wait_timeout_s=_given(what, "wait_timeout", wait_timeout, zero=True))
-        return Submitter(self.spec, self._redis_url, _with_own(how, _own(what, timeout, retries, result_ttl, labels)))
+        how = _with_own(how, _own(what, timeout, retries, result_ttl, labels))
+        return Submitter(self.spec, self._redis_url, how, self._before)
 
     @property
     def name(self) -> str:
@@ -277,6 +282,8 @@ class Submitter(Generic[P, T]):
                 key, job.replace = how.replace, True
         if key is not None:
             job.idempotency_key, job.idempotency_ttl_s = key, how.idempotency_ttl_s
+        if EVERYWHERE or self._before:
+            see((*EVERYWHERE, *self._before), job)
         return job
 
     def planned(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Submission, str | None]:
@@ -314,8 +321,8 @@ class Task(Submitter[P, T]):
 
     __name__: str
 
-    def __init__(self, spec: TaskSpec, redis_url: str | None) -> None:
-        super().__init__(spec, redis_url, AS_DECLARED)
+    def __init__(self, spec: TaskSpec, redis_url: str | None, before: Sequence[BeforeSubmit] = ()) -> None:
+        super().__init__(spec, redis_url, AS_DECLARED, before)
         functools.update_wrapper(cast("Callable[..., Any]", self), spec.function)
 
     @property
@@ -394,7 +401,7 @@ def _own(
     if result_ttl is not None:
         own["result_ttl_s"] = _given(what, "result_ttl", result_ttl, zero=True)
     if labels is not None:
-        own["labels"] = _labels(what, labels)
+        own["labels"] = own_options.checked_labels(what, labels)
     return own
 
 
@@ -403,25 +410,6 @@ def _whole(what: str, name: str, value: int) -> int:
         return whole(what, name, value, least=0)
     except ServiceError as error:
         raise UsageError(str(error)) from None
-
-
-def _labels(what: str, given: Mapping[str, str]) -> dict[str, str]:
-    if len(given) > own_options.MOST_LABELS:
-        raise UsageError(f"{what}: at most {own_options.MOST_LABELS} labels, not {len(given)}")
-    for name, text in given.items():
-        if not isinstance(name, str) or not 0 < len(name) <= own_options.LONGEST_LABEL:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(
-                f"{what}: a label's name is text of 1 to {own_options.LONGEST_LABEL} characters, not {name!r:.80}"
-            )
-        if not isinstance(text, str) or len(text) > own_options.LONGEST_LABEL_TEXT:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(
-                f"{what}: label {name} has text of at most {own_options.LONGEST_LABEL_TEXT} characters, not {text!r:.80}"
-            )
-        try:
-            (name + text).encode()
-        except UnicodeEncodeError:
-            raise UsageError(f"{what}: label {name!r} has no UTF-8 form") from None
-    return dict(given)
 
 
 def _priority(what: str, value: str) -> str:

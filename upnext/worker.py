@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Never, ParamSpec, TypeVar, Unpack, cast, overload
 
 from upnext import config
+from upnext.before_submitting import BeforeSubmit, checked
 from upnext.core.binding import Signature
 from upnext.core.schedules import MOST_ARGUMENTS_BYTES
 from upnext.core.spec import (
@@ -103,6 +104,7 @@ class Worker:
         self._running: Running | None = None
         self._lifespan: OpenLifespan | None = None
         self._hooks = Hooks()
+        self._before_submit: list[BeforeSubmit] = []
 
     # -- declaring ---------------------------------------------------------------------------------------------------
 
@@ -218,7 +220,7 @@ class Worker:
         `order_placed = worker.event("order.placed")`. The same name is the same Event.
         """
         if name not in self._events:
-            self._events[checked_name("event", name)] = Event(name, self.redis_url, self._register)
+            self._events[checked_name("event", name)] = Event(name, self.redis_url, self._register, self._before_submit)
         return self._events[name]
 
     def autodiscover(self, *packages: str) -> None:
@@ -257,6 +259,15 @@ class Worker:
         if self._lifespan is not None:
             raise ConflictError(f"{what}: has a lifespan already")
         self._lifespan = open_lifespan(what, function, self)
+        return function
+
+    def before_submit(self, function: F) -> F:
+        """Has `function(job)` called for every job of this Worker's tasks, and for its events, before they are submitted.
+
+        It can change `job.labels`, or refuse the job by what it raises: see `upnext.before_submit`, whose functions come first. It runs
+        where the job is submitted; not for a submit by name, nor for the ticks of crons, which any scheduler makes, without your code.
+        """
+        self._before_submit.append(checked(f"worker {self.name!r}: before_submit", function))
         return function
 
     def on_start(self, function: F) -> F:
@@ -339,7 +350,7 @@ class Worker:
 
     def _handle(self, spec: TaskSpec) -> Task[..., Any]:
         self._register(spec)
-        return (AsyncTask if spec.is_async else SyncTask)(spec, self.redis_url)
+        return (AsyncTask if spec.is_async else SyncTask)(spec, self.redis_url, self._before_submit)
 
     def _register(self, spec: TaskSpec) -> None:
         known = self._specs.get(spec.name)

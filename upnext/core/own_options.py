@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from upnext.core.spec import LONGEST_S, TaskOptions
+from upnext.errors import UsageError
 
 MOST_LABELS = 16
 LONGEST_LABEL = 64
@@ -42,6 +43,24 @@ def labels(own: Mapping[str, Any] | None) -> dict[str, str]:
     if not isinstance(found, dict):
         return {}
     return {name: text for name, text in cast("dict[str, Any]", found).items() if isinstance(text, str)}
+
+
+def checked_labels(what: str, given: Mapping[str, str]) -> dict[str, str]:
+    """Raises UsageError for what can be no label, or too many."""
+    if len(given) > MOST_LABELS:
+        raise UsageError(f"{what}: at most {MOST_LABELS} labels, not {len(given)}")
+    for name, text in given.items():
+        if not isinstance(name, str) or not 0 < len(name) <= LONGEST_LABEL:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"{what}: a label's name is text of 1 to {LONGEST_LABEL} characters, not {name!r:.80}")
+        if not isinstance(text, str) or len(text) > LONGEST_LABEL_TEXT:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(
+                f"{what}: label {name} has text of at most {LONGEST_LABEL_TEXT} characters, not {text!r:.80}"
+            )
+        try:
+            (name + text).encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{what}: label {name!r} has no UTF-8 form") from None
+    return dict(given)
 
 
 def _seconds(value: Any, *, zero: bool = False) -> bool:

@@ -121,6 +121,10 @@ class Attempt:
         return self.meta.root_id if self.meta is not None else None
 
     @property
+    def labels(self) -> dict[str, str]:
+        return own_options.labels(self.meta.own) if self.meta is not None else {}
+
+    @property
     def lifespan_state(self) -> Any:
         """What the worker's lifespan yielded in this process."""
         return self.broker.lifespan_state

@@ -113,6 +113,8 @@ class StandInAttempt:
         self.parent_id: str | None = None
         self.root_id: str | None = None
         self.crashes = 1
+        self.options = spec.options
+        self.labels: dict[str, str] = {}
         self.cancelled = False
         self.state: dict[str, Any] | None = None
         self.noted = False

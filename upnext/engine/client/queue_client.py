@@ -112,13 +112,14 @@ class QueueClient:
         idempotency_key: str | None = None,
         idempotency_ttl_s: float | None = None,
         trace: str | None = None,
+        own: dict[str, Any] | None = None,
     ) -> list[str]:
         """One job for each handler. -> their ids. Raises DuplicateJobError when the key is held for every handler."""
         check_payload(event, payload)
         wire = self.link.live
         first: client.Sent | None = None
         if (
-            wire is not None and parent_id is None and idempotency_key is None and trace is None
+            wire is not None and parent_id is None and idempotency_key is None and trace is None and own is None
         ):  # the quick way, as for a submit
             try:
                 first = client.sent(
@@ -130,7 +131,7 @@ class QueueClient:
                 pass
         if first is not None and not first.left:
             return settle_event(None, first.answers, "")
-        meta = entry.Meta(parent_id=parent_id, root_id=root_id, trace=trace)
+        meta = entry.Meta(parent_id=parent_id, root_id=root_id, trace=trace, own=own)
         clock = asyncio.get_running_loop().time
         sending = Sending(self.keys, event, payload, meta, idempotency_key, idempotency_ttl_s, clock)
         return await drive(sending.begin(known_handlers) if first is None else sending.go_on(first), self._do)

@@ -320,9 +320,10 @@ class SyncQueueClient:
         idempotency_key: str | None = None,
         idempotency_ttl_s: float | None = None,
         trace: str | None = None,
+        own: dict[str, Any] | None = None,
     ) -> list[str]:
         check_payload(event, payload)
-        meta = entry.Meta(parent_id=parent_id, root_id=root_id, trace=trace)
+        meta = entry.Meta(parent_id=parent_id, root_id=root_id, trace=trace, own=own)
         sending = waiting.Sending(self.keys, event, payload, meta, idempotency_key, idempotency_ttl_s, time.monotonic)
         return drive_blocking(sending.begin(known_handlers), self._do)
 
