@@ -8,7 +8,6 @@ from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, Unpack,
 
 from upnext import access
 from upnext.before_submitting import EVERYWHERE, BeforeSubmit, see_event
-from upnext.core import codec
 from upnext.core.binding import Signature
 from upnext.core.spec import TaskKind, TaskSpec
 from upnext.core.submission import checked_key
@@ -26,7 +25,8 @@ class Event:
 
     Its handlers are tasks named EVENT.FUNCTION, each with options, retries and a fate of its own. A handler takes the fields it has
     parameters for:
-    fields it doesn't name are left out, unless it has `**kwargs`; a field it needs and doesn't get fails that handler's job.
+    fields it doesn't name are left out, unless it has `**kwargs`; a field it needs and doesn't get fails that handler's job. Values are
+    checked when the event is sent, by the annotations of the handlers declared here; handlers elsewhere check their own.
 
     Sending makes a job for every handler that is registered with the broker, also of other services and of workers that are away right
     now (their jobs wait), and for those declared here.
@@ -43,7 +43,7 @@ class Event:
         self._redis_url = redis_url
         self._register = register
         self._before = before
-        self._handlers: dict[str, TaskSpec] = {}
+        self._handlers: dict[str, Signature] = {}
 
     @property
     def handlers(self) -> tuple[str, ...]:
@@ -84,13 +84,14 @@ class Event:
             event=self.name,
         )
         self._register(spec)
-        self._handlers[spec.name] = spec
+        self._handlers[spec.name] = signature
         return (AsyncHandler if spec.is_async else SyncHandler)(spec, signature, self)
 
     async def send(self, /, **fields: Any) -> int:
         """Queues a job for each handler -> how many. Returns when the broker has them.
 
-        Raises EncodingError for a field that has no JSON form, and what `Task.submit` raises when the broker can't take it.
+        Raises InvalidArgumentsError for a value that a handler declared on this object refuses, EncodingError for one that has no JSON
+        form or would not come back from it, and what `Task.submit` raises when the broker can't take it.
         """
         return await self.send_payload(self._payload(fields))
 
@@ -148,7 +149,7 @@ class Event:
         return len(sent)
 
     def _payload(self, fields: dict[str, Any]) -> bytes:
-        return codec.dumps(fields, f"event {self.name}: ")
+        return Signature.encode_fields(fields, self._handlers.values(), f"event {self.name}: ")
 
     def __call__(self, *_given: object, **_named: object) -> NoReturn:
         """Raises ServiceError: an event is no decorator, its `on` is."""

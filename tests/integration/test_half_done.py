@@ -77,7 +77,7 @@ def _submits(work: Workbench) -> Call[Any]:
     return client.submit(work.keys, [(job, None) for job in jobs], "nonce")
 
 
-def _replaces(work: Workbench, **options: float) -> Call[Any]:
+def _replaces(work: Workbench, **options: Any) -> Call[Any]:
     held(work)
     work.submit("ship", idempotency_key="r", delay_s=60.0)
     job = Submission("ship", b"{}", idempotency_key="r", replace=True, **options)

@@ -118,7 +118,7 @@ class Adapter:
         try:
             box = self._take((value,))
         except (self._refusal, OverflowError) as error:
-            if not _is_json(value):
+            if not is_json(value):
                 raise UnfitError(_one_line(error)) from None
             self.load(value)  # strict types take a text for a date from JSON alone
             return value
@@ -191,11 +191,11 @@ def _fields(value: Any) -> Iterable[str] | None:
     return getattr(value.__class__, "__pydantic_fields__", None)
 
 
-def _is_json(value: Any) -> bool:
+def is_json(value: Any) -> bool:
     if value.__class__ is list:
-        return all(map(_is_json, value))
+        return all(map(is_json, value))
     if value.__class__ is dict:
-        return all(key.__class__ is str for key in value) and all(map(_is_json, value.values()))
+        return all(key.__class__ is str for key in value) and all(map(is_json, value.values()))
     return value is None or value.__class__ in (str, int, float, bool)
 
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, Optional, cast
 
 import orjson
 
 from upnext.core import codec
-from upnext.core.adapters import Kind, LossyError, UnfitError, kind_of
+from upnext.core.adapters import Kind, LossyError, UnfitError, is_json, kind_of
 from upnext.core.annotations import Flat, UnresolvedError, refusal, resolve
 from upnext.errors import EncodingError, InvalidArgumentsError, ServiceError
 
@@ -173,6 +173,68 @@ class Signature:
             return _dumps(self._dumped(values), "argument ")
         except EncodingError as error:
             raise EncodingError(f"{self._name}(): {error}") from error
+
+    @classmethod
+    def encode_fields(cls, fields: Mapping[str, Any], handlers: Iterable[Signature], where: str) -> bytes:
+        """-> payload of an event that is sent by its fields' names, which each of these handlers can read.
+
+        What is more than JSON is written as a handler that declares it reads it, a model that none declares as its own type does.
+        Raises InvalidArgumentsError for a value that one of them refuses, EncodingError for one that has no JSON form, or would not
+        come back.
+        """
+        careful: list[Signature] = []
+        flat: tuple[tuple[str, Flat], ...] | None = None
+        known: Mapping[str, Kind] = {}
+        for one in handlers:
+            own, kinds = one._flat, one._kinds  # noqa: SLF001 - of its own class
+            if own and len(own) == len(kinds) and (own == flat or _are_flat(fields, own)):  # most of them
+                flat, known = own, kinds
+            else:
+                careful.append(one)
+        written = {
+            name: value
+            if value.__class__ in _SCALARS or name in known or is_json(value)
+            else cls._dumped_field(name, value, careful, where)
+            for name, value in fields.items()
+        }
+        raw = _dumps(written, where)
+        for one in careful:
+            one._check_fields(written, where)  # noqa: SLF001 - of its own class
+        return raw
+
+    @staticmethod
+    def _dumped_field(name: str, value: object, handlers: Iterable[Signature], where: str) -> Any:
+        kinds = [one._kind(name) for one in handlers]  # noqa: SLF001 - of its own class
+        if hasattr(type(value), "__pydantic_serializer__"):
+            kinds.append(kind_of(type(value)))
+        for kind in kinds:
+            if kind is not None:
+                try:
+                    return kind.dump(value)
+                except (UnfitError, EncodingError):
+                    continue
+                except LossyError as error:
+                    raise EncodingError(f"{where}{name}: {error}") from error
+        return value
+
+    def _kind(self, name: str) -> Kind | None:
+        if not self._prepared:
+            self.prepare()
+        return self._kinds.get(name)
+
+    def _check_fields(self, fields: Mapping[str, Any], where: str) -> None:
+        """Raises InvalidArgumentsError for a field of an event that this handler would refuse. Others than its own are not looked at."""
+        if not self._prepared:
+            self.prepare()
+        for name, kind in self._kinds.items():
+            if name in fields:
+                try:
+                    value = fields[name]
+                    kind.load(value if is_json(value) else _loads(_dumps(value, "")))
+                except UnfitError as error:
+                    raise InvalidArgumentsError(
+                        f"{where}field {name!r} doesn't fit: {error}; a handler is {self.describe()}"
+                    ) from error
 
     def encode_result(self, value: Any) -> bytes:
         """-> JSON. Raises EncodingError naming which part of the value has no JSON form or would not come back, or for one over the cap.
@@ -423,6 +485,7 @@ def _are_flat(values: Mapping[str, Any], flat: tuple[tuple[str, Flat], ...]) -> 
 
 
 _TEXT = frozenset({str})
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 _STARS = {_Parameter.VAR_POSITIONAL: "*", _Parameter.VAR_KEYWORD: "**"}
 
 

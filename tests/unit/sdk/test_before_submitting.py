@@ -19,7 +19,7 @@ def everywhere() -> Iterator[None]:
     before_submitting.EVERYWHERE.clear()
 
 
-def shop() -> tuple[upnext.Worker, upnext.AsyncTask[..., str], upnext.Event]:
+def shop() -> tuple[upnext.Worker, upnext.Task[..., str], upnext.Event]:
     worker = upnext.Worker("shop", redis_url="redis://shop:6379")
 
     @worker.task(priority="high")

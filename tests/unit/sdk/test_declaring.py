@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
+import json
 import sys
 from collections.abc import AsyncIterator, Iterator
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, cast
 
+import pydantic
 import pytest
 
 import upnext
 from upnext.core.spec import CronSpec, MissedRunPolicy, RateLimit, SyncExecutor, TaskKind, TaskOptions
-from upnext.errors import ConflictError, InvalidArgumentsError, ServiceError, UsageError
+from upnext.errors import ConflictError, EncodingError, InvalidArgumentsError, ServiceError, UsageError
 from upnext.hooks import Hook
 
 
@@ -313,6 +315,62 @@ def test_wrong_handlers_are_refused(worker: upnext.Worker) -> None:
         worker.event("order placed")
     with pytest.raises(ServiceError, match="use 1 to 200 characters"):
         worker.event("e" * 200).on(charge)
+
+
+class Login(pydantic.BaseModel):
+    password: pydantic.SecretStr
+
+
+def fields_of(event: upnext.Event, **fields: Any) -> Any:
+    """What `send` would put on its way."""
+    return json.loads(event._payload(fields))
+
+
+def test_a_field_that_would_not_come_back_is_refused(worker: upnext.Worker) -> None:
+    signed_in = worker.event("signed.in")
+    login = Login(password=pydantic.SecretStr("hunter2"))
+    with pytest.raises(EncodingError, match=r"event signed\.in: login: .*password would not come back"):
+        fields_of(signed_in, login=login)
+
+    @signed_in.on
+    def note(logins: list[Login], when: date, count: int) -> None: ...
+
+    with pytest.raises(EncodingError, match=r"event signed\.in: logins: "):
+        fields_of(signed_in, logins=[login], when=date(2026, 1, 2), count=1)
+    assert "hunter2" not in repr(note)
+
+
+def test_fields_are_checked_by_the_handlers_that_are_known(worker: upnext.Worker) -> None:
+    placed = worker.event("order.placed")
+
+    @placed.on
+    def book(count: int, when: date) -> None: ...
+
+    @placed.on
+    def note(when: str, more: object = None, **rest: int) -> None: ...
+
+    when = date(2026, 1, 2)
+    assert fields_of(placed, count="5", when=when, more=when, size=1) == {
+        "count": "5", "when": "2026-01-02", "more": "2026-01-02", "size": 1,
+    }  # fmt: skip
+    assert fields_of(placed, when="2026-01-02") == {"when": "2026-01-02"}, "what is missing is for its job to say"
+    for fields in ({"count": "zz"}, {"count": when}, {"count": None}, {"when": "soon"}, {"when": 5.5}):
+        with pytest.raises(InvalidArgumentsError, match=r"event order\.placed: field '\w+' doesn't fit: .*book\(count"):
+            fields_of(placed, **fields)
+    with pytest.raises(EncodingError, match=r"event order\.placed: when: object has no JSON form"):
+        fields_of(placed, when=object())
+
+
+@pytest.mark.parametrize(
+    ("value", "function", "line"),
+    [
+        ("fiber", render, "task 'render': executor must be 'thread' or 'process', not 'fiber'"),
+        ("process", charge, "task 'charge': executor is for plain functions; an async one runs on"),
+    ],
+)
+def test_an_executor_that_cannot_be_meant(worker: upnext.Worker, value: Any, function: Any, line: str) -> None:
+    with pytest.raises(ServiceError, match=line):
+        worker.task(executor=value)(function)
 
 
 async def test_a_handler_can_be_called(worker: upnext.Worker) -> None:
