@@ -21,6 +21,7 @@ import uvicorn
 
 from upnext.core.spec import ApiSpec
 from upnext.engine import secrets
+from upnext.engine.requests import CURRENT_REQUEST, route_of
 from upnext.engine.worker.lifespan import Lifespan
 from upnext.listening import bound_at, listen, resolve
 
@@ -50,6 +51,17 @@ def routes_of(app: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
+class _Marked:
+    """An application around another one: what is submitted in its requests is marked with their route."""
+
+    def __init__(self, app: Any, api: str) -> None:
+        self._app, self._api = app, api
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        CURRENT_REQUEST.set((self._api, scope))  # each request has a task, and so a context, of its own
+        await self._app(scope, receive, send)
+
+
 class _Counted:
     """An application around another one, which sees how each request ends."""
 
@@ -71,9 +83,7 @@ class _Counted:
         try:
             await self._app(scope, receive, sent)
         finally:
-            path = getattr(scope.get("route"), "path", None)
-            route = f"{scope['method']} {path}" if isinstance(path, str) else "other"
-            self._seen(route, status, time.perf_counter() - begun)
+            self._seen(route_of(scope) or "other", status, time.perf_counter() - begun)
 
 
 class _Entered:
@@ -97,7 +107,7 @@ class ApiServer:
         self._bound = bound
         self._lifespan = Lifespan(f"api {api.name!r}", api.lifespan)
         self._config = uvicorn.Config(
-            api.app if seen is None else _Counted(api.app, seen),
+            _Marked(api.app if seen is None else _Counted(api.app, seen), api.name),
             http="httptools",
             lifespan="off",
             log_config=None,

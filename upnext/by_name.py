@@ -13,6 +13,7 @@ from upnext.before_submitting import EVERYWHERE, see, see_event
 from upnext.core import codec, signatures
 from upnext.core.submission import Submission
 from upnext.engine import tracing
+from upnext.engine.requests import CURRENT_REQUEST, marked
 from upnext.engine.views import tasks
 from upnext.errors import InvalidArgumentsError
 from upnext.future import Future
@@ -65,6 +66,8 @@ async def send(event_name: str, /, *, check: bool = True, **fields: Any) -> int:
         await asyncio.to_thread(_check_fields, event_name, fields)
     payload, parent, root = _fields(fields), *access.lineage()
     own = see_event(EVERYWHERE, event_name, payload, None, parent) if EVERYWHERE else None
+    if parent is None and (request := CURRENT_REQUEST.get(None)) is not None:
+        own = marked(own, request)
     trace = tracing.submitted(event_name)
     return len(await access.async_broker(None).send(event_name, payload, (), parent, root, trace=trace, own=own))
 
@@ -75,6 +78,8 @@ def send_sync(event_name: str, /, *, check: bool = True, **fields: Any) -> int:
         _check_fields(event_name, fields)
     payload, parent, root = _fields(fields), *access.lineage()
     own = see_event(EVERYWHERE, event_name, payload, None, parent) if EVERYWHERE else None
+    if parent is None and (request := CURRENT_REQUEST.get(None)) is not None:
+        own = marked(own, request)
     trace = tracing.submitted(event_name)
     return len(access.sync_broker(None).send(event_name, payload, (), parent, root, trace=trace, own=own))
 
@@ -110,6 +115,8 @@ def _submission(name: str, definition: Mapping[str, Any], args: Sequence[Any], k
     job.limited = bool(definition.get("limits"))
     job.parent_id, job.root_id = access.lineage()
     job.trace = tracing.submitted(name)
+    if job.parent_id is None and (request := CURRENT_REQUEST.get(None)) is not None:
+        job.own = marked(job.own, request)
     if EVERYWHERE:
         see(EVERYWHERE, job)
     return job

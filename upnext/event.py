@@ -13,6 +13,7 @@ from upnext.core.spec import TaskKind, TaskSpec
 from upnext.core.submission import checked_key
 from upnext.declare import HandlerSettings, check_names, checked_name, function_name, is_async, task_options
 from upnext.engine import tracing
+from upnext.engine.requests import CURRENT_REQUEST, marked
 from upnext.errors import ServiceError
 from upnext.hooks import hooks
 
@@ -117,6 +118,8 @@ class Event:
         own = None
         if EVERYWHERE or self._before:
             own = see_event((*EVERYWHERE, *self._before), self.name, payload, idempotency_key, parent)
+        if parent is None and (request := CURRENT_REQUEST.get(None)) is not None:
+            own = marked(own, request)
         sent = await broker.send(
             self.name,
             payload,
@@ -136,6 +139,8 @@ class Event:
         own = None
         if EVERYWHERE or self._before:
             own = see_event((*EVERYWHERE, *self._before), self.name, payload, idempotency_key, parent)
+        if parent is None and (request := CURRENT_REQUEST.get(None)) is not None:
+            own = marked(own, request)
         sent = broker.send(
             self.name,
             payload,

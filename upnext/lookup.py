@@ -43,6 +43,8 @@ class Job:
     root_id: str | None
     progress: dict[str, Any] | None
     labels: dict[str, str]
+    via: str | None
+    """What submitted it, where that was no job: `POST /orders`, `cron NAME`, `schedule NAME`, `event NAME`; None: a program."""
 
 
 async def job(
@@ -122,6 +124,7 @@ def _job(one: views.Job) -> Job:
         root_id=one.root_id,
         progress=one.progress,
         labels=one.labels,
+        via=one.via,
     )
 
 

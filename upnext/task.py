@@ -18,6 +18,7 @@ from upnext.core.spec import TaskSpec
 from upnext.core.submission import Submission, checked_key
 from upnext.declare import Duration, Priority, priority, seconds, whole
 from upnext.engine import tracing
+from upnext.engine.requests import CURRENT_REQUEST, marked
 from upnext.errors import ServiceError, UsageError
 from upnext.future import Future, TaskResult, succeeded
 
@@ -280,6 +281,8 @@ class Submitter(Generic[P, T]):
                         f"{self.name}: a key of its own and replace= exclude one another: submit with one of them"
                     )
                 key, job.replace = how.replace, True
+        if job.parent_id is None and (request := CURRENT_REQUEST.get(None)) is not None:
+            job.own = marked(job.own, request)
         if key is not None:
             job.idempotency_key, job.idempotency_ttl_s = key, how.idempotency_ttl_s
         if EVERYWHERE or self._before:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -160,7 +161,7 @@ def running(tmp_path: Path, service: Path, env: dict[str, str]) -> Iterator[Prog
         program.process.wait()
 
 
-def test_requests_submit_and_wait_for_jobs(running: Program, port: int) -> None:
+def test_requests_submit_and_wait_for_jobs(running: Program, port: int, env: dict[str, str]) -> None:
     assert f"http://127.0.0.1:{port}, ready" in running.log()
     with Client(port) as client:
         assert client.get("/orders/21") == (200, 42)
@@ -168,6 +169,8 @@ def test_requests_submit_and_wait_for_jobs(running: Program, port: int) -> None:
         assert client.get("/state") == (200, "openopen")
         assert client.get("/docs", raw=True)[0] == 200
         assert "/orders/{number}" in client.get("/openapi.json")[1]["paths"]
+    listed = subprocess.run([UPNEXT, "jobs", "--json"], env=env, capture_output=True, text=True, timeout=60, check=True)
+    assert {one["via"] for one in json.loads(listed.stdout)} == {"GET /orders/{number}", "GET /plain/{number}"}
     assert running.end() == 0
     assert running.log().index("pool closed") < running.log().index("worker left")
 

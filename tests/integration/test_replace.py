@@ -69,9 +69,9 @@ def test_one_that_waits_is_replaced(ready: Workbench, first: dict[str, Any], sec
 def test_a_waiter_of_the_one_before_is_woken(ready: Workbench) -> None:
     before = put(ready, "n1")
     ready.broker.run(client.watch(ready.keys, before, "c1", 1))
-    with ready.hearing(ready.keys.reply("c1")) as said:
+    with ready.hearing(ready.keys.reply("c1")) as messages:
         put(ready, "n2")
-    assert len(said) == 1
+    assert len(messages) == 1
     assert ready.hash(ready.keys.waiters) == {}
 
 

@@ -208,6 +208,7 @@ def fields(found: Job) -> list[tuple[str, Any]]:
         ("cancel asked", formatting.iso(found.cancel_ms)),
         ("worker", f"{found.worker}{place}" if found.worker else None),
         ("labels", ", ".join(f"{name}={text}" for name, text in found.labels.items()) or None),
+        ("submitted by", ", ".join(filter(None, (found.parent_id, found.via))) or None),
         ("parent", found.parent_id),
         ("root", found.root_id),
         ("progress", orjson.dumps(found.progress_shown).decode() if found.progress else None),

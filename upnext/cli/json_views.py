@@ -52,6 +52,7 @@ def job(one: Job) -> dict[str, Any]:
         "place": place(one.worker_record),
         "progress": one.progress_shown,
         "labels": one.labels,
+        "via": one.via,
         "unreadable": one.unreadable,
     }
 

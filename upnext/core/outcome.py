@@ -2,7 +2,7 @@
 
 One-letter keys keep it small: s status, v value (any JSON), a attempt, c crashes, b begun ms, f finished ms, w worker (consumer),
 p parent id, r root id, e error {type, message, traceback}, y failure reason, x cause of a crash, g progress
-{progress, message}, l labels {name: text}. Absent means null; a absent means 1, c 0.
+{progress, message}, l labels {name: text}, o via. Absent means null; a absent means 1, c 0.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ class Outcome:
     progress: dict[str, Any] | None = None
     """What the job had noted as its progress."""
     labels: dict[str, str] | None = None
+    via: str | None = None
+    """What submitted the job, where that was no job: see `upnext.core.own_options`."""
 
 
 def encode(outcome: Outcome) -> bytes:
@@ -100,6 +102,7 @@ def encode(outcome: Outcome) -> bytes:
         ("x", outcome.cause),
         ("g", outcome.progress),
         ("l", outcome.labels),
+        ("o", outcome.via),
     ):
         if value is not None:
             record[letter] = value
@@ -130,6 +133,7 @@ def from_dict(record: dict[str, Any]) -> Outcome:
         cause=record.get("x"),
         progress=record.get("g"),
         labels=record.get("l"),
+        via=record.get("o"),
     )
 
 

@@ -1,6 +1,7 @@
 """What one job has in place of its task's options, and its labels: field `own` of its meta, and `Submission.own`.
 
-A JSON object of `timeout_s`, `retries` (both null for none), `result_ttl_s`, `labels` (names to texts); only what was asked for.
+A JSON object of `timeout_s`, `retries` (both null for none), `result_ttl_s`, `labels` (names to texts), `via` (what submitted it, where
+that was no job: `POST /orders`, `cron NAME`, `schedule NAME`); only what there is.
 """
 
 from __future__ import annotations
@@ -43,6 +44,16 @@ def labels(own: Mapping[str, Any] | None) -> dict[str, str]:
     if not isinstance(found, dict):
         return {}
     return {name: text for name, text in cast("dict[str, Any]", found).items() if isinstance(text, str)}
+
+
+def with_via(own: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
+    return {**(own or {}), "via": what[:LONGEST_LABEL_TEXT]}
+
+
+def via(own: Mapping[str, Any] | None) -> str | None:
+    """What submitted the job, where that was no job and is known."""
+    found = None if own is None else own.get("via")
+    return found if isinstance(found, str) else None
 
 
 def checked_labels(what: str, given: Mapping[str, str]) -> dict[str, str]:

@@ -540,7 +540,7 @@ def _timeline(job: dict[str, Any]) -> list[dict[str, Any]]:
         if at_ms is not None:
             found.append({"at_ms": at_ms, "what": what, "text": text, "tone": tone})
 
-    add(job["submitted_ms"], "Submitted", f"by {job['parent_id']}" if job["parent_id"] else "")
+    add(job["submitted_ms"], "Submitted", f"by {by}" if (by := job["parent_id"] or job["via"]) else "")
     if job["crashes"]:
         add(job["started_ms"] or job["since_ms"], f"Crashed {job['crashes']} times before", job["cause"] or "", "bad")
     if job["status"] != "delayed":

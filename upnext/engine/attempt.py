@@ -125,6 +125,10 @@ class Attempt:
         return own_options.labels(self.meta.own) if self.meta is not None else {}
 
     @property
+    def via(self) -> str | None:
+        return own_options.via(self.meta.own) if self.meta is not None else None
+
+    @property
     def lifespan_state(self) -> Any:
         """What the worker's lifespan yielded in this process."""
         return self.broker.lifespan_state

@@ -49,7 +49,7 @@ end
 local function buried_outcome(meta, message)
   return cjson.encode({
     s = 'dead', a = meta.a, c = meta.c, f = now, w = consumer, p = meta.p, r = meta.r, y = 'crash', x = cause,
-    l = type(meta.u) == 'table' and meta.u.labels or nil,
+    l = type(meta.u) == 'table' and meta.u.labels or nil, o = type(meta.u) == 'table' and meta.u.via or nil,
     e = {type = 'WorkerCrash', message = message, traceback = detail},
   })
 end

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from upnext.core import ownership
+from upnext.core import own_options, ownership
 from upnext.core.checkup import is_cron
 from upnext.core.entry import Meta
 from upnext.core.keys import Keys
@@ -229,11 +229,11 @@ class CronWork:
 
     def _meta(self, one: _Timed, tick_ms: int) -> Meta:
         if one.made is None:
-            return Meta(tick_ms=tick_ms)
+            return Meta(tick_ms=tick_ms, own=own_options.with_via(None, one.shown))
         spec, _ = one.made
         ttl_s = spec.queue_ttl_s
         expires_ms = None if ttl_s is None else self._server_ms() + round(ttl_s * 1000)
-        return Meta(tick_ms=tick_ms, expires_ms=expires_ms, own=spec.own)
+        return Meta(tick_ms=tick_ms, expires_ms=expires_ms, own=own_options.with_via(spec.own, one.shown))
 
 
 def _spec(row: dict[str, Any]) -> CronSpec | None:

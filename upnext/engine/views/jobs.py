@@ -75,6 +75,8 @@ class Job:
     """Why what Redis has of it can't be read; the fields that depend on that are unknown."""
     own: Mapping[str, Any] | None = None
     """What it was submitted with in place of its task's options, and its labels."""
+    event: str | None = None
+    """The event whose handler it runs."""
     redact: tuple[str, ...] = ()
     """What its task declares as not to be shown."""
 
@@ -94,6 +96,11 @@ class Job:
     def value_shown(self) -> bytes | None:
         """The value as people may see it."""
         return None if self.value is None else redaction.json_shown(self.value, self.redact)
+
+    @property
+    def via(self) -> str | None:
+        """What submitted it, where that was no job: a route, a cron, a schedule, an event; None: a program, or it is not known."""
+        return own_options.via(self.own) or (f"event {self.event}" if self.event else None)
 
     @property
     def labels(self) -> dict[str, str]:
@@ -285,7 +292,13 @@ def _as_declared(found: Iterable[Job], known: Iterable[TaskFacts]) -> list[Job]:
 def _declared(one: Job, definition: dict[str, Any] | None) -> Job:
     redact = (definition or {}).get("redact")
     names = tuple(map(str, redact)) if isinstance(redact, list) else ()  # pyright: ignore[reportUnknownArgumentType]
-    return replace(one, max_attempts=_max_attempts(one, definition), redact=names)
+    event = (definition or {}).get("event")
+    return replace(
+        one,
+        max_attempts=_max_attempts(one, definition),
+        redact=names,
+        event=event if isinstance(event, str) else None,
+    )
 
 
 def _queued(transport: Transport, keys: Keys, task: str, limit: int) -> list[Job]:
@@ -493,6 +506,6 @@ def _ended(job_id: str, end: Outcome, *, at_ms: int | None = None, **extra: Any)
         error=end.error,
         reason=end.reason,
         cause=end.cause,
-        own={"labels": end.labels} if end.labels else None,
+        own={"labels": end.labels, "via": end.via} if end.labels or end.via else None,
         **extra,
     )

@@ -149,7 +149,8 @@ def outcome_of(attempt: Attempt, status: JobStatus, consumer: str, begun_ns: int
         parent_id=attempt.parent_id,
         root_id=attempt.root_id,
         crashes=attempt.crashes,
-        labels=(own_options.labels(attempt.meta.own) or None) if attempt.meta is not None else None,
+        labels=attempt.labels or None,
+        via=attempt.via,
         progress={name: attempt.state[name] for name in _PROGRESS if name in attempt.state} or None
         if attempt.state
         else None,
@@ -167,6 +168,8 @@ def cancelled_end(job: PutBack, consumer: str) -> Finish:
         worker=consumer,
         parent_id=job.meta.parent_id,
         root_id=job.meta.root_id,
+        labels=own_options.labels(job.meta.own) or None,
+        via=own_options.via(job.meta.own),
         error=ErrorInfo("Cancelled", "cancelled"),
         reason=FailureReason.CANCELLED,
     )

@@ -59,6 +59,8 @@ class Unstarted:
                 finished_ms=time.time_ns() // 1_000_000,
                 parent_id=attempt.parent_id,
                 root_id=attempt.root_id,
+                labels=attempt.labels or None,
+                via=attempt.via,
                 error=ErrorInfo("Cancelled", "cancelled"),
                 reason=FailureReason.CANCELLED,
             )

@@ -5,7 +5,7 @@ local function end_cancelled(keys, now, task, job, meta, moved, worker, cause, m
   local own = type(meta.u) == 'table' and meta.u or {}
   local outcome = cjson.encode({
     s = 'cancelled', a = meta.a, c = meta.c, f = now, w = worker, p = meta.p, r = meta.r, y = 'cancelled', x = cause,
-    l = own.labels,
+    l = own.labels, o = own.via,
     e = {type = 'Cancelled', message = message or (worker and 'cancelled' or 'cancelled before it ran'), traceback = ''},
   })
   end_job(keys, now, job, outcome, math.floor((tonumber(own.result_ttl_s) or tonumber(options.result_ttl_s) or 600) * 1000), meta, nil, moved)
