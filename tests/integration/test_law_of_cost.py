@@ -559,7 +559,7 @@ MOMENTS = itertools.count()
 FIXED = {
     "attach", "linger", "note", "resign", "watch", "unwatch", "watch_daemons", "withdraw_report",
     "pause_task", "resume_task", "set_limits", "remove", "remove_bad",
-    "tick", "set_schedule", "switch_schedule", "remove_schedule",
+    "tick", "set_schedule", "switch_schedule", "remove_schedule", "replace",
 }  # fmt: skip
 """Scripts about one job, task, schedule or daemon: a few commands, whatever there is besides."""
 
