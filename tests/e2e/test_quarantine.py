@@ -165,3 +165,29 @@ def test_an_upgrade_in_place_keeps_it() -> None:
         let_go(daemon)
         all_end(queue, suspects)
         wait_until(lambda: not quarantine(daemon), 15)
+
+
+LATE = """
+    import asyncio, os, signal
+    import upnext
+
+    worker = upnext.Worker("jobs", concurrency=1)
+
+    @worker.task
+    async def strike() -> str:
+        # Before the loop comes to record that it is done.
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGKILL)
+        return "done"
+
+    @worker.task
+    async def innocent(n: int) -> int:
+        return n
+"""
+
+
+def test_a_job_that_ends_its_process_right_after_its_own_end_is_buried() -> None:
+    with Daemon(LATE, workers=1) as daemon, Queue(daemon) as queue:
+        culprit = queue.submit("strike")
+        all_end(queue, queue.submit_many("innocent", [{"n": n} for n in range(20)]))
+        job = queue.ended(culprit, 60)
+        assert (job.status, job.crashes) == (JobStatus.DEAD, 3)

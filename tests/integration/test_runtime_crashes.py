@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from tests.support.fleet import Fleet, Life, task
 from tests.support.waiting import PATIENCE, given
@@ -59,6 +60,47 @@ async def test_what_it_had_only_fetched_is_not_charged(redis_url: str, namespace
         for job_id in others:
             assert (await fleet.broker.wait(job_id, 30)).crashes == 0
         await fleet.until(lambda: any(start.job_id == guilty for start in fleet.workers[1].board.starts))
+
+
+async def test_a_job_whose_end_was_not_recorded_is_charged(redis_url: str, namespace: str) -> None:
+    """It may be what ended the process. One whose end was recorded has nothing to do with it."""
+
+    async def ship(number: int) -> int:
+        await asyncio.sleep(60 if number else 0)
+        return number
+
+    async with Fleet(redis_url, namespace) as fleet:
+        await fleet.scheduler()
+        first = await fleet.worker(task(ship))
+        recorded = await fleet.submit("ship", number=0)
+        assert (await fleet.broker.wait(recorded, 30)).status is JobStatus.DONE
+        guilty = await fleet.submit("ship", number=1)
+        await busy(fleet, first, 1)
+        notice = await first.die()
+        [done] = [start for start in first.board.starts if start.job_id == recorded]
+        fleet.told_dead(replace(notice, started=(), ended=(done, *notice.started)))
+        await fleet.until(lambda: notice.consumer in fleet.reaped)
+        assert (await fleet.stats())["ship:crashes"] == 1
+        assert await fleet.lengths("ship") == "b1", "alone, it is no suspect among others"
+        meta = await fleet.command("XRANGE", fleet.keys.stream("ship", "b"), "-", "+")
+        assert guilty.encode() in b" ".join(meta[0][1])
+
+
+async def test_a_job_that_ended_beside_one_that_runs_makes_both_suspects(redis_url: str, namespace: str) -> None:
+    async def ship() -> None:
+        await asyncio.sleep(60)
+
+    async with Fleet(redis_url, namespace) as fleet:
+        await fleet.scheduler()
+        first = await fleet.worker(task(ship), concurrency=2)
+        await fleet.submit("ship")
+        await fleet.submit("ship")
+        await busy(fleet, first, 2)
+        notice = await first.die()
+        runs, ended = notice.started
+        fleet.told_dead(replace(notice, started=(runs,), ended=(ended,), suspects=1))
+        await fleet.until(lambda: notice.consumer in fleet.reaped)
+        assert await fleet.lengths("ship") == "x2"
 
 
 async def test_it_is_buried_at_max_crashes_and_never_runs_again(redis_url: str, namespace: str) -> None:

@@ -18,7 +18,7 @@ from upnext.core.keys import Keys
 from upnext.core.outcome import JobStatus, Outcome
 from upnext.core.spec import CronSpec, Hooks, ServiceSpec, TaskKind, TaskOptions, TaskSpec, WorkerSpec
 from upnext.core.submission import Submission
-from upnext.core.suspects import OneAtATime, Suspects
+from upnext.core.suspects import SPARE_CELLS, OneAtATime, Suspects
 from upnext.engine.calls import client as client_calls
 from upnext.engine.client.queue_client import QueueClient
 from upnext.engine.scheduler.reaper import DeathNotice, Started
@@ -78,7 +78,7 @@ class Board(NoHost):
     def started(
         self, cell: int, task: int, lane: int, entry_ms: int, entry_seq: int, born: int, born_ms: int, born_seq: int
     ) -> None:
-        if cell in self.cells or not 0 <= cell < self._concurrency:
+        if cell in self.cells or not 0 <= cell < self._concurrency + SPARE_CELLS:
             self.faults.append(f"started in cell {cell}, taken by {self.cells.get(cell)}")
         name = self._tasks[task]
         job_id = f"{name}:{chr(born)}{born_ms}-{born_seq}"

@@ -26,6 +26,7 @@ from upnext.core import outcome as outcomes
 from upnext.core.keys import Keys
 from upnext.core.outcome import Outcome
 from upnext.core.spec import Hooks, WorkerSpec
+from upnext.core.suspects import SPARE_CELLS
 from upnext.engine.attempt import CURRENT, Attempt
 from upnext.engine.calls.worker import Finish
 from upnext.engine.worker.executor import Executor
@@ -196,7 +197,7 @@ class Board(NoHost):
     def started(
         self, cell: int, task: int, lane: int, entry_ms: int, entry_seq: int, born: int, born_ms: int, born_seq: int
     ) -> None:
-        if cell in self.cells or not 0 <= cell < self.concurrency:
+        if cell in self.cells or not 0 <= cell < self.concurrency + SPARE_CELLS:
             self.faults.append(f"started in cell {cell}, which is taken")
         self.cells.add(cell)
 

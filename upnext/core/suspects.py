@@ -15,6 +15,9 @@ SETTLE_S = 1.0
 ALONE_S = 5.0
 OTHERS_S = 0.5
 """Other jobs have the process for at least so long."""
+SPARE_CELLS = 8
+"""A scoreboard has so many cells over a worker's concurrency, used in turn, so that it still says which jobs ended last: one
+that ends its process right after its own end is found among them."""
 
 
 class Suspects(Enum):

@@ -589,8 +589,20 @@ class SchedulerChild(Body):
 
 
 def _notice(death: messages.Died) -> DeathNotice:
-    started = tuple(Started(job.task, job.lane, job.entry_id, job.job_id, job.age_s) for job in death.started)
-    return DeathNotice(death.consumer, death.cause, death.charge, started, death.detail, death.crash, death.suspects)
+    return DeathNotice(
+        death.consumer,
+        death.cause,
+        death.charge,
+        tuple(map(_started, death.started)),
+        death.detail,
+        death.crash,
+        death.suspects,
+        tuple(map(_started, death.ended)),
+    )
+
+
+def _started(job: messages.StartedJob) -> Started:
+    return Started(job.task, job.lane, job.entry_id, job.job_id, job.age_s)
 
 
 def _stream(stream: Any, fd: int) -> Any:

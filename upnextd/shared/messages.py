@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 import orjson
 
-PROTOCOL = 3
+PROTOCOL = 4
 """To be raised with every change of a message here that the version before can't read, or reads as something else."""
 
 
@@ -251,7 +251,9 @@ class Died:
     crash: str
     """Names the crash: the same for every consumer of the process."""
     suspects: int
-    """How many jobs had started in the whole process."""
+    """How many jobs had started in the whole process, and not ended."""
+    ended: tuple[StartedJob, ...] = ()
+    """Jobs that had ended; that one did may not have been recorded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

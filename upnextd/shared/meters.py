@@ -106,12 +106,12 @@ class Meter:
 
     __slots__ = ("_begun", "_counts", "_first", "_parked", "_sums")
 
-    def __init__(self, page: Any, offset: int, first_task: int, concurrency: int) -> None:
+    def __init__(self, page: Any, offset: int, first_task: int, cells: int) -> None:
         words = memoryview(page)[offset:]
         self._counts = words.cast("Q")
         self._sums = words.cast("d")
         self._first = first_task
-        self._begun: list[tuple[float, int, int, int]] = [(0.0, 0, 0, 0)] * concurrency
+        self._begun: list[tuple[float, int, int, int]] = [(0.0, 0, 0, 0)] * cells
         self._parked: dict[tuple[int, int, int], float] = {}
 
     def started(self, cell: int, task: int, entry_ms: int, entry_seq: int) -> None:

@@ -4,13 +4,14 @@ One page per incarnation: a memfd, little-endian, laid out as
 
     header      magic u32 · workers u16 · pad u16 · cells u32 · pad u32 · heartbeat u64 · done u64 · failed u64 · retried u64 · pad to 64
     consumers   256 bytes per worker of the service: length u8, then the consumer's name
-    cells       48 bytes per job that may run at once: started (monotonic s) f64 · entry ms u64 · entry seq u64 · born ms u64 ·
-                born seq u64 · task u16 · lane u8 · born u8 · pad u16 · pad u8 · valid u8
+    cells       48 bytes per job that may run at once, and a few more: started (monotonic s) f64 · entry ms u64 · entry seq u64 ·
+                born ms u64 · born seq u64 · task u16 · lane u8 · born u8 · pad u16 · pad u8 · valid u8
 
     meters      see `upnextd.shared.meters`
 
-The valid byte is written after the rest and cleared first, so a child killed at any instruction leaves no half record. A cell's task
-is the index in the task list of its worker; workers' cells follow each other.
+The valid byte is written after the rest and cleared first, so a child killed at any instruction leaves no half record: 1 while the job
+runs, 2 from its end until the cell is used again, 0 else. A cell's task is the index in the task list of its worker; workers' cells
+follow each other.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from upnext.core.suspects import SPARE_CELLS
 from upnextd.shared import meters
 from upnextd.shared.kernel import Kernel, Memory
 from upnextd.shared.meters import Meter, Meters
@@ -39,10 +41,24 @@ CONSUMER_CAP_BYTES = 256
 _CELL = struct.Struct("<dQQQQHBB")
 _CELL_BYTES = 48
 _VALID = 47
+_RUNS, _HAS_ENDED = 1, 2
 LAYOUT = zlib.crc32(
-    repr((_HEADER.format, _HEADER_BYTES, CONSUMER_CAP_BYTES, _CELL.format, _CELL_BYTES, _VALID, meters.LAYOUT)).encode()
+    repr(
+        (
+            _HEADER.format,
+            _HEADER_BYTES,
+            CONSUMER_CAP_BYTES,
+            _CELL.format,
+            _CELL_BYTES,
+            _VALID,
+            SPARE_CELLS,
+            meters.LAYOUT,
+        )
+    ).encode()
 )
 """The magic number of this layout: another one makes another number."""
+ENDED_CAP = 256
+"""Of the jobs that ended last, those that started last are reported."""
 _pack_cell = _CELL.pack_into
 _pack_counter = _COUNTER.pack_into
 _pack_counts = _COUNTS.pack_into
@@ -57,6 +73,10 @@ class WorkerShape:
     concurrency: int
     tasks: tuple[str, ...]
 
+    @property
+    def cells(self) -> int:
+        return self.concurrency + SPARE_CELLS
+
 
 @dataclass(frozen=True, slots=True)
 class RunningJob:
@@ -69,17 +89,21 @@ class RunningJob:
     age_s: float
 
 
+def _age(job: RunningJob) -> float:
+    return job.age_s
+
+
 def page_bytes(shapes: Sequence[WorkerShape]) -> int:
     return _meters_at(shapes) + meters.bytes_for(sum(len(shape.tasks) for shape in shapes))
 
 
 def _meters_at(shapes: Sequence[WorkerShape]) -> int:
-    return _HEADER_BYTES + len(shapes) * CONSUMER_CAP_BYTES + sum(shape.concurrency for shape in shapes) * _CELL_BYTES
+    return _HEADER_BYTES + len(shapes) * CONSUMER_CAP_BYTES + sum(shape.cells for shape in shapes) * _CELL_BYTES
 
 
 def create(kernel: Kernel, shapes: Sequence[WorkerShape], name: str) -> int:
     """A new page; returns its descriptor. Raises OSError."""
-    cells = sum(shape.concurrency for shape in shapes)
+    cells = sum(shape.cells for shape in shapes)
     header = _HEADER.pack(LAYOUT, len(shapes), 0, cells, 0, 0, 0, 0, 0)
     return kernel.memory(name, page_bytes(shapes), header)
 
@@ -112,7 +136,7 @@ class Writer:
         offset = _HEADER_BYTES + len(shapes) * CONSUMER_CAP_BYTES
         for index, shape in enumerate(shapes):
             self._first_cell[index] = offset
-            offset += shape.concurrency * _CELL_BYTES
+            offset += shape.cells * _CELL_BYTES
 
     def beat(self) -> None:
         self._heartbeat += 1
@@ -134,8 +158,7 @@ class Writer:
     def metered_host_of(self, worker: int) -> MeteredCellWriter:
         """As `host_of`, and counts per task."""
         first_task = sum(len(shape.tasks) for shape in self._shapes[:worker])
-        concurrency = self._shapes[worker].concurrency
-        meter = Meter(self._page, _meters_at(self._shapes), first_task, concurrency)
+        meter = Meter(self._page, _meters_at(self._shapes), first_task, self._shapes[worker].cells)
         return MeteredCellWriter(self.host_of(worker), meter)
 
     def meter(self) -> Meter:
@@ -175,13 +198,13 @@ class CellWriter:
         at = self._first + cell * _CELL_BYTES
         page = self._page
         _pack_cell(page, at, _monotonic(), entry_ms, entry_seq, born_ms, born_seq, task, lane, born)
-        page[at + _VALID] = 1
+        page[at + _VALID] = _RUNS
 
     def parked(self, cell: int) -> None:
         self._page[self._first + cell * _CELL_BYTES + _VALID] = 0
 
     def ended(self, cell: int, ok: bool) -> None:
-        self._page[self._first + cell * _CELL_BYTES + _VALID] = 0
+        self._page[self._first + cell * _CELL_BYTES + _VALID] = _HAS_ENDED
         self._writer.count(ok)
 
     def ended_parked(self, task: int, entry_ms: int, entry_seq: int, ok: bool) -> None:
@@ -256,13 +279,20 @@ class Reader:
         return names
 
     def running(self, now: float) -> list[list[RunningJob]]:
-        """Started jobs of every Worker, in order. `now`: monotonic seconds."""
+        """Jobs of every Worker that have started and not ended, in order. `now`: monotonic seconds."""
+        return self._jobs(_RUNS, now)
+
+    def ended(self, now: float) -> list[list[RunningJob]]:
+        """Jobs of every Worker, in order, that ended last: the child need not have recorded that yet. At most ENDED_CAP of each."""
+        return [sorted(jobs, key=_age)[:ENDED_CAP] for jobs in self._jobs(_HAS_ENDED, now)]
+
+    def _jobs(self, valid: int, now: float) -> list[list[RunningJob]]:
         at = _HEADER_BYTES + len(self._shapes) * CONSUMER_CAP_BYTES
         found: list[list[RunningJob]] = []
         for shape in self._shapes:
             jobs: list[RunningJob] = []
-            for _ in range(shape.concurrency):
-                if self._page[at + _VALID] == 1:
+            for _ in range(shape.cells):
+                if self._page[at + _VALID] == valid:
                     job = self._job(at, shape, now)
                     if job is not None:
                         jobs.append(job)
@@ -277,7 +307,7 @@ class Reader:
     def busy(self) -> int:
         """How many jobs run."""
         first = _HEADER_BYTES + len(self._shapes) * CONSUMER_CAP_BYTES + _VALID
-        return self._page[first : _meters_at(self._shapes) : _CELL_BYTES].count(1)
+        return self._page[first : _meters_at(self._shapes) : _CELL_BYTES].count(_RUNS)
 
     @property
     def ran_job(self) -> bool:

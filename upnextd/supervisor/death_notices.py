@@ -63,20 +63,30 @@ class Death:
         return self.hung or self.oom or not self.asked
 
 
-def notice(consumer: str, death: Death, started: Iterable[RunningJob], detail: str, crash: str, suspects: int) -> Died:
+def notice(
+    consumer: str,
+    death: Death,
+    started: Iterable[RunningJob],
+    detail: str,
+    crash: str,
+    suspects: int,
+    ended: Iterable[RunningJob] = (),
+) -> Died:
     """What the scheduler is sent of a consumer that ended."""
     return Died(
         consumer=consumer,
         cause=death.cause,
         charge=death.charge,
-        started=tuple(
-            StartedJob(task=job.task, lane=job.lane, entry_id=job.entry_id, job_id=job.job_id, age_s=job.age_s)
-            for job in started
-        ),
+        started=tuple(map(_started, started)),
         detail=detail,
         crash=crash,
         suspects=suspects,
+        ended=tuple(map(_started, ended)),
     )
+
+
+def _started(job: RunningJob) -> StartedJob:
+    return StartedJob(task=job.task, lane=job.lane, entry_id=job.entry_id, job_id=job.job_id, age_s=job.age_s)
 
 
 class PendingDeathNotices:

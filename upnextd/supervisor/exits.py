@@ -79,9 +79,12 @@ class ExitHandler:
             consumers = child.page.consumers()
             crash = next((consumer for consumer in consumers if consumer), "")
             suspects = sum(map(len, running))
-            for consumer, started in zip(consumers, running, strict=True):
+            # One that runs in quarantine runs alone: it is to blame, and not the one before, whose end was on its way.
+            alone = instance.slot == plan.QUARANTINE and suspects > 0
+            for consumer, started, last in zip(consumers, running, child.page.ended(now), strict=True):
                 if consumer:
-                    self._fleet.pending_notices.add(notice(consumer, death, started, detail, crash, suspects))
+                    died = notice(consumer, death, started, detail, crash, suspects, () if alone else last)
+                    self._fleet.pending_notices.add(died)
         elif instance.role is Role.SCHEDULER and instance.generation == self._fleet.desired.scheduler_generation:
             self._fleet.scheduler_status = SchedulerStatus()
         self._record_exit(instance, child, death, [job.job_id for jobs in running for job in jobs])

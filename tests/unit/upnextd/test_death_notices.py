@@ -33,7 +33,8 @@ def test_causes(death: Death, cause: str, shown: str, charge: bool) -> None:
 
 
 def test_a_notice_has_the_started_jobs() -> None:
-    reported = notice("c1", Death(KILLED), [RunningJob("t:n1-2", "t", "b", "9-0", 1.5)], "stack", "c0", 3)
+    ended = RunningJob("t:n1-1", "t", "n", "1-1", 2.5)
+    reported = notice("c1", Death(KILLED), [RunningJob("t:n1-2", "t", "b", "9-0", 1.5)], "stack", "c0", 3, [ended])
     assert reported == Died(
         consumer="c1",
         cause="signal:SIGKILL",
@@ -42,6 +43,7 @@ def test_a_notice_has_the_started_jobs() -> None:
         detail="stack",
         crash="c0",
         suspects=3,
+        ended=(StartedJob(task="t", lane="n", entry_id="1-1", job_id="t:n1-1", age_s=2.5),),
     )
 
 

@@ -61,6 +61,25 @@ def test_ends_are_counted_and_cells_used_again(page: tuple[Writer, Reader]) -> N
     assert reader.ran_job
 
 
+def test_what_ended_last_is_shown_until_its_cell_is_used_again(page: tuple[Writer, Reader]) -> None:
+    writer, reader = page
+    host = writer.host_of(0)
+    last = SHAPES[0].cells - 1
+    for cell in (0, last):
+        host.started(cell, 0, ord("n"), cell, 0, ord("n"), cell, 0)
+        host.ended(cell, True)
+    host.started(1, 0, ord("n"), 99, 0, ord("n"), 99, 0)
+    host.parked(1)
+    shown = reader.ended(time.monotonic())
+    assert [[job.entry_id for job in of] for of in shown] == [[f"{last}-0", "0-0"], []], (
+        "the latest first; a parked one has not ended"
+    )
+    assert reader.running(time.monotonic()) == [[], []]
+    host.started(0, 0, ord("n"), 100, 0, ord("n"), 100, 0)
+    assert [job.entry_id for job in reader.ended(time.monotonic())[0]] == [f"{last}-0"]
+    assert reader.busy() == 1
+
+
 def test_an_attempt_that_was_not_the_last_is_no_failed_job(page: tuple[Writer, Reader]) -> None:
     writer, reader = page
     host = writer.host_of(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from upnext.core.keys import Keys
@@ -22,6 +22,9 @@ log = logging.getLogger("upnext.scheduler")
 
 SWEEPS_S = (0.0, 0.05, 0.25, 1.0, 2 * BLOCK_MS / 1000 + 0.5)
 """When to look again, counted from the first look: a read that waited on the server may still be fed until twice its time has passed."""
+
+_MOST_PENDING = 2000
+"""A consumer's entries that are looked through for what had ended."""
 
 NO_LEASE = "0"
 """No lease has this end."""
@@ -44,7 +47,8 @@ class DeathNotice:
 
     `cause` is for people (`signal:SIGSEGV`, `oom`, `exit:3`, `hung`, `stopped`); `charge`: count it against the jobs that had started;
     `detail` is the stack of a hang. A process may have held several consumers: `crash` names its end, `suspects` counts what had started in
-    all of them; without, this consumer was the only one.
+    all of them; without, this consumer was the only one. Of `ended`, jobs whose end was never recorded count as started, too: one that
+    ends its process right after its own end would else be run again and again.
     """
 
     consumer: str
@@ -54,6 +58,7 @@ class DeathNotice:
     detail: str = ""
     crash: str = ""
     suspects: int | None = None
+    ended: tuple[Started, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +76,14 @@ class _Case:
     """The connections of it that were cut."""
     crash: str = ""
     suspects: int | None = None
+    ended: tuple[Started, ...] = ()
     shown: dict[str, None] = field(default_factory=dict[str, None])
     """Crashes whose culprit it has shown, and whose other suspects are not free yet."""
+
+
+def _entry_order(entry_id: str) -> tuple[int, int]:
+    ms, _, seq = entry_id.partition("-")
+    return int(ms), int(seq)
 
 
 class Reaper:
@@ -101,7 +112,7 @@ class Reaper:
         """A local death. Repeating a notice is harmless."""
         charge = "crash" if notice.charge else "none"
         known = (notice.consumer, "", charge, notice.cause, notice.detail, notice.started)
-        self._begin(_Case(*known, crash=notice.crash, suspects=notice.suspects))
+        self._begin(_Case(*known, crash=notice.crash, suspects=notice.suspects, ended=notice.ended))
 
     def ended(self, consumer: str, seen: str = NO_LEASE) -> None:
         """A foreign consumer's lease, whose end is `seen`, has ended; or its grave is open."""
@@ -146,6 +157,8 @@ class Reaper:
                     self._tell(case)
                     return
                 await self._cut(case, record)
+                if case.ended:
+                    case = await self._with_unrecorded(case)
                 tasks = dict.fromkeys((*record["tasks"], *case.tasks))
                 if not await self._sweep(case, list(tasks), final=sweep == len(SWEEPS_S) - 1):
                     return
@@ -197,6 +210,27 @@ class Reaper:
             listed = await self._link.command("CLIENT", "LIST", "ID", client_id)
             if b"name=upnext-fetch " in listed:
                 await self._link.command("CLIENT", "KILL", "ID", client_id)
+
+    async def _with_unrecorded(self, case: _Case) -> _Case:
+        """What had ended and is still pending had started, and its end was not recorded."""
+        by_stream: dict[tuple[str, str], dict[str, Started]] = {}
+        for job in case.ended:
+            by_stream.setdefault((job.task, job.lane), {})[job.entry_id] = job
+        running = {(job.task, job.lane, job.entry_id) for job in case.started}
+        found: list[Started] = []
+        for (task, lane), jobs in by_stream.items():
+            order = sorted(jobs, key=_entry_order)
+            stream = self._keys.stream(task, lane)
+            try:
+                rows = await self._link.command(
+                    "XPENDING", stream, "w", order[0], order[-1], _MOST_PENDING, case.consumer
+                )
+            except ReplyError:  # no such group any more: nothing is pending there
+                continue
+            pending = {row[0].decode() for row in rows}
+            found += [job for entry, job in jobs.items() if entry in pending and (task, lane, entry) not in running]
+        suspects = len(case.started) if case.suspects is None else case.suspects
+        return replace(case, started=(*case.started, *found), suspects=suspects + len(found), ended=())
 
     async def _sweep(self, case: _Case, tasks: Sequence[str], *, final: bool) -> bool:
         """-> False when it turns out to live."""

@@ -21,6 +21,7 @@ from weakref import getweakrefcount
 
 from upnext.core.keys import Keys
 from upnext.core.spec import WorkerSpec
+from upnext.core.suspects import SPARE_CELLS
 from upnext.engine import tracing
 from upnext.engine.attempt import CURRENT, Attempt
 from upnext.engine.worker.continuation import Continuation
@@ -82,7 +83,7 @@ class Executor:
         self.running: set[Attempt] = set()
         self._turns: Turns[Attempt] = Turns(worker.concurrency, self._slot_changed)
         self._slots = self._turns.slots
-        self._cells = list(range(worker.concurrency - 1, -1, -1))
+        self._cells = deque(range(worker.concurrency + SPARE_CELLS))  # the one that is free for longest comes first
         self._idle: list[asyncio.Future[None]] = []
         self._waking = 0
         """Runners that were woken and have not looked yet."""
@@ -255,7 +256,7 @@ class Executor:
         task = self.tasks[attempt.spec.name]
         self._slots.free -= 1  # what `Slots.move` would do, without the detour: this is the hot path
         attempt.slot = Slot.HELD
-        cell = attempt.cell = self._cells.pop()
+        cell = attempt.cell = self._cells.popleft()
         self._show_started(cell, task.index, attempt)
         self.running.add(attempt)
         begun_ns = time.time_ns()
@@ -387,7 +388,7 @@ class Executor:
             self._cells.append(attempt.cell)
             attempt.cell = -1
         elif after is Slot.HELD:
-            attempt.cell = self._cells.pop()
+            attempt.cell = self._cells.popleft()
             if not hidden:
                 self._show_started(attempt.cell, self.tasks[attempt.spec.name].index, attempt)
 

@@ -19,7 +19,10 @@ class Host(Protocol):
     def started(
         self, cell: int, task: int, lane: int, entry_ms: int, entry_seq: int, born: int, born_ms: int, born_seq: int
     ) -> None:
-        """An attempt starts in `cell` (below concurrency). `task` counts in WorkerSpec.tasks' order; `lane`, `born` are ord(letter)."""
+        """An attempt starts in `cell` (below concurrency + SPARE_CELLS).
+
+        `task` counts in WorkerSpec.tasks' order; `lane`, `born` are ord(letter).
+        """
         ...
 
     def failed(self, job_id: str, task: str, error: str) -> None:
@@ -31,7 +34,7 @@ class Host(Protocol):
         ...
 
     def ended(self, cell: int, ok: bool) -> None:
-        """The attempt in `cell` is over."""
+        """The attempt in `cell` is over; its end is not recorded yet."""
         ...
 
     def parked(self, cell: int) -> None:
