@@ -13,6 +13,8 @@ from upnext.address import Address
 from upnext.errors import ListenError
 
 BACKLOG = 2048
+AWAY = ".away"
+"""What the path of a socket that refuses ends with."""
 
 
 def resolve(what: str, address: Address) -> Address:
@@ -49,7 +51,47 @@ def bound_at(bound: socket.socket) -> Address:
     return Address(path=os.fsdecode(name)) if bound.family == socket.AF_UNIX else Address(name[0], name[1])
 
 
+def refuse(bound: socket.socket) -> None:
+    """Have connects fail in place of waiting for nothing, whichever processes share the socket, until `listen_again`.
+
+    An address of TCP stays bound, and what waits to be accepted is cut off; a path is renamed (AWAY), and what waits there waits on.
+    Raises OSError.
+    """
+    path = bound_at(bound).path
+    if path is None:
+        bound.shutdown(socket.SHUT_RD)
+    else:
+        os.rename(path, path + AWAY)
+
+
+def listen_again(bound: socket.socket) -> None:
+    """Undo `refuse`. Raises OSError when another process listens there by now."""
+    path = bound_at(bound).path
+    if path is None:
+        bound.listen(BACKLOG)
+    elif os.path.lexists(path):
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
+    else:
+        os.rename(path + AWAY, path)
+
+
+def refuses(bound: socket.socket) -> bool:
+    path = bound_at(bound).path
+    if path is None:
+        return not bound.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    return os.path.lexists(path + AWAY) and not os.path.lexists(path)
+
+
 def _bind_tcp(address: Address) -> socket.socket:
+    bound = _bind_port(address)
+    if address.port:
+        return bound
+    # A port that the system chose is given up when nothing listens there; one that was named is kept.
+    with bound:
+        return _bind_port(replace(address, port=int(bound.getsockname()[1])))
+
+
+def _bind_port(address: Address) -> socket.socket:
     bound = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

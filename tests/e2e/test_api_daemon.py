@@ -140,7 +140,15 @@ def test_reloads_and_restarts_cut_no_request_off() -> None:
     with make(port) as daemon:
         wait_until(lambda: set(apis(daemon)) == {"api-front-1", "api-front-2"}, 30)
         assert daemon.status()["apis"] == [
-            {"name": "front", "url": f"http://127.0.0.1:{port}", "processes": 2, "ready": 2, "requests": 0, "failed": 0}
+            {
+                "name": "front",
+                "url": f"http://127.0.0.1:{port}",
+                "listening": True,
+                "processes": 2,
+                "ready": 2,
+                "requests": 0,
+                "failed": 0,
+            }
         ]
         with Requests(port) as requests:
             requests.some()
@@ -236,6 +244,47 @@ def test_a_process_whose_loop_is_blocked_is_ended_with_its_stacks() -> None:
         assert causes(daemon) == ["hung"]
 
 
+@pytest.mark.parametrize("on_a_path", [False, True])
+def test_connects_fail_while_no_process_takes_them_and_are_taken_again_afterwards(
+    tmp_path: Path, on_a_path: bool
+) -> None:
+    port, path = free_port(), tmp_path / "front.sock"
+    broken = '@api.lifespan\nasync def pool():\n    if os.path.exists("broken"):\n        os.kill(os.getpid(), 9)\n    yield\n'
+    args = ("--api-listen", f"front={path}") if on_a_path else ()
+
+    def connects() -> bool:
+        try:
+            with socket.socket(socket.AF_UNIX if on_a_path else socket.AF_INET) as client:
+                client.connect(str(path) if on_a_path else ("127.0.0.1", port))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        return True
+
+    with make(port, *args, extra=broken) as daemon:
+        wait_until(lambda: len(apis(daemon)) == 2, 30)
+        assert connects()
+        assert daemon.cli("call", "version", "--wait").returncode == 0, "a worker has shown that it works"
+        (daemon.directory / "broken").touch()
+        for child in apis(daemon).values():
+            os.kill(child["pid"], signal.SIGKILL)
+        wait_until(lambda: not connects(), 30, "connects to fail")
+        shown = daemon.ctl("status")
+        assert shown.returncode == 4
+        assert "0 of 2 ready, connections are refused" in shown.stdout
+        assert daemon.worker_pids(), "the workers go on"
+        os.kill(daemon.pid, signal.SIGUSR2)
+        wait_until(lambda: "upgraded to" in daemon.log(), 60, "the upgrade")
+        assert not connects()
+        (daemon.directory / "broken").unlink()
+        wait_until(lambda: len(apis(daemon)) == 2, 60, "the processes to start again")
+        assert connects()
+        if not on_a_path:
+            assert asked(port)["api"] == 1
+        assert daemon.status()["apis"][0]["listening"]
+        assert daemon.ctl("status").returncode == 0
+        assert daemon.log().count("no process has taken connections") == 1
+
+
 def test_a_stop_lets_requests_end_before_the_workers() -> None:
     port = free_port()
     with make(port, "--stop-timeout", "40") as daemon:
@@ -251,6 +300,8 @@ def test_a_stop_lets_requests_end_before_the_workers() -> None:
         stopping = daemon.begin_ctl("stop")
         wait_until(lambda: _refused(port), 20, "no more connections to be taken")
         assert daemon.exit_code is None
+        (shown,) = daemon.status()["apis"]
+        assert (shown["url"], shown["listening"]) == (f"http://127.0.0.1:{port}", False)
         (daemon.directory / "go").touch()
         asking.join(given(30))
         assert answers == [(200, "held")]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from upnext.control.exits import ExitCode
+from upnext.core.address import Address
 from upnextd.rules.hangs import Heart
 from upnextd.rules.plan import Desired, Role
 from upnextd.rules.slots import Event, Life, State
@@ -19,6 +20,7 @@ from upnextd.supervisor.children import Child
 from upnextd.supervisor.fleet import Fleet
 from upnextd.supervisor.generations import Generation, ImportFailure, Phase
 from upnextd.supervisor.instances import Instance
+from upnextd.supervisor.listeners import Listeners
 
 NOW = 1000.0
 
@@ -284,6 +286,29 @@ class FakeKernel:
         self.reap_error = False
         self.kills: int | None = 0
         self.stored: list[str] = []
+        self.listening: dict[int, Address] = {}
+        self.refusing: set[int] = set()
+        self.taken = False
+        """Another process has come to listen where we did."""
+
+    def listen(self, _what: str, address: Address) -> int:
+        fd = 500 + len(self.listening)
+        self.listening[fd] = address
+        return fd
+
+    def listens_at(self, fd: int) -> Address:
+        return self.listening[fd]
+
+    def refuse(self, fd: int) -> None:
+        self.refusing.add(fd)
+
+    def listen_again(self, fd: int) -> None:
+        if self.taken:
+            raise OSError(98, "Address already in use")
+        self.refusing.remove(fd)
+
+    def refuses(self, fd: int) -> bool:
+        return fd in self.refusing
 
     def pid(self) -> int:
         return 1
@@ -335,11 +360,14 @@ class World:
     """A fleet that serves generation 1, and all that an actor may take beside it."""
 
     def __init__(self, workers: int = 1) -> None:
-        self.fleet = Fleet("shop", "d1", "d1", Desired(workers, 1, 1), 1, NOW, is_open=True, opened_at=NOW, booted=True)
+        self.kernel: Any = FakeKernel()
+        self.fleet = Fleet(
+            "shop", "d1", "d1", Desired(workers, 1, 1), 1, NOW,
+            listeners=Listeners(self.kernel), is_open=True, opened_at=NOW, booted=True,
+        )  # fmt: skip
         self.duties = FakeDuties(self.fleet)
         self.loop: Any = FakeLoop()
         self.log: Any = FakeLog()
-        self.kernel: Any = FakeKernel()
         self.notifier: Any = FakeNotifier()
         self.boot_wait = BootWait(self.fleet, self.notifier, self.log, self.loop.time, boot_timeout_s=5.0)
         self.template(1)

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from tests.support.virtual_time import VirtualLoop
+from upnext.core.address import Address
+from upnext.errors import ListenError
 from upnextd.shared.kernel import Connection
 from upnextd.shared.process import ExitStatus
 
@@ -119,6 +121,16 @@ class End(File):
         self.waiting_bytes = 0
         if self.other is not None:
             self.kernel.changed(self.other)
+
+
+class Listening(File):
+    """A socket that takes connections. `on_refuse`: of the processes that accept from it."""
+
+    def __init__(self, address: Address) -> None:
+        super().__init__()
+        self.address = address
+        self.open = True
+        self.on_refuse: list[Callable[[], None]] = []
 
 
 class PidFile(File):
@@ -532,6 +544,33 @@ class SimKernel:
         assert fd in self.files, f"close of {fd}, which is not open"
         assert fd not in self.loop.readers, f"close of {fd}, which the loop reads"
         self.release(self.files.pop(fd))
+
+    def listen(self, what: str, address: Address) -> int:
+        if self.scarce:
+            raise ListenError(f"{what}: {address} can't be listened on: Too many open files")
+        return self._open(Listening(address))
+
+    def listens_at(self, fd: int) -> Address:
+        return self._listening(fd).address
+
+    def refuse(self, fd: int) -> None:
+        socket = self._listening(fd)
+        self.trace(f"{socket.address} refuses")
+        socket.open = False
+        for on_refuse in socket.on_refuse:
+            on_refuse()
+
+    def listen_again(self, fd: int) -> None:
+        self.trace(f"{self._listening(fd).address} listens again")
+        self._listening(fd).open = True
+
+    def refuses(self, fd: int) -> bool:
+        return not self._listening(fd).open
+
+    def remove(self, path: str) -> None: ...
+
+    def _listening(self, fd: int) -> Listening:
+        return cast("Listening", self.files[fd])
 
     def memory(self, name: str, size_bytes: int, begins_with: bytes = b"") -> int:
         del name

@@ -64,6 +64,8 @@ class ApiStatus(TypedDict):
 
     name: str
     url: str
+    listening: NotRequired[bool]
+    """False: connects are refused, for none of its processes takes any."""
     processes: int
     ready: int
     requests: int

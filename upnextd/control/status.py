@@ -22,6 +22,7 @@ from upnextd.supervisor.children import Child
 from upnextd.supervisor.fleet import Fleet
 from upnextd.supervisor.generations import Generation, Phase
 from upnextd.supervisor.instances import Instance, SlotHistory
+from upnextd.supervisor.listeners import address_of
 
 OLDEST_JOBS = 20
 """Of the running jobs, the status has so many of each child, the oldest: it has to fit into one line."""
@@ -97,6 +98,7 @@ def _apis(fleet: Fleet) -> list[dict[str, Any]]:
         {
             "name": api.name,
             "url": fleet.listeners.url(api),
+            "listening": not fleet.listeners.refuses(address_of(api)),
             "processes": processes,
             "ready": ready[api.name],
             "requests": sum(one.page.done + one.page.failed for one in serving[api.name]),

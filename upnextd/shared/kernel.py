@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from upnext.core.address import Address
 from upnextd.shared.process import ExitStatus
 
 
@@ -125,6 +126,29 @@ class Kernel(Pipes, Protocol):
 
     def send_with_fds(self, connection: Connection, data: bytes, fds: Sequence[int]) -> None:
         """One packet, and copies of our descriptors."""
+        ...
+
+    # -- sockets that listen --
+
+    def listen(self, what: str, address: Address) -> int:
+        """A socket that listens there. -> its descriptor. Raises ListenError; `what` begins its line."""
+        ...
+
+    def listens_at(self, fd: int) -> Address:
+        """With the port that the system chose, where that was open."""
+        ...
+
+    def refuse(self, fd: int) -> None:
+        """Have connects fail, whichever processes have the socket, and cut off what waits to be accepted, where that can be."""
+        ...
+
+    def listen_again(self, fd: int) -> None:
+        """After `refuse`. Raises OSError when another process has come to listen there."""
+        ...
+
+    def refuses(self, fd: int) -> bool: ...
+    def remove(self, path: str) -> None:
+        """The path of a socket, which may be gone already."""
         ...
 
     # -- memory and files --

@@ -8,10 +8,12 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from upnext import listening
+from upnext.core.address import Address
 from upnextd.shared import cgroups, identity, leftovers, process
 from upnextd.shared.kernel import Connection, Memory
 from upnextd.shared.process import ExitStatus
@@ -103,6 +105,32 @@ class LinuxKernel:
     def close(self, fd: int) -> None:
         os.close(fd)
 
+    # -- sockets that listen --
+
+    def listen(self, what: str, address: Address) -> int:
+        return listening.listen(what, address).detach()
+
+    def listens_at(self, fd: int) -> Address:
+        with _borrowed(fd) as bound:
+            return listening.bound_at(bound)
+
+    def refuse(self, fd: int) -> None:
+        with _borrowed(fd) as bound:
+            listening.refuse(bound)
+
+    def listen_again(self, fd: int) -> None:
+        with _borrowed(fd) as bound:
+            listening.listen_again(bound)
+
+    def refuses(self, fd: int) -> bool:
+        with _borrowed(fd) as bound:
+            return listening.refuses(bound)
+
+    def remove(self, path: str) -> None:
+        for one in (path, path + listening.AWAY):
+            with suppress(OSError):
+                os.unlink(one)
+
     # -- memory and files --
 
     def memory(self, name: str, size_bytes: int, begins_with: bytes = b"") -> int:
@@ -125,3 +153,13 @@ class LinuxKernel:
 
     def store_id(self, state_dir: Path, daemon_id: str) -> None:
         identity.store(state_dir, daemon_id)
+
+
+@contextmanager
+def _borrowed(fd: int) -> Generator[socket.socket]:
+    """A socket by its descriptor, which stays the caller's."""
+    one = socket.socket(fileno=fd)
+    try:
+        yield one
+    finally:
+        one.detach()

@@ -96,7 +96,7 @@ class Fleet:
     contents: dict[int, str] = field(default_factory=dict[int, str])
     """generation -> what its first template loaded."""
     broker: EmbeddedBroker | None = None
-    listeners: Listeners = field(default_factory=Listeners)
+    listeners: Listeners = field(kw_only=True)
     """Where the Apis take connections."""
     rollouts: Rollouts = field(default_factory=Rollouts)
     record: plan.Record = field(default_factory=plan.Record)

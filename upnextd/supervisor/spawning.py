@@ -111,7 +111,8 @@ class Spawner:
     def _starts_paused(self, instance: Instance) -> bool:
         desired = self._fleet.desired
         if instance.role is Role.API:
-            return instance.generation != desired.api_generation
+            # It takes connections when it is ordered to: until then it is known to take none.
+            return True
         return desired.mode is Mode.PAUSE or desired.mode.drains
 
     def forked(self, token: int, pid: int) -> None:

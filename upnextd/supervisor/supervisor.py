@@ -40,6 +40,7 @@ from upnextd.supervisor.operations import Progress
 from upnextd.supervisor.recycling import Recycling
 from upnextd.supervisor.reloads import Reloads
 from upnextd.supervisor.requests import Requests
+from upnextd.supervisor.silent_apis import SilentApis
 from upnextd.supervisor.spawning import Spawner
 from upnextd.supervisor.systemd import Notifier
 from upnextd.supervisor.templates import Templates
@@ -73,7 +74,7 @@ class Supervisor:
             kernel.wall_ms(),
             loop.time(),
             settings.redis_url,
-            listeners=Listeners(settings.api_processes),
+            listeners=Listeners(kernel, settings.api_processes),
         )
         fleet.activity = Activity(fleet.since_ms)
         self.ended = asyncio.Event()
@@ -103,6 +104,7 @@ class Supervisor:
             fleet, self, settings, self.lateness, self.reloads, self.spawner, self.companions, kernel, loop, log
         )
         self.broker_watch = BrokerWatch(fleet, self, log)
+        self.silent_apis = SilentApis(fleet, self, log, settings.hang_timeout_s)
         self.exits = ExitHandler(
             fleet, self, self.messages, self.reloads, boot_wait, self.broker_watch, kernel, loop, log
         )
@@ -370,6 +372,7 @@ class Supervisor:
         if fleet.is_open or fleet.desired.stopping:
             for step in plan.reconcile(fleet.desired, [instance.view() for instance in fleet.instances], now):
                 self._take(step)
+        self.silent_apis.check(now)
         self._check_ready()
         self.reloads.check()
         if fleet.desired.mode is Mode.DRAIN_EXIT and fleet.drained():

@@ -130,7 +130,7 @@ def test_time_without_the_supervisor_does_not_count() -> None:
 def test_ids_are_never_given_twice_over_an_upgrade() -> None:
     world = World()
     last = world.fleet.next_id()
-    fresh = Fleet("shop", "new", "new", Desired(1, 1, 1), 2, 2.0)
+    fresh = Fleet("shop", "new", "new", Desired(1, 1, 1), 2, 2.0, listeners=World().fleet.listeners)
     fresh.from_state(orjson.loads(orjson.dumps(world.fleet.to_state())))
     assert fresh.next_id() > last
 
@@ -157,7 +157,7 @@ def test_everything_goes_to_json_and_back() -> None:
     fleet.operations.begin("stop", lambda: Progress("")).report(Progress("done", done=True))
     fleet.counters.reloads["ok"] = 2
     written = orjson.loads(orjson.dumps(fleet.to_state()))
-    fresh = Fleet("shop", "new", "new", Desired(1, 1, 1), 2, 2.0)
+    fresh = Fleet("shop", "new", "new", Desired(1, 1, 1), 2, 2.0, listeners=World().fleet.listeners)
     fresh.from_state(written)
     assert orjson.loads(orjson.dumps(fresh.to_state())) == written
     assert (fresh.daemon_id, fresh.mark, fresh.is_open, fresh.booted) == ("renamed", "d1", True, True)

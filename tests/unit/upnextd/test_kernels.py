@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.sim_kernel import Process, SimKernel, SimLoop
 from tests.support.waiting import wait_until
+from upnext.core.address import Address
 from upnextd.shared.kernel import Kernel
 from upnextd.shared.linux_kernel import LinuxKernel
 from upnextd.shared.process import ExitStatus
@@ -406,4 +407,17 @@ def test_memory(world: World) -> None:
     assert kernel.read_from(fd, 8, 100) == (bytes(2), 10)
     assert kernel.read_from(fd, 0, 1) == (bytes(1), 10)
     assert kernel.read_from(fd, 10, 100) == (b"", 10)
+    kernel.close(fd)
+
+
+def test_a_socket_that_refuses_keeps_its_address_and_listens_again(world: World) -> None:
+    kernel = world.kernel
+    fd = kernel.listen("api 'front'", Address("127.0.0.1", 0))
+    where = kernel.listens_at(fd)
+    assert not kernel.refuses(fd)
+    kernel.refuse(fd)
+    assert kernel.refuses(fd)
+    kernel.listen_again(fd)
+    assert not kernel.refuses(fd)
+    assert kernel.listens_at(fd) == where
     kernel.close(fd)

@@ -87,6 +87,11 @@ class TestAnOrder:
         case.world.fleet.desired = replace(case.world.fleet.desired, mode=mode)
         assert case.order().paused is paused
 
+    async def test_an_api_takes_connections_by_an_order_of_its_own(self, tmp_path: Path) -> None:
+        case = Case(settings_of(tmp_path), real_loop=True)
+        instance = case.world.instance("api-front-1", State.SPAWNING, role=Role.API, with_child=False)
+        assert case.order(instance).paused
+
     @pytest.mark.parametrize(("booted", "timeout_s"), [(False, 5.0), (True, boot.TRY_S)])
     async def test_waits_longer_for_the_broker_later(self, tmp_path: Path, booted: bool, timeout_s: float) -> None:
         case = Case(settings_of(tmp_path), real_loop=True)

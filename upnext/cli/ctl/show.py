@@ -72,7 +72,8 @@ def headline(report: Status) -> str:
 
 def where(api: ApiStatus) -> str:
     """One line about an Api."""
-    return f"api {api['name']} at {api['url']}: {api['ready']} of {api['processes']} ready"
+    refused = "" if api.get("listening", True) else ", connections are refused"
+    return f"api {api['name']} at {api['url']}: {api['ready']} of {api['processes']} ready{refused}"
 
 
 def row(child: ChildStatus) -> list[Any]:
