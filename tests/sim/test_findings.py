@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.support.sim_fleet import Run, Script, Step, play
 from tests.support.sim_programs import Code
 
@@ -9,10 +11,15 @@ GOOD = Code(1, "works", 0.1)
 
 
 def life(
-    *steps: tuple[float, str, Code], workers: int = 2, end: str = "settle", preload: bool = True, seed: int = 7
+    *steps: tuple[float, str, Code],
+    workers: int = 2,
+    end: str = "settle",
+    preload: bool = True,
+    seed: int = 7,
+    code: Code = GOOD,
 ) -> Run:
-    planned = tuple(Step(after_s, what, 0, code) for after_s, what, code in steps)
-    return play(seed, plan=Script("planned", workers, preload, 0.0, GOOD, planned, end))
+    planned = tuple(Step(after_s, what, 3 if what == "scale" else 0, code) for after_s, what, code in steps)
+    return play(seed, plan=Script("planned", workers, preload, 0.0, code, planned, end))
 
 
 def test_a_reload_begins_where_the_daemon_can_not_start_without_one() -> None:
@@ -50,3 +57,11 @@ def test_a_drain_ends_though_a_child_that_drains_loses_its_channel() -> None:
     """It had been told, and could not answer; without a template, no successor came that it could have made room for."""
     run = life((1.1, "kill_template", Code(2)), (0.05, "drain_exit", GOOD), (0.0, "cut_worker", GOOD))
     assert run.failure is None, run.failure
+
+
+def test_a_scale_of_a_service_without_workers_has_an_end() -> None:
+    """It waited for workers that no code declares."""
+    alone = replace(GOOD, apis=(("front", 1),), has_workers=False)
+    run = life((3.0, "scale", alone), code=alone)
+    assert run.failure is None, run.failure
+    assert any("scale: 0 of 0 workers ready" in line for line in run.lines)

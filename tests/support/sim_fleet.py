@@ -12,7 +12,7 @@ import os
 import random
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,10 +24,14 @@ from upnext.control import protocol
 from upnext.control.exits import ExitCode
 from upnextd import main as daemon
 from upnextd.control.server import CommandError
-from upnextd.rules.plan import Mode
+from upnextd.rules import plan, slots
+from upnextd.rules.plan import Mode, Role
+from upnextd.rules.slots import State
 from upnextd.settings import Settings
 from upnextd.shared import scoreboard
 from upnextd.shared.logs import Log
+from upnextd.supervisor.fleet import Fleet
+from upnextd.supervisor.listeners import address_of
 from upnextd.supervisor.operations import Operation
 from upnextd.supervisor.supervisor import Supervisor
 from upnextd.supervisor.systemd import Notifier
@@ -85,6 +89,9 @@ def script(seed: int) -> Script:
     maker = {"anything": _anything, "reloads": _reloads, "modes": _modes, "hung": _hung, "loops": _loops}[kind]
     steps = tuple(maker(rng))
     first = Code(1, "works", rng.choice((0.1, 1.0)))
+    if rng.random() < _HAVE_APIS:
+        first = _with_apis(rng, first)
+        steps = tuple(replace(step, code=_with_apis(rng, step.code, first)) for step in steps)
     roughness = 0.0 if kind in ("reloads", "loops") else rng.choice((0.0, 0.5, 1.0, 3.0))
     end = "settle" if kind == "loops" else rng.choice(("settle", "settle", "stop", "now"))
     preload = rng.random() < (0.3 if kind == "loops" else 0.85)
@@ -100,6 +107,14 @@ def _code(rng: random.Random, version: int) -> Code:
     )
 
 
+def _with_apis(rng: random.Random, code: Code, former: Code | None = None) -> Code:
+    """The same with Apis: those of `former` mostly; sometimes without Workers."""
+    if former is not None and rng.random() < 0.7:
+        return replace(code, apis=former.apis, has_workers=former.has_workers)
+    apis = rng.choice(((("front", 1),), (("front", 2),), (("front", 1), ("back", 1)), (("back", 2),)))
+    return replace(code, apis=apis, has_workers=rng.random() < 0.85)
+
+
 def _after_s(rng: random.Random) -> float:
     return rng.choice((0.0, rng.random() * 0.01, rng.random(), rng.uniform(0.0, 4.0), rng.uniform(0.0, 12.0)))
 
@@ -110,9 +125,11 @@ def _anything(rng: random.Random) -> Iterator[Step]:
 
 
 def _reloads(rng: random.Random) -> Iterator[Step]:
-    """Reloads, of code that works or doesn't, and nothing else: no worker may be missed meanwhile."""
+    """Reloads, of code that works or doesn't, and restarts: no worker and no process of an Api may be missed meanwhile."""
     for version in range(2, 2 + rng.randint(1, 3)):
         yield Step(rng.uniform(1.0, 15.0), rng.choice(("reload", "hup")), 0, _code(rng, version))
+        if rng.random() < 0.3:
+            yield Step(rng.uniform(0.0, 10.0), "restart", 0, Code(version))
 
 
 def _modes(rng: random.Random) -> Iterator[Step]:
@@ -136,6 +153,8 @@ def _loops(rng: random.Random) -> Iterator[Step]:
     yield Step(rng.uniform(20.0, 45.0), "status", 0, Code(2))
 
 
+_HAVE_APIS = 0.4
+"""Of the seeds, so many have services with Apis."""
 _SIGNALS = {
     "ttin": signal.SIGTTIN,
     "ttou": signal.SIGTTOU,
@@ -149,20 +168,21 @@ _MODES: dict[str, tuple[str, dict[str, Any], Mode]] = {
     "drain_exit": ("drain", {"exit": True}, Mode.DRAIN_EXIT),
     "resume": ("resume", {}, Mode.RUN),
 }
+_SLOTS = ("worker-1", "worker-2", "scheduler", "api-front-1", "api-front-2")
 _RANK = (Mode.RUN, Mode.PAUSE, Mode.DRAIN, Mode.DRAIN_EXIT)
 _COMMANDS: dict[str, Callable[[int], tuple[str, dict[str, Any]]]] = {
     "scale": lambda number: ("scale", {"workers": number % 5}),
     "reload": lambda number: ("reload", {"abort": False}),
     "abort": lambda number: ("reload", {"abort": True}),
     "restart": lambda number: ("restart", {"slot": None}),
-    "restart_one": lambda number: ("restart", {"slot": ("worker-1", "worker-2", "scheduler")[number % 3]}),
+    "restart_one": lambda number: ("restart", {"slot": _SLOTS[number % len(_SLOTS)]}),
     "dump": lambda number: ("dump", {"slot": "worker-1"}),
     "status": lambda number: ("status", {}),
 }
 _OPERATOR = (*_COMMANDS, *_MODES, *_SIGNALS)
 _ADVERSARY = (
     "kill_worker", "kill_worker", "term_worker", "stop_worker", "kill_scheduler", "kill_template", "stop_template", "cut_worker",
-    "kill_middle", "scarce", "plenty", "write_code", "unkillable",
+    "kill_middle", "scarce", "plenty", "write_code", "unkillable", "kill_api", "stop_api", "cut_api", "kill_apis",
 )  # fmt: skip
 _WHATS = (*_OPERATOR, *_OPERATOR, *_ADVERSARY)
 
@@ -195,9 +215,14 @@ class Run:
         self.world = World(self.kernel, random.Random(f"{self.seed}: world"), self.script.roughness)
         self.world.code = self.script.code
         self.world.broken = self._break
+        self.world.accepted = self._check_accepted
         self.asked: list[Asked] = []
         self.failure: str | None = None
         self.ordered_end_by: float | None = None
+        self.apis_served: dict[str, int] = {}
+        """Name of an Api -> the most of its wanted processes that were ready at once."""
+        self.stopped_workers: set[int] = set()
+        """Instances of workers that served when an ordinary stop was asked for."""
         self.wish = Mode.RUN
         """What the operators want, by the rank of modes, kept apart from the daemon's own table."""
 
@@ -287,6 +312,11 @@ class Run:
         # Without a descriptor, every burial waits for one: bounded, but not by this deadline.
         self.kernel.scarce = False
         self.ordered_end_by = self.loop.time() + within_s
+        self.stopped_workers = {
+            i.id
+            for i in self.supervisor.fleet.instances
+            if i.role is Role.WORKER and i.leave_by is None and i.life.state in (State.READY, State.PAUSED)
+        }
         self._ask(Step(0, method, 0, self.world.code), method, params)
         await asyncio.sleep(within_s)
 
@@ -376,17 +406,22 @@ class Run:
             living[step.number % len(living)].deliver(number)
 
     def _hurt(self, step: Step) -> None:
-        """Something happens to a child."""
-        wants_scheduler = step.what == "kill_scheduler"
-        living = [c for c in self.world.children if c.process.alive and c.scheduler is wants_scheduler]
+        """Something happens to a child, or to all of a role."""
+        _, _, role = step.what.rpartition("_")
+        role = role if role in ("scheduler", "api") else "api" if role == "apis" else "worker"
+        living = [c for c in self.world.children if c.process.alive and c.role == role]
         if not living:
             return
         victim = living[step.number % len(living)]
         victim.asked = True
         match step.what:
+            case "kill_apis":
+                for one in living:
+                    one.asked = True
+                    one.process.deliver(signal.SIGKILL)
             case "unkillable":
                 victim.process.unkillable_s = (step.number % 150) / 10
-            case "cut_worker":
+            case "cut_worker" | "cut_api":
                 victim.lose_channel()
             case "term_worker":
                 victim.process.deliver(signal.SIGTERM)
@@ -405,7 +440,7 @@ class Run:
                 process.deliver(signal.SIGCONT)
         for child in self.world.children:
             child.calm_down()
-        self.world.code = Code(100_000)
+        self.world.code = Code(100_000, apis=self.script.code.apis, has_workers=self.script.code.has_workers)
         self.trace("calm")
         if self.wish is Mode.DRAIN_EXIT:
             self.ordered_end_by = self.loop.time() + SETTLED_S
@@ -444,14 +479,17 @@ class Run:
         if desired.mode is not self.wish:
             self._break(f"the operators want {self.wish}, the daemon {desired.mode}")
         serving = [c for c in self.world.children if c.process.alive and c.ready_at is not None and not c.stopping]
-        workers = [c for c in serving if not c.scheduler]
-        if len(workers) != desired.workers or supervisor.fleet.ready_workers() != desired.workers:
-            return f"{desired.workers} workers are wanted, {len(workers)} serve, {supervisor.fleet.ready_workers()} are said to"
-        if len(serving) - len(workers) != 1:
+        workers = [c for c in serving if c.role == "worker"]
+        wanted = desired.workers if self.world.code.has_workers else 0
+        if len(workers) != wanted or supervisor.fleet.ready_workers() != wanted:
+            return f"{wanted} workers are wanted, {len(workers)} serve, {supervisor.fleet.ready_workers()} are said to"
+        if len([c for c in serving if c.scheduler]) != 1:
             return "there is not one scheduler"
         if (what := next(filter(None, map(self._child_differs, serving)), None)) is not None:
             return what
-        if len(supervisor.fleet.instances) != desired.workers + 1:
+        if (what := self._apis_differ(serving)) is not None:
+            return what
+        if len(supervisor.fleet.instances) != wanted + 1 + sum(number for _, number in self.world.code.apis):
             return "there are other places than those that are wanted"
         if len(supervisor.fleet.pending_notices):
             return "deaths are not reported"
@@ -461,12 +499,21 @@ class Run:
             return "an operation is under way"
         return None
 
+    def _apis_differ(self, serving: Sequence[Child]) -> str | None:
+        for api in self.world.code.declared:
+            there = {c.assignment.slot for c in serving if c.api == api.name and c.accepting}
+            if there != set(plan.api_slots([(api.name, api.processes)])):
+                return f"{api.processes} processes of {api.name} are wanted, {sorted(there)} take connections"
+            if self.supervisor.fleet.listeners.refuses(address_of(api)):
+                return f"connects to {api.name} are refused"
+        return None
+
     def _child_differs(self, child: Child) -> str | None:
         if not child.obeys or "channel" not in child.process.files:
             return f"{child.process} can't be steered"
         if child.code.version != self.world.code.version:
             return f"{child.process} runs version {child.code.version}"
-        if not child.scheduler and child.paused != (self.wish is not Mode.RUN):
+        if child.role == "worker" and child.paused != (self.wish is not Mode.RUN):
             return f"{child.process} is paused: {child.paused}, and {self.wish} is wanted"
         return None
 
@@ -509,6 +556,7 @@ class Run:
             self._check_zombies(ZOMBIE_S)
         if self.script.kind == "reloads":
             self._check_reload_keeps_up()
+        self._check_stop_begins_with_apis()
 
     def _check_reload_keeps_up(self) -> None:
         supervisor = getattr(self, "supervisor", None)
@@ -518,11 +566,48 @@ class Run:
             {
                 c.assignment.slot
                 for c in self.world.children
-                if c.ready_at is not None and c.process.alive and not c.stopping and not c.scheduler
+                if c.ready_at is not None and c.process.alive and not c.stopping and c.role == "worker"
             }
         )
-        if ready < supervisor.fleet.desired.workers:
+        if ready < self._kept_workers():
             raise BrokenError(f"{ready} of {supervisor.fleet.desired.workers} workers serve during a reload")
+        self._check_apis_keep_up(supervisor.fleet)
+
+    def _check_apis_keep_up(self, fleet: Fleet) -> None:
+        """Of each wanted Api, no fewer processes serve than did before; new ones may still come."""
+        for name, processes in fleet.desired.apis:
+            ready = [i for i in fleet.instances if i.life.state is State.READY and i.leave_by is None]
+            serve = len({i.slot for i in ready if i.role is Role.API and plan.api_of(i.slot) == name})
+            most = min(processes, max(serve, self.apis_served.get(name, 0)))
+            if serve < most:
+                raise BrokenError(f"{serve} of {most} processes of {name} serve during a reload")
+            self.apis_served[name] = most
+        wanted = dict(fleet.desired.apis)
+        self.apis_served = {name: most for name, most in self.apis_served.items() if name in wanted}
+
+    def _kept_workers(self) -> int:
+        """How many must serve: none where the code has none, or had none until a reload that is under way."""
+        fleet = self.supervisor.fleet
+        numbers = {fleet.desired.generation, fleet.rollouts.current.former if fleet.rollouts.current else 0}
+        return fleet.desired.workers if all(fleet.has_workers(number) for number in numbers) else 0
+
+    def _check_accepted(self, child: Child) -> None:
+        """A process of an Api takes connections: no worker of older code may fetch what its requests submit."""
+        generation = child.assignment.generation
+        older = [c for c in self.world.children if c.fetches and c.assignment.generation < generation]
+        if older:
+            self._break(f"{child.process} takes connections, and {older[0].process} of older code fetches")
+
+    def _check_stop_begins_with_apis(self) -> None:
+        supervisor = getattr(self, "supervisor", None)
+        if supervisor is None or supervisor.fleet.desired.mode is not Mode.STOP:
+            return
+        apis = [i for i in supervisor.fleet.instances if i.role is Role.API and i.life.state not in slots.VACANT]
+        asked = [
+            i for i in supervisor.fleet.instances if i.id in self.stopped_workers and i.life.state is State.STOPPING
+        ]
+        if apis and asked:
+            raise BrokenError(f"{asked[0].slot} was asked to stop before {apis[0].slot} had ended")
 
     def _progress(self, asked: Asked, operation: Operation) -> None:
         progress = operation.progress
@@ -533,10 +618,10 @@ class Run:
         running = [
             c
             for c in self.world.children
-            if c.running and c.process.state is Life.RUNNING and c.obeys and not c.process._to_die
+            if c.running and c.process.state is Life.RUNNING and c.obeys and not c.process.to_die
         ]
         match asked.what:
-            case "scale" if supervisor.fleet.ready_workers() != asked.step.number % 5:
+            case "scale" if supervisor.fleet.ready_workers() != self._scaled_to(asked.step):
                 self._break(f"scaled, it says, with {supervisor.fleet.ready_workers()} ready")
             case "drain" | "drain_exit" if running:
                 self._break(f"drained, it says, and {running[0].process} runs jobs")
@@ -549,11 +634,20 @@ class Run:
             case _:
                 return
 
+    def _scaled_to(self, step: Step) -> int:
+        return step.number % 5 if self.supervisor.fleet.desired.has_workers else 0
+
     def _check_nothing_works(self, line: str) -> None:
-        """A crash loop ends the daemon only when no worker works."""
+        """A crash loop ends the daemon only when no worker works; and no process of an Api, but where workers loop."""
         generation = self.supervisor.fleet.desired.generation
+        spared = ("worker",) if " workers ended" in line else ("worker", "api")
         for child in self.world.children:
-            if child.scheduler or not child.works or child.process.state is not Life.RUNNING or child.process._to_die:
+            if (
+                child.role not in spared
+                or not child.works
+                or child.process.state is not Life.RUNNING
+                or child.process.to_die
+            ):
                 continue
             if (
                 child.assignment.generation == generation

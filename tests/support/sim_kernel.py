@@ -201,7 +201,7 @@ class Process:
         self.waits_since = 0.0
         """Since when its present parent could have reaped it, once it has ended."""
         self._held: list[Callable[[], None]] = []
-        self._to_die = False
+        self.to_die = False
         if parent is not None:
             parent.children.append(self)
 
@@ -238,8 +238,8 @@ class Process:
         self.kernel.trace(f"{self} gets {number.name}")
         match number:
             case signal.SIGKILL:
-                if not self._to_die:
-                    self._to_die = True
+                if not self.to_die:
+                    self.to_die = True
                     self.kernel.loop.call_later(self.unkillable_s, self._killed)
             case signal.SIGSTOP:
                 self.state = Life.STOPPED

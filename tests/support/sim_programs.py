@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from tests.support.sim_kernel import End, File, MemoryFile, Process, SimKernel
-from upnextd.shared import messages, scoreboard
+from tests.support.sim_kernel import End, File, Life, Listening, MemoryFile, Process, SimKernel
+from upnextd.shared import api_meters, messages, scoreboard
 from upnextd.shared.messages import (
     Assignment,
+    DeclaredApi,
     DeclaredWorker,
     ExecOrder,
     FromChild,
@@ -28,6 +29,9 @@ BEAT_S = 1.0
 _REPORTED = 113
 _ADOPTION_S = 1.0
 _FDS = ("channel", "page", "dump", "output")
+_API_FDS = (*_FDS, "listener")
+GRACEFUL_S = 2.0
+"""How long a process of an Api may take for requests that run when it is to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,23 @@ class Code:
     import_s: float = 0.5
     starting: str = "works"
     """works, dies, never, fails: what its children do before they are ready"""
+    apis: tuple[tuple[str, int], ...] = ()
+    """Names of its Apis, and in how many processes each is served. Each name has an address of its own."""
+    has_workers: bool = True
+
+    @property
+    def declared(self) -> tuple[DeclaredApi, ...]:
+        return tuple(
+            DeclaredApi(
+                name=name,
+                host="127.0.0.1",
+                port=sum(name.encode()),
+                path=None,
+                processes=processes,
+                graceful_timeout_s=GRACEFUL_S,
+            )
+            for name, processes in self.apis
+        )
 
 
 class World:
@@ -57,6 +78,8 @@ class World:
         self.reaped: dict[str, int] = {}
         """consumer -> how many times a scheduler has reaped it."""
         self.broken: Callable[[str], None] = lambda what: None
+        self.accepted: Callable[[Child], None] = lambda child: None
+        """A process of an Api takes connections from now on."""
 
     def program(self, process: Process, argv: Sequence[str]) -> None:
         """Make a spawned process what its command line says."""
@@ -69,6 +92,8 @@ class World:
         order = messages.decode_order(ExecOrder, raw)
         process.files["channel"] = process.files.pop("3")
         process.files["page"] = process.files.pop("4")
+        if order.assignment.api:
+            process.files["listener"] = process.files.pop("6")
         process.name = order.assignment.slot
         code = self.code
         child = Child(self, process, order.assignment, code)
@@ -132,7 +157,12 @@ class Template:
         worker = DeclaredWorker(name=SHAPE.name, concurrency=SHAPE.concurrency, tasks=SHAPE.tasks, redis_url=None)
         self.say(
             Imported(
-                layout=scoreboard.LAYOUT, name="sim", workers=(worker,), warnings=(), content=f"v{self.code.version}"
+                layout=scoreboard.LAYOUT,
+                name="sim",
+                workers=(worker,) if self.code.has_workers else (),
+                warnings=(),
+                content=f"v{self.code.version}",
+                apis=self.code.declared,
             )
         )
         if not self.order.preload:
@@ -168,14 +198,15 @@ class Template:
             return
         assignment = messages.decode_order(Assignment, data)
         self._token = assignment.token
-        self.process.files.update(zip(_FDS, files, strict=True))
+        self.process.files.update(zip(_API_FDS if assignment.api else _FDS, files, strict=True))
         if self.world.by_chance(0.01):
             self.world.kernel.trace(f"{self.process} hangs in a fork hook")
             return
         self.process.later(self.world.short_s(), self._fork, assignment)
 
     def _fork(self, assignment: Assignment) -> None:
-        files: dict[str, File] = {name: self.process.files[name] for name in (*_FDS, "control")}
+        own = _API_FDS if assignment.api else _FDS
+        files: dict[str, File] = {name: self.process.files[name] for name in (*own, "control")}
         refused = self.world.by_chance(0.02)
         middle = None
         if not refused:
@@ -183,7 +214,7 @@ class Template:
                 middle = self.world.kernel.fork(self.process, "middle", files)
             except BlockingIOError:
                 refused = True
-        for name in _FDS:
+        for name in own:
             self.process.close(name)
         if middle is None:
             self.say(messages.ForkFailed(token=assignment.token, error="Resource temporarily unavailable"))
@@ -216,7 +247,7 @@ class Middle:
         if world.by_chance(0.02):
             self.process.exit(ExitStatus(1, None))
             return
-        files = {name: self.process.files[name] for name in _FDS}
+        files = {name: self.process.files[name] for name in (_API_FDS if self.assignment.api else _FDS)}
         newborn = world.kernel.fork(self.process, self.assignment.slot, files)
         child = Child(world, newborn, self.assignment, self.template.code)
         newborn.on_adopted = child.adopted
@@ -238,11 +269,17 @@ class Middle:
 
 
 class Child:
-    """A worker or a scheduler. Faults are drawn when it begins, and happen only while the world is rough."""
+    """A worker, a process of an Api, or a scheduler. Faults are drawn when it begins, and happen only while the world is rough."""
 
     def __init__(self, world: World, process: Process, assignment: Assignment, code: Code) -> None:
         self.world, self.process, self.assignment, self.code = world, process, assignment, code
-        self.scheduler = assignment.role == "scheduler"
+        self.role = assignment.role
+        self.scheduler = self.role == "scheduler"
+        self.api = assignment.api
+        """Of which Api it is a process; empty for others."""
+        self.accepting = False
+        self.requests = 0
+        """That it answers now."""
         self.begun = False
         self.ready_at: float | None = None
         self.consumer = ""
@@ -274,6 +311,19 @@ class Child:
             and not self.asked
             and self.obeys
             and "channel" in self.process.files
+        )
+
+    @property
+    def fetches(self) -> bool:
+        """It is a worker that takes jobs, by its own will."""
+        return (
+            self.role == "worker"
+            and self.process.state is Life.RUNNING
+            and not self.process.to_die
+            and self.ready_at is not None
+            and self.obeys
+            and not self.paused
+            and not self.stopping
         )
 
     # -- its start --
@@ -330,9 +380,10 @@ class Child:
             self.process.exit(ExitStatus(0, None))
             return
         page = cast("MemoryFile", self.process.files["page"]).memory
-        self.writer = Writer(page, [SHAPE])
-        self.cells = self.writer.host_of(0)
-        if not self.scheduler:
+        self.writer = Writer(page, [api_meters.shape(self.api, ())] if self.api else [SHAPE])
+        if not self.api:
+            self.cells = self.writer.host_of(0)
+        if self.role == "worker":
             self.consumer = f"{self.assignment.slot}.{self.assignment.token}"
             self.writer.consumer(0, self.consumer)
             self.say(messages.ConsumerNamed(worker=0, consumer=self.consumer))
@@ -340,6 +391,8 @@ class Child:
         self.say(messages.Ready(paused=self.paused if not self.scheduler else False))
         if self.scheduler:
             self.say(messages.SchedulerReport(leader=True, epoch=1, connected=True, suspects=False))
+        elif self.api:
+            self._accept_once_resumed()
         else:
             self.process.later(self.world.rng.uniform(0.0, 3.0), self._fetch)
         self._beat()
@@ -391,7 +444,7 @@ class Child:
             for cell in tuple(self.running):
                 self._end_job(cell)
             self._wake()
-            if not self.scheduler:
+            if self.role == "worker":
                 self._fetch()
 
     def _stick(self) -> None:
@@ -448,12 +501,14 @@ class Child:
 
     def _obey(self, message: messages.Message) -> None:
         match message:
-            case messages.Pause():
+            case messages.Pause() if not self.api:
                 self.paused, self._drain = True, None
             case messages.Resume():
                 self.paused, self._drain = False, None
+                self._accept_once_resumed()
             case messages.Drain():
                 self.paused, self._drain = True, message.number
+                self.process.later(self.world.short_s(), self._quiet, message.number)
                 self._check_drained()
             case messages.Stop():
                 self.asked = True
@@ -469,7 +524,7 @@ class Child:
 
     def _reap(self, consumer: str) -> None:
         dead = next((child for child in self.world.children if child.consumer == consumer), None)
-        if dead is None or (dead.process.alive and not dead.process._to_die):
+        if dead is None or (dead.process.alive and not dead.process.to_die):
             self.world.broken(f"{consumer} is reported dead and lives")
         self.world.reaped[consumer] = self.world.reaped.get(consumer, 0) + 1
         self.say(messages.Reaped(consumer=consumer))
@@ -485,7 +540,55 @@ class Child:
         except OSError:
             self.process.exit(ExitStatus(1, None))
 
+    # -- requests --
+
+    def _accept_once_resumed(self) -> None:
+        if self.api and not self.paused and self.ready_at is not None and not self.accepting and not self.stopping:
+            self.process.later(self.world.short_s(), self._accept)
+
+    def _accept(self) -> None:
+        if self.stopping or self.accepting or not self.obeys:
+            return
+        listener = cast("Listening", self.process.files["listener"])
+        listener.open = True
+        listener.on_refuse.append(self._refused)
+        self.accepting = True
+        self.world.kernel.trace(f"{self.process} accepts")
+        self.world.accepted(self)
+        self._request()
+
+    def _refused(self) -> None:
+        """Its socket is shut: an event loop closes a server for that."""
+        if self.accepting and self.process.state is Life.RUNNING and not self.process.to_die and self.obeys:
+            self.world.broken(f"{self.process} accepts, and connects are refused")
+        self.accepting = False
+
+    def _request(self) -> None:
+        if not self.accepting or not self.obeys:
+            return
+        self.requests += 1
+        self.process.later(self.world.rng.uniform(0.01, 3.0), self._answered)
+        self.process.later(self.world.rng.uniform(0.5, 6.0), self._request)
+
+    def _answered(self) -> None:
+        self.requests -= 1
+        self.writer.count(True)
+        if self.stopping and not self.requests:
+            self._end([])
+
+    def _drain_requests(self, grace_s: float) -> None:
+        self.accepting = False
+        if self.requests:
+            self.process.later(min(grace_s, GRACEFUL_S), self._end, [])
+        else:
+            self.process.later(self.world.short_s(), self._end, [])
+
     # -- jobs --
+
+    def _quiet(self, number: int) -> None:
+        """Its last fetch is over."""
+        if self.paused and self.obeys and not self.stopping:
+            self.say(messages.DrainBegun(number=number))
 
     def _fetch(self) -> None:
         if self.stopping or not self.obeys:
@@ -530,7 +633,9 @@ class Child:
             self.process.later(self.world.short_s(), self.process.exit, ExitStatus(0, None))
             return
         self.stopping = True
-        if not self.running:
+        if self.api:
+            self._drain_requests(grace_s)
+        elif not self.running:
             self._end([])
         else:
             self.process.later(grace_s, self._give_up)

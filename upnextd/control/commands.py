@@ -214,10 +214,11 @@ class ControlCommands:
 
         def check() -> Progress:
             ready, there = self._fleet.ready_workers(), len(self._fleet.workers)
-            done = ready == workers == there
+            # None where the service declares no Workers.
+            wanted = len(self._fleet.desired.worker_slots)
             return Progress(
-                f"{ready} of {workers} workers ready" + (f", {there - workers} leaving" if there > workers else ""),
-                done=done,
+                f"{ready} of {wanted} workers ready" + (f", {there - wanted} leaving" if there > wanted else ""),
+                done=ready == wanted == there,
             )
 
         return self._begin(f"scale {workers}", check)

@@ -214,12 +214,17 @@ class ExitHandler:
             self._fleet.desired.workers,
             self._loop.time(),
             self._rng,
-            others_work=self._fleet.any_works(self._loop.time(), instance.generation),
+            others_work=self._others_work(instance, instance.generation),
         )
         if verdict.looping:
             self._crash_loop(instance, ended, verdict, how)
         else:
             self._duties.post(instance, verdict.event, verdict.until)
+
+    def _others_work(self, instance: Instance, generation: int | None = None) -> bool:
+        """Whether there are others to be spared. An Api's processes don't make up for workers that can't start."""
+        apis = instance.role is not Role.WORKER
+        return self._fleet.any_works(self._loop.time(), generation, apis=apis)
 
     def _crash_loop(self, instance: Instance, ended: Exit, verdict: plan.Verdict, how: str) -> None:
         """Back to the former code, or the end; but where a worker works, the slot is tried again and again, and no job is cut off."""
@@ -231,7 +236,7 @@ class ExitHandler:
             if self._reloads.fall_back(why):
                 self._duties.post(instance, Event.GIVE_UP)
                 return
-            if not self._fleet.any_works(self._loop.time()):
+            if not self._others_work(instance):
                 self._duties.post(instance, Event.GIVE_UP)
                 self._duties.fail(ExitCode.CRASH_LOOP, why)
                 return

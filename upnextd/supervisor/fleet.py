@@ -265,10 +265,14 @@ class Fleet:
         able = found is not None and found.phase is TemplatePhase.READY and not found.retired
         return found if able else None
 
-    def any_works(self, now: float, generation: int | None = None) -> bool:
-        """Whether a worker that did something serves, or one runs a job; of this generation, those that are to stay only."""
+    def any_works(self, now: float, generation: int | None = None, *, apis: bool = False) -> bool:
+        """Whether a worker that did something serves, or one runs a job; of this generation, those that are to stay only.
+
+        With `apis`, their processes count, too.
+        """
         for instance in self.instances:
-            if instance.role is not Role.WORKER or instance.child is None:
+            counts = instance.role is Role.WORKER or (apis and instance.role is Role.API)
+            if not counts or instance.child is None:
                 continue
             if generation is not None and (instance.generation != generation or instance.leave_by is not None):
                 continue

@@ -187,6 +187,13 @@ def test_scale_ends_when_the_workers_are_ready_and_the_others_gone(case: Case) -
     assert scale.progress == Progress("1 of 1 workers ready", done=True)
 
 
+def test_scale_ends_where_the_service_has_no_workers(case: Case) -> None:
+    case.world.fleet.instances.clear()
+    case.world.fleet.desired = replace(case.world.fleet.desired, has_workers=False)
+    scale = case.operation("scale", workers=3)
+    assert scale.progress == Progress("0 of 0 workers ready", done=True)
+
+
 class TestRestart:
     def test_ends_when_the_successor_serves_and_the_old_one_is_gone(self, case: Case) -> None:
         old = case.world.fleet.instances[0]

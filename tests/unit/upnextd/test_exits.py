@@ -11,7 +11,7 @@ import pytest
 from tests.support.actors import NOW, World, child_of
 from upnext.control.exits import ExitCode
 from upnextd.rules import boot, plan
-from upnextd.rules.plan import Exit, Mode
+from upnextd.rules.plan import Exit, Mode, Role
 from upnextd.rules.rollout import Phase
 from upnextd.rules.slots import Event, Life, State
 from upnextd.shared.process import ExitStatus
@@ -238,6 +238,15 @@ class TestACrashLoop:
         assert await case.handle() == [("worker-1", Event.BACK_OFF)]
         assert not case.world.duties.failures
         assert "the others go on" in case.world.log.faults[0]
+
+    @pytest.mark.parametrize(("role", "spared"), [(Role.API, True), (Role.SCHEDULER, True), (Role.WORKER, False)])
+    async def test_spares_an_api_that_works_but_for_workers_that_do_not(self, role: Role, spared: bool) -> None:
+        case = Case()
+        case.worker.role = role
+        case.world.fleet.record = plan.Record(bad_exits=((Exit(role=role).budget, NOW),) * 6)
+        child_of(case.world.instance("api-front-2", role=Role.API)).page.ran_job = True
+        await case.handle()
+        assert [code for code, _ in case.world.duties.failures] == ([] if spared else [ExitCode.CRASH_LOOP])
 
 
 async def test_the_end_of_a_child_on_trial_is_the_reload_s() -> None:
