@@ -65,3 +65,16 @@ def test_a_scale_of_a_service_without_workers_has_an_end() -> None:
     run = life((3.0, "scale", alone), code=alone)
     assert run.failure is None, run.failure
     assert any("scale: 0 of 0 workers ready" in line for line in run.lines)
+
+
+def test_an_api_serves_on_while_its_template_is_replaced() -> None:
+    """The new template had declared nothing yet: no process was known to serve, and connects were refused."""
+    code = replace(GOOD, apis=(("front", 2),))
+    run = life(
+        (3.0, "write_code", replace(code, importing="hangs")),
+        (0.0, "kill_template", code),
+        (12.0, "status", code),
+        code=code,
+    )
+    assert run.failure is None, run.failure
+    assert not any(line.endswith(" refuses") for line in run.lines)

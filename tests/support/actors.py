@@ -7,8 +7,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from upnext.address import Address
 from upnext.control.exits import ExitCode
-from upnext.core.address import Address
 from upnextd.rules.hangs import Heart
 from upnextd.rules.plan import Desired, Role
 from upnextd.rules.slots import Event, Life, State
@@ -250,6 +250,7 @@ class FakeGeneration:
     stall_s: float = 0.0
     takes_orders: bool = True
     service_name: str = "shop"
+    declared: Any = "what it declares"
     orders: list[Any] = field(default_factory=list[Any])
     killed: bool = False
 

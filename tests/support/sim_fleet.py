@@ -22,9 +22,10 @@ from tests.support.sim_kernel import Life, Process, SimKernel, SimLoop
 from tests.support.sim_programs import Child, Code, World
 from upnext.control import protocol
 from upnext.control.exits import ExitCode
+from upnext.control.slot_names import api_of, api_slots
 from upnextd import main as daemon
 from upnextd.control.server import CommandError
-from upnextd.rules import plan, slots
+from upnextd.rules import slots
 from upnextd.rules.plan import Mode, Role
 from upnextd.rules.slots import State
 from upnextd.settings import Settings
@@ -502,7 +503,7 @@ class Run:
     def _apis_differ(self, serving: Sequence[Child]) -> str | None:
         for api in self.world.code.declared:
             there = {c.assignment.slot for c in serving if c.api == api.name and c.accepting}
-            if there != set(plan.api_slots([(api.name, api.processes)])):
+            if there != set(api_slots([(api.name, api.processes)])):
                 return f"{api.processes} processes of {api.name} are wanted, {sorted(there)} take connections"
             if self.supervisor.fleet.listeners.refuses(address_of(api)):
                 return f"connects to {api.name} are refused"
@@ -535,6 +536,9 @@ class Run:
         left = [p for p in self.kernel.processes.values() if p.pid not in known and p.name != "leftover"]
         # A template that is stopped reaps nothing; it is replaced when something is wanted of it.
         left = [p for p in left if p.parent is None or p.parent.state is not Life.STOPPED]
+        # One whose pid was lost with the process that forked it, and that has closed its channel, can't be found before the daemon's end.
+        lost = {c.process for c in self.world.children if not c.reported and "channel" not in c.process.files}
+        left = [p for p in left if p not in lost]
         return left + [p for p in self.kernel.processes.values() if p.name == "leftover" and p.state is Life.ZOMBIE]
 
     def _children(self) -> Iterator[Any]:
@@ -577,7 +581,7 @@ class Run:
         """Of each wanted Api, no fewer processes serve than did before; new ones may still come."""
         for name, processes in fleet.desired.apis:
             ready = [i for i in fleet.instances if i.life.state is State.READY and i.leave_by is None]
-            serve = len({i.slot for i in ready if i.role is Role.API and plan.api_of(i.slot) == name})
+            serve = len({i.slot for i in ready if i.role is Role.API and api_of(i.slot) == name})
             most = min(processes, max(serve, self.apis_served.get(name, 0)))
             if serve < most:
                 raise BrokenError(f"{serve} of {most} processes of {name} serve during a reload")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tests.support.virtual_time import VirtualLoop
-from upnext.core.address import Address
+from upnext.address import Address
 from upnext.errors import ListenError
 from upnextd.shared.kernel import Connection
 from upnextd.shared.process import ExitStatus

@@ -97,6 +97,7 @@ class World:
         process.name = order.assignment.slot
         code = self.code
         child = Child(self, process, order.assignment, code)
+        child.reported = True
         match code.importing:
             case "works":
                 process.later(code.import_s, child.begin)
@@ -262,6 +263,7 @@ class Middle:
         except OSError:
             self.process.exit(ExitStatus(0, None))
             return
+        child.reported = True
         linger_s = world.short_s()
         if world.by_chance(0.1):
             linger_s = world.rng.uniform(0.0, 3.0)
@@ -281,6 +283,8 @@ class Child:
         self.requests = 0
         """That it answers now."""
         self.begun = False
+        self.reported = False
+        """The supervisor has been given its pid, or will be."""
         self.ready_at: float | None = None
         self.consumer = ""
         self.paused = assignment.paused

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from upnext.core.address import Address
+from upnext.address import Address
 from upnextd.shared.process import ExitStatus
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from upnext import listening
-from upnext.core.address import Address
+from upnext.address import Address
 from upnextd.shared import cgroups, identity, leftovers, process
 from upnextd.shared.kernel import Connection, Memory
 from upnextd.shared.process import ExitStatus

@@ -60,6 +60,10 @@ class Listener(Protocol):
     def template_gone(self, generation: Generation, status: ExitStatus) -> None: ...
 
 
+Declared = tuple[tuple[WorkerShape, ...], tuple[str | None, ...], tuple[DeclaredApi, ...], str]
+"""(Workers, the URLs of their queues and the Apis', Apis, the service's name)"""
+
+
 class Generation:
     """One template process and what it reported of the service. After `GONE`, nothing is forked from it."""
 
@@ -131,6 +135,15 @@ class Generation:
             for fd in (theirs, into, null):
                 kernel.close(fd)
         return pid, kernel.open_pidfd(pid), ours, out
+
+    @property
+    def declared(self) -> Declared:
+        """What the service is."""
+        return self.shapes, self.redis_urls, self.apis, self.service_name
+
+    @declared.setter
+    def declared(self, known: Declared) -> None:
+        self.shapes, self.redis_urls, self.apis, self.service_name = known
 
     def fork(self, assignment: Assignment, fds: Sequence[int]) -> bool:
         """Order a child; False when the template is gone or doesn't take orders."""

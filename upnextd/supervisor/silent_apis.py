@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from upnext.core.address import Address
+from upnext.address import Address
 from upnextd.rules.plan import Role
 from upnextd.rules.slots import SERVING, State
 from upnextd.shared.logs import Log

@@ -22,7 +22,7 @@ from upnextd.shared.process import ExitStatus
 from upnextd.supervisor.companions import Companions
 from upnextd.supervisor.duties import Duties
 from upnextd.supervisor.fleet import Fleet
-from upnextd.supervisor.generations import Generation, ImportFailure, Phase
+from upnextd.supervisor.generations import Declared, Generation, ImportFailure, Phase
 from upnextd.supervisor.lateness import Lateness
 from upnextd.supervisor.reloads import Reloads
 from upnextd.supervisor.spawning import Spawner
@@ -61,6 +61,8 @@ class Templates:
         self._kernel = kernel
         self._loop = loop
         self._log = log
+        self._declared: dict[int, Declared] = {}
+        """generation -> what its first template declared: another one of it has that code, or isn't used."""
         self._failures = 0
         """Replacements in a row that came to nothing."""
 
@@ -69,17 +71,25 @@ class Templates:
         known = self._fleet.generations
         self._fleet.contents = {number: content for number, content in self._fleet.contents.items() if number in known}
         self._fleet.missing = {number: why for number, why in self._fleet.missing.items() if number in known}
+        self._declared = {number: one for number, one in self._declared.items() if number in known}
         first = self._fleet.contents.setdefault(generation.number, generation.content)
         if generation.content == first:
+            self._declared[generation.number] = generation.declared
             if self._fleet.missing.pop(generation.number, None) is not None:
                 self._log.note(f"generation {generation.number} has a template again")
             self._settle()
             return True
         generation.retire()
+        self._known_of(generation)
         self._lack(
             generation.number, "the code on disk is not what it loaded (`upnext ctl reload` takes in what is there)"
         )
         return False
+
+    def _known_of(self, generation: Generation) -> None:
+        """Its generation's children live on while it imports, and when it is refused: what they serve stays known."""
+        if generation.number in self._declared:
+            generation.declared = self._declared[generation.number]
 
     def replace_lost(self) -> None:
         """Replace those that ended while they could not be replaced."""
@@ -158,6 +168,7 @@ class Templates:
             self._log.fault(f"can't start a template: {error.strerror or error}")
             return None
         generation.due_at = self._loop.time() + settings.import_timeout_s
+        self._known_of(generation)
         self._watch(generation)
         self._fleet.generations[number] = generation
         return generation
@@ -168,6 +179,8 @@ class Templates:
             state, self._companions.child_env, self._loop, self, self.on_line, self._kernel
         )
         self._fleet.generations[generation.number] = generation
+        if not generation.retired:
+            self._declared[generation.number] = generation.declared
 
     def check(self, now: float) -> None:
         """Kill templates that answer no order; at every tick. Their children live on."""

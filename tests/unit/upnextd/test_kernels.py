@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.sim_kernel import Process, SimKernel, SimLoop
 from tests.support.waiting import wait_until
-from upnext.core.address import Address
+from upnext.address import Address
 from upnextd.shared.kernel import Kernel
 from upnextd.shared.linux_kernel import LinuxKernel
 from upnextd.shared.process import ExitStatus

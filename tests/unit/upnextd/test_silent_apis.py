@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.actors import NOW, World, child_of
-from upnext.core.address import Address
+from upnext.address import Address
 from upnextd.rules.hangs import Heart
 from upnextd.rules.plan import Role
 from upnextd.rules.slots import Life, State

@@ -112,6 +112,15 @@ class TestTheFirstImport:
         assert case.world.log.lines[0][2] == "Traceback"
 
 
+async def test_what_a_generation_declares_stays_known_when_its_template_loads_other_code(case: Case) -> None:
+    case.templates.imported(cast("Generation", case.template))
+    other = case.world.template(1, content="other", declared="other")
+    case.templates.imported(cast("Generation", other))
+    await case.world.duties.run_owned()
+    assert other.retired
+    assert other.declared == "what it declares"
+
+
 async def test_a_later_import_is_the_reload_s(case: Case) -> None:
     second = case.world.template(2, warnings=["old name"])
     case.templates.imported(cast("Generation", second))
