@@ -72,12 +72,12 @@ def test_text_has_slot_pid_and_job() -> None:
         for pattern in (
             rf"{stamp}worker-1\[{pid}\] {re.escape(async_id)} warning: shop: async ann\n    second line\n",
             rf"{stamp}worker-1\[{pid}\] {re.escape(async_id)} info: shop: threaded ann\n",
-            rf"{stamp}worker-1\[{pid}\] printed ann\n",
-            rf"{stamp}worker-1\[{pid}\] complained ann\n",
+            rf"{stamp}worker-1\[{pid}\] {re.escape(async_id)} printed ann\n",
+            rf"{stamp}worker-1\[{pid}\] {re.escape(async_id)} complained ann\n",
             rf"{stamp}worker-1\[{pid}\] echoed ann\n",
             rf"{stamp}worker-1\[{pid}\] {re.escape(sync_id)} error: shop: sync bob\n    Traceback",
             rf"{stamp}worker-1\[{pid}\] {re.escape(pooled_id)} warning: shop: pooled cat\n    second line\n",
-            rf"{stamp}worker-1\[{pid}\] pool printed cat\n",
+            rf"{stamp}worker-1\[{pid}\] {re.escape(pooled_id)} pool printed cat\n",
         ):
             wait_until(lambda pattern=pattern: re.search(pattern, daemon.log()), 5, f"{pattern} in the log")
 

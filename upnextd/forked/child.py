@@ -33,8 +33,9 @@ from upnext.engine.worker import stacks
 from upnext.engine.worker.runtime import WorkerRuntime
 from upnext.engine.worker.settings import RuntimeSettings
 from upnext.errors import BrokerRefusedError, BrokerUnavailableError, LifespanError, SecretError, UsageError
+from upnextd.forked import prints
 from upnextd.forked.template import title
-from upnextd.shared import api_meters, log_records, messages, scoreboard
+from upnextd.shared import api_meters, messages, scoreboard
 from upnextd.shared.channel import Channel
 from upnextd.shared.messages import Assignment, Message
 from upnextd.shared.scoreboard import WorkerShape, Writer
@@ -117,7 +118,7 @@ def runtime_factories(loaded: Any, assignment: Assignment) -> list[Callable[[Wor
                 "generation": assignment.generation,
                 "version": upnext.__version__,
             },
-            log_setup="upnextd.shared.log_records:install",
+            log_setup="upnextd.forked.prints:install",
         )
         served = replace(worker, concurrency=1) if quarantine else worker
         return lambda host: WorkerRuntime(served, loaded.spec, settings, host)
@@ -629,5 +630,5 @@ def _move_in(assignment: Assignment, fds: Descriptors) -> None:
     faulthandler.register(signal.SIGUSR2, fds.dump, all_threads=True, chain=False)
     gc.enable()
     random.seed()
-    log_records.install(current_job_id)
+    prints.install(current_job_id)
     title(f"{assignment.name}: {assignment.slot} g{assignment.generation}")

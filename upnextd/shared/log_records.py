@@ -1,7 +1,7 @@
 """A child's `logging` on its way to the supervisor's log: one JSON object a line, marked, among whatever else the child prints.
 
-The mark is ASCII's record separator, as in JSON text sequences (RFC 7464). What a user's own logging configuration writes is no record:
-it arrives as printed lines do.
+The mark is ASCII's record separator, as in JSON text sequences (RFC 7464). A line that a job prints is a record, too, of no logger and no
+level. What is printed outside of jobs, by other programs or to the descriptors themselves, arrives as it is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LEVEL_VARIABLE = "UPNEXTD_LOG_LEVEL"
 """The daemon gives it to what it starts: a checked word in lower case."""
 LINE_CAP_BYTES = 15 << 10
 """Below what a reader takes for one line."""
-_TEXT_CAP = 6000
+TEXT_CAP = 6000
 _FIELD_CAP = 1000
 _OF_LOGGING = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -48,12 +48,12 @@ def parse(line: str) -> Record | None:
 
 def encode(record: Record) -> bytes:
     """-> a line with its newline, at most LINE_CAP_BYTES: the middle of a longer message is left out."""
-    keep = _TEXT_CAP
+    keep = TEXT_CAP
     while True:
         fields: dict[str, Any] = {"l": record.level, "n": record.logger, "m": _bounded(record.message, keep)}
         if record.job_id is not None:
             fields["j"] = record.job_id
-        if record.fields and keep > _TEXT_CAP >> 4:
+        if record.fields and keep > TEXT_CAP >> 4:
             fields["x"] = record.fields
         line = MARK.encode() + orjson.dumps(fields) + b"\n"
         if len(line) <= LINE_CAP_BYTES or keep < 16:

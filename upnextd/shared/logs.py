@@ -199,7 +199,7 @@ class Log:
         level: str | None,
         record: Record | None = None,
     ) -> bytes:
-        logger = None if record is None else record.logger
+        logger = None if record is None else record.logger or None
         job_id = None if record is None else record.job_id
         if self._as_json:
             fields = {"at": now_iso(), "slot": slot, "pid": pid, "level": level or "info", "message": message}

@@ -74,7 +74,9 @@ class Rollouts:
         """Keep a line that a child of a generation on trial printed."""
         if self.current is not None and self.on_trial(generation):
             record = log_records.parse(line)
-            self.current.tail.append(line if record is None else f"{record.level}: {record.logger}: {record.message}")
+            if record is not None:
+                line = f"{record.level}: {record.logger}: {record.message}" if record.logger else record.message
+            self.current.tail.append(line)
 
 
 @dataclass(slots=True, eq=False)
