@@ -16,6 +16,7 @@ from upnext.core.outcome import FailureReason, JobStatus, Outcome
 from upnext.core.retry import RetryIn
 from upnext.engine.attempt import Attempt
 from upnext.engine.calls.worker import Finish, PutBack
+from upnext.engine.cost import CpuClock, Meter
 from upnext.engine.worker.continuation import Continuation
 from upnext.engine.worker.deadlines import AttemptDeadlines
 from upnext.engine.worker.early_cancels import EARLY_CANCEL_S, MOST_CANCELS, EarlyCancels
@@ -62,7 +63,7 @@ class Recorder(NoHost):
 
 def recording() -> tuple[Results, Recorder]:
     recorder = Recorder()
-    return Results(cast("Any", Named()), cast("Any", recorder), recorder, random.Random(0)), recorder
+    return Results(cast("Any", Named()), cast("Any", recorder), recorder, random.Random(0), CpuClock()), recorder
 
 
 # --- early cancels
@@ -134,7 +135,7 @@ async def test_a_continuation_runs_each_step_in_the_context_of_its_job() -> None
     context = contextvars.copy_context()
     coroutine = job()
     first = context.run(coroutine.send, None)
-    assert await Continuation(coroutine, context, first) == "value"
+    assert await Continuation(coroutine, context, first, Meter(CpuClock())) == "value"
     assert (seen, variable.get()) == (["job"], "loop")
 
 
@@ -151,7 +152,7 @@ async def test_a_cancel_reaches_the_coroutine_of_a_continuation() -> None:
     first = context.run(coroutine.send, None)
 
     async def rest() -> str:
-        return await Continuation(coroutine, context, first)
+        return await Continuation(coroutine, context, first, Meter(CpuClock()))
 
     waiting = asyncio.create_task(rest())
     await asyncio.sleep(0)

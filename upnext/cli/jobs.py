@@ -204,6 +204,7 @@ def fields(found: Job) -> list[tuple[str, Any]]:
         ("started", formatting.iso(found.started_ms)),
         ("finished", formatting.iso(found.finished_ms)),
         ("took", _took(found)),
+        ("cost", _cost(found)),
         ("expires", formatting.iso(found.expires_ms)),
         ("cancel asked", formatting.iso(found.cancel_ms)),
         ("worker", f"{found.worker}{place}" if found.worker else None),
@@ -226,6 +227,13 @@ def _arguments(payload: bytes | None) -> str | None:
         return None
     text = payload[: 4 * _ARGUMENTS_CAP].decode("utf-8", "replace")
     return text if len(text) <= _ARGUMENTS_CAP else f"{text[:_ARGUMENTS_CAP]}… ({len(payload)} bytes)"
+
+
+def _cost(found: Job) -> str | None:
+    if found.cost is None:
+        return None
+    cpu, step = (formatting.duration(seconds) for seconds in (found.cost.cpu_s, found.cost.longest_step_s))
+    return f"{cpu} CPU time, longest step on the loop {step}"
 
 
 def _took(found: Job) -> str | None:

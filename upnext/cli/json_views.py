@@ -51,6 +51,7 @@ def job(one: Job) -> dict[str, Any]:
         "pid": (one.worker_record or {}).get("pid"),
         "place": place(one.worker_record),
         "progress": one.progress_shown,
+        "cost": None if one.cost is None else {"cpu_s": one.cost.cpu_s, "longest_step_s": one.cost.longest_step_s},
         "labels": one.labels,
         "via": one.via,
         "unreadable": one.unreadable,

@@ -2,7 +2,8 @@
 
 One-letter keys keep it small: s status, v value (any JSON), a attempt, c crashes, b begun ms, f finished ms, w worker (consumer),
 p parent id, r root id, e error {type, message, traceback}, y failure reason, x cause of a crash, g progress
-{progress, message}, l labels {name: text}, o via. Absent means null; a absent means 1, c 0.
+{progress, message}, l labels {name: text}, o via, k cost [CPU us, longest step on the loop us]. Absent means null; a absent means 1,
+c 0.
 """
 
 from __future__ import annotations
@@ -62,6 +63,26 @@ class ErrorInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What the attempt that ended cost. `longest_step_s`: the longest time for which it kept the event loop from everything else."""
+
+    cpu_s: float
+    longest_step_s: float
+
+    def encode(self) -> list[int]:
+        return [round(self.cpu_s * 1e6), round(self.longest_step_s * 1e6)]
+
+    @classmethod
+    def decode(cls, row: object) -> Cost | None:
+        """None for anything else."""
+        match row:
+            case [int(cpu_us), int(step_us)]:
+                return cls(cpu_us / 1e6, step_us / 1e6)
+            case _:
+                return None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How a job ended. `value` is the value's JSON bytes (b"null" for None); times are server-near Unix ms."""
 
@@ -82,6 +103,8 @@ class Outcome:
     labels: dict[str, str] | None = None
     via: str | None = None
     """What submitted the job, where that was no job: see `upnext.core.own_options`."""
+    cost: Cost | None = None
+    """None: it took little, it did not end by itself, or it ran elsewhere."""
 
 
 def encode(outcome: Outcome) -> bytes:
@@ -103,6 +126,7 @@ def encode(outcome: Outcome) -> bytes:
         ("g", outcome.progress),
         ("l", outcome.labels),
         ("o", outcome.via),
+        ("k", outcome.cost and outcome.cost.encode()),
     ):
         if value is not None:
             record[letter] = value
@@ -134,6 +158,7 @@ def from_dict(record: dict[str, Any]) -> Outcome:
         progress=record.get("g"),
         labels=record.get("l"),
         via=record.get("o"),
+        cost=Cost.decode(record.get("k")),
     )
 
 

@@ -13,6 +13,7 @@ from upnext.core.entry import Meta
 from upnext.core.retry import GiveUp, RetryIn
 from upnext.core.spec import TaskOptions, TaskSpec
 from upnext.engine import notes
+from upnext.engine.cost import Meter
 from upnext.engine.worker.slots import Slot
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Attempt:
         "cached",
         "cancelled",
         "cell",
+        "cost",
         "entry_id",
         "given_up",
         "lane",
@@ -66,6 +68,8 @@ class Attempt:
     """What was decided about its failure, once there is one."""
     options: TaskOptions
     """Of this job: its task's, save for what it was submitted with."""
+    cost: Meter | None
+    """What it cost so far, once it has waited for something."""
     redacts: bytes | None
     """Its payload, where the text of an error must not show some of it."""
     span: Any
@@ -91,7 +95,7 @@ class Attempt:
         self.noted = False
         self.waits = 0
         self.payload_bytes = 0
-        self.cached = self.verdict = self.span = self.redacts = None
+        self.cached = self.verdict = self.span = self.redacts = self.cost = None
 
     @property
     def job_id(self) -> str:

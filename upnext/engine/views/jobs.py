@@ -12,7 +12,7 @@ import orjson
 from upnext.core import ids, outcome, own_options, redaction
 from upnext.core.entry import Meta
 from upnext.core.keys import LANE_LETTERS, Keys
-from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
+from upnext.core.outcome import Cost, ErrorInfo, FailureReason, JobStatus, Outcome
 from upnext.engine.calls import inspect
 from upnext.engine.calls.inspect import End, Found, InLane, KeptEnd, LanePart, Packed, TaskFacts, Unreadable
 from upnext.engine.redis.scripts import Call, run_calls_blocking
@@ -70,6 +70,7 @@ class Job:
     reason: FailureReason | None = None
     cause: str | None = None
     progress: dict[str, Any] | None = None
+    cost: Cost | None = None
     dead_letter: bool = False
     unreadable: str | None = None
     """Why what Redis has of it can't be read; the fields that depend on that are unknown."""
@@ -506,6 +507,7 @@ def _ended(job_id: str, end: Outcome, *, at_ms: int | None = None, **extra: Any)
         error=end.error,
         reason=end.reason,
         cause=end.cause,
+        cost=end.cost,
         own={"labels": end.labels, "via": end.via} if end.labels or end.via else None,
         **extra,
     )

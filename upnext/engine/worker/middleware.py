@@ -17,6 +17,7 @@ from upnext.core.keys import Keys
 from upnext.core.retry import RetryIn
 from upnext.core.spec import WorkerSpec
 from upnext.engine.attempt import Attempt
+from upnext.engine.cost import CpuClock, Meter
 from upnext.engine.worker.cache import look
 from upnext.engine.worker.failures import (
     JobCancelled,
@@ -62,7 +63,9 @@ class Around:
         stuck: Callable[[str, str], None],
         lingering: Lingering,
         pool_setup: bytes | None,
+        cpu_clock: CpuClock,
     ) -> None:
+        self._cpu_clock = cpu_clock
         self._keys, self._clock, self._rng = keys, clock, rng
         self._giving_up = False
         self._stuck, self._lingering = stuck, lingering
@@ -183,6 +186,7 @@ class Around:
     async def _in_process(self, attempt: Attempt, payload: bytes) -> bytes:
         if self._pool is None:
             raise RuntimeError("this worker has no pool processes")
+        self._meter(attempt).elsewhere = True
         place = await self._place(attempt)
         try:
             return await self._pool.run(attempt, payload, partial(self._clock.start, attempt))
@@ -193,7 +197,9 @@ class Around:
         place = await self._place(attempt)
         work: asyncio.Future[Any] | None = None
         try:
-            work = self._threads.run(partial(contextvars.copy_context().run, function))
+            work = self._threads.run(
+                partial(contextvars.copy_context().run, partial(self._meter(attempt).in_thread, function))
+            )
             self._clock.start(attempt)
             try:
                 return await asyncio.shield(work)
@@ -208,6 +214,11 @@ class Around:
         finally:
             work = None  # it holds the error, the error this frame, and the frame what the job held
             place.leave()
+
+    def _meter(self, attempt: Attempt) -> Meter:
+        if attempt.cost is None:  # in its first step
+            attempt.cost = Meter(self._cpu_clock)
+        return attempt.cost
 
     def _over_at_last(self, attempt: Attempt, stuck: asyncio.TimerHandle, work: asyncio.Future[Any]) -> None:
         """Its end, whatever it is, comes too late to be recorded."""

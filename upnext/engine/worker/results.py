@@ -12,11 +12,12 @@ import orjson
 
 from upnext.core import outcome as outcomes
 from upnext.core.entry import Meta
-from upnext.core.outcome import ErrorInfo, FailureReason, JobStatus, Outcome
+from upnext.core.outcome import Cost, ErrorInfo, FailureReason, JobStatus, Outcome
 from upnext.core.retry import RetryIn
 from upnext.engine import tracing
 from upnext.engine.attempt import Attempt
 from upnext.engine.calls.worker import Finish, PutBack
+from upnext.engine.cost import LONG_MS, CpuClock, Meter
 from upnext.engine.worker.failures import (
     JobCancelled,
     JobTimeout,
@@ -43,24 +44,30 @@ CLEARED: dict[str, Any] = {"handed_back": False, "expires_ms": None, "suspect": 
 class Results:
     """Gives each end to `finisher`, and the headline of each failure to `host`."""
 
-    def __init__(self, membership: Membership, finisher: Finisher, host: Host, rng: random.Random) -> None:
+    def __init__(
+        self, membership: Membership, finisher: Finisher, host: Host, rng: random.Random, clock: CpuClock
+    ) -> None:
         self._membership, self._finisher, self._host, self._rng = membership, finisher, host, rng
+        self._clock = clock
 
     def done(self, attempt: Attempt, begun_ns: int, value: bytes) -> None:
         """`value`: the encoded value."""
         if attempt.given_up:
             return  # recorded already
         consumer, meta = self._membership.consumer, attempt.meta
-        if meta is None and not attempt.noted:
+        begun_ms, ended_ms = begun_ns // 1_000_000, time.time_ns() // 1_000_000
+        if meta is None and not attempt.noted and ended_ms - begun_ms < LONG_MS:
             # what `outcome.encode` would say, without the detour: this is the hot path
-            tail = b'"b":%d,"f":%d,"w":"%s"}' % (begun_ns // 1_000_000, time.time_ns() // 1_000_000, consumer.encode())
+            tail = b'"b":%d,"f":%d,"w":"%s"}' % (begun_ms, ended_ms, consumer.encode())
             raw = b'{"s":"done",' + tail if value == b"null" else b'{"s":"done","v":' + value + b"," + tail
         else:
-            raw = outcomes.encode(outcome_of(attempt, JobStatus.DONE, consumer, begun_ns, value=value))
+            raw = outcomes.encode(
+                outcome_of(attempt, JobStatus.DONE, consumer, begun_ns, value=value, cost=self._cost(attempt, begun_ns))
+            )
         job = Finish(attempt.spec.name, attempt.lane, attempt.entry_id, JobStatus.DONE, raw, meta)
         job.cache = attempt.cached
         if meta is not None or attempt.noted:
-            job.ran = begun_ns // 1_000_000, time.time_ns() // 1_000_000
+            job.ran = begun_ms, ended_ms
             job.notes = b"" if attempt.noted else None
         self._finisher.finish(job)
 
@@ -83,7 +90,18 @@ class Results:
     ) -> Outcome:
         """begun_ns: None for a job that never started."""
         status = JobStatus.CANCELLED if reason is FailureReason.CANCELLED else JobStatus.FAILED
-        return outcome_of(attempt, status, self._membership.consumer, begun_ns, error=error, reason=reason, cause=cause)
+        cost = None if begun_ns is None else self._cost(attempt, begun_ns)
+        consumer = self._membership.consumer
+        return outcome_of(attempt, status, consumer, begun_ns, error=error, reason=reason, cause=cause, cost=cost)
+
+    def _cost(self, attempt: Attempt, begun_ns: int) -> Cost | None:
+        """None for what took little."""
+        if time.time_ns() // 1_000_000 - begun_ns // 1_000_000 < LONG_MS or attempt.given_up:
+            return None
+        if attempt.cost is None:  # it ends in its first step
+            attempt.cost = Meter(self._clock)
+            attempt.cost.step(begun_ns)
+        return attempt.cost.cost()
 
     def _end(self, attempt: Attempt, outcome: Outcome, *, dead_letter: bool = False) -> None:
         if attempt.given_up:
