@@ -438,6 +438,9 @@ def test_a_killed_worker_shows_at_once(daemon: Daemon, dashboard: Dashboard) -> 
         [died] = [what for what in of_the_slot() if f"process {place['pid']} ended" in what]
         assert "SIGKILL" in died
         assert job_id in died
+        page = f"/hosts/{place['daemon']}/{place['slot']}"
+        assert any("SIGKILL" in one["what"] for one in dashboard.get(page).json["lately"])
+        assert "Former lives" in dashboard.get(page, accept="text/html").text
         assert dashboard.get("/activity?daemon=other").json == []
         assert "took its place" in dashboard.get("/activity", accept="text/html").text
     finally:

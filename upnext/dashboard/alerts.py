@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from upnext.dashboard.source import Daemon, Snapshot
+from upnext.dashboard.source import Daemon, Memory, Snapshot
 from upnext.engine.views.crons import Cron
 
 OLD_S = 60.0
 """A job that waits longer than this, of a task that could run, is worth a line."""
 HUNG_S = 60.0
+FULL = 0.9
+"""A broker that has this share of its memory in use is nearly full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class Alert:
 def alerts(snapshot: Snapshot, oldest_ms: Mapping[str, int], new_dead: int) -> list[Alert]:
     """`oldest_ms`: when the oldest queued job of a task came (server ms); `new_dead`: dead letters of the last hour."""
     found = [
+        *_broker(snapshot.memory),
         *_daemons(snapshot.daemons),
         *_queues(snapshot, oldest_ms),
         *_versions(snapshot.daemons),
@@ -37,6 +40,13 @@ def alerts(snapshot: Snapshot, oldest_ms: Mapping[str, int], new_dead: int) -> l
         jobs = "1 job died" if new_dead == 1 else f"{new_dead:,} jobs died"
         found.append(Alert("warn", f"{jobs} within the last hour.", "", "/dead", "Dead letters"))
     return sorted(found, key=lambda one: one.tone != "bad")
+
+
+def _broker(memory: Memory | None) -> list[Alert]:
+    if memory is None or memory.most_bytes <= 0 or memory.used_bytes < FULL * memory.most_bytes:
+        return []
+    text = f"{memory.used_bytes / 2**20:,.0f} of {memory.most_bytes / 2**20:,.0f} MiB: a full one refuses jobs."
+    return [Alert("bad", "The broker is nearly full.", text, "/tasks", "What waits")]
 
 
 def _daemons(daemons: Sequence[Daemon]) -> list[Alert]:
@@ -72,9 +82,27 @@ def _daemons(daemons: Sequence[Daemon]) -> list[Alert]:
                         "Look inside",
                     )
                 )
+        found += _old_code(one, where, link)
         if status["mode"] in ("paused", "draining", "drained"):
             found.append(Alert("warn", f"{where} is {status['mode']}.", "It starts no job.", link, "Resume it"))
     return found
+
+
+def _old_code(one: Daemon, where: str, link: str) -> list[Alert]:
+    """Workers of another generation than the daemon's: a reload rolls them now, or it is stuck."""
+    assert one.report is not None
+    wanted = one.report.about.get("generation")
+    old = [
+        slot["slot"]
+        for slot in one.slots
+        if slot["role"] == "worker" and slot["state"] == "READY" and slot.get("generation") not in (None, wanted)
+    ]
+    if not old or wanted is None:
+        return []
+    names = ", ".join(old[:5]) + (f" and {len(old) - 5} more" if len(old) > 5 else "")
+    return [
+        Alert("warn", f"{where} runs several generations.", f"{names} not of generation {wanted}.", link, "Its slots")
+    ]
 
 
 def _queues(snapshot: Snapshot, oldest_ms: Mapping[str, int]) -> list[Alert]:

@@ -34,6 +34,7 @@ STATES = tuple(state.value for state in JobStatus)
 THREADS = 2
 """Pages that are asked for at once: each has what it shows in memory, and one interpreter makes them one after another anyway."""
 BUSIEST = 10
+FORMER_LIVES = 20
 NEWEST_FAILURES = 10
 FLOW_MOST = 2_000
 """Jobs of a flow that are looked for."""
@@ -158,7 +159,7 @@ class Pages:
     async def slot(self, request: Request) -> Response:
         one, slot, steerable = await self._slot(request)
         values = await self.slot_values(one, slot, steerable=steerable)
-        return self._answer(request, "slot.html", values, slot)
+        return self._answer(request, "slot.html", values, {**slot, "lately": values["lately"]})
 
     async def slot_values(self, one: dict[str, Any], slot: dict[str, Any], *, steerable: bool) -> dict[str, Any]:
         """What the page of one process shows."""
@@ -169,8 +170,14 @@ class Pages:
             "steerable": steerable,
             "preview": preview["text"],
             "stacks": None,
+            "lately": await self._lately(one["daemon"], slot["slot"]),
             "commands": [f"upnext ctl {method} {slot['slot']} --name {one['name']}" for method in ("dump", "restart")],
         }
+
+    async def _lately(self, daemon: str, slot: str) -> list[dict[str, Any]]:
+        """The former lives of a slot, as far as they are among the newest lines of the activity."""
+        lines, _ = await self._ask(lambda: self._source.activity(None, daemon))
+        return [line for line in lines if line["target"] == slot and line["kind"] != "action"][:FORMER_LIVES]
 
     async def preview(self, request: Request) -> Response:
         one, slot, steerable = await self._slot(request)

@@ -31,13 +31,14 @@ from upnext.dashboard.over_time import Hour, OverTime
 from upnext.engine.calls import inspect
 from upnext.engine.calls.inspect import DeadCount
 from upnext.engine.client.sync_client import SyncQueueClient
+from upnext.engine.redis.replies import ReplyError
 from upnext.engine.views import crons, daemons, ends, jobs, series, tasks
 from upnext.engine.views.crons import Cron
 from upnext.engine.views.ends import DeadGroup
 from upnext.engine.views.jobs import Job
 from upnext.engine.views.tasks import Task
 from upnext.engine.views.workers import Consumer
-from upnext.errors import JobNotFoundError
+from upnext.errors import BrokerRefusedError, JobNotFoundError
 
 T = TypeVar("T")
 
@@ -57,6 +58,8 @@ DAEMONS_S = 2.0
 """Reports of daemons are read so often: they come with each beat of a scheduler, every 2.5 s, and at a death."""
 OLDEST_S = 5.0
 """So long the oldest queued jobs are taken to be the same."""
+MEMORY_S = 10.0
+"""The broker is asked so often how much memory it uses."""
 MOST_KEPT = 200
 USUAL_S = 60.0
 """What is usual is read again after so long."""
@@ -78,6 +81,14 @@ class Daemon(daemons.Daemon):
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """Of the broker. `most_bytes`: its limit; 0 where it has none."""
+
+    used_bytes: int
+    most_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The whole at one moment. `counted`: delayed and dead of each task are exact; False while the first count is under way."""
 
@@ -95,6 +106,8 @@ class Snapshot:
     """Dead letters of the last hour."""
     hour: Hour = field(default_factory=Hour)
     """The last hour by the minute."""
+    memory: Memory | None = None
+    """Of the node that was asked, on a Cluster; None where this user may not ask."""
 
     def task(self, name: str) -> Task | None:
         return next((one for one in self.tasks if one.name == name), None)
@@ -136,6 +149,8 @@ class Source:
         self._over_time = OverTime()
         self._reported: list[daemons.Daemon] = []
         self._reported_s = 0.0
+        self._used: Memory | None = None
+        self._memory_s = -MEMORY_S
         self._kept: dict[tuple[Any, ...], tuple[float, Any]] = {}
         """What pages asked beside the snapshot -> until when it is shown to others, too, and the answer."""
 
@@ -185,7 +200,15 @@ class Source:
             dead_counts=tuple(self._dead.counts.values()),
             dead_lately=int(self.client.command("ZCOUNT", self.keys.dead, at_ms - HOUR_MS, "+inf")),
             hour=self._over_time.hour(self.client, self.keys, at_ms),
+            memory=self._memory(),
         )
+
+    def _memory(self) -> Memory | None:
+        """Called by who holds the lock."""
+        now = time.monotonic()
+        if now - self._memory_s >= MEMORY_S:
+            self._memory_s, self._used = now, memory_of(self.client)
+        return self._used
 
     def _daemons(self) -> list[daemons.Daemon]:
         """What is reported of all daemons. Called by who holds the lock."""
@@ -277,6 +300,20 @@ class Source:
         """
         ask = partial(history.lines, self.client, self.keys, before, daemon, PAGE)
         return self._shared(SNAPSHOT_S, ("activity", before, daemon), ask)
+
+
+def memory_of(client: SyncQueueClient) -> Memory | None:
+    """What the broker says of its memory."""
+    try:
+        text = bytes(client.command("INFO", "memory")).decode("utf-8", "replace")
+    except (ReplyError, BrokerRefusedError):
+        return None
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        fields[name] = value
+    used, most = fields.get("used_memory", ""), fields.get("maxmemory", "")
+    return Memory(int(used), int(most)) if used.isdecimal() and most.isdecimal() else None
 
 
 def daemons_of(namespace: str) -> list[tuple[str, dict[str, Any]]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import orjson
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ from upnext.core import reports
 from upnext.core.outcome import ErrorInfo, JobStatus
 from upnext.dashboard import formatting, shapes, sparklines
 from upnext.dashboard.alerts import alerts
-from upnext.dashboard.source import Daemon, Snapshot
+from upnext.dashboard.source import Daemon, Memory, Snapshot
 from upnext.engine.views.jobs import Job
 from upnext.engine.views.tasks import Task
 from upnext.engine.views.workers import Consumer
@@ -97,6 +99,11 @@ def snapshot(*tasks: Task, consumers: tuple[Consumer, ...] = (), daemons: tuple[
     return Snapshot(NOW_MS, tasks, consumers, daemons, (), 0, 0, counted=True)
 
 
+def slot(name: str, **changes: object) -> dict[str, object]:
+    plain = {"slot": name, "role": "worker", "state": "READY", "heartbeat_age_s": 1.0, "in_flight": [], "generation": 2}
+    return {**plain, **changes}
+
+
 def status(**changes: object) -> dict[str, object]:
     plain: dict[str, object] = {
         "mode": "running",
@@ -153,6 +160,19 @@ def test_a_quiet_system_has_no_alert() -> None:
 )
 def test_what_a_daemon_says_of_itself(changes: dict[str, object], title: str) -> None:
     assert titles(snapshot(daemons=(daemon(status(**changes)),))) == [title]
+
+
+def test_workers_of_another_generation_are_named() -> None:
+    children = [slot("worker-1"), slot("worker-2", generation=1), slot("worker-3", generation=1, state="DRAINING")]
+    [one] = alerts(snapshot(daemons=(daemon(status(generation=2, children=children)),)), {}, 0)
+    assert (one.title, one.text) == ("shop on h runs several generations.", "worker-2 not of generation 2.")
+    assert titles(snapshot(daemons=(daemon(status(generation=2, children=children[:1])),))) == []
+
+
+@pytest.mark.parametrize(("used", "most", "found"), [(90, 100, True), (89, 100, False), (90, 0, False)])
+def test_a_broker_that_is_nearly_full_is_an_alert(used: int, most: int, found: bool) -> None:
+    known = replace(snapshot(), memory=Memory(used << 20, most << 20))
+    assert titles(known) == (["The broker is nearly full."] if found else [])
 
 
 def test_a_daemon_whose_leases_have_ended_is_gone() -> None:
