@@ -113,7 +113,7 @@ class Pages:
                         series=[one.ended for one in snapshot.hour.whole],
                         label="Ends a minute in the last hour",
                     ),
-                    _failures(snapshot.hour.whole),
+                    failures_tile(snapshot.hour.whole, snapshot.dead_lately),
                     _lateness(snapshot.hour.whole),
                     _tile("Dead letters", snapshot.dead, "/dead", tone="bad" if snapshot.dead else ""),
                     _tile("Workers alive", len({(c.host, c.pid) for c in snapshot.consumers if c.alive}), "/workers"),
@@ -485,10 +485,10 @@ def _tile(
     }
 
 
-def _failures(whole: Sequence[Point]) -> dict[str, Any]:
-    """The tile of what failed in the last hour."""
+def failures_tile(whole: Sequence[Point], dead_lately: int) -> dict[str, Any]:
+    """The tile of what failed in the last hour. The minute that is not over yet is known by its dead letters alone."""
     counts = [one.failed for one in whole]
-    count = sum(filter(None, counts))
+    count = max(sum(filter(None, counts)), dead_lately)
     label = "Failures a minute in the last hour"
     return _tile("Failed in an hour", count, "/dead", tone="bad" if count else "", series=counts, label=label)
 

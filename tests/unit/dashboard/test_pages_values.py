@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from upnext.core import reports
 from upnext.core.outcome import ErrorInfo, JobStatus
+from upnext.core.series import Point
 from upnext.dashboard import formatting, shapes, sparklines
 from upnext.dashboard.alerts import alerts
+from upnext.dashboard.pages import failures_tile
 from upnext.dashboard.source import Daemon, Memory, Snapshot
 from upnext.engine.views.jobs import Job
 from upnext.engine.views.tasks import Task
@@ -124,6 +126,12 @@ def daemon(status: dict[str, object]) -> Daemon:
 
 def titles(found: Snapshot, oldest_ms: dict[str, int] | None = None, new_dead: int = 0) -> list[str]:
     return [one.title for one in alerts(found, oldest_ms or {}, new_dead)]
+
+
+@pytest.mark.parametrize(("failed", "dead_lately", "shown"), [((None, None), 3, 3), ((2, 3), 1, 5), ((0, 0), 0, 0)])
+def test_a_failure_of_this_minute_counts(failed: tuple[int | None, ...], dead_lately: int, shown: int) -> None:
+    points = [Point(NOW_MS, 9, one, 0, 0, None, None, None, None, None) for one in failed]
+    assert failures_tile(points, dead_lately)["value"] == shown
 
 
 def test_a_quiet_system_has_no_alert() -> None:
