@@ -116,7 +116,7 @@ def credential(env: Mapping[str, str]) -> str | None:
     except OSError as error:
         raise UsageError(f"{UrlSource.CREDENTIAL} can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{UrlSource.CREDENTIAL} can't be read: it is no text") from None
+        raise UsageError(f"{UrlSource.CREDENTIAL} can't be read: it is not text") from None
 
 
 def embedded_url(env: Mapping[str, str], name: str | None = None) -> ResolvedUrl:

@@ -178,7 +178,7 @@ def _redact(what: str, function: Callable[..., Any], names: Any) -> tuple[str, .
         if not isinstance(name, str) or (name not in known and not any_name):
             near = difflib.get_close_matches(str(name), known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
-            raise ServiceError(f"{what}: redact names {name!r}, which is no argument of it; {hint}")
+            raise ServiceError(f"{what}: redact names {name!r}, which is not an argument of it; {hint}")
     return tuple(str(name) for name in cast("Sequence[Any]", names))
 
 
@@ -309,7 +309,7 @@ def _cache_key(what: str, function: Callable[..., Any], value: Any) -> str | Cal
     for field in fields:
         root = field.partition(".")[0].partition("[")[0]
         if not root or (root not in parameters and not open_ended):
-            raise ServiceError(f"{what}: cache_key {value!r} names {field!r}, which is no parameter of the function")
+            raise ServiceError(f"{what}: cache_key {value!r} names {field!r}, which is not a parameter of the function")
     return value
 
 

@@ -137,8 +137,10 @@ class JobError(UpNextError):
 class JobNotFoundError(JobError):
     """No job of this id (or this key) is queued, delayed, running or remembered."""
 
-    def __init__(self, job_id: str, what: str = "job") -> None:
-        super().__init__(f"no {what} {job_id!r}: never submitted, or ended and its result has expired")
+    def __init__(
+        self, job_id: str, what: str = "job", why: str = "never submitted, or ended and its result has expired"
+    ) -> None:
+        super().__init__(f"no {what} {job_id!r}: {why}")
         self.job_id = job_id
 
 

@@ -241,7 +241,7 @@ def unknown_variables(env: Mapping[str, str]) -> list[str]:
 
 
 def _check_text(flags: Flags) -> None:
-    """A path or a word that is no text would fail later, where it is sent to a child."""
+    """A path or a word that is not text would fail later, where it is sent to a child."""
     for option in fields(flags):
         value = getattr(flags, option.name)
         for one in value if isinstance(value, tuple) else (value,):  # pyright: ignore[reportUnknownVariableType]

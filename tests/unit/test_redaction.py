@@ -56,7 +56,7 @@ def test_edited_arguments_get_back_what_was_hidden() -> None:
     [
         ("card", "redact must be a sequence of names"),
         (("crad",), "did you mean 'card'?"),
-        ((1,), "redact names 1, which is no argument of it"),
+        ((1,), "redact names 1, which is not an argument of it"),
     ],
 )
 def test_wrong_names_are_refused_when_declared(redact: Any, says: str) -> None:

@@ -150,5 +150,5 @@ def _tell(ctx: click.Context, verb: str, done: list[str], unknown: list[str]) ->
     else:
         output.print_line(f"{verb} {counted(len(done), 'dead letter')}")
         for job_id in unknown:
-            output.tell(f"{job_id} is no dead letter")
+            output.tell(f"{job_id} is not a dead letter")
     ctx.exit(ExitCode.FAILED if unknown else ExitCode.OK)

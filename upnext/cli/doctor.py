@@ -103,7 +103,7 @@ def _quoted(word: str | bytes) -> str:
 
 
 def _plain(key: str) -> str:
-    """A key's name; bytes that are no text are escaped."""
+    """A key's name; bytes that are not text are escaped."""
     return lenient(key.encode("utf-8", "surrogateescape"))
 
 

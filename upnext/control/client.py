@@ -212,7 +212,7 @@ class ControlClient:
             try:
                 self._inbox.append(protocol.decode(frame))
             except protocol.ProtocolError as error:
-                raise ControlError(f"what listens on {self.path} is no upnextd: {error.message}", error.code) from None
+                raise ControlError(f"what listens on {self.path} is not upnextd: {error.message}", error.code) from None
         if self._decoder.overflowed:
             raise ControlError(f"what listens on {self.path} sent a line over the cap", ErrorCode.FRAME_TOO_LARGE)
 

@@ -55,7 +55,7 @@ def dumps(value: Any, where: str) -> bytes:
 
 
 def loads(raw: bytes) -> Any:
-    """JSON -> plain values. Raises ValueError for bytes that are no JSON."""
+    """JSON -> plain values. Raises ValueError for bytes that are not JSON."""
     return orjson.loads(raw)
 
 

@@ -39,7 +39,7 @@ def result_ttl_ms(own: Mapping[str, Any] | None) -> int | None:
 
 
 def labels(own: Mapping[str, Any] | None) -> dict[str, str]:
-    """The job's labels; what is no text is left out."""
+    """The job's labels; what is not text is left out."""
     found = None if own is None else own.get("labels")
     if not isinstance(found, dict):
         return {}

@@ -368,7 +368,9 @@ class TestDead:
         assert cli.out == "retried 1 dead letter\n"
         assert cli.json("job", first)["status"] == "queued"
         assert cli("dead", "retry", first) == 1
-        assert cli.err == f"upnext: {first} is no dead letter\n"
+        assert cli.err == f"upnext: {first} is not a dead letter\n"
+        assert cli("dead", "show", first) == 1
+        assert cli.err == f"upnext: no dead letter '{first}': the job is queued\n"
         assert cli.json("dead", "purge", "--all", "--yes") == {"purged": [second], "unknown": []}
         assert cli("dead", "list") == 0
         assert cli.out == "no jobs\n"
@@ -451,7 +453,7 @@ class TestCron:
         assert (
             cli("cron", "add", "often", "ship", "--every", "90", "--kwargs", '{"order_id": "A2"}', "--no-overlap") == 0
         )
-        assert cli.out.startswith("often: every 90 s UTC, next 20")
+        assert cli.out.startswith("often: every 90 s, next 20")
         listed = [(one["name"], one["kind"], one["overlap"]) for one in cli.json("cron", "list")]
         assert listed == [("nightly", "cron", True), ("morning", "schedule", True), ("often", "schedule", False)]
         assert cli("cron", "run", "morning") == 0

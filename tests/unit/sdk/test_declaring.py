@@ -129,7 +129,7 @@ def test_every_option_is_carried(worker: upnext.Worker) -> None:
         ({"cache_ttl": 5}, "task 'charge': cache_ttl needs a cache_key"),
         (
             {"cache_key": "pay:{user}"},
-            "task 'charge': cache_key 'pay:{user}' names 'user', which is no parameter of the function",
+            "task 'charge': cache_key 'pay:{user}' names 'user', which is not a parameter of the function",
         ),
         ({"on_start": 5}, "task 'charge': on_start must be a function, not 5"),
         ({"retires": 3}, "task 'charge': there is no option 'retires'; did you mean 'retries'?"),

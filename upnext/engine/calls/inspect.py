@@ -94,7 +94,7 @@ class Found:
 
 
 def find_job(keys: Keys, job_id: str) -> Call[Found]:
-    """Raises UsageError for text that is no job id."""
+    """Raises UsageError for text that is not a job id."""
     job = ids.parse(job_id)
 
     def place(kind: bytes, fields: Sequence[Any]) -> InLane | Packed | Outcome | Unreadable | None:
@@ -161,7 +161,7 @@ def jobs_of_key(keys: Keys, key: str, task: str | None) -> Calls[list[str]]:
 
 
 def _ms(score: bytes, per_ms: int) -> int:
-    """A score as Unix ms; for one that is no time the nearest that a clock can show."""
+    """A score as Unix ms; for one that is not a time the nearest that a clock can show."""
     return int(max(0.0, min(float(score) / per_ms, LATEST_MS)))
 
 

@@ -48,7 +48,7 @@ def bad_row(key: str, field: bytes, why: str, remove: str) -> None:
 
 
 def name(raw: bytes | str, key: str, remove: str = "HDEL") -> str | None:
-    """A name that stands in a shared key; None, and a line in the log, for bytes that are no text."""
+    """A name that stands in a shared key; None, and a line in the log, for bytes that are not text."""
     try:
         return raw if isinstance(raw, str) else raw.decode()
     except UnicodeDecodeError:

@@ -91,7 +91,7 @@ def read_row(keys: Keys, field: bytes, raw: bytes) -> ScheduleSpec | None:
 
 
 def number(raw: bytes | None) -> int:
-    """What `P:schedules:state` has in a field; 0 for nothing, and for what is no number."""
+    """What `P:schedules:state` has in a field; 0 for nothing, and for what is not a number."""
     return int(raw) if raw and raw.isdigit() else 0
 
 

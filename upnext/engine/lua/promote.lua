@@ -54,6 +54,6 @@ for task, _ in pairs(rung) do
   end
 end
 local head = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
--- A score that is no time (infinite, of a hand) must not keep the scheduler asleep.
+-- A score that is not a time (infinite, of a hand) must not keep the scheduler asleep.
 local wait_us = head and math.min(3600000000, math.max(0, tonumber(head) - now_us)) or -1
 return {promoted, wait_us, unpack(put_off)}

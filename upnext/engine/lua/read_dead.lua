@@ -2,7 +2,7 @@
 -- One dead letter.
 -- KEYS: 1 dead, 2 dead:jobs
 -- ARGV: 1 job id
--- Returns: {ms of death, packed job}, or nothing for a job that is no dead letter
+-- Returns: {ms of death, packed job}, or nothing for a job that is not a dead letter
 -- Errors: none
 -- include: pass_over
 pass_over('zset', 1)

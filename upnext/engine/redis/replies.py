@@ -113,7 +113,7 @@ _HINTS = {"NOPERM": "docs/redis.md lists what its user has to be allowed"}
 
 def not_redis(where: str, error: object) -> BrokerRefusedError:
     """For whatever answers at `where` in another protocol."""
-    return BrokerRefusedError(f"what answers at {where} is no Redis ({error})")
+    return BrokerRefusedError(f"what answers at {where} is not a Redis server ({error})")
 
 
 def refused(error: ReplyError) -> BrokerRefusedError:

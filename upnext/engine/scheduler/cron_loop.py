@@ -157,7 +157,7 @@ class CronWork:
     def _cursor(self, name: bytes, raw: bytes | None) -> int:
         """When the cron last ticked, Unix ms; 0 for one that never did, or whose row can't be read."""
         if raw and not raw.isdigit():
-            bad_row(self._keys.cursors, name, "is no time", "HDEL")
+            bad_row(self._keys.cursors, name, "is not a time", "HDEL")
         return int(raw) if raw and raw.isdigit() else 0
 
     def _timing(self, one: _Timed) -> Timing | None:

@@ -109,7 +109,7 @@ class Job:
 
 
 def job(transport: Transport, keys: Keys, job_id: str) -> Job:
-    """Raises JobNotFoundError, UsageError for text that is no job id, and what the transport raises."""
+    """Raises JobNotFoundError, UsageError for text that is not a job id, and what the transport raises."""
     found = transport.run(inspect.find_job(keys, job_id))
     one = _found(job_id, found)
     return _declared(one, found.definition)
@@ -272,7 +272,7 @@ def dead_letter(transport: Transport, keys: Keys, job_id: str) -> Job:
     """With its payload. Raises JobNotFoundError unless it is a dead letter now."""
     found = transport.run(inspect.read_dead(keys, job_id))
     if found is None:
-        raise JobNotFoundError(job_id)
+        raise JobNotFoundError(job_id, "dead letter", f"the job is {job(transport, keys, job_id).status}")
     return _declared(_packed(job_id, found), transport.run(inspect.find_job(keys, job_id)).definition)
 
 

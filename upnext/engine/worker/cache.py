@@ -93,5 +93,5 @@ async def look(attempt: Attempt, keys: Keys, key: str) -> bytes | None:
     try:
         return outcome.decode(raw).value
     except (ValueError, orjson.JSONDecodeError):
-        log.warning("the cache of %s holds something that is no outcome", attempt.spec.name)
+        log.warning("the cache of %s holds something that is not an outcome", attempt.spec.name)
         return None

@@ -193,7 +193,7 @@ def exc_info_of(
 ) -> tuple[type[BaseException], BaseException, TracebackType | None] | None:
     """Return what `logging` takes, from the user's code on; None where its text is another than what is kept of it.
 
-    That is so without a traceback of this process, and for texts that are too long, hold a secret, or are no valid Unicode: handlers
+    That is so without a traceback of this process, and for texts that are too long, hold a secret, or are not valid Unicode: handlers
     would write them as they are.
     """
     if not info.traceback or isinstance(error, RemoteError):
