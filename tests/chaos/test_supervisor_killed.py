@@ -48,7 +48,7 @@ def test_a_supervisor_killed_at_any_point_of_a_fork_leaves_nobody(seed: int) -> 
                 at_random_instant(rng.uniform(0.0, 0.03))
             daemon.kill()
             begun = time.monotonic()
-            # The broker is told to end by TERM, so that it writes out what it has: it is no child that runs jobs.
+            # The supervisor ends the broker by TERM, so that it writes out what it has: it is no child that runs jobs.
             wait_until(
                 lambda: not jobs_could_run(daemon.left()),
                 5,

@@ -57,7 +57,7 @@ def test_a_storm_of_kills_loses_nothing_and_repeats_only_what_was_interrupted(se
             f" {ended_twice} repeated after their end"
         )
         assert load.errors == []
-        # Four run at once in each: no kill interrupts more. What ended may not have been told yet when the kill came.
+        # Four run at once in each: no kill interrupts more. An end may not have been recorded yet when the kill came.
         assert interrupted <= 4 * kills
         assert ended_twice <= 4 * kills
         wait_until(lambda: len(daemon.worker_pids()) == 3, 20)

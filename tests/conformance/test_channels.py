@@ -51,7 +51,7 @@ async def test_a_wait_sends_nothing_to_other_shards(topology: Cluster, namespace
 
 @pytest.mark.broker("cluster")
 async def test_waits_follow_the_slot(topology: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting_module, "REREAD_S", 1000.0)  # an end that is not told is not found by rereading
+    monkeypatch.setattr(waiting_module, "REREAD_S", 1000.0)  # an end that is not published is not found by rereading
     go = asyncio.Event()
     worker, waits = service(go)
     keys = Keys(namespace)

@@ -158,7 +158,7 @@ def test_reload_runs_the_new_code(start: Start, service: Path, upnext: Upnext) -
     done = upnext("call", "double", "--kwargs", '{"number": 2}', "--wait", "--timeout", "20")
     assert done.stdout == "6\n", done.stderr
     service.write_text("def broken(:")
-    wait_until(lambda: "SyntaxError" in program.log(), 20, "the error to be told")
+    wait_until(lambda: "SyntaxError" in program.log(), 20, "the error to be logged")
     wait_until(lambda: "the former code goes on" in program.log(), 20, "word of the former code")
     done = upnext("call", "double", "--kwargs", '{"number": 2}', "--wait", "--timeout", "20")
     assert done.stdout == "6\n", done.stderr

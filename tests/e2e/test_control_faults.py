@@ -174,8 +174,8 @@ def test_top_fills_the_screen_of_a_terminal(daemon: Daemon) -> None:
     (daemon.directory / "go").touch()
     text = screen.decode()
     assert "\x1b[?1049h" in text, "the alternate screen"
-    for told in ("service (pid", "worker-1", "READY", "JOBS/S", "PSS", "nap:n", "QUEUED", "fail", "%"):
-        assert told in text, told
+    for reported in ("service (pid", "worker-1", "READY", "JOBS/S", "PSS", "nap:n", "QUEUED", "fail", "%"):
+        assert reported in text, reported
 
 
 def test_top_on_a_small_terminal_sees_a_restart_and_leaves_it_clean() -> None:
@@ -469,7 +469,7 @@ def test_a_reader_that_never_reads_is_dropped(daemon: Daemon) -> None:
     assert daemon.status()["ready_workers"] == 2
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 def test_another_user_is_refused(daemon: Daemon) -> None:
     code = (
         "import os, socket, sys\n"

@@ -64,7 +64,7 @@ def test_a_changed_file_and_a_dead_worker_leave_the_others_alone(change: str) ->
         job = start_holding(daemon, queue)
         daemon.rewrite("import nothing_of_this_name" if change == "broken" else changed)
         slot = kill_an_idle_worker(daemon)
-        wait_until(lambda: looping(daemon), 60, "the crash loop to be told")
+        wait_until(lambda: looping(daemon), 60, "the crash loop to be reported")
         assert daemon.exit_code is None
         assert daemon.ctl("status").returncode == 4
         (daemon.directory / "go").touch()
@@ -109,7 +109,7 @@ def test_children_that_die_inside_the_fork_leave_the_others_alone(at: int) -> No
         job = start_holding(daemon, queue)
         (daemon.directory / f"die-{at}").touch()
         slot = kill_an_idle_worker(daemon)
-        wait_until(lambda: looping(daemon), 60, "the crash loop to be told")
+        wait_until(lambda: looping(daemon), 60, "the crash loop to be reported")
         assert daemon.exit_code is None
         (daemon.directory / f"die-{at}").unlink()
         wait_until(lambda: slot in daemon.worker_pids(), 60, "the slot to come back")

@@ -44,10 +44,10 @@ def test_a_service_that_cannot_be_imported(source: str, line: str) -> None:
     daemon = Daemon(source, workers=1).launch()
     try:
         assert daemon.wait() == 78, daemon.log()
-        told = [said for said in daemon.log().splitlines() if "can't import" in said]
-        assert len(told) == 1
-        assert line in told[0]
-        assert told[0].count("service.py") == 1
+        reported = [output for output in daemon.log().splitlines() if "can't import" in output]
+        assert len(reported) == 1
+        assert line in reported[0]
+        assert reported[0].count("service.py") == 1
         daemon.assert_nothing_left()
     finally:
         daemon.close()
@@ -79,16 +79,16 @@ def test_without_a_boot_timeout_a_broker_that_is_away_is_waited_for() -> None:
         daemon._env |= {"NOTIFY_SOCKET": str(notified)}
         daemon.launch()
         try:
-            said: list[str] = []
-            while not any("waiting for the broker" in word for word in said):
-                said.append(systemd.recv(4096).decode())
-            while not any(word.startswith("EXTEND_TIMEOUT_USEC=") for word in said):
-                said.append(systemd.recv(4096).decode())
+            output: list[str] = []
+            while not any("waiting for the broker" in word for word in output):
+                output.append(systemd.recv(4096).decode())
+            while not any(word.startswith("EXTEND_TIMEOUT_USEC=") for word in output):
+                output.append(systemd.recv(4096).decode())
             assert daemon.status()["problem"].startswith("service: waiting for the broker")
             server.start()
             daemon.wait_ready(60)
-            while "READY=1" not in said:
-                said.append(systemd.recv(4096).decode())
+            while "READY=1" not in output:
+                output.append(systemd.recv(4096).decode())
             assert daemon.status()["problem"] is None
             assert daemon.log().count("waiting for the broker") == 1, daemon.log()
             assert daemon.stop() == 0

@@ -280,15 +280,15 @@ def test_systemd_is_told(daemon: Daemon) -> None:
         listener.bind(str(path))
         listener.settimeout(60)
         daemon._env |= {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "1000000"}
-        said: list[str] = []
+        output: list[str] = []
         with daemon:
-            until(listener, said, lambda: "READY=1" in said and said.count("WATCHDOG=1") >= 3)
-            until(listener, said, lambda: any(line.startswith("STATUS=service: running, 2/2") for line in said))
+            until(listener, output, lambda: "READY=1" in output and output.count("WATCHDOG=1") >= 3)
+            until(listener, output, lambda: any(line.startswith("STATUS=service: running, 2/2") for line in output))
             for pid in daemon.worker_pids().values():
                 assert b"NOTIFY_SOCKET" not in Path(f"/proc/{pid}/environ").read_bytes()
-        until(listener, said, lambda: "STOPPING=1" in said)
+        until(listener, output, lambda: "STOPPING=1" in output)
 
 
-def until(listener: socket.socket, said: list[str], enough: Callable[[], bool]) -> None:
+def until(listener: socket.socket, output: list[str], enough: Callable[[], bool]) -> None:
     while not enough():
-        said.append(listener.recv(4096).decode())
+        output.append(listener.recv(4096).decode())

@@ -165,12 +165,12 @@ def test_a_full_disk(tmp_path: Path) -> None:
             assert daemon.worker_pids() == pids
             os.truncate(log, 0)
 
-            def told() -> bool:
+            def reported() -> bool:
                 daemon.rpc("pause")
                 daemon.rpc("resume")
                 return "lines were dropped: they could not be written" in log.read_text(errors="replace")
 
-            wait_until(told, 20, "the log to go on and to tell what was lost")
+            wait_until(reported, 20, "the log to go on and to tell what was lost")
             wait_until(lambda: serves(queue), 30)
             assert incarnations(daemon) == before
             assert daemon.child("broker")["restarts"] == 0

@@ -83,8 +83,8 @@ def test_a_spinning_loop_is_dumped_aborted_and_replaced(daemon: Daemon, queue: Q
     job = queue.ended(job_id)
     assert (job.status, job.cause) == (JobStatus.DEAD, "hung")
     assert job.error is not None
-    for told in (job.error.traceback, daemon.log()):
-        assert re.search(rf'File ".*service\.py", line ({HERE - 1}|{HERE}) in spin', told), told
+    for reported in (job.error.traceback, daemon.log()):
+        assert re.search(rf'File ".*service\.py", line ({HERE - 1}|{HERE}) in spin', reported), reported
     spinning = re.search(r"spinning at ([\d.]+)", daemon.log())
     assert spinning is not None
     after_s = logged_at(daemon, "hangs: no heartbeat") - float(spinning[1])

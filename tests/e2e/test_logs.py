@@ -86,14 +86,14 @@ def test_json_is_one_object_a_line_and_the_file_is_reopened() -> None:
     daemon = Daemon(SERVICE, workers=1, args=("--log-format", "json", "--log-file", "upnextd.json"))
     path = daemon.directory / "upnextd.json"
 
-    def said() -> list[dict[str, Any]]:
+    def output() -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text().splitlines()]
 
     with daemon, Queue(daemon) as queue:
         job_id = queue.submit("speak", name="ann")
         queue.ended(job_id)
-        wait_until(lambda: any(line["message"] == "echoed ann" for line in said()), 5)
-        record = next(line for line in said() if line["message"].startswith("async ann"))
+        wait_until(lambda: any(line["message"] == "echoed ann" for line in output()), 5)
+        record = next(line for line in output() if line["message"].startswith("async ann"))
         assert record["message"] == "async ann\nsecond line"
         assert (record["slot"], record["level"], record["logger"], record["job_id"]) == (
             "worker-1",
@@ -102,14 +102,14 @@ def test_json_is_one_object_a_line_and_the_file_is_reopened() -> None:
             job_id,
         )
         assert record["pid"] == daemon.worker_pids()["worker-1"]
-        assert {"at", "slot", "pid", "level", "message"} <= set(said()[0])
+        assert {"at", "slot", "pid", "level", "message"} <= set(output()[0])
         assert daemon.log() == "", "nothing goes to stderr beside the file"
         old = path.rename(daemon.directory / "old.json")
         daemon.signal(signal.SIGUSR1)
         wait_until(path.exists, 5, "a new file")
         size = old.stat().st_size
         queue.ended(queue.submit("speak", name="eve"))
-        wait_until(lambda: any("eve" in line["message"] for line in said()), 5)
+        wait_until(lambda: any("eve" in line["message"] for line in output()), 5)
         assert old.stat().st_size == size
         assert path.stat().st_mode & 0o007 == 0
 

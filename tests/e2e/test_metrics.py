@@ -102,7 +102,7 @@ def test_everything_is_served() -> None:
         wait_until(lambda: value(scraped(port), "upnext_attempts_total", task="nap", outcome="ok") == 5, 10)
         wait_until(lambda: value(scraped(port), "upnext_attempts_total", task="fail", outcome="failed") == 1, 10)
         samples = scraped(port)
-        told = {name for name, _ in samples}
+        reported = {name for name, _ in samples}
         assert value(samples, "upnext_daemon_up", daemon="service") == 1
         assert value(samples, "upnext_queue_up") == 1
         assert value(samples, "upnext_jobs_total", task="fail", outcome="failed") == 1
@@ -125,10 +125,10 @@ def test_everything_is_served() -> None:
             "upnext_child_memory_bytes",
             "upnext_jobs_running",
             "upnext_task_paused",
-        } <= told
+        } <= reported
         for file in ("alerts.yaml", "grafana.json", "../kubernetes/keda/worker.yaml"):
             wanted = set(re.findall(r"\bupnext_\w+", (MONITORING / file).read_text()))
-            assert wanted - told == set(), f"{file} asks for what is not exported"
+            assert wanted - reported == set(), f"{file} asks for what is not exported"
 
         child = daemon.child("metrics")
         assert child["state"] == "READY"

@@ -1,4 +1,4 @@
-"""Commands and signals edit one desired state: which of them stands, and what those who wait are told."""
+"""Commands and signals edit one desired state: which of them stands, and what a waiting client gets as answer."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ SERVICE = """
     os.register_at_fork(after_in_child=in_child)
 
     def linger(code: int) -> None:
-        # It has told the child's pid, and is still there.
+        # It has reported the child's pid, and is still there.
         if forks == 1:
             wait()
         end(code)

@@ -157,14 +157,14 @@ def status(daemon: Daemon) -> dict[str, Any]:
 
 def well(daemon: Daemon) -> bool:
     """Two workers and a scheduler of one generation, its template (and the former one), the broker; and nobody else."""
-    said = status(daemon)
-    children = said["children"]
+    output = status(daemon)
+    children = output["children"]
     serving = [child for child in children if child["role"] in ("worker", "scheduler")]
     known = {child["pid"] for child in children} | {daemon.pid}
     return (
-        said["mode"] == "running"
+        output["mode"] == "running"
         and [child["slot"] for child in serving] == ["worker-1", "worker-2", "scheduler"]
-        and {(child["state"], child["generation"]) for child in serving} == {("READY", said["generation"])}
+        and {(child["state"], child["generation"]) for child in serving} == {("READY", output["generation"])}
         and set(daemon.left()) == known
     )
 

@@ -1,4 +1,4 @@
-"""Children are replaced for their age, their size, or because somebody asked: never with less capacity, never at a job's expense."""
+"""Children are replaced for their age, their size, or because an operator asked: never with less capacity, never at a job's expense."""
 
 from __future__ import annotations
 

@@ -35,9 +35,9 @@ def test_a_reload_takes_in_the_new_code_and_tells_how_it_goes() -> None:
         daemon.rewrite(source(2))
         done = daemon.ctl("reload", "--wait")
         assert done.returncode == 0, done.stderr
-        told = done.stdout
+        reported = done.stdout
         for step in ("importing the service", "its first worker", "its scheduler takes over", "reloaded: generation 2"):
-            assert step in told, told
+            assert step in reported, reported
         status = daemon.status()
         assert (status["generation"], status["mode"], status["ready_workers"]) == (2, "running", 2)
         assert not set(children(daemon).values()) & set(before.values())
@@ -55,7 +55,9 @@ def test_hup_reloads_and_running_jobs_end_in_the_old_code() -> None:
         wait_until(lambda: daemon.status()["generation"] == 2 and daemon.status()["mode"] == "running", 10)
         assert any(child["in_flight"] and child["generation"] == 1 for child in daemon.status()["children"])
         let_go(daemon)
-        done = wait_until(lambda: said if '"done"' in (said := daemon.cli("job", job_id, "--json").stdout) else "", 15)
+        done = wait_until(
+            lambda: output if '"done"' in (output := daemon.cli("job", job_id, "--json").stdout) else "", 15
+        )
         assert '"result":1' in done.replace(" ", "")
         wait_until(lambda: all(child["generation"] in (2, None) for child in serving(daemon)), 10)
 
@@ -75,7 +77,7 @@ BROKEN = {
     "no worker": ("x = 1", "has no Worker"),
     "thread": ("import threading, time; threading.Thread(target=time.sleep, args=(99,), name='pump').start()", "pump"),
 }
-"""Bad at import: what is told about it."""
+"""Bad at import: what the error says."""
 
 BAD_CHILDREN = {
     "dies at once": ("os.register_at_fork(after_in_child=lambda: os._exit(7))", "could not be forked|exit:7|ended"),
@@ -94,12 +96,12 @@ def test_broken_code_leaves_everything_as_it_was() -> None:
     with make(env=env) as daemon:
         before = children(daemon)
         with Load(daemon, per_s=20) as load:
-            for name, (code, told) in BROKEN.items():
+            for name, (code, reported) in BROKEN.items():
                 daemon.rewrite(source(2, code) if name == "thread" else code)
-                fails(daemon, told, before)
-            for code, told in BAD_CHILDREN.values():
+                fails(daemon, reported, before)
+            for code, reported in BAD_CHILDREN.values():
                 daemon.rewrite(source(2, code))
-                fails(daemon, told, before)
+                fails(daemon, reported, before)
             assert version(daemon) == "1"
         assert load.errors == []
         wait_until(lambda: all_done(daemon, load), 20)
@@ -111,11 +113,11 @@ def test_broken_code_leaves_everything_as_it_was() -> None:
         assert version(daemon) == "3"
 
 
-def fails(daemon: Daemon, told: str, before: dict[str, int]) -> None:
+def fails(daemon: Daemon, reported: str, before: dict[str, int]) -> None:
     done = daemon.ctl("reload", "--wait")
     assert done.returncode == 1, done.stdout
     assert "reload failed, generation 1 goes on" in done.stderr
-    assert re.search(told, done.stderr), done.stderr
+    assert re.search(reported, done.stderr), done.stderr
     assert daemon.status()["generation"] == 1
     # A canary may still be on its way out.
     wait_until(lambda: len(serving(daemon)) == 3, 10)
@@ -334,8 +336,8 @@ def test_reloads_under_load_lose_nothing_and_run_nothing_twice(times: int) -> No
 
 def footprint(daemon: Daemon) -> tuple[int, int, int]:
     """(open descriptors, threads, RSS in KiB) of the supervisor."""
-    said = dict(line.split(":", 1) for line in Path(f"/proc/{daemon.pid}/status").read_text().splitlines())
-    return len(os.listdir(f"/proc/{daemon.pid}/fd")), int(said["Threads"]), int(said["VmRSS"].split()[0])
+    output = dict(line.split(":", 1) for line in Path(f"/proc/{daemon.pid}/status").read_text().splitlines())
+    return len(os.listdir(f"/proc/{daemon.pid}/fd")), int(output["Threads"]), int(output["VmRSS"].split()[0])
 
 
 def test_a_task_that_the_new_code_has_renamed_is_listed_by_its_new_name_alone() -> None:

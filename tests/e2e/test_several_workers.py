@@ -90,9 +90,9 @@ def submit(daemon: Daemon, task: str, count: int) -> list[upnext.Future[Any]]:
     """By the command line, for this process has not imported the service."""
     futures: list[upnext.Future[Any]] = []
     for number in range(count):
-        said = daemon.cli("call", task, "--kwargs", json.dumps({"number": number}))
-        assert said.returncode == 0, said.stderr
-        futures.append(upnext.Future(said.stdout.strip()))
+        output = daemon.cli("call", task, "--kwargs", json.dumps({"number": number}))
+        assert output.returncode == 0, output.stderr
+        futures.append(upnext.Future(output.stdout.strip()))
     return futures
 
 

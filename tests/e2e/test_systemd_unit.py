@@ -86,7 +86,7 @@ def box() -> Iterator[Box]:
 
 
 def service(box: Box, name: str, *settings: str, source: str = SERVICE) -> None:
-    """A service and its settings: two workers unless told otherwise, and a reload that needs to be stable for a moment only."""
+    """A service and its settings: two workers by default, and a reload that needs to be stable for a moment only."""
     box.write(f"/srv/{name}.py", source)
     lines = (f"SERVICE=/srv/{name}.py", "UPNEXTD_WORKERS=2", "UPNEXTD_CANARY_S=0.5", *settings)
     box.write(f"/etc/upnext/{name}.env", "\n".join(lines) + "\n", 0o600)
@@ -153,10 +153,10 @@ def main_pid(box: Box, name: str = "demo") -> str:
 
 @pytest.mark.timeout(900)
 def test_the_installation_can_be_repeated(box: Box) -> None:
-    said = dict(line.split(maxsplit=1) for line in box.installed.splitlines())
-    assert said["venv"].startswith("/opt/upnext: made with Python 3.")
-    assert said["unit"] == "/etc/systemd/system/upnextd@.service: written"
-    assert said["systemd"] == "has read its units again"
+    output = dict(line.split(maxsplit=1) for line in box.installed.splitlines())
+    assert output["venv"].startswith("/opt/upnext: made with Python 3.")
+    assert output["unit"] == "/etc/systemd/system/upnextd@.service: written"
+    assert output["systemd"] == "has read its units again"
     box.install("other", "/srv/demo.py")
     before = box.shell("find /etc/upnext /etc/systemd/system /opt/upnext/.upnext -type f -exec stat -c '%n %Y %i' {} +")
     again = dict(line.split(maxsplit=1) for line in box.install("other", "/srv/demo.py").splitlines())
@@ -188,9 +188,9 @@ def test_the_path_of_a_service_reaches_the_daemon_as_it_is(box: Box) -> None:
 
 @pytest.mark.timeout(900)
 def test_start_returns_when_every_child_is_ready(running: Box) -> None:
-    said = status(running)
-    assert (said["ready_workers"], said["desired_workers"]) == (2, 2)
-    roles = {child["role"]: child["state"] for child in said["children"]}
+    output = status(running)
+    assert (output["ready_workers"], output["desired_workers"]) == (2, 2)
+    roles = {child["role"]: child["state"] for child in output["children"]}
     assert roles == {"worker": "READY", "scheduler": "READY", "template": "READY", "broker": "READY"}
     shown = running.show(
         "upnextd@demo", "ActiveState", "StatusText", "WatchdogUSec", "OOMPolicy", "DropInPaths", "PrivateUsers"

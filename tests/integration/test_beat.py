@@ -1,4 +1,4 @@
-"""beat: leases renewed, the leadership held or taken, what is due told."""
+"""beat: leases renewed, the leadership held or taken, the next due time returned."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def lease(work: Workbench, consumer: str = CONSUMER) -> Any:
 
 def test_it_renews_the_leases_of_the_living(work: Workbench) -> None:
     work.register(task("ship"), lease_ms=1_000)
-    told = beat(work, CONSUMER, lease_ms=20_000)
-    assert lease(work) == told.server_ms + 20_000
-    assert told.missing == []
+    reported = beat(work, CONSUMER, lease_ms=20_000)
+    assert lease(work) == reported.server_ms + 20_000
+    assert reported.missing == []
 
 
 def test_a_missing_lease_is_told_and_not_made_again(work: Workbench) -> None:
@@ -54,8 +54,8 @@ def test_a_missing_lease_is_told_and_not_made_again(work: Workbench) -> None:
 def test_it_tells_all_leases_as_they_are_after_it(work: Workbench) -> None:
     work.register(task("ship"), lease_ms=-1)
     work.broker.command("ZADD", work.keys.leases, 1_763_762_400_123, "other")
-    told = beat(work, CONSUMER)
-    assert told.leases == {"other": "1763762400123", CONSUMER: str(told.server_ms + 10_000)}
+    reported = beat(work, CONSUMER)
+    assert reported.leases == {"other": "1763762400123", CONSUMER: str(reported.server_ms + 10_000)}
 
 
 def test_of_very_many_leases_it_tells_the_first_and_the_last(work: Workbench) -> None:

@@ -69,8 +69,10 @@ async def test_concurrent_submits_to_a_full_broker(own_server: Server, namespace
     broker = QueueClient(own_server.url, namespace)
     await broker.submit(Submission("ship", b"{}"))
     await broker.link.command("CONFIG", "SET", "maxmemory", "1")
-    told = await asyncio.gather(*(broker.submit(Submission("ship", b"{}")) for _ in range(3)), return_exceptions=True)
-    assert [type(error) for error in told] == [BrokerFullError] * 3
+    reported = await asyncio.gather(
+        *(broker.submit(Submission("ship", b"{}")) for _ in range(3)), return_exceptions=True
+    )
+    assert [type(error) for error in reported] == [BrokerFullError] * 3
     await broker.link.command("CONFIG", "SET", "maxmemory", "0")
     assert await broker.link.command("XLEN", broker.keys.stream("ship", "n")) == 1
     assert await asyncio.gather(*(broker.submit(Submission("ship", b"{}")) for _ in range(3)))

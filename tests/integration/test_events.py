@@ -129,7 +129,7 @@ async def test_send_idempotent_holds_each_handlers_job_apart(redis_url: str, nam
             await wait_until_async(lambda: len(shop.by("reserve")) == 1 and len(shop.by("flaky")) == 3, 5)
 
             async def again() -> bool:
-                """confirm still runs, so only the other two are taken, once the ends of both are told."""
+                """confirm still runs, so only the other two are taken, once the ends of both are known."""
                 with suppress(DuplicateJobError):
                     return await shop.placed.send_idempotent("k", order_id="o-2", skus=[]) == 2
                 return False

@@ -139,15 +139,15 @@ def test_no_result_is_kept_with_a_ttl_of_zero(work: Workbench) -> None:
 
 def test_who_waits_is_told(work: Workbench) -> None:
     work.register(task("ship"))
-    told = work.submit_as(Submission("ship", b"{}"), reply_to="ear")
+    reported = work.submit_as(Submission("ship", b"{}"), reply_to="ear")
     watched = work.submit("ship")
-    assert isinstance(told, str)
+    assert isinstance(reported, str)
     work.broker.command("HSET", work.keys.waiters, watched, "ear other")
     ends = [end(one) for one in work.fetch()]
     with work.hearing(work.keys.reply("ear")) as heard, work.hearing(work.keys.reply("other")) as other:
         work.broker.run(work.finish_call(*ends))
-    assert sorted(said.partition(b"\n")[0].decode() for said in heard) == sorted([told, watched])
-    assert [said.partition(b"\n")[0].decode() for said in other] == [watched]
+    assert sorted(output.partition(b"\n")[0].decode() for output in heard) == sorted([reported, watched])
+    assert [output.partition(b"\n")[0].decode() for output in other] == [watched]
     assert work.leaks() == []
 
 

@@ -144,5 +144,5 @@ def test_ends_are_read_back_from_the_call_that_told_them(work: Workbench, moved:
 def test_another_epoch(work: Workbench) -> None:
     work.register(task("ship"))
     work.submit("ship")
-    told = ends(work, end(work.take()))
-    work.refuses_another_epoch(lambda epoch: worker.finish_again(work.keys, epoch, told, {"ship": 1}))
+    reported = ends(work, end(work.take()))
+    work.refuses_another_epoch(lambda epoch: worker.finish_again(work.keys, epoch, reported, {"ship": 1}))

@@ -124,7 +124,7 @@ async def buried_after_a_crash(stage: Stage) -> str:
     life = await stage.fleet.worker(task(stage.ship, "ship", max_crashes=1))
     job_id = await stage.submit("wait")
     await stage.running.wait()
-    stage.fleet.told_dead(await life.die())
+    stage.fleet.report_dead(await life.die())
     return job_id
 
 
@@ -134,7 +134,7 @@ async def runs_elsewhere_after_a_crash(stage: Stage) -> str:
     life = await stage.fleet.worker(task(stage.ship, "ship", max_crashes=3))
     job_id = await stage.submit("wait")
     await stage.running.wait()
-    stage.fleet.told_dead(await life.die())
+    stage.fleet.report_dead(await life.die())
     await stage.fleet.until(lambda: stage.fleet.command("XLEN", stage.fleet.keys.stream("ship", "b")))
     assert await stage.held_by() == job_id
     stage.go.set()

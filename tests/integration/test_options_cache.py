@@ -53,7 +53,7 @@ async def test_a_hit_does_not_run(redis_url: str, namespace: str) -> None:
         assert (await by_function.wait("a", value=2, wait_timeout=20)).value == 1
         assert ran == ["A"]
         default_ttl: Any = await running.command("PTTL", running.keys.cache("11:by_function=a"))
-        assert 590_000 < default_ttl <= 600_000, "result_ttl, unless said"
+        assert 590_000 < default_ttl <= 600_000, "result_ttl by default"
         ran.clear()
         for _ in range(2):
             with pytest.raises(upnext.TaskExecutionError):

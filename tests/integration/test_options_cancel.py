@@ -145,7 +145,7 @@ async def test_running_async_and_thread(redis_url: str, namespace: str) -> None:
         await asyncio.to_thread(in_thread.wait, 10)
         assert await second.cancel()
         await cancelled(second)
-        assert await asyncio.to_thread(saw.wait, 10), "the thread is told"
+        assert await asyncio.to_thread(saw.wait, 10), "the thread sees it"
         for future in (first, second):
             await nothing_left(running, future)
 

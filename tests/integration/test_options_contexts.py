@@ -127,6 +127,6 @@ async def test_lines_carry_no_other_job_s_id(redis_url: str, namespace: str) -> 
                         await one.value(30)
     finally:
         log.removeHandler(handler)
-    told = [(carried, line) for carried, line in lines if line.startswith("fails:")]
-    assert len(told) == 20
-    assert [pair for pair in told if pair[0] is not None and not pair[1].startswith(pair[0])] == []
+    reported = [(carried, line) for carried, line in lines if line.startswith("fails:")]
+    assert len(reported) == 20
+    assert [pair for pair in reported if pair[0] is not None and not pair[1].startswith(pair[0])] == []

@@ -81,13 +81,13 @@ async def held_up() -> str:
 @worker.task
 def impatient() -> list[str]:
     futures = [held_up.submit_sync() for _ in range(2)]
-    told = []
+    reports = []
 
     def wait(future):
         try:
             future.value_sync(0.2)
         except TimeoutError:
-            told.append("ran out")
+            reports.append("ran out")
 
     def copies():
         return [threading.Thread(target=contextvars.copy_context().run, args=(wait, future)) for future in futures]
@@ -98,7 +98,7 @@ def impatient() -> list[str]:
     for thread in threads:
         thread.join()
     (MARKS.parent / "let go").touch()
-    return [*told, *{future.value_sync(30) for future in futures}]
+    return [*reports, *{future.value_sync(30) for future in futures}]
 
 @worker.task
 def sleeps() -> None:
@@ -155,13 +155,13 @@ async def test_members_are_execd_import_once_and_run_many(service: Path, redis_u
     async with serving(service, redis_url, namespace):
         tasks = module(service)
         futures = [await tasks.where.submit() for _ in range(20)]
-        told = [await future.value(60) for future in futures]
-        pids = {pid for pid, *_ in told}
+        reported = [await future.value(60) for future in futures]
+        pids = {pid for pid, *_ in reported}
         assert 1 <= len(pids) <= 2
         assert os.getpid() not in pids
-        assert {parent for _, parent, *_ in told} == {os.getpid()}
-        assert {session for *_, session, _ in told} == {os.getsid(0)}, "they die with the worker's session"
-        assert [job_id for *_, job_id in told] == [future.job_id for future in futures]
+        assert {parent for _, parent, *_ in reported} == {os.getpid()}
+        assert {session for *_, session, _ in reported} == {os.getsid(0)}, "they die with the worker's session"
+        assert [job_id for *_, job_id in reported] == [future.job_id for future in futures]
         for pid in pids:
             assert "upnext pool" in " ".join(psutil.Process(pid).cmdline())
         imported = tasks.MARKS.read_text().split()

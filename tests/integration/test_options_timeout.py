@@ -145,10 +145,10 @@ async def test_what_a_job_makes_of_its_cancel_changes_nothing(redis_url: str, na
     """It returns a value, or raises an error of its own, after its timeout or its cancel: it has timed out, or is cancelled."""
     worker = upnext.Worker("w", concurrency=4)
     began = asyncio.Event()
-    told: list[str] = []
+    reported: list[str] = []
     hooks: dict[str, Any] = {}
     if hooked:
-        hooks = {"on_success": lambda: told.append("success"), "on_failure": lambda: told.append("failure")}
+        hooks = {"on_success": lambda: reported.append("success"), "on_failure": lambda: reported.append("failure")}
 
     async def body(how: str) -> str:
         began.set()
@@ -180,7 +180,7 @@ async def test_what_a_job_makes_of_its_cancel_changes_nothing(redis_url: str, na
             with pytest.raises(upnext.TaskExecutionError) as end:
                 await future.result(30)
             assert end.value.task_result.status is JobStatus.CANCELLED
-        assert told == (["failure"] * 2 if hooked else [])
+        assert reported == (["failure"] * 2 if hooked else [])
 
 
 async def test_a_process_that_nobody_replaces_says_so_once_and_goes_on(
@@ -199,17 +199,17 @@ async def test_a_process_that_nobody_replaces_says_so_once_and_goes_on(
     def other() -> str:
         return "served"
 
-    def said() -> list[str]:
+    def output() -> list[str]:
         return [record.message for record in caplog.records if "can't be stopped" in record.message]
 
     async with serving(worker, redis_url, namespace):
         future = await blocks.submit()
         with pytest.raises(upnext.TaskTimeoutError):
             await future.result(30)
-        await wait_until_async(said)
+        await wait_until_async(output)
         assert [(await other.wait(wait_timeout=30)).value for _ in range(3)] == ["served"] * 3
         line = f"{future.job_id} can't be stopped (timeout): it is recorded as ended and goes on in this process"
-        assert said() == [line]
+        assert output() == [line]
         stop.set()
 
 

@@ -211,7 +211,7 @@ def test_a_foreign_consumer_keeps_its_jobs_when_its_lease_was_renewed_after_it_w
     seen = work.broker.command("ZSCORE", work.keys.leases, CONSUMER).decode()
     work.broker.command("ZINCRBY", work.keys.leases, -3_600_000, CONSUMER)
     before = work.everything()
-    assert work.reap(seen=seen).pending == -1, "whatever the clock said when it was renewed"
+    assert work.reap(seen=seen).pending == -1, "whatever the clock showed when it was renewed"
     assert work.everything() == before
 
 

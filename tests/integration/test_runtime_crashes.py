@@ -34,7 +34,7 @@ async def test_its_job_starts_on_a_sibling_at_once(redis_url: str, namespace: st
         loop = asyncio.get_running_loop()
         notice = await first.die()
         died = loop.time()
-        fleet.told_dead(notice)
+        fleet.report_dead(notice)
         await fleet.until(lambda: len(lives) == 2, 5)
         assert loop.time() - died < 1.0 * PATIENCE
         outcome = await fleet.broker.wait(job_id, 30)
@@ -55,7 +55,7 @@ async def test_what_it_had_only_fetched_is_not_charged(redis_url: str, namespace
         await busy(fleet, first, 1)
         others = [await fleet.submit("ship", number=number) for number in range(1, 6)]
         notice = await first.die()
-        fleet.told_dead(notice)
+        fleet.report_dead(notice)
         await fleet.worker(task(ship), concurrency=2)
         for job_id in others:
             assert (await fleet.broker.wait(job_id, 30)).crashes == 0
@@ -78,7 +78,7 @@ async def test_a_job_whose_end_was_not_recorded_is_charged(redis_url: str, names
         await busy(fleet, first, 1)
         notice = await first.die()
         [done] = [start for start in first.board.starts if start.job_id == recorded]
-        fleet.told_dead(replace(notice, started=(), ended=(done, *notice.started)))
+        fleet.report_dead(replace(notice, started=(), ended=(done, *notice.started)))
         await fleet.until(lambda: notice.consumer in fleet.reaped)
         assert (await fleet.stats())["ship:crashes"] == 1
         assert await fleet.lengths("ship") == "b1", "alone, it is no suspect among others"
@@ -98,7 +98,7 @@ async def test_a_job_that_ended_beside_one_that_runs_makes_both_suspects(redis_u
         await busy(fleet, first, 2)
         notice = await first.die()
         runs, ended = notice.started
-        fleet.told_dead(replace(notice, started=(runs,), ended=(ended,), suspects=1))
+        fleet.report_dead(replace(notice, started=(runs,), ended=(ended,), suspects=1))
         await fleet.until(lambda: notice.consumer in fleet.reaped)
         assert await fleet.lengths("ship") == "x2"
 
@@ -115,7 +115,7 @@ async def test_it_is_buried_at_max_crashes_and_never_runs_again(redis_url: str, 
             if not round_:
                 job_id = await fleet.submit("ship", of={"idempotency_key": "k"})
             await busy(fleet, life, 1)
-            fleet.told_dead(await life.die("signal:SIGSEGV"))
+            fleet.report_dead(await life.die("signal:SIGSEGV"))
         outcome = await fleet.broker.wait(job_id, 30)
         assert (outcome.status, outcome.reason, outcome.crashes) == (JobStatus.DEAD, FailureReason.CRASH, 2)
         assert outcome.cause == "signal:SIGSEGV"
@@ -192,7 +192,7 @@ async def test_several_suspects_run_alone_and_one_after_the_other(redis_url: str
         life = await fleet.worker(task(ship), concurrency=4)
         jobs = [await fleet.submit("ship", number=number) for number in range(4)]
         await busy(fleet, life, 4)
-        fleet.told_dead(await life.die())
+        fleet.report_dead(await life.die())
         first_life = False
         await fleet.until(lambda: fleet.reaped)
         assert await fleet.lengths("ship") == "x4"
@@ -225,13 +225,13 @@ async def test_forty_nine_innocent_and_one_guilty(redis_url: str, namespace: str
         jobs = await fleet.broker.submit_many([Submission("ship", b'{"number":%d}' % n) for n in range(50)])
         life = await fleet.worker(spec, concurrency=50)
         await busy(fleet, life, 50)
-        fleet.told_dead(await life.die("signal:SIGSEGV"))
+        fleet.report_dead(await life.die("signal:SIGSEGV"))
         gate.set()
         for _ in range(3):
             life = await fleet.worker(spec, concurrency=50)
             async with asyncio.timeout(given(8)):
                 await struck.get()
-            fleet.told_dead(await life.die("signal:SIGSEGV"))
+            fleet.report_dead(await life.die("signal:SIGSEGV"))
         await fleet.worker(spec, concurrency=50)
         for number, job_id in enumerate(jobs):
             outcome = await fleet.broker.wait(job_id, 30)
@@ -262,7 +262,7 @@ async def test_a_busy_sibling_takes_the_suspects_once_it_is_idle(redis_url: str,
         sibling = await fleet.worker(task(ship), task(other), concurrency=4)
         await fleet.submit("other")
         await busy(fleet, sibling, 1)
-        fleet.told_dead(await life.die())
+        fleet.report_dead(await life.die())
         first_life = False
         await fleet.until(lambda: fleet.reaped)
         assert await fleet.lengths("ship") == "x2"
@@ -293,7 +293,7 @@ async def test_a_suspect_that_waits_for_its_child_does_not_hold_its_worker_up(re
         life = await fleet.worker(task(parent), task(child), concurrency=2)
         jobs = [await fleet.submit("parent") for _ in range(2)]
         await busy(fleet, life, 2)
-        fleet.told_dead(await life.die())
+        fleet.report_dead(await life.die())
         first_life = False
         await fleet.until(lambda: fleet.reaped)
         await fleet.worker(task(parent), task(child), concurrency=2)
@@ -316,7 +316,7 @@ async def test_a_worker_takes_others_after_a_suspect_that_was_cancelled(redis_ur
         life = await fleet.worker(task(ship), concurrency=2)
         jobs = [await fleet.submit("ship", number=number) for number in range(2)]
         await busy(fleet, life, 2)
-        fleet.told_dead(await life.die())
+        fleet.report_dead(await life.die())
         first_life = False
         await fleet.until(lambda: fleet.reaped)
         second = await fleet.worker(task(ship), concurrency=2)

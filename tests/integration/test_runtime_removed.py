@@ -1,4 +1,4 @@
-"""Somebody removes a stream, or its consumer group, while jobs of it and of others run."""
+"""An operator removes a stream, or its consumer group, while jobs of it and of others run."""
 
 from __future__ import annotations
 

@@ -235,9 +235,9 @@ async def test_contexts_are_each_job_s_own(redis_url: str, namespace: str) -> No
         for name in ("ship", "plain", "at_once"):
             jobs = [await fleet.submit(name, name=f"t{number}") for number in range(12)]
             for number, job_id in enumerate(jobs):
-                first, *rest, told = await fleet.value(job_id)
+                first, *rest, reported = await fleet.value(job_id)
                 assert first == "nobody"
                 assert set(rest) == {f"t{number}"}
-                assert told == job_id
+                assert reported == job_id
     assert tenant.get() == "nobody"
     assert CURRENT.get(None) is None

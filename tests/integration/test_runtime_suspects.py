@@ -53,7 +53,7 @@ async def suspects(fleet: Fleet, work: Work, *jobs: str) -> AsyncGenerator[list[
     life = await fleet.worker(task(work.ship), task(work.pack), concurrency=len(jobs))
     ids = [await fleet.submit(name, number=number) for number, name in enumerate(jobs)]
     await fleet.until(lambda: len(life.board.cells) == len(jobs))
-    fleet.told_dead(await life.die())
+    fleet.report_dead(await life.die())
     work.first_life = False
     await fleet.until(lambda: life.board and fleet.reaped)
     yield ids
@@ -157,7 +157,7 @@ async def test_a_crash_alone_frees_the_others_at_once(redis_url: str, namespace:
             quarantine = await fleet.worker(*tasks, concurrency=1, suspects=Suspects.ONLY)
             await fleet.until(lambda: len(quarantine.board.cells) == 1)
             [guilty] = [cell.job_id for cell in quarantine.board.cells.values()]
-            fleet.told_dead(await quarantine.die("signal:SIGSEGV"))
+            fleet.report_dead(await quarantine.die("signal:SIGSEGV"))
             await fleet.until(lambda: quarantine.board and len(fleet.reaped) == 2)
             lanes = {name: await fleet.lengths(name) for name in ("ship", "pack")}
             assert sorted(lanes.values()) in (["b1", "b2 x1"], ["b3", "x1"])
@@ -190,7 +190,7 @@ async def test_one_that_fails_and_is_tried_again_is_no_suspect_any_more(redis_ur
         life: Life = await fleet.worker(one)
         jobs = [await fleet.submit("ship") for _ in range(2)]
         await fleet.until(lambda: len(life.board.cells) == 2)
-        fleet.told_dead(await life.die())
+        fleet.report_dead(await life.die())
         first_life = False
         quarantine = await fleet.worker(one, concurrency=1, suspects=Suspects.ONLY)
         await fleet.until(lambda: len(lives) == 2)

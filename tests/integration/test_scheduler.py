@@ -405,7 +405,7 @@ async def test_a_former_consumer_that_is_renewed_is_another_s_and_so_is_our_id(r
 
 
 class Run(NamedTuple):
-    """Unix seconds: what the clock said when the job ran, and when it was due."""
+    """Unix seconds: what the clock showed when the job ran, and when it was due."""
 
     at: float
     tick: float

@@ -330,10 +330,10 @@ FORKING = """
         os.close(write)
         ship.submit_sync(2)
         with os.fdopen(read) as pipe:
-            said = pipe.read().split()
+            ids_read = pipe.read().split()
         os.waitpid(child, 0)
-        assert len(said) == 4 and all(one.startswith("ship:n") for one in said), said
-        ids.update(said)
+        assert len(ids_read) == 4 and all(one.startswith("ship:n") for one in ids_read), ids_read
+        ids.update(ids_read)
     stop.set()
     [thread.join() for thread in threads]
     assert len(ids) == 100

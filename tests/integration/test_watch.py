@@ -1,4 +1,4 @@
-"""watch: how a job stands, and a place among those that its end is told to, in one step."""
+"""watch: how a job stands, and a place among the waiters that its end wakes, in one step."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_a_stop_that_is_asked_for_at_the_very_end_has_an_end() -> None:
 
 
 def test_a_drain_ends_though_a_child_that_drains_loses_its_channel() -> None:
-    """It had been told, and could not answer; without a template, no successor came that it could have made room for."""
+    """It had been asked, and could not answer; without a template, no successor came that it could have made room for."""
     run = life((1.1, "kill_template", Code(2)), (0.05, "drain_exit", GOOD), (0.0, "cut_worker", GOOD))
     assert run.failure is None, run.failure
 

@@ -120,7 +120,7 @@ class Life:
         return left
 
     async def die(self, cause: str = "signal:SIGKILL", *, charge: bool = True) -> DeathNotice:
-        """As a killed process: nothing is said to the broker any more. -> what its supervisor would tell."""
+        """As a killed process: nothing is sent to the broker any more. -> what its supervisor would tell."""
         notice = DeathNotice(self.consumer, cause, charge, tuple(self.board.cells.values()))
         self.runtime._membership.consumer = ""  # nobody to say goodbye for
         for link in (self.runtime._broker.link, self.runtime._fetcher._connection.link, self.runtime._listener._link):
@@ -245,7 +245,7 @@ class Fleet:
             if other == daemon:
                 scheduler.alive(alive)
 
-    def told_dead(self, notice: DeathNotice) -> None:
+    def report_dead(self, notice: DeathNotice) -> None:
         """The supervisor's word to the schedulers of this host."""
         for daemon, alive in self._alive.items():
             if notice.consumer in alive:
@@ -317,7 +317,7 @@ class Fleet:
             with contextlib.closing(redis.Redis.from_url(self.url)) as client:
                 return leaks(client, self.keys)
 
-        # an end is told to its waiter before its holder has taken note of it
+        # an end reaches its waiter before its holder has taken note of it
         await self.until(
             lambda: all(not life.runtime._finisher.unconfirmed for life in self.workers), 5, "ends confirmed"
         )

@@ -1,4 +1,4 @@
-"""Finding and ending the processes of a test, whoever their parent is by now."""
+"""Finding and ending the processes of a test, whatever their parent is by now."""
 
 from __future__ import annotations
 

@@ -483,7 +483,7 @@ class Run:
         workers = [c for c in serving if c.role == "worker"]
         wanted = desired.workers if self.world.code.has_workers else 0
         if len(workers) != wanted or supervisor.fleet.ready_workers() != wanted:
-            return f"{wanted} workers are wanted, {len(workers)} serve, {supervisor.fleet.ready_workers()} are said to"
+            return f"{wanted} workers are wanted, {len(workers)} serve, {supervisor.fleet.ready_workers()} are counted"
         if len([c for c in serving if c.scheduler]) != 1:
             return "there is not one scheduler"
         if (what := next(filter(None, map(self._child_differs, serving)), None)) is not None:

@@ -290,7 +290,7 @@ class Child:
         self.paused = assignment.paused
         self.stopping = False
         self.asked = False
-        """It was told to end, by the supervisor or by the adversary."""
+        """It was asked to end, by the supervisor or by the adversary."""
         self.obeys = True
         self.running: dict[int, float] = {}
         """cell -> when its job ends by itself."""
@@ -308,7 +308,7 @@ class Child:
 
     @property
     def works(self) -> bool:
-        """It is ready and can be steered, and was not told to end."""
+        """It is ready and can be steered, and was not asked to end."""
         return (
             self.process.alive
             and self.ready_at is not None
@@ -471,7 +471,7 @@ class Child:
             self.writer.beat()
             self.process.later(BEAT_S, self._beat)
 
-    # -- what it is told --
+    # -- what it is sent --
 
     def _signalled(self, number: signal.Signals) -> None:
         if number is signal.SIGUSR2:

@@ -59,7 +59,7 @@ class Box:
             else:
                 shutil.copy(source, target)
         self.installed = ""
-        """What scripts/install-systemd said."""
+        """The output of scripts/install-systemd."""
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -89,7 +89,7 @@ class Box:
         shutil.rmtree(self._checkout, ignore_errors=True)
 
     def install(self, *arguments: str) -> str:
-        """scripts/install-systemd; what it said."""
+        """scripts/install-systemd; its output."""
         settings = " ".join(
             f"{name}={shlex.quote(value)}" for name, value in os.environ.items() if name.startswith("PIP_")
         )

@@ -309,15 +309,15 @@ class _Sentinel:
             contextlib.suppress(redis.RedisError),
             contextlib.closing(redis.Redis(port=self.port, socket_timeout=given(5))) as client,
         ):
-            said: Any = client.execute_command("SENTINEL MASTER", name)
-            return said["num-other-sentinels"] == 2 and said["num-slaves"] == 1
+            output: Any = client.execute_command("SENTINEL MASTER", name)
+            return output["num-other-sentinels"] == 2 and output["num-slaves"] == 1
         return False
 
     def master(self, name: str) -> int:
         """Its port, as this sentinel knows it."""
         with contextlib.closing(redis.Redis(port=self.port, socket_timeout=given(5))) as client:
-            said: Any = client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", name)
-            return int(said[1])
+            output: Any = client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", name)
+            return int(output[1])
 
     def log(self) -> str:
         return (self._folder / "log").read_text(errors="replace")[-4_000:]

@@ -17,7 +17,7 @@ PATIENCE = 5
 """How much slower than a calm machine this one may be: deadlines, and bars for what was measured, are multiplied by it."""
 
 _LONGEST_S = 100.0
-"""Below the time limit of a test, so that it is the condition which is told."""
+"""Below the time limit of a test, so that the error names the condition."""
 _FIRST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.05
 

@@ -1,4 +1,4 @@
-"""What is told of a failed attempt."""
+"""What is reported of a failed attempt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from upnext.errors import InvalidArgumentsError
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "output"),
     [
         (ErrorInfo("ValueError", "no\nsecond line", "Traceback"), "ValueError: no"),
         (ErrorInfo("ValueError", "\n  \n"), "ValueError"),
@@ -22,8 +22,8 @@ from upnext.errors import InvalidArgumentsError
         ),
     ],
 )
-def test_a_headline_is_the_type_and_one_line(error: ErrorInfo, said: str) -> None:
-    assert headline(error) == said
+def test_a_headline_is_the_type_and_one_line(error: ErrorInfo, output: str) -> None:
+    assert headline(error) == output
 
 
 @pytest.mark.parametrize("message", ["x" * 1000, "€" * 1000, "x" + "€" * 1000, "xx" + "€" * 1000])

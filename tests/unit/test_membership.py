@@ -1,4 +1,4 @@
-"""A worker's membership, with a broker of plain values: when it is lost, when it is won again, and who is told in which order."""
+"""A worker's membership, with a broker of plain values: when it is lost, when it is won again, and who is notified in which order."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ async def test_it_is_empty_until_it_is_registered() -> None:
 async def test_the_server_s_clock_is_learned_with_the_registration() -> None:
     membership, _ = member(Broker())
     await membership.register()
-    assert membership.server_offset_s < -1e9, "the reply said 1,000 s after 1970"
+    assert membership.server_offset_s < -1e9, "the reply gave 1,000 s after 1970"
 
 
 @pytest.mark.parametrize(("reason", "reaped"), [("REAPED: its lease is missing", True), ("EPOCH other data", False)])

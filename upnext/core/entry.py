@@ -111,7 +111,7 @@ def encode_meta(meta: Meta) -> bytes:
 
 
 def decode_meta(raw: bytes | None) -> Meta:
-    """Raises ValueError for bytes that are not a JSON object, or for a value of the wrong type; letters of newer versions are passed over."""
+    """Raises ValueError for bytes that are not a JSON object, or for a value of the wrong type; newer letters are passed over."""
     if not raw:
         return Meta()
     record = orjson.loads(raw)

@@ -208,16 +208,16 @@ class Body:
         self.loop = loop
         self.stopping = False
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.channel = Channel(connection, loop, self._hear, self._orphaned)
+        self.channel = Channel(connection, loop, self._received, self._orphaned)
 
-    def _hear(self, message: Message) -> None:
+    def _received(self, message: Message) -> None:
         if isinstance(message, messages.DescribeTasks):
             text = stacks.describe(asyncio.all_tasks(self.loop))
             self.channel.send(messages.TasksDescribed(number=message.number, text=text))
         else:
-            self.hear(message)
+            self.on_message(message)
 
-    def hear(self, message: Message) -> None:
+    def on_message(self, message: Message) -> None:
         raise NotImplementedError
 
     def ask_stop(self, grace_s: float) -> None:
@@ -337,7 +337,7 @@ class WorkerChild(Body):
             read = tuple(messages.SecretRead(name=name, source=source) for name, source in secrets.shown())
             self.channel.send(messages.Ready(paused=self.assignment.paused, secrets=read))
 
-    def hear(self, message: Message) -> None:
+    def on_message(self, message: Message) -> None:
         match message:
             case messages.Pause():
                 self._forget_drain()
@@ -454,7 +454,7 @@ class ApiChild(Body):
             await self._server.accept()
         await self._server.broken()
 
-    def hear(self, message: Message) -> None:
+    def on_message(self, message: Message) -> None:
         match message:
             case messages.Resume():
                 self._may_accept.set()
@@ -520,7 +520,7 @@ class SchedulerChild(Body):
         logging.getLogger("upnextd").critical("the scheduler failed", exc_info=error)
         return ExitCode.FAILED
 
-    def hear(self, message: Message) -> None:
+    def on_message(self, message: Message) -> None:
         match message:
             case messages.Alive():
                 self._scheduler.alive(list(message.consumers))

@@ -57,7 +57,7 @@ class SilentApis:
         try:
             self._fleet.listeners.refuse(address)
         except OSError:
-            # Of a path that somebody has removed: connects to it fail already.
+            # Of a path that was removed: connects to it fail already.
             return
         for where, instance, beaten_s in self._processes(now):
             if where == address and beaten_s > self._hang_timeout_s:

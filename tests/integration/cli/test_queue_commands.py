@@ -107,12 +107,12 @@ class TestJob:
     def test_the_shape_of_the_contract(self, bench: Bench, cli: Cli) -> None:
         bench.register(task("ship", retries=2))
         job_id = bench.submit("ship")
-        said = cli.json("job", job_id)
-        assert said.keys() >= JOB_FIELDS
-        assert (said["status"], said["attempt"], said["max_attempts"], said["error"]) == ("queued", 1, 3, None)
+        output = cli.json("job", job_id)
+        assert output.keys() >= JOB_FIELDS
+        assert (output["status"], output["attempt"], output["max_attempts"], output["error"]) == ("queued", 1, 3, None)
         bench.finish(bench.take(), b"[1]")
-        said = cli.json("job", job_id)
-        assert (said["status"], said["result"], said["finished_at"]) == ("done", [1], "1970-01-01T00:00:02.000Z")
+        output = cli.json("job", job_id)
+        assert (output["status"], output["result"], output["finished_at"]) == ("done", [1], "1970-01-01T00:00:02.000Z")
 
     def test_for_people(self, bench: Bench, cli: Cli) -> None:
         bench.register(task("ship"))
@@ -150,16 +150,16 @@ class TestJob:
         flags = ["--redis-url", redis_url, "--namespace", namespace]
         thread = threading.Thread(target=lambda: codes.append(main.run([*flags, "job", job_id, "--follow"])))
         thread.start()
-        told = ""
+        reported = ""
 
         def says(word: str) -> bool:
-            nonlocal told
-            told += capsys.readouterr().out
-            return word in told
+            nonlocal reported
+            reported += capsys.readouterr().out
+            return word in reported
 
-        wait_until(lambda: says("queued"), 10, "queued to be told")
+        wait_until(lambda: says("queued"), 10, "queued to be printed")
         taken = bench.take()
-        wait_until(lambda: says("running"), 10, "running to be told")
+        wait_until(lambda: says("running"), 10, "running to be printed")
         bench.fail(taken)
         thread.join(100)
         assert codes == [1]
@@ -359,9 +359,9 @@ class TestDead:
         bench.register(task("ship"))
         first, second = bench.dead("ship", 2)
         assert {one["job_id"] for one in cli.json("dead", "list")} == {first, second}
-        said = cli.json("dead", "show", first)
-        assert said["arguments"] == {"order_id": "A1"}
-        assert said["error"] == {"type": "ValueError", "message": "no such order", "traceback": "Traceback\n  line 1"}
+        output = cli.json("dead", "show", first)
+        assert output["arguments"] == {"order_id": "A1"}
+        assert output["error"] == {"type": "ValueError", "message": "no such order", "traceback": "Traceback\n  line 1"}
         assert cli("dead", "show", first) == 0
         assert "Traceback" in cli.out
         assert cli("dead", "retry", first) == 0
@@ -509,6 +509,6 @@ def test_a_wrong_password(own_server: Server, capsys: pytest.CaptureFixture[str]
     own_server.cli("CONFIG", "SET", "requirepass", "secret")
     for url in (own_server.url, own_server.url.replace("unix://", "unix://:wrong@")):
         assert main.run(["tasks", "--redis-url", url]) == 69
-    said = capsys.readouterr().err
-    assert said.count("\n") == 2
-    assert "wrong@" not in said
+    output = capsys.readouterr().err
+    assert output.count("\n") == 2
+    assert "wrong@" not in output

@@ -160,7 +160,7 @@ class Bench:
 
     @contextmanager
     def bell(self) -> Generator[list[str]]:
-        """What the bell said meanwhile."""
+        """The bell's messages meanwhile."""
         client = redis.Redis(connection_pool=self.broker._pool()[1])
         words: list[str] = []
         with client.pubsub(ignore_subscribe_messages=True) as ear:

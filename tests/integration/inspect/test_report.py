@@ -1,4 +1,4 @@
-"""report: what a daemon says of itself takes the place of what it said before."""
+"""report: what a daemon says of itself takes the place of its former report."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class Play:
                 self._outside.submit("slim")
 
     def _calm_down(self) -> None:
-        """Nothing goes wrong any more, but what is late still arrives; somebody works."""
+        """Nothing goes wrong any more, but what is late still arrives; one worker works."""
         kernel = self.kernel
         kernel.say("calm")
         kernel.calm, kernel.lose_next_reply = True, False

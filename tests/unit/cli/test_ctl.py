@@ -1,4 +1,4 @@
-"""`upnext ctl` against a scripted daemon: what is asked, printed, and told by the exit code."""
+"""`upnext ctl` against a scripted daemon: what is asked, printed, and shown by the exit code."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def answers(**by_method: list[Message | bytes] | dict[str, Any]) -> Answer:
     """Each method's answer: a result, or a list of what to send, in which `None` ids become the request's."""
 
     def answer(request: Request) -> list[Message | bytes]:
-        said = by_method[request.method]
-        if isinstance(said, dict):
-            return [Response(request.id, said)]
-        return [Response(request.id, one.result) if isinstance(one, Response) else one for one in said]
+        output = by_method[request.method]
+        if isinstance(output, dict):
+            return [Response(request.id, output)]
+        return [Response(request.id, one.result) if isinstance(one, Response) else one for one in output]
 
     return answer
 
@@ -126,12 +126,12 @@ def test_mutations_are_asked_for_and_not_waited_for(
 
 
 def test_drain_wait_tells_how_it_goes(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said: list[Message | bytes] = [
+    output: list[Message | bytes] = [
         protocol.progress("op-1", "2 jobs run"),
         protocol.progress("op-1", "drained", done=True),
         ended(),
     ]
-    with FakeDaemon(path, answers(drain={"op_id": "op-1"}, wait=said)):
+    with FakeDaemon(path, answers(drain={"op_id": "op-1"}, wait=output)):
         assert ctl(path, "drain", "--wait") == 0
         assert capsys.readouterr().out == "2 jobs run\ndrained\n"
         assert ctl(path, "drain", "--wait", "--json") == 0
@@ -192,10 +192,10 @@ def test_events(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     with FakeDaemon(path, answer) as daemon:
         assert ctl(path, "events") == 3
         assert [request.method for request in daemon.requests] == ["hello", "subscribe"] * 2, "it came back once"
-    said = capsys.readouterr()
-    assert said.out == "2026-01-01T00:00:00Z  child_exited  slot=worker-1 signal=SIGKILL\n" * 2
+    output = capsys.readouterr()
+    assert output.out == "2026-01-01T00:00:00Z  child_exited  slot=worker-1 signal=SIGKILL\n" * 2
     hung_up = "upnext: the daemon hung up; waiting up to 0.1 s for it to come back\n"
-    assert said.err == f"{hung_up}{hung_up}upnext: no upnextd is running on {path}\n"
+    assert output.err == f"{hung_up}{hung_up}upnext: no upnextd is running on {path}\n"
 
 
 def test_events_as_json(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

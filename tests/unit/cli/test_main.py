@@ -157,10 +157,10 @@ def test_bad_arguments_are_told_in_one_line(
     arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.run(arguments) == ExitCode.USAGE
-    said = capsys.readouterr()
-    assert text in said.err
-    assert said.err.count("\n") == 1
-    assert said.out == ""
+    output = capsys.readouterr()
+    assert text in output.err
+    assert output.err.count("\n") == 1
+    assert output.out == ""
 
 
 @pytest.mark.parametrize("arguments", [[], ["ctl"], ["dead"], ["cron"]])
@@ -181,10 +181,10 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
 
 def test_no_redis_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["tasks"]) == ExitCode.UNAVAILABLE
-    said = capsys.readouterr().err
-    assert "UPNEXT_REDIS_URL" in said
-    assert "upnextd start" in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert "UPNEXT_REDIS_URL" in output
+    assert "upnextd start" in output
+    assert output.count("\n") == 1
 
 
 def test_a_redis_that_is_away(capsys: pytest.CaptureFixture[str]) -> None:

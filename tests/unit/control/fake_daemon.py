@@ -1,4 +1,4 @@
-"""A scripted daemon for tests of the client: one thread, real socket, answers as told."""
+"""A scripted daemon for tests of the client: one thread, real socket, answers by its script."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class FakeDaemon:
                 if request.method == "hello":
                     connection.sendall(protocol.encode(Response(request.id, self._hello)))
                     continue
-                for said in self._answer(request):
-                    if said == b"":
+                for output in self._answer(request):
+                    if output == b"":
                         return
-                    connection.sendall(said if isinstance(said, bytes) else protocol.encode(said))
+                    connection.sendall(output if isinstance(output, bytes) else protocol.encode(output))

@@ -158,10 +158,10 @@ def test_wait_follows_one_operation_to_its_end(path: Path) -> None:
             Response(request.id, {"op_id": op_id, "ok": True, "text": "drained", "data": None}),
         ]
 
-    told: list[str] = []
+    reported: list[str] = []
     with FakeDaemon(path, answer), ControlClient(path) as client:
-        ended = client.wait("op-1", timeout_s=5, on_progress=told.append)
-    assert told == ["2 jobs run"]
+        ended = client.wait("op-1", timeout_s=5, on_progress=reported.append)
+    assert reported == ["2 jobs run"]
     assert (ended.ok, ended.text, ended.raw["op_id"]) == (True, "drained", "op-1")
 
 

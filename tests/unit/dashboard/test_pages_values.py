@@ -119,7 +119,7 @@ def status(**changes: object) -> dict[str, object]:
 
 
 def daemon(status: dict[str, object]) -> Daemon:
-    """One that lives and has said this of itself."""
+    """One that lives and has reported this of itself."""
     report = reports.of_status("d", status, "h", NOW_MS)
     return Daemon("d", "h", "shop", alive=True, report=report, consumers=(consumer("a"),))
 

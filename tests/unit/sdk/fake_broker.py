@@ -1,4 +1,4 @@
-"""A stand-in for the broker: keeps what it is given and answers with what it was told. It has no queue and proves nothing about one.
+"""A stand-in for the broker: keeps what it is given and answers with what it was set to. It has no queue and proves nothing about one.
 
 The SDK's unit tests look at what the SDK asks of the engine; that the engine does it is for the integration suite.
 """

@@ -15,7 +15,7 @@ from upnext.errors import ConflictError, UsageError
 
 
 class StandInRuntime:
-    """Serves until it is told to stop, then drains until its jobs are finished, or until it is cancelled."""
+    """Serves until it is asked to stop, then drains until its jobs are finished, or until it is cancelled."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[ServiceSpec, dict[str, Any]]] = []

@@ -22,7 +22,7 @@ from upnextd.shared.linux_kernel import LinuxKernel
 from upnextd.shared.process import ExitStatus
 
 LINE = 3
-"""The descriptor by which a program reports, and is told to end."""
+"""The descriptor by which a program reports, and is asked to end."""
 _SUBREAPER = 36
 
 _PROGRAMS = """
@@ -147,17 +147,17 @@ def bear(world: World, what: str) -> tuple[int, int, int, int]:
     pid, pidfd = start(world, what, {LINE: theirs})
     kernel.close(theirs)
     connection = kernel.connection(ours)
-    said = bytearray()
+    output = bytearray()
 
     def hear() -> bool:
         try:
-            said.extend(connection.recv(100))
+            output.extend(connection.recv(100))
         except BlockingIOError:
             return False
         return True
 
     world.until(hear)
-    return pid, pidfd, int(said), connection.detach()
+    return pid, pidfd, int(output), connection.detach()
 
 
 def end_parent(world: World, pidfd: int, line: int) -> None:

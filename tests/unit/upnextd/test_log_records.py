@@ -86,8 +86,8 @@ def test_fields_stand_beside_the_line_s_own_in_json() -> None:
     sink.finish()
     os.close(into)
     with os.fdopen(out) as file:
-        said = json.loads(file.readline())
-    assert (said["task"], said["attempt"], said["level"], said["job_id"]) == ("ship", 3, "error", "ship:n1-0")
+        output = json.loads(file.readline())
+    assert (output["task"], output["attempt"], output["level"], output["job_id"]) == ("ship", 3, "error", "ship:n1-0")
 
 
 def handled(**fields: Any) -> Record | None:
@@ -141,11 +141,11 @@ async def test_a_flood_is_counted_to_the_line() -> None:
     await asyncio.to_thread(flood)
     await wait_until_async(lambda: reader.closed)
     kept = [line for line in lines if not line.startswith(MARK)]
-    told = [parse(line) for line in lines if line.startswith(MARK)]
-    dropped = sum(int(record.message.split()[0]) for record in told if record is not None)
+    reported = [parse(line) for line in lines if line.startswith(MARK)]
+    dropped = sum(int(record.message.split()[0]) for record in reported if record is not None)
     assert len(kept) < printed
     assert abs(len(kept) + dropped - printed) <= 2
-    assert all(record is not None and record.level == "warning" for record in told)
+    assert all(record is not None and record.level == "warning" for record in reported)
 
 
 def test_records_in_json_have_their_job() -> None:

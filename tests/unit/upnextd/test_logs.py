@@ -39,8 +39,8 @@ def test_text_and_json() -> None:
     lines = read_all(out).decode().splitlines()
     os.close(out)
     assert lines[:3] == ["worker-1[12] hello", "    there", f"upnextd[{os.getpid()}] warning: odd"]
-    said = json.loads(lines[3])
-    assert (said["slot"], said["pid"], said["message"], said["level"]) == ("worker-1", 12, "hello", "info")
+    output = json.loads(lines[3])
+    assert (output["slot"], output["pid"], output["message"], output["level"]) == ("worker-1", 12, "hello", "info")
 
 
 def _refused(*_: object) -> int:
@@ -64,9 +64,9 @@ async def test_a_reader_that_stopped_costs_lines_not_time(whose: str, monkeypatc
     await wait_until_async(lambda: (got.extend(read_all(out)), len(got) == kept * len(line))[1])
     sink.write(b"after\n")
     sink.finish()
-    told = read_all(out)
-    assert b"lines were dropped" in told
-    assert told.endswith(b"after\n")
+    reported = read_all(out)
+    assert b"lines were dropped" in reported
+    assert reported.endswith(b"after\n")
     os.close(out)
     os.close(into)
 

@@ -264,7 +264,7 @@ STATES = st.sampled_from([state for state in State if state is not State.FAILED]
     st.sampled_from(Mode),
 )
 def test_it_always_settles(raw: list[tuple[int, State, int, bool]], workers: int, mode: Mode) -> None:
-    """Whatever there is: with children that do as they are told, reconciling reaches what is desired, and then is quiet."""
+    """Whatever there is: with children that do what they are asked, reconciling reaches what is desired, and then is quiet."""
     desired = Desired(workers, 2, 2, mode=mode, stop_by=NOW + 1, scheduler=mode not in (Mode.STOP, Mode.STOP_NOW))
     world = World([InstanceView(i, f"worker-{n}", Role.WORKER, g, s, outdated=o) for i, (n, s, g, o) in enumerate(raw)])
     for _ in range(200):

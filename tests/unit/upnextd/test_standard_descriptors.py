@@ -16,22 +16,22 @@ from upnextd.shared import process
 process.fill_standard_descriptors()
 lock = os.open(os.environ["LOCK"], os.O_RDWR | os.O_CREAT)
 os.write(2, b"a line of the log\\n")
-with open(os.environ["TOLD"], "w") as told:
-    told.write(" ".join(os.readlink(f"/proc/self/fd/{fd}") for fd in (0, 1, 2)))
+with open(os.environ["REPORT"], "w") as report:
+    report.write(" ".join(os.readlink(f"/proc/self/fd/{fd}") for fd in (0, 1, 2)))
 """
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "0<&- 1>&- 2>&-"])
 def test_closed_ones_are_filled(closed: str, tmp_path: Path) -> None:
-    lock, told = tmp_path / "lock", tmp_path / "told"
+    lock, reported = tmp_path / "lock", tmp_path / "report"
     subprocess.run(
         ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, PROGRAM],
-        env={"LOCK": str(lock), "TOLD": str(told), "PYTHONPATH": ":".join(sys.path)},
+        env={"LOCK": str(lock), "REPORT": str(reported), "PYTHONPATH": ":".join(sys.path)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         check=True,
     )
-    assert told.read_text().split() == ["/dev/null"] * 3
+    assert reported.read_text().split() == ["/dev/null"] * 3
     assert lock.read_bytes() == b""
 
 

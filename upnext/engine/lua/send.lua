@@ -52,9 +52,9 @@ for index, task in ipairs(handlers) do
   else
     local meta = ARGV[1]
     if key then
-      local said = meta == '' and {} or cjson.decode(meta)
-      said.k = ARGV[6] .. '@' .. task
-      meta = cjson.encode(said)
+      local fields = meta == '' and {} or cjson.decode(meta)
+      fields.k = ARGV[6] .. '@' .. task
+      meta = cjson.encode(fields)
     end
     if is_largest(KEYS[3], task, #payload) then
       redis.call('HSET', KEYS[3], task, #payload)
