@@ -142,6 +142,7 @@ class FakePage:
         self.done = 0
         self.failed = 0
         self.jobs: list[RunningJob] = []
+        self.over: list[RunningJob] = []
         self.names = ["consumer-1"]
 
     @property
@@ -153,6 +154,9 @@ class FakePage:
 
     def running(self, _now: float) -> list[list[RunningJob]]:
         return [self.jobs]
+
+    def ended(self, _now: float) -> list[list[RunningJob]]:
+        return [self.over]
 
     def consumers(self) -> list[str]:
         return self.names

@@ -94,6 +94,7 @@ async def test_a_bad_end_is_logged_and_backs_off() -> None:
 async def test_the_death_of_a_worker_is_kept_for_the_scheduler_with_its_jobs() -> None:
     case = Case()
     case.child.page.jobs = [JOB]
+    case.child.page.over = [replace(JOB, job_id="ship:0")]
     case.child.page.ran_job = True
     case.child.written_stacks = ["File a"]
     case.world.kernel.status = ExitStatus(None, "SIGSEGV")
@@ -101,6 +102,7 @@ async def test_the_death_of_a_worker_is_kept_for_the_scheduler_with_its_jobs() -
     [death] = case.world.fleet.pending_notices.pending
     assert (death.consumer, death.cause, death.charge, death.detail) == ("consumer-1", "signal:SIGSEGV", True, "File a")
     assert [job.job_id for job in death.started] == ["ship:1"]
+    assert [job.job_id for job in death.ended] == ["ship:0"], "its end may not have been recorded"
     assert "ship:1" in case.world.log.cautions[0]
 
 
