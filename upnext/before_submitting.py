@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from upnext.core import codec, own_options
 from upnext.core.submission import Submission
+from upnext.engine.requests import CURRENT_REQUEST, marked
 from upnext.errors import ServiceError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -58,7 +59,7 @@ def before_submit(function: F) -> F:
     none of them). A plain function that returns soon: it is called in the event loop, too. The functions are called in the order of their
     declaration, those of a Worker (`@worker.before_submit`) after these, and again for no repeat of a submit.
 
-    Raises ServiceError for what is no plain function of one argument.
+    Raises ServiceError for what is not a plain function of one argument.
     """
     EVERYWHERE.append(checked("before_submit", function))
     return function
@@ -94,14 +95,22 @@ def see(functions: Sequence[BeforeSubmit], submission: Submission) -> None:
         submission.own = {name: value for name, value in submission.own.items() if name != "labels"} or None
 
 
-def see_event(
+def own_of_event(
     functions: Sequence[BeforeSubmit], event: str, payload: bytes, key: str | None, parent_id: str | None
 ) -> dict[str, Any] | None:
-    """Call them for an event -> what its jobs have of their own. Raises as `see`."""
-    job = NewJob(payload, event=event)
-    job.idempotency_key, job.parent_id = key, parent_id
-    labels = _labels(functions, job)
-    return {"labels": labels} if labels else None
+    """-> what the jobs of an event have of their own: labels, and the route of the request that sends it.
+
+    `functions` are called after those of the process. Raises as `see`.
+    """
+    own: dict[str, Any] | None = None
+    if EVERYWHERE or functions:
+        job = NewJob(payload, event=event)
+        job.idempotency_key, job.parent_id = key, parent_id
+        labels = _labels((*EVERYWHERE, *functions), job)
+        own = {"labels": labels} if labels else None
+    if parent_id is None and (request := CURRENT_REQUEST.get(None)) is not None:
+        own = marked(own, request)
+    return own
 
 
 def _labels(functions: Sequence[BeforeSubmit], job: NewJob) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from upnext import access
-from upnext.before_submitting import EVERYWHERE, see, see_event
+from upnext.before_submitting import EVERYWHERE, own_of_event, see
 from upnext.core import codec, signatures
 from upnext.core.submission import Submission
 from upnext.engine import tracing
@@ -65,9 +65,7 @@ async def send(event_name: str, /, *, check: bool = True, **fields: Any) -> int:
     if check:
         await asyncio.to_thread(_check_fields, event_name, fields)
     payload, parent, root = _fields(fields), *access.lineage()
-    own = see_event(EVERYWHERE, event_name, payload, None, parent) if EVERYWHERE else None
-    if parent is None and (request := CURRENT_REQUEST.get(None)) is not None:
-        own = marked(own, request)
+    own = own_of_event((), event_name, payload, None, parent)
     trace = tracing.submitted(event_name)
     return len(await access.async_broker(None).send(event_name, payload, (), parent, root, trace=trace, own=own))
 
@@ -77,9 +75,7 @@ def send_sync(event_name: str, /, *, check: bool = True, **fields: Any) -> int:
     if check:
         _check_fields(event_name, fields)
     payload, parent, root = _fields(fields), *access.lineage()
-    own = see_event(EVERYWHERE, event_name, payload, None, parent) if EVERYWHERE else None
-    if parent is None and (request := CURRENT_REQUEST.get(None)) is not None:
-        own = marked(own, request)
+    own = own_of_event((), event_name, payload, None, parent)
     trace = tracing.submitted(event_name)
     return len(access.sync_broker(None).send(event_name, payload, (), parent, root, trace=trace, own=own))
 

@@ -7,13 +7,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 from upnext import access
-from upnext.before_submitting import EVERYWHERE, BeforeSubmit, see_event
+from upnext.before_submitting import BeforeSubmit, own_of_event
 from upnext.core.binding import Signature
 from upnext.core.spec import TaskKind, TaskSpec
 from upnext.core.submission import checked_key
 from upnext.declare import HandlerSettings, check_names, checked_name, function_name, is_async, task_options
 from upnext.engine import tracing
-from upnext.engine.requests import CURRENT_REQUEST, marked
 from upnext.errors import ServiceError
 from upnext.hooks import hooks
 
@@ -115,11 +114,7 @@ class Event:
         """Sends fields that are encoded already (a JSON object)."""
         broker = access.async_broker(self._redis_url)
         parent, root = access.lineage()
-        own = None
-        if EVERYWHERE or self._before:
-            own = see_event((*EVERYWHERE, *self._before), self.name, payload, idempotency_key, parent)
-        if parent is None and (request := CURRENT_REQUEST.get(None)) is not None:
-            own = marked(own, request)
+        own = own_of_event(self._before, self.name, payload, idempotency_key, parent)
         sent = await broker.send(
             self.name,
             payload,
@@ -136,11 +131,7 @@ class Event:
         """`send_payload` for plain code: blocks the thread."""
         broker = access.sync_broker(self._redis_url)
         parent, root = access.lineage()
-        own = None
-        if EVERYWHERE or self._before:
-            own = see_event((*EVERYWHERE, *self._before), self.name, payload, idempotency_key, parent)
-        if parent is None and (request := CURRENT_REQUEST.get(None)) is not None:
-            own = marked(own, request)
+        own = own_of_event(self._before, self.name, payload, idempotency_key, parent)
         sent = broker.send(
             self.name,
             payload,
@@ -157,7 +148,7 @@ class Event:
         return Signature.encode_fields(fields, self._handlers.values(), f"event {self.name}: ")
 
     def __call__(self, *_given: object, **_named: object) -> NoReturn:
-        """Raises ServiceError: an event is no decorator, its `on` is."""
+        """Raises ServiceError: an event is not a decorator, its `on` is."""
         raise ServiceError(
             f'event {self.name!r}: declare a handler with @worker.event("{self.name}").on, send it with send'
         )
