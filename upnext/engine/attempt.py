@@ -37,12 +37,12 @@ class Attempt:
         "cached",
         "cancelled",
         "cell",
-        "cost",
         "entry_id",
         "given_up",
         "lane",
         "loop",
         "meta",
+        "meter",
         "noted",
         "options",
         "payload_bytes",
@@ -68,8 +68,8 @@ class Attempt:
     """What was decided about its failure, once there is one."""
     options: TaskOptions
     """Of this job: its task's, save for what it was submitted with."""
-    cost: Meter | None
-    """What it cost so far, once it has waited for something."""
+    meter: Meter | None
+    """Measures what it costs; made when it first waits for something, or ends."""
     redacts: bytes | None
     """Its payload, where the text of an error must not show some of it."""
     span: Any
@@ -95,7 +95,7 @@ class Attempt:
         self.noted = False
         self.waits = 0
         self.payload_bytes = 0
-        self.cached = self.verdict = self.span = self.redacts = self.cost = None
+        self.cached = self.verdict = self.span = self.redacts = self.meter = None
 
     @property
     def job_id(self) -> str:

@@ -72,8 +72,8 @@ class Executor:
     ) -> None:
         self._membership, self._finisher, self._host = membership, finisher, host
         self._lingering = lingering
-        self._clock = CpuClock()
-        self._results = Results(membership, finisher, host, rng, self._clock)
+        self._cpu_clock = CpuClock()
+        self._results = Results(membership, finisher, host, rng, self._cpu_clock)
         self._on_room: Callable[[], None] = _nothing
         self._loop = asyncio.get_running_loop()
         self.tasks: Mapping[str, TaskRun] = {
@@ -92,7 +92,7 @@ class Executor:
         self._runners: set[asyncio.Task[None]] = set()
         self._base = contextvars.copy_context()
         self._deadlines = AttemptDeadlines(self._time_out, self._base)
-        self._around = Around(worker, keys, self._deadlines, rng, host.stuck, lingering, pool_setup, self._clock)
+        self._around = Around(worker, keys, self._deadlines, rng, host.stuck, lingering, pool_setup, self._cpu_clock)
         self._early_cancels = EarlyCancels()
         self._ended = asyncio.Event()
         self.finished = 0
@@ -225,7 +225,7 @@ class Executor:
         references = getrefcount(me), getweakrefcount(me)
         loop_time = self._loop.time
         slice_end = loop_time() + SLICE_S
-        self._clock.look()
+        self._cpu_clock.look()
         while self.accepting:
             while self.held and self._slots.free > 0:
                 attempt, payload, _ = self.held.popleft()
@@ -233,14 +233,14 @@ class Executor:
                 if rest is not None:
                     await rest
                     slice_end = loop_time() + SLICE_S
-                    self._clock.look()
+                    self._cpu_clock.look()
                 if me.cancelling() or (getrefcount(me), getweakrefcount(me)) != references:
                     return  # a cancel may still be on its way, or come from who keeps the task: never let it reach another job
                 if loop_time() > slice_end:
                     self._on_room()
                     await asyncio.sleep(0)
                     slice_end = loop_time() + SLICE_S
-                    self._clock.look()
+                    self._cpu_clock.look()
             self._finisher.flush()
             self._on_room()
             if len(self._idle) >= self.concurrency:
@@ -255,7 +255,7 @@ class Executor:
                 elif not future.cancelled():
                     self._waking -= 1
             slice_end = loop_time() + SLICE_S
-            self._clock.look()
+            self._cpu_clock.look()
 
     def _start(self, attempt: Attempt, payload: bytes, me: asyncio.Task[None]) -> Coroutine[Any, Any, None] | None:
         """Start a job. -> None when that already ended it, else the rest of it, to be awaited."""
@@ -301,7 +301,7 @@ class Executor:
             except StopIteration as stop:
                 value = stop.value
             else:
-                meter = attempt.cost = attempt.cost or Meter(self._clock)
+                meter = attempt.meter = attempt.meter or Meter(self._cpu_clock)
                 meter.step(begun_ns)
                 return self._await_rest(attempt, task, begun_ns, Continuation(coroutine, context, first, meter), encode)
             self._results.done(attempt, begun_ns, b"null" if value is None else encode(value))

@@ -44,7 +44,7 @@ HOOK_S = 30.0
 LAST_HOOK_S = GRACE_S - 1.0
 
 
-class Clock(Protocol):
+class Deadlines(Protocol):
     """An attempt's timeout: it starts when its function does, not while it waits for a thread or a process."""
 
     def start(self, attempt: Attempt) -> None: ...
@@ -58,7 +58,7 @@ class Around:
         self,
         worker: WorkerSpec,
         keys: Keys,
-        clock: Clock,
+        deadlines: Deadlines,
         rng: random.Random,
         stuck: Callable[[str, str], None],
         lingering: Lingering,
@@ -66,7 +66,7 @@ class Around:
         cpu_clock: CpuClock,
     ) -> None:
         self._cpu_clock = cpu_clock
-        self._keys, self._clock, self._rng = keys, clock, rng
+        self._keys, self._deadlines, self._rng = keys, deadlines, rng
         self._giving_up = False
         self._stuck, self._lingering = stuck, lingering
         self._loop = asyncio.get_running_loop()
@@ -118,7 +118,7 @@ class Around:
                 raise error from None
             finally:
                 del error  # it holds this frame
-        self._clock.stop(attempt)  # it is done: a slow hook doesn't make it late
+        self._deadlines.stop(attempt)  # it is done: a slow hook doesn't make it late
         if task.hooked:
             await self._call(hooks.on_success, attempt, value)
             await self._call(hooks.on_complete, attempt, value)
@@ -143,7 +143,7 @@ class Around:
 
     async def _run_failure_hooks(self, attempt: Attempt, error: BaseException, again: bool) -> None:
         hooks = attempt.spec.hooks
-        self._clock.stop(attempt)
+        self._deadlines.stop(attempt)
         if again:
             await self._call(hooks.on_retry, attempt, error)
             return
@@ -189,7 +189,7 @@ class Around:
         self._meter(attempt).elsewhere = True
         place = await self._place(attempt)
         try:
-            return await self._pool.run(attempt, payload, partial(self._clock.start, attempt))
+            return await self._pool.run(attempt, payload, partial(self._deadlines.start, attempt))
         finally:
             place.leave()
 
@@ -200,7 +200,7 @@ class Around:
             work = self._threads.run(
                 partial(contextvars.copy_context().run, partial(self._meter(attempt).in_thread, function))
             )
-            self._clock.start(attempt)
+            self._deadlines.start(attempt)
             try:
                 return await asyncio.shield(work)
             except asyncio.CancelledError:
@@ -216,9 +216,9 @@ class Around:
             place.leave()
 
     def _meter(self, attempt: Attempt) -> Meter:
-        if attempt.cost is None:  # in its first step
-            attempt.cost = Meter(self._cpu_clock)
-        return attempt.cost
+        if attempt.meter is None:  # in its first step
+            attempt.meter = Meter(self._cpu_clock)
+        return attempt.meter
 
     def _over_at_last(self, attempt: Attempt, stuck: asyncio.TimerHandle, work: asyncio.Future[Any]) -> None:
         """Its end, whatever it is, comes too late to be recorded."""
@@ -229,7 +229,7 @@ class Around:
 
     async def _place(self, attempt: Attempt) -> _Place:
         """A place in the pool, where it is smaller than the concurrency; its timeout doesn't count meanwhile."""
-        self._clock.stop(attempt)
+        self._deadlines.stop(attempt)
         place = _Place(self._permits)
         if self._permits is None:
             return place

@@ -45,10 +45,10 @@ class Results:
     """Gives each end to `finisher`, and the headline of each failure to `host`."""
 
     def __init__(
-        self, membership: Membership, finisher: Finisher, host: Host, rng: random.Random, clock: CpuClock
+        self, membership: Membership, finisher: Finisher, host: Host, rng: random.Random, cpu_clock: CpuClock
     ) -> None:
         self._membership, self._finisher, self._host, self._rng = membership, finisher, host, rng
-        self._clock = clock
+        self._cpu_clock = cpu_clock
 
     def done(self, attempt: Attempt, begun_ns: int, value: bytes) -> None:
         """`value`: the encoded value."""
@@ -98,10 +98,10 @@ class Results:
         """None for what took little."""
         if time.time_ns() // 1_000_000 - begun_ns // 1_000_000 < LONG_MS or attempt.given_up:
             return None
-        if attempt.cost is None:  # it ends in its first step
-            attempt.cost = Meter(self._clock)
-            attempt.cost.step(begun_ns)
-        return attempt.cost.cost()
+        if attempt.meter is None:  # it ends in its first step
+            attempt.meter = Meter(self._cpu_clock)
+            attempt.meter.step(begun_ns)
+        return attempt.meter.cost()
 
     def _end(self, attempt: Attempt, outcome: Outcome, *, dead_letter: bool = False) -> None:
         if attempt.given_up:
