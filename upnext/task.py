@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from dataclasses import replace as changed
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
@@ -129,19 +129,19 @@ class Submitter(Generic[P, T]):
             raise UsageError(f"{self.name}.options: give delay= or at=, not both")
         how, what = self._how, f"{self.name}.options"
         if replace is not None:
-            how = changed(how, replace=checked_key(replace))
+            how = dataclasses.replace(how, replace=checked_key(replace))
         if delay is not None:
-            how = changed(how, delay_s=_given(what, "delay", delay, zero=True), at_us=None)
+            how = dataclasses.replace(how, delay_s=_given(what, "delay", delay, zero=True), at_us=None)
         if at is not None:
-            how = changed(how, at_us=_unix_us(what, at), delay_s=None)
+            how = dataclasses.replace(how, at_us=_unix_us(what, at), delay_s=None)
         if priority is not None:
-            how = changed(how, priority=_priority(what, priority))
+            how = dataclasses.replace(how, priority=_priority(what, priority))
         if queue_ttl is not None:
-            how = changed(how, queue_ttl_s=_given(what, "queue_ttl", queue_ttl))
+            how = dataclasses.replace(how, queue_ttl_s=_given(what, "queue_ttl", queue_ttl))
         if idempotency_ttl is not None:
-            how = changed(how, idempotency_ttl_s=_given(what, "idempotency_ttl", idempotency_ttl))
+            how = dataclasses.replace(how, idempotency_ttl_s=_given(what, "idempotency_ttl", idempotency_ttl))
         if wait_timeout is not None:
-            how = changed(how, wait_timeout_s=_given(what, "wait_timeout", wait_timeout, zero=True))
+            how = dataclasses.replace(how, wait_timeout_s=_given(what, "wait_timeout", wait_timeout, zero=True))
         how = _with_own(how, _own(what, timeout, retries, result_ttl, labels))
         return Submitter(self.spec, self._redis_url, how, self._before)
 
@@ -386,7 +386,7 @@ def _given(what: str, name: str, value: Duration, *, zero: bool = False) -> floa
 
 
 def _with_own(how: SubmitOptions, own: Mapping[str, Any]) -> SubmitOptions:
-    return changed(how, own={**(how.own or {}), **own}) if own else how
+    return dataclasses.replace(how, own={**(how.own or {}), **own}) if own else how
 
 
 def _own(

@@ -91,11 +91,6 @@ class Signature:
         return cls(function, parameters, signature.return_annotation, shown)
 
     @property
-    def takes_any_name(self) -> bool:
-        """Whether it has **kwargs."""
-        return self._takes_any_name
-
-    @property
     def is_prepared(self) -> bool:
         """Whether `prepare` was done."""
         return self._prepared
