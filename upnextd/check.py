@@ -16,7 +16,7 @@ from upnextd.shared import process
 from upnextd.shared.process import ExitStatus
 from upnextd.supervisor.generations import ImportFailure
 
-_FINE, _TOLD, _UNWRITTEN = 113, 114, 115
+_FINE, _REPORTED, _UNWRITTEN = 113, 114, 115
 """What the process ends with when it came to its end, for an import may end it with any code."""
 
 
@@ -28,7 +28,7 @@ def check(
     done = subprocess.run(argv, check=False, env=dict(env))
     if done.returncode == _FINE:
         return ExitCode.OK, None
-    if done.returncode == _TOLD:
+    if done.returncode == _REPORTED:
         return ExitCode.CONFIG, None
     if done.returncode == _UNWRITTEN:
         return ExitCode.FAILED, "what the service declares can't be written"
@@ -48,17 +48,17 @@ def main() -> None:
         warnings = [*loaded.warnings, *template.check_forkable(before)]
     except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
         _say(err, f"upnextd: {ImportFailure(template.failure(error).line).line_for(service)}")
-        _end(_TOLD)
+        _end(_REPORTED)
     for warning in warnings:
         _say(err, f"upnextd: warning: {warning}")
     for line in template.nothing_to_do(loaded):
         _say(err, f"upnextd: {line}")
-        _end(_TOLD)
+        _end(_REPORTED)
     template.flush()
     for line in describe(loaded.spec):
         _say(out, line)
     if with_secrets and not _read_secrets(loaded.spec, out, err):
-        _end(_TOLD)
+        _end(_REPORTED)
     _end(_FINE)
 
 

@@ -249,13 +249,13 @@ class Client(asyncio.Protocol):
         self._long_tasks = 0
         self._frames: deque[bytes] = deque()
         self._turn: asyncio.Handle | None = None
-        self._heard_at = time.monotonic()
+        self._received_at = time.monotonic()
 
     def idle_s(self) -> float:
         """How long it has been silent; 0 while it waits for something or follows events."""
         if self._tasks or self._frames or self._commands.subscribed(self):
             return 0.0
-        return time.monotonic() - self._heard_at
+        return time.monotonic() - self._received_at
 
     @property
     def stays(self) -> bool:
@@ -309,7 +309,7 @@ class Client(asyncio.Protocol):
         self._commands.client_left(self)
 
     def data_received(self, data: bytes) -> None:
-        self._heard_at = time.monotonic()
+        self._received_at = time.monotonic()
         self._frames += self._decoder.feed(data)
         if self._turn is None:
             self._take_some()

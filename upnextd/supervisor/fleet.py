@@ -70,7 +70,7 @@ class Rollouts:
         """Whether it is of a reload that isn't committed."""
         return self.current is not None and self.active and self.current.generation == generation
 
-    def overhear(self, generation: int, line: str) -> None:
+    def keep_line(self, generation: int, line: str) -> None:
         """Keep a line that a child of a generation on trial printed."""
         if self.current is not None and self.on_trial(generation):
             record = log_records.parse(line)

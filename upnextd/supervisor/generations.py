@@ -114,7 +114,7 @@ class Generation:
         self._on_line = on_line
         self.pid, self.pidfd, control, output = self._launch() if ends is None else ends
         self._control = kernel.connection(control)
-        self._output = LineReader(output, loop, self._overhear, kernel)
+        self._output = LineReader(output, loop, self._on_output, kernel)
         if self.living:
             loop.add_reader(control, self._receive)
             loop.add_reader(self.pidfd, self._ended)
@@ -217,7 +217,7 @@ class Generation:
             self.phase = Phase.GONE
             self._loop.call_soon(self._listener.template_gone, self, ExitStatus(0, None))
 
-    def _overhear(self, line: str) -> None:
+    def _on_output(self, line: str) -> None:
         self.tail.append(line)
         self._on_line(self.pid, line)
 

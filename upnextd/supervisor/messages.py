@@ -59,7 +59,7 @@ class ChildMessages:
     def on_output(self, child: Child, line: str) -> None:
         """Log a line that a child printed."""
         self._log.child_line(child.slot, child.pid, line)
-        self._fleet.rollouts.overhear(child.generation, line)
+        self._fleet.rollouts.keep_line(child.generation, line)
 
     def on_message(self, child: Child, message: FromChild | None) -> None:
         """Act on a message of a child; None: its channel is closed."""

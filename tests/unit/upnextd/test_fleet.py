@@ -68,12 +68,12 @@ def test_a_reload_is_shown_unless_the_daemon_stops() -> None:
 def test_only_a_rollout_that_is_not_over_is_on_trial() -> None:
     rollouts = World().fleet.rollouts
     rollouts.current = Rollout(2, 1, rollout.Phase.TRYING)
-    rollouts.overhear(2, "mine")
-    rollouts.overhear(1, "not mine")
+    rollouts.keep_line(2, "mine")
+    rollouts.keep_line(1, "not mine")
     assert rollouts.on_trial(2)
     assert not rollouts.on_trial(1)
     rollouts.current.phase = rollout.Phase.COMMITTED
-    rollouts.overhear(2, "too late")
+    rollouts.keep_line(2, "too late")
     assert not rollouts.on_trial(2)
     assert list(rollouts.current.tail) == ["mine"]
 

@@ -57,7 +57,7 @@ def events() -> None:
             if flags().json:
                 output.print_json(event)
             else:
-                output.print_line(_told(event))
+                output.print_line(_event_line(event))
         client = _again(client, output.tell)
 
 
@@ -75,7 +75,7 @@ def _again(client: ControlClient, tell: Callable[[str], None]) -> ControlClient:
             time.sleep(0.2)
 
 
-def _told(event: dict[str, Any]) -> str:
+def _event_line(event: dict[str, Any]) -> str:
     rest = " ".join(
         f"{name}={value}" for name, value in event.items() if name not in ("kind", "at") and value is not None
     )

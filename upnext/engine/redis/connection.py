@@ -62,7 +62,7 @@ class Wire(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._writable: asyncio.Event | None = None
         self._on_push = on_push
-        self._heard_at = 0.0
+        self._received_at = 0.0
         self._watchdog: asyncio.TimerHandle | None = None
         self.foreign = False
         """It doesn't speak the broker's protocol."""
@@ -87,11 +87,11 @@ class Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
-        self._heard_at = self._loop.time()
+        self._received_at = self._loop.time()
 
     def data_received(self, data: bytes) -> None:
         reader = self._reader
-        self._heard_at = self._loop.time()
+        self._received_at = self._loop.time()
         self._head = None
         if self.doubt is not None:
             self._believe()
@@ -148,7 +148,7 @@ class Wire(asyncio.Protocol):
         future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting.append(future)
         if self._watchdog is None:
-            self._heard_at = self._loop.time()
+            self._received_at = self._loop.time()
             self._watchdog = self._loop.call_later(self._check_s(), self._check, context=none_of_a_job())
         return future
 
@@ -156,7 +156,7 @@ class Wire(asyncio.Protocol):
         self._watchdog = None
         if not self._waiting or self.closed.done():
             return
-        if self._loop.time() - self._heard_at > REPLY_TIMEOUT_S:
+        if self._loop.time() - self._received_at > REPLY_TIMEOUT_S:
             reason = f"no reply within {REPLY_TIMEOUT_S:g} s"
             self.wrong = WrongServerError(reason)
             self._broken(reason)

@@ -106,7 +106,7 @@ class Reaper:
         self._set_apart, self._tasks = set_apart, tasks
         self._open: set[str] = set()
         self._background = BackgroundTasks("upnext-reap")
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def died(self, notice: DeathNotice) -> None:
         """A local death. Repeating a notice is harmless."""
@@ -130,7 +130,7 @@ class Reaper:
         await self._background.aclose()
 
     def _begin(self, case: _Case) -> None:
-        if case.consumer in self._told and not case.seen:
+        if case.consumer in self._reported and not case.seen:
             self._reaped(case.consumer)
         if case.consumer in self._open:
             return
@@ -154,7 +154,7 @@ class Reaper:
                 record = await self._record(case.consumer)
                 if record is None:  # without one it can't be fed by us: what is left of it goes at once
                     await self._sweep(case, case.tasks, final=True)
-                    self._tell(case)
+                    self._report(case)
                     return
                 await self._cut(case, record)
                 if case.ended:
@@ -162,7 +162,7 @@ class Reaper:
                 tasks = dict.fromkeys((*record["tasks"], *case.tasks))
                 if not await self._sweep(case, list(tasks), final=sweep == len(SWEEPS_S) - 1):
                     return
-                self._tell(case)
+                self._report(case)
                 sweep += 1
                 backoff.reset()
             except (
@@ -186,11 +186,11 @@ class Reaper:
         if freed:
             log.info("the culprit of the crash of %s is known: %d other suspect(s) are none any more", crash, freed)
 
-    def _tell(self, case: _Case) -> None:
-        if case.consumer not in self._told:
-            self._told.add(case.consumer)
-            if len(self._told) > 10_000:
-                self._told.clear()
+    def _report(self, case: _Case) -> None:
+        if case.consumer not in self._reported:
+            self._reported.add(case.consumer)
+            if len(self._reported) > 10_000:
+                self._reported.clear()
         if not case.seen:
             self._reaped(case.consumer)
 

@@ -94,7 +94,7 @@ def _nothing() -> None:
     """The default of a callback."""
 
 
-class _NobodyYetError(BrokerUnavailableError):
+class _NothingRegisteredError(BrokerUnavailableError):
     """The broker serves; there is no data set to keep yet."""
 
 
@@ -284,7 +284,7 @@ class Scheduler:
             except (BrokerUnavailableError, ReplyError) as error:
                 level = logging.WARNING if isinstance(error, ReplyError) else logging.DEBUG
                 log.log(level, "beat of %s: %s", self._settings.daemon_id, error)
-                self._served = isinstance(error, ReplyError | _NobodyYetError)
+                self._served = isinstance(error, ReplyError | _NothingRegisteredError)
                 if self.leader:
                     log.warning("not leading any more: %s", error)
                 self._lead(False, self.epoch)
@@ -389,7 +389,7 @@ class Scheduler:
         if not self._epoch:
             raw = await wire.send("GET", self._keys.epoch)
             if raw is None or re.fullmatch(rb"[\w.:-]+", raw) is None:
-                raise _NobodyYetError("no worker has registered yet")
+                raise _NothingRegisteredError("no worker has registered yet")
             self._epoch = raw.decode()
             self._announcements.reset()
             self._announce_now.set()
