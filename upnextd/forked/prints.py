@@ -11,6 +11,9 @@ from typing import Any
 from upnextd.shared import log_records
 from upnextd.shared.log_records import TEXT_CAP, Record, encode
 
+_Writer = tuple[str, int]
+"""A job, and the thread in which it writes."""
+
 
 class JobPrints(io.TextIOWrapper):
     """A standard stream in place of `stream`: each line that is written in a job goes as a record with the job's id.
@@ -26,31 +29,34 @@ class JobPrints(io.TextIOWrapper):
         super().__init__(stream.buffer, stream.encoding, errors="backslashreplace", newline="\n", line_buffering=True)
         self._stream = stream  # it closes the buffer when it is collected
         self._job_id = job_id
-        self._begun: dict[str, str] = {}
-        self._changing = threading.Lock()
+        self._begun: dict[_Writer, str] = {}
 
     def write(self, text: str, /) -> int:
         job_id = self._job_id()
         if job_id is None:
             return super().write(text)
-        with self._changing:
-            *lines, rest = (self._begun.pop(job_id, "") + text).split("\n")
-            if rest:
-                self._begun[job_id] = rest
-            done = [(job_id, line) for line in lines]
-            if len(rest) > TEXT_CAP:
-                done.append((job_id, self._begun.pop(job_id)))
-            elif len(self._begun) > self.MOST:
-                oldest = next(iter(self._begun))
-                done.append((oldest, self._begun.pop(oldest)))
-        self._put(done)
+        # No lock: a destructor or a signal's handler that prints in the midst of this would wait for its own thread, for ever, and a
+        # forked process for a thread that it doesn't have. A writer's row is its thread's own; each step on the rows is a single one.
+        writer = job_id, threading.get_ident()
+        *lines, rest = (self._begun.pop(writer, "") + text).split("\n")
+        if rest:
+            rest = self._begun.get(writer, "") + rest
+            self._begun[writer] = rest
+        self._put([(job_id, line) for line in lines])
+        if len(rest) > TEXT_CAP:
+            self._put_begun([writer])
+        elif len(self._begun) > self.MOST:
+            self._put_begun(list(self._begun)[:1])
         return len(text)
 
     def flush(self) -> None:
         if self._begun and self._job_id() is None:
-            begun, self._begun = self._begun, {}
-            self._put(list(begun.items()))
+            self._put_begun(list(self._begun))
         super().flush()
+
+    def _put_begun(self, writers: Sequence[_Writer]) -> None:
+        begun = [(writer[0], self._begun.pop(writer, None)) for writer in writers]
+        self._put([(job_id, text) for job_id, text in begun if text is not None])
 
     def _put(self, lines: Sequence[tuple[str, str]]) -> None:
         if lines:

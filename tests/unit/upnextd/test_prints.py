@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 
 from upnextd.forked.prints import JobPrints, marked
 from upnextd.shared.log_records import LINE_CAP_BYTES, parse
@@ -68,3 +69,37 @@ def test_a_long_line_comes_in_pieces_and_what_has_no_form_is_escaped() -> None:
 def test_a_stream_of_the_service_s_own_is_left() -> None:
     own = io.StringIO()
     assert marked(own, lambda: "t:n1-0") is own
+
+
+class _Interrupted(str):
+    """Text in the midst of whose print a destructor, or a signal's handler, prints."""
+
+    __slots__ = ("stream",)
+    stream: JobPrints
+
+    def __radd__(self, before: str) -> str:
+        print("bye", file=self.stream)
+        return before + str(self)
+
+
+def test_a_destructor_prints_in_the_midst_of_a_print() -> None:
+    prints = Prints()
+    prints.job = "t:n1-0"
+    text = _Interrupted(" and ended\n")
+    text.stream = prints.stream
+    thread = threading.Thread(target=prints.stream.writelines, args=(["begun", text],), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert [text for _, text in prints.lines()] == ["bye", "begun and ended"]
+
+
+def test_two_threads_of_a_job_print_lines_of_their_own() -> None:
+    prints = Prints()
+    prints.job = "t:n1-0"
+    prints.stream.write("begun")
+    thread = threading.Thread(target=prints.stream.write, args=("another's\n",))
+    thread.start()
+    thread.join()
+    prints.stream.write(" and ended\n")
+    assert [text for _, text in prints.lines()] == ["another's", "begun and ended"]
