@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from upnext.core import codec, own_options
+from upnext.core import codec, own_options, signatures
 from upnext.core.submission import Submission
 from upnext.engine.requests import CURRENT_REQUEST, marked
 from upnext.errors import ServiceError
@@ -23,7 +23,7 @@ EVERYWHERE: list[BeforeSubmit] = []
 class NewJob:
     """A job, or an event, that is about to be submitted. Only its `labels` can be changed: `job.labels["tenant"] = "acme"`."""
 
-    __slots__ = ("_payload", "event", "idempotency_key", "labels", "parent_id", "priority", "task")
+    __slots__ = ("_payload", "_signature", "event", "idempotency_key", "labels", "parent_id", "priority", "task")
 
     task: str | None
     """The task's name; None for an event."""
@@ -36,8 +36,10 @@ class NewJob:
     parent_id: str | None
     """The job that submits this one; None outside of jobs."""
 
-    def __init__(self, payload: bytes, *, task: str | None = None, event: str | None = None) -> None:
-        self._payload = payload
+    def __init__(
+        self, payload: bytes, signature: Callable[[], str] = str, *, task: str | None = None, event: str | None = None
+    ) -> None:
+        self._payload, self._signature = payload, signature
         self.task, self.event = task, event
         self.labels = {}
         self.priority = "normal"
@@ -45,8 +47,12 @@ class NewJob:
 
     @property
     def arguments(self) -> Mapping[str, Any]:
-        """The arguments by name, or the event's fields, as plain JSON values. To be read."""
-        return MappingProxyType(codec.loads(self._payload))
+        """The arguments by name (what `*args` takes as a list), or the event's fields, as plain JSON values. To be read."""
+        given: dict[str, Any] | list[Any] = codec.loads(self._payload)
+        if isinstance(given, list):
+            positional, named = given
+            given = signatures.by_name(self._signature(), positional, named)
+        return MappingProxyType(given)
 
     def __repr__(self) -> str:
         return f"<NewJob of {f'event {self.event}' if self.task is None else self.task}>"
@@ -57,7 +63,8 @@ def before_submit(function: F) -> F:
 
     It gets a `NewJob`, whose `labels` it can change; what it raises goes to the caller of `submit`, and nothing is sent (of `submit_many`:
     none of them). A plain function that returns soon: it is called in the event loop, too. The functions are called in the order of their
-    declaration, those of a Worker (`@worker.before_submit`) after these, and again for no repeat of a submit.
+    declaration, those of a Worker (`@worker.before_submit`) after these, and again for no repeat of a submit. They see what one of them
+    submits, too: one that submits leaves its own task out (`if job.task != "audit"`).
 
     Raises ServiceError for what is not a plain function of one argument.
     """
@@ -71,6 +78,10 @@ def checked(what: str, function: Any) -> BeforeSubmit:
         raise ServiceError(f"{what}: must be a function of the job, not {function!r}")
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
         raise ServiceError(f"{what}: {function!r} must be a plain def: submit_sync and its kin call it, too")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ServiceError(
+            f"{what}: {function!r} is a generator, whose body a call doesn't run: it must be a plain def"
+        )
     try:
         inspect.signature(function).bind(None)
     except TypeError:
@@ -80,9 +91,9 @@ def checked(what: str, function: Any) -> BeforeSubmit:
     return function
 
 
-def see(functions: Sequence[BeforeSubmit], submission: Submission) -> None:
+def see(functions: Sequence[BeforeSubmit], submission: Submission, signature: Callable[[], str]) -> None:
     """Call them for a job; its labels are what they leave. Raises what they raise, and UsageError for labels that can't be."""
-    job = NewJob(submission.payload, task=submission.task)
+    job = NewJob(submission.payload, signature, task=submission.task)
     job.priority, job.idempotency_key, job.parent_id = (
         submission.priority,
         submission.idempotency_key,
@@ -115,5 +126,9 @@ def own_of_event(
 
 def _labels(functions: Sequence[BeforeSubmit], job: NewJob) -> dict[str, str]:
     for function in functions:
-        function(job)
+        if inspect.iscoroutine(given := function(job)):
+            given.close()
+            raise ServiceError(
+                f"before_submit: {function!r} gave {given!r}, which nothing awaits: it must be a plain def"
+            )
     return own_options.checked_labels(f"before_submit of {job.task or job.event}", job.labels)

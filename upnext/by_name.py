@@ -114,7 +114,7 @@ def _submission(name: str, definition: Mapping[str, Any], args: Sequence[Any], k
     if job.parent_id is None and (request := CURRENT_REQUEST.get(None)) is not None:
         job.own = marked(job.own, request)
     if EVERYWHERE:
-        see(EVERYWHERE, job)
+        see(EVERYWHERE, job, lambda: str(signature))
     return job
 
 

@@ -40,6 +40,8 @@ def hook(what: str, name: str, function: Any) -> Hook:
     """One of them, checked. Raises ServiceError as `hooks` does."""
     if not callable(function):
         raise ServiceError(f"{what}: {name} must be a function, not {function!r}")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ServiceError(f"{what}: {name} is a generator, whose body a call doesn't run: {function!r}")
     available = _GIVEN[name]
     try:
         parameters = inspect.signature(function).parameters.values()

@@ -19,7 +19,7 @@ from upnext.core.submission import Submission, checked_key
 from upnext.declare import Duration, Priority, priority, seconds, whole
 from upnext.engine import tracing
 from upnext.engine.requests import CURRENT_REQUEST, marked
-from upnext.errors import ServiceError, UsageError
+from upnext.errors import EncodingError, InvalidArgumentsError, ServiceError, UsageError
 from upnext.future import Future, TaskResult, succeeded
 
 P = ParamSpec("P")
@@ -286,7 +286,7 @@ class Submitter(Generic[P, T]):
         if key is not None:
             job.idempotency_key, job.idempotency_ttl_s = key, how.idempotency_ttl_s
         if EVERYWHERE or self._before:
-            see((*EVERYWHERE, *self._before), job)
+            see((*EVERYWHERE, *self._before), job, spec.arguments.describe)
         return job
 
     def planned(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Submission, str | None]:
@@ -307,6 +307,8 @@ class Submitter(Generic[P, T]):
         try:
             return self._submission(*arguments_of(one), None, origin)
         except UsageError as error:
+            if type(error) not in (UsageError, InvalidArgumentsError, EncodingError):
+                raise  # of before_submit, which may raise errors that are made in another way
             raise type(error)(f"input {number}: {error}") from error
 
     if not TYPE_CHECKING:  # a type checker is to know of no such attribute

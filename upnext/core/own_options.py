@@ -58,6 +58,8 @@ def via(own: Mapping[str, Any] | None) -> str | None:
 
 def checked_labels(what: str, given: Mapping[str, str]) -> dict[str, str]:
     """Raises UsageError for what can be no label, or too many."""
+    if not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"{what}: labels are names and their texts, as a dict has them, not {given!r:.80}")
     if len(given) > MOST_LABELS:
         raise UsageError(f"{what}: at most {MOST_LABELS} labels, not {len(given)}")
     for name, text in given.items():

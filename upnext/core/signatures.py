@@ -31,17 +31,19 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """`extra`: it takes any other keyword too. `by_list`: the payload is a list, [positional, keywords]."""
+    """`extra`: it takes any other keyword too. `by_list`: the payload is a list, [positional, keywords]. `rest`: the name of its *args."""
 
     named: tuple[Parameter, ...]
     extra: bool
     by_list: bool
+    rest: str = ""
 
 
 def parameters(signature: str) -> Parameters:
     """What stands between the brackets."""
     named: list[Parameter] = []
     extra = by_list = keyword_only = False
+    rest_name = ""
     for text in _split(_inside(signature)):
         if text == "/":
             named = [replace(one, positional_only=True) for one in named]
@@ -58,10 +60,19 @@ def parameters(signature: str) -> Parameters:
             extra = True
         elif stars == "*":
             by_list = keyword_only = True
+            rest_name = name
         else:
             kind, default = _kind_and_default(rest)
             named.append(Parameter(name, not default, positional_only=False, keyword_only=keyword_only, kind=kind))
-    return Parameters(tuple(named), extra, by_list)
+    return Parameters(tuple(named), extra, by_list, rest_name)
+
+
+def by_name(signature: str, positional: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a payload that is a list: what *args takes is a list under its name."""
+    declared = parameters(signature)
+    places = [one.name for one in declared.named if not one.keyword_only]
+    rest = {declared.rest: list(positional[len(places) :])} if len(positional) > len(places) else {}
+    return {**named, **dict(zip(places, positional, strict=False)), **rest}
 
 
 def payload(signature: str, kwargs: Mapping[str, Any], args: Sequence[Any] = ()) -> bytes:

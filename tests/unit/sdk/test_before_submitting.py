@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, cast
 
 import pytest
 
@@ -138,7 +138,76 @@ async def test_it_can_take_labels_away_and_change_no_argument(standin: StandIn) 
     assert [one.own for one in standin.submitted] == [None]
 
 
+@pytest.mark.parametrize("labels", [None, 3, "tenant", ["tenant"], [("tenant", "acme")]])
+async def test_labels_that_are_no_dict(standin: StandIn, labels: Any) -> None:
+    worker, charge, _ = shop()
+    worker.before_submit(lambda job: setattr(job, "labels", labels))
+    with pytest.raises(UsageError, match="before_submit of charge: labels are names and their texts"):
+        await charge.submit("o-1")
+    with pytest.raises(UsageError, match=r"charge.options: labels are names and their texts"):
+        charge.options(labels=labels or cast("Any", ("tenant",)))
+    assert standin.submitted == []
+
+
+async def test_arguments_by_position_have_their_names(standin: StandIn) -> None:
+    worker = upnext.Worker("shop", redis_url="redis://shop:6379")
+    seen: list[dict[str, Any]] = []
+    worker.before_submit(lambda job: seen.append(dict(job.arguments)))
+
+    @worker.task
+    def pack(order_id: str, /, *items: int, gift: bool = False, **more: str) -> None: ...
+
+    @worker.task
+    def ship(order_id: str, /, to: str) -> None: ...
+
+    await pack.submit("o-1", 2, 3, gift=True, note="n")
+    await pack.submit("o-2")
+    ship.submit_sync("o-3", to="home")
+    assert seen == [
+        {"order_id": "o-1", "items": [2, 3], "gift": True, "note": "n"},
+        {"order_id": "o-2"},
+        {"order_id": "o-3", "to": "home"},
+    ]
+
+
+class _ClosedError(UsageError):
+    def __init__(self, tenant: str, *, until: int) -> None:
+        super().__init__(f"{tenant} is closed until {until}")
+
+
+async def test_an_error_of_its_own_comes_out_of_submit_many_as_it_is(standin: StandIn) -> None:
+    worker, charge, _ = shop()
+
+    def refuse(job: upnext.NewJob) -> None:
+        raise _ClosedError("acme", until=5)
+
+    worker.before_submit(refuse)
+    with pytest.raises(_ClosedError, match="acme is closed until 5"):
+        await charge.submit_many([("o-1",)])
+    assert standin.submitted == []
+
+
+async def test_a_coroutine_that_it_gives_would_never_run(standin: StandIn) -> None:
+    worker, charge, _ = shop()
+
+    def plain_around(job: upnext.NewJob) -> object:
+        return _asynchronous(job)
+
+    worker.before_submit(plain_around)
+    with pytest.raises(ServiceError, match="which nothing awaits"):
+        await charge.submit("o-1")
+    assert standin.submitted == []
+
+
 async def _asynchronous(job: upnext.NewJob) -> None: ...
+
+
+def _generator(job: upnext.NewJob) -> Iterator[int]:
+    yield 1
+
+
+async def _asynchronous_generator(job: upnext.NewJob) -> AsyncIterator[int]:
+    yield 1
 
 
 def _of_two(job: upnext.NewJob, more: int) -> None: ...
@@ -149,6 +218,8 @@ def _of_two(job: upnext.NewJob, more: int) -> None: ...
     [
         (7, "must be a function of the job, not 7"),
         (_asynchronous, "must be a plain def"),
+        (_generator, "is a generator"),
+        (_asynchronous_generator, "is a generator"),
         (_of_two, r"is called with \(job\)"),
         (lambda: None, r"is called with \(job\)"),
     ],

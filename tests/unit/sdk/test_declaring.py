@@ -181,6 +181,20 @@ def test_what_is_no_function_is_refused(worker: upnext.Worker) -> None:
             worker.task(wrong)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
+def test_a_hook_that_is_a_generator_is_refused(worker: upnext.Worker) -> None:
+    def rows() -> Iterator[int]:
+        yield 1
+
+    async def events() -> AsyncIterator[int]:
+        yield 1
+
+    for wrong in (rows, events):
+        with pytest.raises(ServiceError, match="task 'charge': on_start is a generator"):
+            worker.task(on_start=wrong)(charge)
+        with pytest.raises(ServiceError, match="on_failure is a generator"):
+            worker.on_failure(wrong)
+
+
 def test_a_lambda_with_a_name_and_a_callable_object_are_tasks(worker: upnext.Worker) -> None:
     class Send:
         async def __call__(self, to: str) -> str:
