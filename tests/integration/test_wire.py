@@ -100,6 +100,42 @@ async def test_an_idle_connection_is_not_given_up(server: Server, monkeypatch: p
     wire.close()
 
 
+def keep_the_loop(seconds: float) -> None:
+    """As code does that takes long between two awaits."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+async def test_what_is_asked_after_the_loop_was_kept_has_its_time(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = await connect(parse_url(server.url), name="test", timeout_s=30)
+    monkeypatch.setattr(wire_module, "REPLY_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(wire_module, "CHECK_S", 0.05)
+    assert await wire.send("PING") == b"PONG"
+    keep_the_loop(0.6)
+    assert await wire.send("PING") == b"PONG"
+    wire.close()
+
+
+async def test_a_silent_connection_is_given_up_however_the_loop_is_kept(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire_module, "REPLY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(wire_module, "CHECK_S", 0.05)
+    with Proxy(server) as path:
+        wire = await connect(parse_url(path.url), name="test", timeout_s=30)
+        path.silence()
+        reply = wire.send("PING")
+        begun = time.monotonic()
+        while not reply.done() and time.monotonic() - begun < 30:
+            keep_the_loop(0.3)
+            await asyncio.sleep(0)
+        with pytest.raises(LostReplyError):
+            await asyncio.wait_for(reply, 1)
+
+
 async def test_a_script_that_the_server_forgot_is_sent_again(redis_url: str, namespace: str) -> None:
     link = Link(parse_url(redis_url), "test")
     call = client.unwatch(Keys(namespace), "ship:n1-0", "x", 1)
