@@ -42,6 +42,11 @@ async def hold(seconds: float, note: str = "") -> None:
 async def echo(text: str) -> str:
     return text
 
+@worker.task
+async def aloud(text: str) -> None:
+    print(text, flush=True)
+    await echo.options(labels={text[:60]: text}).submit(text)
+
 @worker.task(rate_limit="100/s")
 async def boom(text: str) -> None:
     raise ValueError(text)
@@ -229,20 +234,55 @@ def test_hostile_texts_stay_texts(visit: Visit, dashboard: Dashboard) -> None:
     for text in HOSTILE:
         jobs += [dashboard.submit("boom", text=text), dashboard.submit("echo", text=text)]
         jobs.append(dashboard.submit("hold", seconds=0.01, note=text))
+        jobs.append(dashboard.submit("aloud", text=text))
         dashboard.post("/events/order.placed/send", {"fields": json.dumps({"order_id": text})})
     for job_id in jobs:
         wait_until(lambda one=job_id: status(dashboard, one) not in ("queued", "running"), 30, "a job to end")
+    labelled = [one["job_id"] for one in dashboard.get("/jobs?state=done&task=echo").json]
+    labelled = [one for one in labelled if dashboard.job(one)["labels"]]
+    assert len(labelled) == len(HOSTILE)
+    host = dashboard.get("/hosts").json[0]["daemon"]
+    slots = [f"/hosts/{host}/worker-{number}" for number in (1, 2)]
+    printed = [row["text"] for slot in slots for row in dashboard.get(slot).json["lines"]]
+    assert any(HOSTILE[1] in text for text in printed)
     queries = [urllib.parse.quote(text) for text in HOSTILE]
     for path in (
         *FIXED_PAGES,
         "/tasks/boom",
-        *(job_path(job_id) for job_id in jobs),
+        *slots,
+        *(job_path(job_id) for job_id in (*jobs, *labelled)),
+        *(f"/activity?daemon={query}" for query in queries),
+        *(f"/dead?task={query}&fingerprint={query}" for query in queries),
+        *(f"/{part}/{query}" for part in ("tasks", "jobs", "flows", "workers", "hosts") for query in queries),
         *(f"/jobs?task={query}&worker={query}&root={query}" for query in queries),
     ):
         visit.page.goto(visit.base + path)
+        assert not any(char in visit.page.inner_text("body") for char in "\u202e\u0001"), path
         assert visit.page.locator("img[src=x], svg[onload], [onerror], [ontoggle]").count() == 0, path
     # A filter that names no task is answered with 400 or an empty page; the browser notes the former.
     assert [one for one in visit.wrong if "status of 40" not in one] == []
+
+
+def test_a_task_is_run_by_its_form_and_a_slip_is_shown_beside_it(visit: Visit, dashboard: Dashboard) -> None:
+    page = visit.open("/tasks/hold")
+    page.locator("#call [name='arg.seconds']").fill("soon")
+    page.locator("#call [name='arg.note']").fill(HOSTILE[1])
+    page.get_by_role("button", name="Submit a job").first.click()
+    refused = page.wait_for_selector("#call [role=alert]")
+    assert "argument 'seconds' must be float, not 'soon'" in refused.inner_text()
+    assert page.locator("#call [name='arg.note']").input_value() == HOSTILE[1]
+    with page.expect_response(lambda answer: answer.request.resource_type == "fetch") as refreshed:
+        pass
+    assert refreshed.value.status in (200, 304), "the page under the form's address is kept fresh"
+    assert page.locator("#call [name='arg.note']").input_value() == HOSTILE[1]
+    page.locator("#call [name='arg.seconds']").fill("600")
+    page.get_by_role("button", name="Submit a job").first.click()
+    page.wait_for_url("**/jobs/**")
+    job_id = urllib.parse.unquote(urllib.parse.urlsplit(page.url).path.rpartition("/")[2])
+    assert dashboard.job(job_id)["arguments"] == {"seconds": 600, "note": HOSTILE[1]}
+    dashboard.post(f"{job_path(job_id)}/cancel")
+    # The browser notes the answer that refused the form.
+    assert [one for one in visit.wrong if "status of 400" not in one] == []
 
 
 def test_what_a_person_does_survives_the_refresh(visit: Visit, dashboard: Dashboard) -> None:

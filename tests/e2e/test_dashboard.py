@@ -36,7 +36,7 @@ order_placed = worker.event("order.placed")
 
 @worker.task
 async def hold(seconds: float, note: str = "") -> None:
-    await child.submit(note)
+    await child.options(labels={"tenant": note}).submit(note)
     await asyncio.sleep(seconds)
 
 @worker.task
@@ -61,6 +61,10 @@ async def pay(card: str, amount: int) -> int:
     if card != "4000-9999" or amount == 1:
         raise ValueError(f"{card} was declined")
     return amount
+
+@worker.task
+async def aloud(text: str) -> None:
+    print(text, flush=True)
 
 @worker.cron("0 9 * * *")
 async def report() -> None: ...
@@ -299,14 +303,36 @@ def test_a_viewer_sees_no_payload_and_changes_nothing(team: Dashboard) -> None:
     vera, ada = log_in(team, "vera"), log_in(team, "ada")
     form = {"kwargs": json.dumps({"text": SECRET})}
     dead = team.post("/tasks/boom/run", form, token=None, headers=ada).json["job_id"]
+    aloud = team.post("/tasks/aloud/run", form, token=None, headers=ada).json["job_id"]
+    refused = team.post("/tasks/limited/run", {"arg.number": SECRET}, token=None, headers=ada)
+    assert refused.status == 400
     holding = team.post(
         "/tasks/hold/run", {"kwargs": json.dumps({"seconds": 600, "note": SECRET})}, token=None, headers=ada
     ).json["job_id"]
     path = f"/jobs/{urllib.parse.quote(dead)}"
     wait_until(lambda: team.get(path, token=None, headers=ada).json["status"] == "failed", 20, "the job to fail")
+    flow = f"/flows/{urllib.parse.quote(holding)}"
+    tree = wait_until(
+        lambda: (found := team.get(flow, token=None, headers=ada).json)["groups"] and found, 20, "a child"
+    )
+    labelled = f"/jobs/{urllib.parse.quote(tree['groups'][0]['nodes'][0]['job_id'])}"
+    wait_until(lambda: team.get(labelled, token=None, headers=ada).json["status"] == "done", 20, "the child to end")
+    assert team.get(labelled, token=None, headers=ada).json["labels"] == {"tenant": SECRET}
+    assert team.get(labelled, token=None, headers=vera).json["labels"].keys() == {"tenant"}
+    host = team.get("/hosts", token=None, headers=vera).json[0]["daemon"]
+    slots = [f"/hosts/{host}/worker-{number}" for number in (1, 2)]
+    aloud_path = f"/jobs/{urllib.parse.quote(aloud)}"
+    wait_until(lambda: team.get(aloud_path, token=None, headers=ada).json["status"] == "done", 20, "the line")
+    assert any(SECRET in team.get(slot, token=None, headers=ada).text for slot in slots)
     for page in (
         *PAGES,
         path,
+        aloud_path,
+        labelled,
+        f"/jobs?root={urllib.parse.quote(holding)}",
+        f"/hosts/{host}",
+        *slots,
+        *(f"{slot}/preview" for slot in slots),
         f"/jobs/{urllib.parse.quote(holding)}",
         f"/flows/{urllib.parse.quote(holding)}",
         "/jobs?state=dead",
@@ -323,6 +349,9 @@ def test_a_viewer_sees_no_payload_and_changes_nothing(team: Dashboard) -> None:
         "/tasks/boom/pause",
         "/tasks/boom/purge",
         "/tasks/boom/run",
+        f"{slots[0]}/restart",
+        f"{slots[0]}/stacks",
+        f"{path}/stack",
         "/tasks/boom/limits",
         "/crons/report/run",
         "/events/order.placed/send",
@@ -330,7 +359,7 @@ def test_a_viewer_sees_no_payload_and_changes_nothing(team: Dashboard) -> None:
         assert team.post(action, token=None, headers=vera).status == 403, action
     for action, form in (("/jobs/cancel", {"id": holding}), ("/dead/purge", {"id": dead})):
         assert team.post(action, form, token=None, headers=vera).status == 403, action
-    host = team.get("/hosts", token=None, headers=vera).json[0]["daemon"]
+    assert team.post("/tasks/limited/run", {"arg.number": "7"}, token=None, headers=vera).status == 403
     assert team.post(f"/hosts/{host}/stop", token=None, headers=vera).status == 403
     assert team.post(f"/jobs/{urllib.parse.quote(holding)}/cancel", token=None, headers=ada).status == 200
     assert SECRET not in team.log()
@@ -443,6 +472,9 @@ def test_a_killed_worker_shows_at_once(daemon: Daemon, dashboard: Dashboard) -> 
         assert "Former lives" in dashboard.get(page, accept="text/html").text
         assert dashboard.get("/activity?daemon=other").json == []
         assert "took its place" in dashboard.get("/activity", accept="text/html").text
+        own = dashboard.get(f"/jobs/{urllib.parse.quote(job_id)}", accept="text/html").text
+        assert f"Its process ended: {place['slot']}" in own
+        assert f"process {place['pid']} ended" in own
     finally:
         dashboard.post(f"/jobs/{urllib.parse.quote(job_id)}/cancel")
 
@@ -565,6 +597,37 @@ def test_no_page_shows_a_redacted_argument_and_a_form_gives_it_back(dashboard: D
     edited = {"kwargs": '{"card": "[redacted]", "amount": 5}'}
     again = dashboard.post(f"{shown}/rerun", edited).json["job_id"]
     assert ended(dashboard, again)["result"] == 5, "it got the card"
+
+
+def test_a_task_is_run_by_a_form_of_its_signature(dashboard: Dashboard) -> None:
+    page = dashboard.get("/tasks/limited", accept="text/html").text
+    assert 'name="arg.number"' in page
+    ran = dashboard.post("/tasks/limited/run", {"arg.number": "7"})
+    assert ended(dashboard, ran.json["job_id"])["result"] == 7
+    refused = dashboard.post("/tasks/limited/run", {"arg.number": "many"})
+    assert (refused.status, refused.json["error"]["message"].partition(";")[0]) == (
+        400,
+        "argument 'number' must be int, not 'many'",
+    )
+    shown = dashboard.post("/tasks/limited/run", {"arg.number": EVIL}, accept="text/html")
+    assert shown.status == 400
+    assert "Refused:" in shown.text
+    assert "<script>alert" not in shown.text
+    assert '<link rel="canonical" href="/tasks/limited">' in shown.text
+
+
+def test_a_slot_shows_what_it_printed_last(dashboard: Dashboard) -> None:
+    ended(dashboard, dashboard.submit("aloud", text="printed by a job"))
+    host = dashboard.get("/hosts").json[0]["daemon"]
+
+    def printed() -> list[dict[str, Any]]:
+        pages = [dashboard.get(f"/hosts/{host}/worker-{number}") for number in (1, 2)]
+        return [row for page in pages for row in page.json["lines"] if row["text"] == "printed by a job"]
+
+    [row] = wait_until(printed, 20, "the line") or []
+    assert isinstance(row["pid"], int)
+    slots = [dashboard.get(f"/hosts/{host}/worker-{number}", accept="text/html").text for number in (1, 2)]
+    assert any("printed by a job" in page for page in slots)
 
 
 def test_limits_are_set_and_shown(daemon: Daemon, dashboard: Dashboard) -> None:

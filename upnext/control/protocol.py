@@ -304,7 +304,9 @@ METHODS = _table(
     ),
     Method("scale", "set the desired number of workers", True, {"workers": Param(ParamKind.COUNT, required=True)}),
     Method(
-        "dump", "-> {slot, pid, stacks}: the stacks of a child", params={"slot": Param(ParamKind.TEXT, required=True)}
+        "dump",
+        "-> {slot, pid, stacks}: the stacks of a child; output: {slot, pid, lines: [{at, pid, text}]}, what its slot printed last",
+        params={"slot": Param(ParamKind.TEXT, required=True), "output": Param(ParamKind.FLAG, default=False)},
     ),
     Method(
         "stacks",

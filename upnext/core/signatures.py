@@ -20,13 +20,14 @@ _OPENING, _CLOSING = "([{<", ")]}>"
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """`kind`: the annotation as it is written, "" for none."""
+    """`kind`, `default`: the annotation and the default as they are written, "" for none."""
 
     name: str
     required: bool
     positional_only: bool
     keyword_only: bool = False
     kind: str = ""
+    default: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,10 @@ def parameters(signature: str) -> Parameters:
             rest_name = name
         else:
             kind, default = _kind_and_default(rest)
-            named.append(Parameter(name, not default, positional_only=False, keyword_only=keyword_only, kind=kind))
+            one = Parameter(
+                name, not default, positional_only=False, keyword_only=keyword_only, kind=kind, default=default
+            )
+            named.append(one)
     return Parameters(tuple(named), extra, by_list, rest_name)
 
 
@@ -189,10 +193,21 @@ def _split(text: str, at_each: str = ",") -> list[str]:
     return [*parts, last] if last else parts
 
 
-def _kind_and_default(rest: str) -> tuple[str, bool]:
-    """What follows a parameter's name -> its annotation, and whether it has a default."""
-    end = next((at for at, depth in _depths(rest, 0) if rest[at] == "=" and depth == 0), None)
-    return rest[:end].strip().removeprefix(":").strip(), end is not None
+def _kind_and_default(rest: str) -> tuple[str, str]:
+    """What follows a parameter's name -> its annotation and its default."""
+    end = next((at for at, depth in _depths(rest, 0) if rest[at] == "=" and depth == 0), len(rest))
+    return rest[:end].strip().removeprefix(":").strip(), rest[end + 1 :].strip()
+
+
+def union(kind: str) -> list[str]:
+    """The members of an annotation, `str | None` -> [str, None]."""
+    return _split(kind, "|")
+
+
+def choices(kind: str) -> list[str]:
+    """What a Literal allows, as Python has it; [] for any other annotation."""
+    name, bracket, _ = kind.partition("[")
+    return _split(kind[len(name) + 1 : -1]) if bracket and name.rpartition(".")[2] == "Literal" else []
 
 
 def _depths(text: str, start: int) -> Iterator[tuple[int, int]]:

@@ -20,13 +20,15 @@ from upnext.core.counted import counted
 from upnext.core.limits import parse_rate
 from upnext.core.signatures import payload as fitted
 from upnext.core.submission import Submission
-from upnext.dashboard import shapes
+from upnext.dashboard import run_form, shapes
 from upnext.dashboard.auth import Right
+from upnext.dashboard.guard import wants_json
 from upnext.dashboard.pages import Pages
 from upnext.dashboard.render import Renderer
 from upnext.dashboard.replies import answer, demand, done, mapped, quoted, user_of
 from upnext.dashboard.source import Daemon, Source, call_daemon
 from upnext.engine.views import crons, dead_letters, jobs, tasks
+from upnext.errors import UsageError
 
 T = TypeVar("T")
 
@@ -201,8 +203,20 @@ class Actions:
     async def run_task(self, request: Request) -> Response:
         task = request.path_params["task"]
         fields = await _fields(request)
-        kwargs = fields.get("kwargs") or "{}"
-        job_id = await self._do(request, Right.TASK_ACT, "run", task, lambda: self._submit(task, kwargs))
+        typed = {name: str(value) for name, value in fields.items() if name.startswith(run_form.PREFIX)}
+
+        def work() -> str:
+            if not typed:
+                return self._submit(task, fields.get("kwargs") or "{}")
+            signature = tasks.one(self._source.client, self._source.keys, task).definition.get("signature") or ""
+            return self._submit(task, run_form.arguments(signature, typed))
+
+        try:
+            job_id = await self._do(request, Right.TASK_ACT, "run", task, work)
+        except UsageError as error:
+            if not typed or wants_json(request.scope):
+                raise
+            return await self._pages.refused_run(request, task, typed, str(error))
         return done(request, {"job_id": job_id}, f"/jobs/{quoted(job_id)}")
 
     async def set_limits(self, request: Request) -> Response:
@@ -336,7 +350,7 @@ class Actions:
         slot = next((slot for slot in one["slots"] if slot["slot"] == slot_name), None)
         if slot is None:
             raise HTTPException(404, f"{found.name} has no slot {slot_name}")
-        values = await self._pages.slot_values(one, slot, steerable=True)
+        values = await self._pages.slot_values(request, one, slot, path)
         text = str(stacks.get("stacks") or stacks.get("text") or shapes.pretty(stacks))
         return answer(request, self._renderer, "slot.html", {**values, "stacks": text}, stacks)
 

@@ -123,6 +123,8 @@ def serve(settings: DashboardSettings, until: int | None = None) -> ExitCode:
     routes = [*pages.routes(), *Actions(source, renderer, pages).routes()]
     application = app.build(settings, logins, renderer, routes)
 
+    footprint.give_back()
+
     async def main() -> None:
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()

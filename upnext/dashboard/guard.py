@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from upnext.dashboard import requests
+from upnext.dashboard.formatting import shown
 from upnext.dashboard.logins import Logins
 
 OPEN_PATHS = frozenset({"/healthz", "/login"})
@@ -62,7 +63,7 @@ def error(scope: Scope, status: int, code: str, message: str) -> Response:
     """`{error: {code, message}}`, or the message as plain text for a browser."""
     if wants_json(scope) or "authorization" in Headers(scope=scope):
         return JSONResponse({"error": {"code": code, "message": message}}, status)
-    return Response(f"{status} {message}\n", status, media_type="text/plain; charset=utf-8")
+    return Response(f"{status} {shown(message)}\n", status, media_type="text/plain; charset=utf-8")
 
 
 def _with_headers(send: Send) -> Send:

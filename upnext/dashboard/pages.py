@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -18,11 +19,11 @@ from upnext.cli import json_views
 from upnext.core import series
 from upnext.core.outcome import JobStatus
 from upnext.core.series import Point
-from upnext.dashboard import history, over_time, previews, shapes
+from upnext.dashboard import history, over_time, previews, run_form, shapes
 from upnext.dashboard.alerts import alerts
 from upnext.dashboard.auth import Right
 from upnext.dashboard.render import Renderer
-from upnext.dashboard.replies import answer, demand, mapped, user_of
+from upnext.dashboard.replies import answer, demand, mapped, quoted, user_of
 from upnext.dashboard.source import PAGE, Source
 from upnext.engine.views import explain, flows, jobs, tasks
 from upnext.engine.views.jobs import Job
@@ -139,12 +140,12 @@ class Pages:
         return self._answer(request, "hosts.html", {"rows": rows}, rows)
 
     async def daemon(self, request: Request) -> Response:
-        one, steerable = await self._daemon(request)
+        one, path = await self._daemon(request)
         name = one["name"]
         preview = (await self._preview(one, [slot for slot in one["slots"] if slot["role"] == "worker"]))["text"]
         values = {
             "one": one,
-            "steerable": steerable,
+            "steerable": path is not None,
             "preview": preview,
             "controls": [
                 (method, label, f"{preview} {question}" if method in _CUTS else question)
@@ -157,19 +158,31 @@ class Pages:
         return self._answer(request, "daemon.html", values, {**one, "preview": preview})
 
     async def slot(self, request: Request) -> Response:
-        one, slot, steerable = await self._slot(request)
-        values = await self.slot_values(one, slot, steerable=steerable)
-        return self._answer(request, "slot.html", values, {**slot, "lately": values["lately"]})
+        one, slot, path = await self._slot(request)
+        values = await self.slot_values(request, one, slot, path)
+        return self._answer(
+            request, "slot.html", values, {**slot, "lately": values["lately"], "lines": values["lines"]}
+        )
 
-    async def slot_values(self, one: dict[str, Any], slot: dict[str, Any], *, steerable: bool) -> dict[str, Any]:
-        """What the page of one process shows."""
+    async def slot_values(
+        self, request: Request, one: dict[str, Any], slot: dict[str, Any], path: str | None
+    ) -> dict[str, Any]:
+        """What the page of one process shows. path: its daemon's control socket, where that is on this machine.
+
+        What it printed may hold what is in its jobs: that is a payload.
+        """
         preview = await self._preview(one, [slot])
+        payload = user_of(request).may(Right.JOB_PAYLOAD)
+        lines = await self._ask(lambda: self._source.printed(path, slot["slot"])) if path and payload else None
         return {
             "one": one,
             "slot": slot,
-            "steerable": steerable,
+            "steerable": path is not None,
             "preview": preview["text"],
             "stacks": None,
+            "lines": lines,
+            "printed": None if lines is None else "\n".join(f"{row['pid'] or '-'}  {row['text']}" for row in lines),
+            "shown_at": f"/hosts/{quoted(one['daemon'])}/{quoted(slot['slot'])}",
             "lately": await self._lately(one["daemon"], slot["slot"]),
             "commands": [f"upnext ctl {method} {slot['slot']} --name {one['name']}" for method in ("dump", "restart")],
         }
@@ -180,9 +193,9 @@ class Pages:
         return [line for line in lines if line["target"] == slot and line["kind"] != "action"][:FORMER_LIVES]
 
     async def preview(self, request: Request) -> Response:
-        one, slot, steerable = await self._slot(request)
+        one, slot, path = await self._slot(request)
         report = {"slot": slot["slot"], **await self._preview(one, [slot])}
-        return self._answer(request, "slot.html", await self.slot_values(one, slot, steerable=steerable), report)
+        return self._answer(request, "slot.html", await self.slot_values(request, one, slot, path), report)
 
     async def _preview(self, one: dict[str, Any], slots: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """What a stop of these processes would do to their jobs."""
@@ -190,18 +203,18 @@ class Pages:
         usual_s = await self._ask(lambda: self._source.usual_run_s(names)) if names else {}
         return previews.preview(slots, usual_s, one["stop_timeout_s"] or previews.STOP_TIMEOUT_S)
 
-    async def _daemon(self, request: Request) -> tuple[dict[str, Any], bool]:
+    async def _daemon(self, request: Request) -> tuple[dict[str, Any], str | None]:
         snapshot = await self._ask(self._source.snapshot)
         found = snapshot.daemon(request.path_params["daemon"])
         if found is None:
             raise HTTPException(404, f"no daemon {request.path_params['daemon']} is known here")
-        return shapes.daemon(found), found.socket is not None
+        return shapes.daemon(found), found.socket
 
-    async def _slot(self, request: Request) -> tuple[dict[str, Any], dict[str, Any], bool]:
-        one, steerable = await self._daemon(request)
+    async def _slot(self, request: Request) -> tuple[dict[str, Any], dict[str, Any], str | None]:
+        one, path = await self._daemon(request)
         for slot in one["slots"]:
             if slot["slot"] == request.path_params["slot"]:
-                return one, slot, steerable
+                return one, slot, path
         raise HTTPException(404, f"{one['name']} has no slot {request.path_params['slot']}")
 
     async def workers(self, request: Request) -> Response:
@@ -228,8 +241,23 @@ class Pages:
         return self._answer(request, "tasks.html", {"rows": rows, "approximate": not snapshot.counted}, rows)
 
     async def task(self, request: Request) -> Response:
-        name = request.path_params["task"]
-        payload = user_of(request).may(Right.JOB_PAYLOAD)
+        values = await self._task_values(request.path_params["task"], payload=user_of(request).may(Right.JOB_PAYLOAD))
+        json = {**values["one"], "signature": values["signature"], "errors": values["errors"]}
+        json["series"] = {f"{step}m": over_time.columns(points, step) for step, points in values["series"].items()}
+        return self._answer(request, "task.html", values, json)
+
+    async def refused_run(self, request: Request, name: str, typed: Mapping[str, str], why: str) -> Response:
+        """The page of a task whose form was refused: why, and what was typed."""
+        values = await self._task_values(name, payload=user_of(request).may(Right.JOB_PAYLOAD))
+        values |= {
+            "fields": run_form.fields(values["signature"] or "", typed),
+            "refused": why,
+            "shown_at": f"/tasks/{quoted(name)}",
+        }
+        return self._renderer.page(request, "task.html", values, status=400)
+
+    async def _task_values(self, name: str, *, payload: bool) -> dict[str, Any]:
+        """What the page of one task shows."""
 
         def ask() -> dict[str, Any]:
             snapshot = self._source.snapshot()
@@ -259,17 +287,17 @@ class Pages:
                     shapes.end_group(group, dead.get(group.name, 0), payload=payload)
                     for group in self._source.end_groups(name)
                 ],
+                "fields": run_form.fields(one.signature or ""),
+                "refused": "",
                 "example": "{}",
                 "series": {step: self._source.over_time(name, step) for step in series.POINTS},
             }
 
         values = await self._ask(ask)
-        json = {**values["one"], "signature": values["signature"], "errors": values["errors"]}
-        json["series"] = {f"{step}m": over_time.columns(points, step) for step, points in values["series"].items()}
         values["graphs"] = [
             {"title": f"The last {words}", "graphs": _graphs(values["series"][step])} for step, words in _SPANS
         ]
-        return self._answer(request, "task.html", values, json)
+        return values
 
     async def limits(self, request: Request) -> Response:
         snapshot = await self._ask(self._source.snapshot)
@@ -368,7 +396,7 @@ class Pages:
                 "why": f"– {why.detail}" if why is not None else "",
                 "explain": json_views.explanation(why) if why is not None else None,
                 "place": place,
-                "timeline": _timeline(shown),
+                "timeline": timeline(shown, self._deaths(job_id) if shown["crashes"] else ()),
                 "arguments": shapes.pretty(shown["arguments"]) if shown["arguments"] is not None else None,
                 "result": shapes.pretty(shown["result"]) if one.value is not None and payload else None,
             }
@@ -376,6 +404,11 @@ class Pages:
         values = await self._ask(ask)
         json = {**values["job"], "place": values["place"], "explain": values["explain"]}
         return self._answer(request, "job.html", values, json)
+
+    def _deaths(self, job_id: str) -> list[dict[str, Any]]:
+        """The ends of processes that had this job, as far as they are among the newest lines of the activity."""
+        lines, _ = self._source.activity(None, None)
+        return [one for one in lines if one["kind"] == "child_exited" and job_id in re.split(r"[ ,]+", one["what"])]
 
     def _process(self, place: dict[str, Any], job_id: str) -> dict[str, Any]:
         """What the daemon says of the process that has the job."""
@@ -539,8 +572,8 @@ def _limit(text: str | None) -> int:
     return int(text)
 
 
-def _timeline(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """What is known of a job's life, oldest first."""
+def timeline(job: dict[str, Any], deaths: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+    """What is known of a job's life, oldest first. deaths: lines of the activity about processes that had it when they ended."""
     found: list[dict[str, Any]] = []
 
     def add(at_ms: int | None, what: str, text: str = "", tone: str = "") -> None:
@@ -548,8 +581,11 @@ def _timeline(job: dict[str, Any]) -> list[dict[str, Any]]:
             found.append({"at_ms": at_ms, "what": what, "text": text, "tone": tone})
 
     add(job["submitted_ms"], "Submitted", f"by {by}" if (by := job["parent_id"] or job["via"]) else "")
-    if job["crashes"]:
-        add(job["started_ms"] or job["since_ms"], f"Crashed {job['crashes']} times before", job["cause"] or "", "bad")
+    for one in deaths:
+        add(one["at_ms"], f"Its process ended: {one['target']}, {one['who']}", one["what"], "bad")
+    if job["crashes"] > len(deaths):
+        count = "once" if job["crashes"] == 1 else f"{job['crashes']} times"
+        add(job["started_ms"] or job["since_ms"], f"Crashed {count} before", job["cause"] or "", "bad")
     if job["status"] != "delayed":
         add(job["started_ms"], f"Attempt {job['attempt']} started", job["place_text"])
     ended = {"done": "good", "failed": "bad", "dead": "bad", "cancelled": ""}

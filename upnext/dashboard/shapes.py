@@ -28,11 +28,14 @@ HIDDEN = "•••"
 
 
 def job(one: Job, *, payload: bool) -> dict[str, Any]:
-    """The CLI's shape, with `arguments`, `place` and Unix ms; without `payload`: no arguments, result, error text or progress."""
+    """The CLI's shape, with `arguments`, `place` and Unix ms.
+
+    Without `payload`: no arguments, result, error text, progress or values of labels.
+    """
     record = one.worker_record or {}
     shape = json_views.job(one)
     if not payload:
-        shape |= {"result": None, "progress": None}
+        shape |= {"result": None, "progress": None, "labels": dict.fromkeys(shape["labels"] or (), HIDDEN)}
         if shape["error"] is not None:
             shape["error"] = {"type": shape["error"]["type"], "message": HIDDEN, "traceback": None}
     place = shape["place"]

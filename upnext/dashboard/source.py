@@ -38,7 +38,7 @@ from upnext.engine.views.ends import DeadGroup
 from upnext.engine.views.jobs import Job
 from upnext.engine.views.tasks import Task
 from upnext.engine.views.workers import Consumer
-from upnext.errors import BrokerRefusedError, JobNotFoundError
+from upnext.errors import BrokerRefusedError, ControlError, DaemonNotRunningError, JobNotFoundError
 
 T = TypeVar("T")
 
@@ -214,6 +214,7 @@ class Source:
         """What is reported of all daemons. Called by who holds the lock."""
         now = time.monotonic()
         if not self._reported or now - self._reported_s >= DAEMONS_S:
+            self._snapshot, self._reported = None, []  # reports of many daemons take MiB: not both at once
             self._reported = daemons.daemons(self.client, self.keys, fresh_s=_FRESH_S)
             self._reported_s = now
         return self._reported
@@ -280,6 +281,16 @@ class Source:
         wanted = tuple(names)
         ask = partial(tasks.oldest_queued_ms, self.client, self.keys, wanted)
         return self._shared(OLDEST_S, ("oldest", *wanted), ask)
+
+    def printed(self, path: str, slot: str) -> list[dict[str, Any]] | None:
+        """What a slot printed last, by its daemon's control socket: `at`, `pid`, `text`, oldest first; None where the daemon can't say."""
+
+        def ask() -> list[dict[str, Any]] | None:
+            with suppress(ControlError, DaemonNotRunningError, TimeoutError):  # an older version, or it has just ended
+                return call_daemon(path, "dump", slot=slot, output=True)["lines"]
+            return None
+
+        return self._shared(SNAPSHOT_S, ("printed", path, slot), ask)
 
     # -- what people did --
 

@@ -22,7 +22,7 @@ from upnextd.supervisor.companions import Companions
 from upnextd.supervisor.duties import Duties
 from upnextd.supervisor.fleet import Fleet
 from upnextd.supervisor.hang_watch import HangWatch
-from upnextd.supervisor.instances import Instance, oldest_jobs
+from upnextd.supervisor.instances import Instance, SlotHistory, oldest_jobs
 from upnextd.supervisor.operations import Operation, Progress
 from upnextd.supervisor.reloads import Reloads
 from upnextd.supervisor.requests import Requests
@@ -145,6 +145,10 @@ class ControlCommands:
 
     async def _dump(self, params: dict[str, Any], _client: Client) -> _Answer:
         instance = self._slot(params["slot"])
+        if params.get("output"):
+            pid = instance.child.pid if instance.child is not None else None
+            history = self._fleet.history.get(instance.slot, SlotHistory())
+            return {"slot": instance.slot, "pid": pid, "lines": history.output.as_json()}
         if instance.child is None or instance.child.pidfd < 0:
             raise CommandError(ErrorCode.FAILED, f"{instance.slot} has no process now ({instance.life.state.name})")
         pid = instance.child.pid

@@ -9,9 +9,13 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from upnext.core.counted import counted
+
 KEPT = 50
 """Events wait here until a scheduler has written them: so many, the newest, while the broker is away."""
 MOST_TEXT = 500
+MOST_JOBS = 8
+"""So many jobs that a process had are named."""
 
 Json = dict[str, Any]
 
@@ -50,7 +54,7 @@ class Activity:
 
 def _exited(fields: Mapping[str, Any]) -> str:
     jobs = list(fields["jobs"])
-    had = f"; {len(jobs)} jobs had started: {', '.join(jobs[:3])}" if jobs else ""
+    had = f"; {counted(len(jobs), 'job')} had started: {', '.join(jobs[:MOST_JOBS])}" if jobs else ""
     return f"process {fields['pid']} ended: {fields['cause']}{had}"
 
 

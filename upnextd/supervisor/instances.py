@@ -12,6 +12,7 @@ from upnextd.rules.plan import QUARANTINE, Cause, Exit, InstanceView, Role
 from upnextd.rules.slots import Life, State
 from upnextd.supervisor.children import Child
 from upnextd.supervisor.death_notices import LastExit
+from upnextd.supervisor.log_tail import LogTail
 
 
 @dataclass(slots=True, eq=False)
@@ -99,6 +100,7 @@ class SlotHistory:
     incarnations: int = 0
     restarts: int = 0
     last_exit: LastExit | None = None
+    output: LogTail = field(default_factory=LogTail)
 
 
 @dataclass(slots=True)

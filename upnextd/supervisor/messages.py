@@ -15,12 +15,12 @@ from upnextd.rules.plan import Role
 from upnextd.rules.slots import SERVING, Event, State
 from upnextd.shared import identity, messages
 from upnextd.shared.kernel import Kernel
-from upnextd.shared.logs import Log
+from upnextd.shared.logs import Log, now_iso
 from upnextd.shared.messages import FromChild
 from upnextd.supervisor.children import Child
 from upnextd.supervisor.duties import Duties
 from upnextd.supervisor.fleet import Fleet
-from upnextd.supervisor.instances import Instance, SchedulerStatus
+from upnextd.supervisor.instances import Instance, SchedulerStatus, SlotHistory
 
 CUT_OFF_S = 1.0
 """A child whose channel is closed has so long to be gone: at an ordinary end, the channel goes first."""
@@ -59,6 +59,7 @@ class ChildMessages:
     def on_output(self, child: Child, line: str) -> None:
         """Log a line that a child printed."""
         self._log.child_line(child.slot, child.pid, line)
+        self._fleet.history.setdefault(child.slot, SlotHistory()).output.add(now_iso(), child.pid, line)
         self._fleet.rollouts.keep_line(child.generation, line)
 
     def on_message(self, child: Child, message: FromChild | None) -> None:

@@ -14,7 +14,7 @@ from upnext.core.outcome import ErrorInfo, JobStatus
 from upnext.core.series import Point
 from upnext.dashboard import formatting, shapes, sparklines
 from upnext.dashboard.alerts import alerts
-from upnext.dashboard.pages import failures_tile
+from upnext.dashboard.pages import failures_tile, timeline
 from upnext.dashboard.source import Daemon, Memory, Snapshot
 from upnext.engine.views.jobs import Job
 from upnext.engine.views.tasks import Task
@@ -209,3 +209,32 @@ def test_apis_of_all_daemons() -> None:
     assert [(row["name"], row["url"], row["ready"], len(row["slots"])) for row in rows] == [
         ("front", "http://127.0.0.1:8000", 1, 2)
     ]
+
+
+def test_a_timeline_names_the_processes_that_ended_under_a_job() -> None:
+    shown = shapes.job(
+        Job("pay:n1-1", "pay", JobStatus.RUNNING, 1, submitted_ms=NOW_MS, started_ms=NOW_MS + 9, crashes=2, cause="signal:SIGKILL"),
+        payload=False,
+    )  # fmt: skip
+    death = {
+        "at_ms": NOW_MS + 5,
+        "target": "worker-1",
+        "who": "shop on web-1",
+        "what": "process 7 ended: signal:SIGKILL",
+    }
+    found = timeline(shown, [death])
+    assert [one["what"] for one in found] == [
+        "Submitted",
+        "Its process ended: worker-1, shop on web-1",
+        "Crashed 2 times before",
+        "Attempt 1 started",
+    ]
+    assert found[1]["text"] == death["what"]
+    assert "Crashed once before" in [one["what"] for one in timeline({**shown, "crashes": 1})]
+
+
+def test_a_viewer_sees_that_a_job_has_labels_and_not_their_values() -> None:
+    own = {"labels": {"tenant": "acme"}}
+    one = Job("pay:n1-1", "pay", JobStatus.QUEUED, 1, own=own)
+    assert shapes.job(one, payload=True)["labels"] == {"tenant": "acme"}
+    assert shapes.job(one, payload=False)["labels"] == {"tenant": shapes.HIDDEN}

@@ -25,7 +25,7 @@ def test_a_death_and_who_took_its_place_are_kept_and_what_is_asked_for_is_not() 
         (1, 2, "child_exited", "worker-1"),
         (2, 3, "child_ready", "worker-1"),
     ]
-    assert events[0]["text"] == "process 7 ended: signal SIGKILL; 1 jobs had started: ship:n1-0"
+    assert events[0]["text"] == "process 7 ended: signal SIGKILL; 1 job had started: ship:n1-0"
 
 
 def test_it_is_bounded() -> None:

@@ -20,6 +20,7 @@ from upnextd.rules.modes import Request
 from upnextd.rules.plan import Mode, Role
 from upnextd.rules.slots import Life, State
 from upnextd.supervisor.fleet import Rollout
+from upnextd.supervisor.instances import SlotHistory
 from upnextd.supervisor.operations import Operation, Progress
 from upnextd.supervisor.requests import Requests
 
@@ -287,6 +288,12 @@ class TestDump:
     async def test_has_the_stacks_of_a_slot(self, case: Case) -> None:
         answer = await case.ask("dump", slot="worker-1")
         assert (answer["slot"], answer["stacks"]) == ("worker-1", "File a")
+
+    async def test_has_what_a_slot_printed_also_without_a_process(self, case: Case) -> None:
+        case.world.fleet.history.setdefault("worker-1", SlotHistory()).output.add("at", 7, "hello")
+        case.world.fleet.instances[0].child = None
+        answer = await case.ask("dump", slot="worker-1", output=True)
+        assert answer["lines"] == [{"at": "at", "pid": 7, "text": "hello"}]
 
     async def test_needs_a_process(self, case: Case) -> None:
         case.world.fleet.instances[0].child = None

@@ -60,7 +60,8 @@ async function refresh() {
   timer = null;
   if (document.hidden || !document.querySelector("[data-live]")) return;
   try {
-    const answer = await fetch(location.href, { headers: etag ? { "If-None-Match": etag } : {}, signal: AbortSignal.timeout(10000), redirect: "manual" });
+    // The answer to a form has the address of the action, which can only be posted to.
+    const answer = await fetch(document.querySelector("link[rel=canonical]")?.href ?? location.href, { headers: etag ? { "If-None-Match": etag } : {}, signal: AbortSignal.timeout(10000), redirect: "manual" });
     if (answer.type === "opaqueredirect" || answer.status === 401) return void location.reload();
     if (answer.status === 200) {
       const complete = swap(new DOMParser().parseFromString(await answer.text(), "text/html"));
