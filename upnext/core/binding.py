@@ -181,8 +181,10 @@ class Signature:
         flat: tuple[tuple[str, Flat], ...] | None = None
         known: Mapping[str, Kind] = {}
         for one in handlers:
-            own, kinds = one._flat, one._kinds  # noqa: SLF001 - of its own class
-            if own and len(own) == len(kinds) and (own == flat or _are_flat(fields, own)):  # most of them
+            own, kinds, rest = one._flat, one._kinds, one._rest[1]  # noqa: SLF001 - of its own class
+            if (
+                own and len(own) == len(kinds) and rest is None and (own == flat or _are_flat(fields, own))
+            ):  # most of them
                 flat, known = own, kinds
             else:
                 careful.append(one)
@@ -215,16 +217,15 @@ class Signature:
     def _kind(self, name: str) -> Kind | None:
         if not self._prepared:
             self.prepare()
-        return self._kinds.get(name)
+        taken_by_name = name in self.names or name in self._positional_only
+        return self._kinds.get(name) if taken_by_name else self._rest[1]
 
     def _check_fields(self, fields: Mapping[str, Any], where: str) -> None:
         """Raises InvalidArgumentsError for a field of an event that this handler would refuse. Others than its own are not looked at."""
-        if not self._prepared:
-            self.prepare()
-        for name, kind in self._kinds.items():
-            if name in fields:
+        for name, value in fields.items():
+            kind = self._kind(name)
+            if kind is not None:
                 try:
-                    value = fields[name]
                     kind.load(value if is_json(value) else _loads(_dumps(value, "")))
                 except UnfitError as error:
                     raise InvalidArgumentsError(

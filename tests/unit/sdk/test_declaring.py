@@ -375,6 +375,18 @@ def test_fields_are_checked_by_the_handlers_that_are_known(worker: upnext.Worker
         fields_of(placed, when=object())
 
 
+def test_what_a_handler_takes_by_any_name_is_checked_when_the_event_is_sent(worker: upnext.Worker) -> None:
+    placed = worker.event("order.placed")
+
+    @placed.on
+    def note(count: int = 0, **days: date) -> None: ...
+
+    assert fields_of(placed, count=1, first=date(2026, 1, 2)) == {"count": 1, "first": "2026-01-02"}
+    for fields in ({"first": "soon"}, {"count": 1, "first": "soon"}, {"first": date(2026, 1, 2), "second": True}):
+        with pytest.raises(InvalidArgumentsError, match=r"field '(first|second)' doesn't fit: .*note\(count"):
+            fields_of(placed, **fields)
+
+
 @pytest.mark.parametrize(
     ("value", "function", "line"),
     [
