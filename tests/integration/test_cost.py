@@ -74,5 +74,5 @@ async def test_what_jobs_cost(redis_url: str, namespace: str) -> None:
         assert threaded is not None
         assert WORK_S * 0.8 < threaded.cpu_s < WORK_S * 1.5
         assert threaded.longest_step_s < WORK_S * 0.9
-        await cost(short)
+        assert None in [await cost(short) for _ in range(20)], "a pause of the machine counts, too"
     client.close()

@@ -12,7 +12,7 @@ PRIVATE = re.compile(r"(?i)(?<![a-z])(said|told|somebody|whoever|nobody|hears?|h
 """Also as a part of a name: `_told_at`."""
 PLACES = (
     *("upnext/**/*.py", "upnext/**/*.lua", "upnext/**/*.html", "upnextd/**/*.py"),
-    *("docs/*.md", "docs/guides/*.md", "*.md", "scripts/**/*", "systemd/*", "deploy/**/*", "examples/*"),
+    *("docs/**/*.md", "*.md", "scripts/**/*", "systemd/*", "deploy/**/*", "examples/*"),
 )
 IN_TESTS = re.compile(r"(?i)\b(said|told|somebody|whoever)\b")
 

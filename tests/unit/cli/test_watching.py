@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,7 +77,16 @@ def test_a_descriptor_ends_the_wait(watch: Watch) -> None:
 def test_a_change_ends_the_wait(tmp_path: Path) -> None:
     watch = Watch([tmp_path], watchfiles=watchfiles())
     watch.begin()
-    (tmp_path / "tea.py").touch()
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.wait(0.2):  # the first writes may come before the library watches
+            (tmp_path / "tea.py").touch()
+
+    writing = threading.Thread(target=write)
+    writing.start()
     watch.wait(200)  # longer than the test may last
+    ended.set()
+    writing.join()
     assert [path.name for path in watch.changed()] == ["tea.py"]
     watch.close()
