@@ -31,8 +31,8 @@ def test_the_service_of_the_readme_loads(tmp_path: Path) -> None:
     checked = subprocess.run(
         [BIN / "upnextd", "check", tmp_path / "shop.py"], capture_output=True, text=True, check=True
     )
-    for output in ("shop", "process_order", "send_confirmation", "daily_report"):
-        assert output in checked.stdout
+    for name in ("shop", "process_order", "send_confirmation", "daily_report"):
+        assert name in checked.stdout
 
 
 @pytest.mark.parametrize(("page", "found"), [("docs/api.md", "process_order"), ("docs/secrets.md", "charge")])

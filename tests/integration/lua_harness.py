@@ -89,15 +89,15 @@ class Workbench(Bench):
     def hearing(self, channel: str) -> Generator[list[bytes]]:
         """What was published there meanwhile."""
         client = redis.Redis(connection_pool=self.broker._pool()[1])
-        output: list[bytes] = []
+        received: list[bytes] = []
         with client.pubsub(ignore_subscribe_messages=True) as ear:
             ear.ssubscribe(channel)
             ear.get_message(timeout=given(5))  # the confirmation
-            yield output
+            yield received
             client.spublish(channel, "the end")
             while (heard := ear.get_message(timeout=given(5))) is None or heard["data"] != b"the end":
                 if heard is not None:
-                    output.append(heard["data"])
+                    received.append(heard["data"])
 
     # moves
 

@@ -104,8 +104,8 @@ def test_waiters_are_told(work: Workbench) -> None:
     assert isinstance(job_id, str)
     with work.hearing(work.keys.reply("ear")) as heard:
         work.cancel(job_id)
-    [output] = heard
-    assert output.startswith(f"{job_id}\n".encode())
+    [message] = heard
+    assert message.startswith(f"{job_id}\n".encode())
 
 
 def test_unknown_and_ended_ones(work: Workbench) -> None:

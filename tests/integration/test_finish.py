@@ -146,8 +146,8 @@ def test_who_waits_is_told(work: Workbench) -> None:
     ends = [end(one) for one in work.fetch()]
     with work.hearing(work.keys.reply("ear")) as heard, work.hearing(work.keys.reply("other")) as other:
         work.broker.run(work.finish_call(*ends))
-    assert sorted(output.partition(b"\n")[0].decode() for output in heard) == sorted([reported, watched])
-    assert [output.partition(b"\n")[0].decode() for output in other] == [watched]
+    assert sorted(message.partition(b"\n")[0].decode() for message in heard) == sorted([reported, watched])
+    assert [message.partition(b"\n")[0].decode() for message in other] == [watched]
     assert work.leaks() == []
 
 

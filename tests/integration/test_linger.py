@@ -18,9 +18,9 @@ def test_each_holds_a_permit_until_it_is_over(work: Workbench) -> None:
     assert len(work.fetch()) == 1
     work.submit("shipping", limited=True)
     assert len(work.fetch()) == 1, "another task's permits are its own"
-    with work.hearing(work.keys.bell) as output:
+    with work.hearing(work.keys.bell) as words:
         assert linger(work, 1)
-    assert output == [b"tship"]
+    assert words == [b"tship"]
     assert len(work.fetch()) == 1
     assert linger(work, 0)
     assert len(work.fetch()) == 1
@@ -33,9 +33,9 @@ def test_a_reaped_consumer_holds_none(work: Workbench) -> None:
     work.submit("ship", limited=True)
     assert linger(work, 1)
     assert work.fetch(consumer=OTHER) == []
-    with work.hearing(work.keys.bell) as output:
+    with work.hearing(work.keys.bell) as words:
         work.reap(CONSUMER)
-    assert output == [b"tship"]
+    assert words == [b"tship"]
     assert linger(work, 1) is False, "it has no lease"
     assert len(work.fetch(consumer=OTHER)) == 1
 

@@ -42,8 +42,8 @@ def lua_gcra(client: redis.Redis) -> Callable[[int, int, RateLimit, int], tuple[
         kept = {"rate": limit.count, "period_s": limit.period_s, "burst": limit.burst}
         if limit.burst is None:
             del kept["burst"]
-        output: Any = run(args=[tat_us, now_us, json.dumps(kept), want])
-        return output[0], int(output[1]), output[2]
+        reply: Any = run(args=[tat_us, now_us, json.dumps(kept), want])
+        return reply[0], int(reply[1]), reply[2]
 
     return ask
 
@@ -78,8 +78,8 @@ def test_the_script_and_the_core_agree_on_random_sequences(server: Server, rate:
 
 async def queued_again(running: Running, task: str) -> int:
     """Jobs of the task that became an entry a second time: handed back, reaped or retried."""
-    output: Any = await running.command("XINFO", "STREAM", running.keys.stream(task, "b"))
-    return int(dict(zip(output[::2], output[1::2], strict=True))[b"entries-added"])
+    info: Any = await running.command("XINFO", "STREAM", running.keys.stream(task, "b"))
+    return int(dict(zip(info[::2], info[1::2], strict=True))[b"entries-added"])
 
 
 SERVICE = '''
@@ -146,10 +146,10 @@ def grants(server: Server, namespace: str, task: str) -> Generator[list[float]]:
     words = f"HSET {Keys(namespace).gcra} {task} "
 
     def listen(monitor: Any) -> None:
-        for output in monitor.listen():
-            if output["command"].startswith(words):
-                seen.append(output["time"])
-            elif output["command"] == f"ECHO {namespace}":
+        for row in monitor.listen():
+            if row["command"].startswith(words):
+                seen.append(row["time"])
+            elif row["command"] == f"ECHO {namespace}":
                 return
 
     with client.monitor() as monitor, ThreadPoolExecutor(1) as pool:

@@ -59,8 +59,8 @@ async def pending_is(running: Running, count: int) -> bool:
 
 
 async def handed_back_is(running: Running, count: int) -> bool:
-    output: Any = await running.command("XINFO", "STREAM", running.keys.stream("blocks", "b"))
-    return int(dict(zip(output[::2], output[1::2], strict=True))[b"entries-added"]) == count
+    info: Any = await running.command("XINFO", "STREAM", running.keys.stream("blocks", "b"))
+    return int(dict(zip(info[::2], info[1::2], strict=True))[b"entries-added"]) == count
 
 
 @pytest.mark.parametrize(("prefetch", "held"), [(0, 0), (3, 3), (7, 7)])

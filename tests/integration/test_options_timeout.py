@@ -199,17 +199,17 @@ async def test_a_process_that_nobody_replaces_says_so_once_and_goes_on(
     def other() -> str:
         return "served"
 
-    def output() -> list[str]:
+    def lines() -> list[str]:
         return [record.message for record in caplog.records if "can't be stopped" in record.message]
 
     async with serving(worker, redis_url, namespace):
         future = await blocks.submit()
         with pytest.raises(upnext.TaskTimeoutError):
             await future.result(30)
-        await wait_until_async(output)
+        await wait_until_async(lines)
         assert [(await other.wait(wait_timeout=30)).value for _ in range(3)] == ["served"] * 3
         line = f"{future.job_id} can't be stopped (timeout): it is recorded as ended and goes on in this process"
-        assert output() == [line]
+        assert lines() == [line]
         stop.set()
 
 

@@ -39,7 +39,7 @@ def register(
     return work.epoch, server_ms
 
 
-def reported(work: Workbench, key: str, name: str) -> Any:
+def row_of(work: Workbench, key: str, name: str) -> Any:
     return json.loads(work.hash(key)[name])
 
 
@@ -58,8 +58,8 @@ def test_streams_groups_lease_and_record(work: Workbench) -> None:
             [group] = work.broker.command("XINFO", "GROUPS", stream)
             assert group[group.index(b"name") + 1] == b"w"
     assert float(work.broker.command("ZSCORE", work.keys.leases, CONSUMER)) == server_ms + 7_000
-    assert reported(work, work.keys.consumers, CONSUMER)["tasks"] == ["a", "b"]
-    assert reported(work, work.keys.tasks, "a")["owner"] == "orders"
+    assert row_of(work, work.keys.consumers, CONSUMER)["tasks"] == ["a", "b"]
+    assert row_of(work, work.keys.tasks, "a")["owner"] == "orders"
 
 
 def test_again_it_disturbs_nothing(work: Workbench) -> None:
@@ -124,13 +124,13 @@ def test_a_daemon_whose_workers_are_away_still_owns_its_tasks(work: Workbench) -
 def test_a_daemon_is_no_other_service_than_its_former_self(work: Workbench) -> None:
     register(work, [task("ship")], service="shop/worker", source=SHOP)
     register(work, [other_signature("ship")], consumer=OTHER, service="shop", source=SHOP)
-    assert reported(work, work.keys.tasks, "ship")["owner"] == "shop"
+    assert row_of(work, work.keys.tasks, "ship")["owner"] == "shop"
 
 
 def test_a_service_that_is_gone_yields_its_names(work: Workbench) -> None:
     register(work, [task("ship")], lease_ms=-1)
     register(work, [other_signature("ship")], consumer=OTHER, service="mail", source=MAIL)
-    assert reported(work, work.keys.tasks, "ship")["owner"] == "mail"
+    assert row_of(work, work.keys.tasks, "ship")["owner"] == "mail"
 
 
 def test_a_task_that_both_share_may_be_in_two_services(work: Workbench) -> None:
@@ -145,7 +145,7 @@ def test_a_task_that_both_share_may_be_in_two_services(work: Workbench) -> None:
 def of_an_older_version(work: Workbench, name: str, service: str) -> None:
     """As that version wrote it."""
     register(work, [task(name)], service=service, source=Source("d0"))
-    row = reported(work, work.keys.tasks, name)
+    row = row_of(work, work.keys.tasks, name)
     for word in ("owner", "daemon", "host", "file"):
         del row[word]
     work.broker.command("HSET", work.keys.tasks, name, json.dumps({**row, "service": service}))
@@ -155,7 +155,7 @@ def of_an_older_version(work: Workbench, name: str, service: str) -> None:
 def test_an_older_version_of_this_service_stands_in_nobodys_way(work: Workbench) -> None:
     of_an_older_version(work, "ship", "worker")
     register(work, [task("ship")], consumer=OTHER, service="mail/worker", source=MAIL)
-    assert reported(work, work.keys.tasks, "ship")["owner"] == "mail/worker"
+    assert row_of(work, work.keys.tasks, "ship")["owner"] == "mail/worker"
 
 
 def test_an_older_version_of_another_service_does(work: Workbench) -> None:
@@ -167,7 +167,7 @@ def test_older_versions_find_no_service_of_theirs_in_our_rows(work: Workbench) -
     """They refuse a task of another living service, and remove crons and handlers of a service that has their name."""
     register(work, [task("ship"), task("tidy", cron=CronSpec("* * * * *"))], service="worker")
     for key, name in ((work.keys.tasks, "ship"), (work.keys.crons, "tidy")):
-        assert "service" not in reported(work, key, name)
+        assert "service" not in row_of(work, key, name)
 
 
 # --- what operators set
@@ -178,9 +178,9 @@ def test_a_limit_that_was_set_outlives_every_registration(work: Workbench) -> No
     assert work.broker.run(ownership.set_limits(work.keys, "ship", {"concurrency": 1}))
     assert work.broker.run(ownership.set_limits(work.keys, "pack", {"concurrency": 2}))
     register(work, [task("ship", max_concurrency=7), task("pack")], consumer=OTHER, generation_ms=9)
-    assert reported(work, work.keys.limits, "ship") == {"concurrency": 1}
-    assert reported(work, work.keys.limits, "pack") == {"concurrency": 2}
-    assert reported(work, work.keys.tasks, "ship")["limits"] == {"concurrency": 7}
+    assert row_of(work, work.keys.limits, "ship") == {"concurrency": 1}
+    assert row_of(work, work.keys.limits, "pack") == {"concurrency": 2}
+    assert row_of(work, work.keys.tasks, "ship")["limits"] == {"concurrency": 7}
 
 
 def test_so_does_the_lifting_of_a_limit(work: Workbench) -> None:
@@ -197,10 +197,10 @@ def test_passing_code_makes_nothing_passing_that_lasts(work: Workbench) -> None:
     passing = Source("d2", returns=False, passing=True)
     register(work, [task("ship")])
     register(work, [task("ship"), task("new")], consumer=OTHER, generation_ms=9, source=passing)
-    assert "passing" not in reported(work, work.keys.tasks, "ship")
-    assert reported(work, work.keys.tasks, "new")["passing"] is True
+    assert "passing" not in row_of(work, work.keys.tasks, "ship")
+    assert row_of(work, work.keys.tasks, "new")["passing"] is True
     register(work, [task("new")], generation_ms=10)
-    assert "passing" not in reported(work, work.keys.tasks, "new")
+    assert "passing" not in row_of(work, work.keys.tasks, "new")
 
 
 def test_a_cron_that_lapsed_goes_on_from_its_cursor(work: Workbench) -> None:
@@ -219,8 +219,8 @@ def test_rows_that_cannot_be_read_are_written_anew(work: Workbench) -> None:
     work.broker.command("HSET", work.keys.tasks, "ship", "no JSON")
     work.broker.command("HSET", work.keys.crons, "tidy", "[]")
     register(work, [task("ship"), task("tidy", cron=CronSpec("* * * * *"))])
-    assert reported(work, work.keys.tasks, "ship")["owner"] == "orders"
-    assert reported(work, work.keys.crons, "tidy")["schedule"] == "* * * * *"
+    assert row_of(work, work.keys.tasks, "ship")["owner"] == "orders"
+    assert row_of(work, work.keys.crons, "tidy")["schedule"] == "* * * * *"
 
 
 def test_data_of_a_newer_schema(work: Workbench) -> None:
@@ -237,10 +237,10 @@ def test_data_of_a_newer_schema(work: Workbench) -> None:
 def test_the_newest_code_says_what_a_task_is(work: Workbench) -> None:
     register(work, [task("ship", retries=2, rate_limit=RateLimit(5, 1.0))], generation_ms=20)
     register(work, [task("ship", retries=1)], consumer=OTHER, generation_ms=10)
-    assert reported(work, work.keys.tasks, "ship")["options"]["retries"] == 2
-    assert reported(work, work.keys.limits, "ship") == {"rate": 5, "period_s": 1.0}
+    assert row_of(work, work.keys.tasks, "ship")["options"]["retries"] == 2
+    assert row_of(work, work.keys.limits, "ship") == {"rate": 5, "period_s": 1.0}
     register(work, [task("ship", retries=3)], consumer=OTHER, generation_ms=30)
-    assert reported(work, work.keys.tasks, "ship")["options"]["retries"] == 3
+    assert row_of(work, work.keys.tasks, "ship")["options"]["retries"] == 3
     assert work.hash(work.keys.limits) == {}
 
 
@@ -256,11 +256,11 @@ def test_the_bell_rings_when_limits_change(work: Workbench) -> None:
 def test_a_new_cron_starts_now_and_keeps_its_cursor(work: Workbench) -> None:
     _, server_ms = register(work, [task("tidy", cron=CronSpec("* * * * *"))])
     assert int(work.hash(work.keys.cursors)["tidy"]) == server_ms
-    cron = reported(work, work.keys.crons, "tidy")
+    cron = row_of(work, work.keys.crons, "tidy")
     assert (cron["schedule"], cron["timezone"], cron["last_seen_ms"]) == ("* * * * *", "UTC", server_ms)
     register(work, [task("tidy", cron=CronSpec("* * * * *", missed=MissedRunPolicy.SKIP))], generation_ms=2)
     assert int(work.hash(work.keys.cursors)["tidy"]) == server_ms
-    assert reported(work, work.keys.crons, "tidy")["missed"] == "skip"
+    assert row_of(work, work.keys.crons, "tidy")["missed"] == "skip"
 
 
 def test_a_changed_schedule_starts_now_and_old_code_changes_nothing(work: Workbench) -> None:
@@ -268,7 +268,7 @@ def test_a_changed_schedule_starts_now_and_old_code_changes_nothing(work: Workbe
     work.broker.command("HSET", work.keys.cursors, "tidy", 1)
     register(work, [task("tidy", cron=CronSpec("0 * * * *"))], generation_ms=4)
     assert work.hash(work.keys.cursors)["tidy"] == "1"
-    assert reported(work, work.keys.crons, "tidy")["schedule"] == "* * * * *"
+    assert row_of(work, work.keys.crons, "tidy")["schedule"] == "* * * * *"
     _, server_ms = register(work, [task("tidy", cron=CronSpec("* * * * *", "Europe/Rome"))], generation_ms=6)
     assert int(work.hash(work.keys.cursors)["tidy"]) == server_ms
 

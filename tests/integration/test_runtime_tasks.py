@@ -81,24 +81,24 @@ async def test_timeouts_and_task_groups_inside_a_job(redis_url: str, namespace: 
         task = asyncio.current_task()
         assert task is not None
         at_first = task.cancelling()
-        output: list[str] = []
+        caught: list[str] = []
         try:
             async with asyncio.timeout(0.01):
                 await asyncio.sleep(60)
         except TimeoutError:
-            output.append("timeout")
+            caught.append("timeout")
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(asyncio.sleep(60))
                 raise ValueError
         except* ValueError:
-            output.append("group")
+            caught.append("group")
         task.cancel()
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
-            output.append("own cancel")  # and no uncancel
-        return [at_first, *output]
+            caught.append("own cancel")  # and no uncancel
+        return [at_first, *caught]
 
     async with serving(worker, redis_url, namespace):
         for _ in range(3):

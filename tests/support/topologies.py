@@ -309,15 +309,15 @@ class _Sentinel:
             contextlib.suppress(redis.RedisError),
             contextlib.closing(redis.Redis(port=self.port, socket_timeout=given(5))) as client,
         ):
-            output: Any = client.execute_command("SENTINEL MASTER", name)
-            return output["num-other-sentinels"] == 2 and output["num-slaves"] == 1
+            reply: Any = client.execute_command("SENTINEL MASTER", name)
+            return reply["num-other-sentinels"] == 2 and reply["num-slaves"] == 1
         return False
 
     def master(self, name: str) -> int:
         """Its port, as this sentinel knows it."""
         with contextlib.closing(redis.Redis(port=self.port, socket_timeout=given(5))) as client:
-            output: Any = client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", name)
-            return int(output[1])
+            reply: Any = client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", name)
+            return int(reply[1])
 
     def log(self) -> str:
         return (self._folder / "log").read_text(errors="replace")[-4_000:]

@@ -91,8 +91,8 @@ def test_a_credential_counts_like_the_variable_of_the_daemon(tmp_path: Path) -> 
     assert config.configured_url(None, env, "redis://worker", daemon=True) == kept
     assert config.configured_url(None, env | {"UPNEXTD_REDIS_URL": ""}, daemon=True) == kept
     flag = config.configured_url("redis://flag", env, daemon=True)
-    output = config.configured_url(None, env | {"UPNEXTD_REDIS_URL": "redis://daemon"}, daemon=True)
-    assert [url.source if url else None for url in (flag, output)] == [UrlSource.FLAG, UrlSource.DAEMON_ENV]
+    other = config.configured_url(None, env | {"UPNEXTD_REDIS_URL": "redis://daemon"}, daemon=True)
+    assert [url.source if url else None for url in (flag, other)] == [UrlSource.FLAG, UrlSource.DAEMON_ENV]
     client = config.configured_url(None, env)
     assert client is not None
     assert client.source is UrlSource.ENV, "clients read no credential of the daemon"

@@ -10,7 +10,7 @@ from upnext.errors import InvalidArgumentsError
 
 
 @pytest.mark.parametrize(
-    ("error", "output"),
+    ("error", "line"),
     [
         (ErrorInfo("ValueError", "no\nsecond line", "Traceback"), "ValueError: no"),
         (ErrorInfo("ValueError", "\n  \n"), "ValueError"),
@@ -22,8 +22,8 @@ from upnext.errors import InvalidArgumentsError
         ),
     ],
 )
-def test_a_headline_is_the_type_and_one_line(error: ErrorInfo, output: str) -> None:
-    assert headline(error) == output
+def test_a_headline_is_the_type_and_one_line(error: ErrorInfo, line: str) -> None:
+    assert headline(error) == line
 
 
 @pytest.mark.parametrize("message", ["x" * 1000, "€" * 1000, "x" + "€" * 1000, "xx" + "€" * 1000])

@@ -107,12 +107,12 @@ class TestJob:
     def test_the_shape_of_the_contract(self, bench: Bench, cli: Cli) -> None:
         bench.register(task("ship", retries=2))
         job_id = bench.submit("ship")
-        output = cli.json("job", job_id)
-        assert output.keys() >= JOB_FIELDS
-        assert (output["status"], output["attempt"], output["max_attempts"], output["error"]) == ("queued", 1, 3, None)
+        shown = cli.json("job", job_id)
+        assert shown.keys() >= JOB_FIELDS
+        assert (shown["status"], shown["attempt"], shown["max_attempts"], shown["error"]) == ("queued", 1, 3, None)
         bench.finish(bench.take(), b"[1]")
-        output = cli.json("job", job_id)
-        assert (output["status"], output["result"], output["finished_at"]) == ("done", [1], "1970-01-01T00:00:02.000Z")
+        shown = cli.json("job", job_id)
+        assert (shown["status"], shown["result"], shown["finished_at"]) == ("done", [1], "1970-01-01T00:00:02.000Z")
 
     def test_for_people(self, bench: Bench, cli: Cli) -> None:
         bench.register(task("ship"))
@@ -359,9 +359,9 @@ class TestDead:
         bench.register(task("ship"))
         first, second = bench.dead("ship", 2)
         assert {one["job_id"] for one in cli.json("dead", "list")} == {first, second}
-        output = cli.json("dead", "show", first)
-        assert output["arguments"] == {"order_id": "A1"}
-        assert output["error"] == {"type": "ValueError", "message": "no such order", "traceback": "Traceback\n  line 1"}
+        shown = cli.json("dead", "show", first)
+        assert shown["arguments"] == {"order_id": "A1"}
+        assert shown["error"] == {"type": "ValueError", "message": "no such order", "traceback": "Traceback\n  line 1"}
         assert cli("dead", "show", first) == 0
         assert "Traceback" in cli.out
         assert cli("dead", "retry", first) == 0

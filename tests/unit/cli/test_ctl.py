@@ -48,10 +48,10 @@ def answers(**by_method: list[Message | bytes] | dict[str, Any]) -> Answer:
     """Each method's answer: a result, or a list of what to send, in which `None` ids become the request's."""
 
     def answer(request: Request) -> list[Message | bytes]:
-        output = by_method[request.method]
-        if isinstance(output, dict):
-            return [Response(request.id, output)]
-        return [Response(request.id, one.result) if isinstance(one, Response) else one for one in output]
+        given = by_method[request.method]
+        if isinstance(given, dict):
+            return [Response(request.id, given)]
+        return [Response(request.id, one.result) if isinstance(one, Response) else one for one in given]
 
     return answer
 
@@ -126,12 +126,12 @@ def test_mutations_are_asked_for_and_not_waited_for(
 
 
 def test_drain_wait_tells_how_it_goes(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output: list[Message | bytes] = [
+    parts: list[Message | bytes] = [
         protocol.progress("op-1", "2 jobs run"),
         protocol.progress("op-1", "drained", done=True),
         ended(),
     ]
-    with FakeDaemon(path, answers(drain={"op_id": "op-1"}, wait=output)):
+    with FakeDaemon(path, answers(drain={"op_id": "op-1"}, wait=parts)):
         assert ctl(path, "drain", "--wait") == 0
         assert capsys.readouterr().out == "2 jobs run\ndrained\n"
         assert ctl(path, "drain", "--wait", "--json") == 0

@@ -61,7 +61,7 @@ class FakeDaemon:
                 if request.method == "hello":
                     connection.sendall(protocol.encode(Response(request.id, self._hello)))
                     continue
-                for output in self._answer(request):
-                    if output == b"":
+                for part in self._answer(request):
+                    if part == b"":
                         return
-                    connection.sendall(output if isinstance(output, bytes) else protocol.encode(output))
+                    connection.sendall(part if isinstance(part, bytes) else protocol.encode(part))

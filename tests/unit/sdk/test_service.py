@@ -189,8 +189,8 @@ def test_an_error_in_a_package_around_it_is_not_a_missing_module(
     write("pkg_t14/__init__.py", "import no_such_thing\n")
     file = write("pkg_t14/shop.py", SHOP)
     monkeypatch.chdir(tmp_path)
-    for output in (str(file), "pkg_t14.shop"):
-        assert refused(output) == f"{output}: ModuleNotFoundError: No module named 'no_such_thing'"
+    for given in (str(file), "pkg_t14.shop"):
+        assert refused(given) == f"{given}: ModuleNotFoundError: No module named 'no_such_thing'"
 
 
 def test_without_a_worker(write: Write) -> None:

@@ -147,17 +147,17 @@ def bear(world: World, what: str) -> tuple[int, int, int, int]:
     pid, pidfd = start(world, what, {LINE: theirs})
     kernel.close(theirs)
     connection = kernel.connection(ours)
-    output = bytearray()
+    received = bytearray()
 
     def hear() -> bool:
         try:
-            output.extend(connection.recv(100))
+            received.extend(connection.recv(100))
         except BlockingIOError:
             return False
         return True
 
     world.until(hear)
-    return pid, pidfd, int(output), connection.detach()
+    return pid, pidfd, int(received), connection.detach()
 
 
 def end_parent(world: World, pidfd: int, line: int) -> None:

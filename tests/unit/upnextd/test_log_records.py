@@ -86,8 +86,8 @@ def test_fields_stand_beside_the_line_s_own_in_json() -> None:
     sink.finish()
     os.close(into)
     with os.fdopen(out) as file:
-        output = json.loads(file.readline())
-    assert (output["task"], output["attempt"], output["level"], output["job_id"]) == ("ship", 3, "error", "ship:n1-0")
+        record = json.loads(file.readline())
+    assert (record["task"], record["attempt"], record["level"], record["job_id"]) == ("ship", 3, "error", "ship:n1-0")
 
 
 def handled(**fields: Any) -> Record | None:

@@ -39,8 +39,8 @@ def test_text_and_json() -> None:
     lines = read_all(out).decode().splitlines()
     os.close(out)
     assert lines[:3] == ["worker-1[12] hello", "    there", f"upnextd[{os.getpid()}] warning: odd"]
-    output = json.loads(lines[3])
-    assert (output["slot"], output["pid"], output["message"], output["level"]) == ("worker-1", 12, "hello", "info")
+    record = json.loads(lines[3])
+    assert (record["slot"], record["pid"], record["message"], record["level"]) == ("worker-1", 12, "hello", "info")
 
 
 def _refused(*_: object) -> int:

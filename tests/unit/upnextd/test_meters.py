@@ -94,7 +94,7 @@ def test_a_tally_outlives_the_children() -> None:
     tally = Counters()
     tally.child_ended("worker", "oom", {"ship": TaskMeter(ok=3)}, replaced=True)
     tally.child_ended("worker", "exit", {"ship": TaskMeter(ok=1)}, replaced=False)
-    output = tally.as_json([{"ship": TaskMeter(ok=2)}])
-    assert output["restarts"] == [{"role": "worker", "cause": "oom", "count": 1}]
-    assert output["tasks"]["ship"]["ok"] == 6
-    assert output["reloads"] == {"ok": 0, "failed": 0}
+    shown = tally.as_json([{"ship": TaskMeter(ok=2)}])
+    assert shown["restarts"] == [{"role": "worker", "cause": "oom", "count": 1}]
+    assert shown["tasks"]["ship"]["ok"] == 6
+    assert shown["reloads"] == {"ok": 0, "failed": 0}

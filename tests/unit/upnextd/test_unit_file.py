@@ -34,10 +34,10 @@ def table() -> dict[str, str]:
 
 
 def test_the_table_has_every_end_and_says_what_the_unit_does() -> None:
-    output = table()
+    rows = table()
     codes = {str(int(code)) for code in ExitCode if code not in OF_CTL_ALONE}
-    assert set(output) == codes | {"SIGKILL", "watchdog"}
-    assert output == {end: does(end) for end in output}
+    assert set(rows) == codes | {"SIGKILL", "watchdog"}
+    assert rows == {end: does(end) for end in rows}
 
 
 def test_a_job_that_kills_its_daemon_is_dead_before_systemd_gives_up() -> None:
