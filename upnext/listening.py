@@ -32,7 +32,7 @@ def resolve(what: str, address: Address) -> Address:
 def listen(what: str, address: Address) -> socket.socket:
     """A listening socket of a resolved address; a Unix one is 0600. Raises ListenError when it can't be had; `what` begins the line."""
     try:
-        bound = _bind_path(address.path) if address.path is not None else _bind_tcp(address)
+        bound = bind_path(address.path) if address.path is not None else _bind_tcp(address)
     except OSError as error:
         why = "is in use" if error.errno == errno.EADDRINUSE else f"can't be listened on: {error.strerror or error}"
         raise ListenError(f"{what}: {address} {why}") from None
@@ -102,7 +102,8 @@ def _bind_port(address: Address) -> socket.socket:
     return bound
 
 
-def _bind_path(path: str) -> socket.socket:
+def bind_path(path: str) -> socket.socket:
+    """A Unix socket, 0600, that does not listen yet. Raises OSError, as `make_room` does, too."""
     make_room(path)
     bound = socket.socket(socket.AF_UNIX)
     try:

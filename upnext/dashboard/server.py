@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from upnext.address import Address
 from upnext.dashboard.settings import DashboardSettings
 from upnext.errors import UsageError
-from upnext.listening import make_room
+from upnext.listening import bind_path
 
 log = logging.getLogger("upnext.dashboard")
 
@@ -76,11 +76,11 @@ def bind(listen: Address, group: str | None = None) -> socket.socket:
     """A listening socket. A Unix socket is 0600, or 0660 for a named group. Raises UsageError, and OSError when the address is taken."""
     if listen.path is None:
         return _bind_tcp(listen)
-    _make_room(listen)
-    bound = socket.socket(socket.AF_UNIX)
     try:
-        os.fchmod(bound.fileno(), 0o600)  # before bind: no moment in which others could connect
-        bound.bind(str(listen.path))
+        bound = bind_path(listen.path)
+    except FileExistsError:
+        raise UsageError(f"dashboard socket {listen}: a file that is not a socket is in the way") from None
+    try:
         if group is not None:
             os.chown(listen.path, -1, _group_id(group))
             os.chmod(listen.path, 0o660)
@@ -107,15 +107,6 @@ def _bind_tcp(listen: Address) -> socket.socket:
         bound.close()
         raise
     return bound
-
-
-def _make_room(listen: Address) -> None:
-    """Raises UsageError for what is in the way and no socket, OSError for a socket that answers."""
-    assert listen.path is not None
-    try:
-        make_room(str(listen.path))
-    except FileExistsError:
-        raise UsageError(f"dashboard socket {listen}: a file that is not a socket is in the way") from None
 
 
 def _group_id(group: str) -> int:
