@@ -295,7 +295,7 @@ METHODS = _table(
     Method("pause", "stop fetching", True),
     Method("resume", "fetch again", True),
     Method("stop", "drain and end the daemon", True, {"now": Param(ParamKind.FLAG, default=False)}),
-    Method("restart", "replace one child, or (slot null) every worker in turn", True, {"slot": Param(ParamKind.TEXT)}),
+    Method("restart", "replace one child; slot null: workers and Apis in turn", True, {"slot": Param(ParamKind.TEXT)}),
     Method(
         "reload",
         "load the service's code anew, in place of a reload that imports or tries its first worker; abort: end those under way",
