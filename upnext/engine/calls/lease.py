@@ -16,7 +16,7 @@ from upnext.core.lanes import Lane
 from upnext.core.naming import stem_of
 from upnext.core.ownership import Source
 from upnext.core.schedules import ScheduleSpec
-from upnext.core.spec import STEPPED_BACK_MS, TaskKind, TaskSpec
+from upnext.core.spec import STEPPED_BACK_MS, CronSpec, TaskKind, TaskSpec
 from upnext.engine.calls.rows import name, names, pairs
 from upnext.engine.redis.scripts import Arg, Call, Calls, script, text
 
@@ -141,17 +141,7 @@ def register(
         if registration.provisional:
             continue
         if task.kind is TaskKind.CRON and task.cron is not None:
-            cron = {
-                "task": task.name,
-                "schedule": task.cron.schedule,
-                "timezone": task.cron.timezone,
-                "missed": task.cron.missed.value,
-                "max_catch_up_s": task.cron.max_catch_up_s,
-                **({} if task.cron.overlap else {"overlap": False}),
-                **({} if task.cron.payload == b"{}" else {"payload": task.cron.payload.decode()}),
-                **_origin(registration.service, registration.generation_ms, registration.source),
-            }
-            crons += (task.name, orjson.dumps(cron))
+            crons += (task.name, orjson.dumps(_cron_row(task.name, task.cron, registration)))
         if task.event is not None:
             handlers.append(task.name)
             events.append(keys.event(task.event))
@@ -196,6 +186,19 @@ def register(
         ],
         lambda reply: (text(reply[0]), reply[1]),
     )
+
+
+def _cron_row(task: str, cron: CronSpec, registration: Registration) -> dict[str, Any]:
+    return {
+        "task": task,
+        "schedule": cron.schedule,
+        "timezone": cron.timezone,
+        "missed": cron.missed.value,
+        "max_catch_up_s": cron.max_catch_up_s,
+        **({} if cron.overlap else {"overlap": False}),
+        **({} if cron.payload == b"{}" else {"payload": cron.payload.decode()}),
+        **_origin(registration.service, registration.generation_ms, registration.source),
+    }
 
 
 def _stem(registration: Registration) -> str:

@@ -120,6 +120,7 @@ class Scheduler:
         self._token = secrets.token_hex(8)
         endpoint = parse_url(settings.redis_url)
         self.where = endpoint.describe()
+        """The broker's place, for people: without the password."""
         self._link = Link(endpoint, "upnext-scheduler", lookout=Lookout(Places(endpoint), self._keys.slot))
         self._listener = Listener(
             self._link, "upnext-bell", self._keys, [self._keys.bell], self._on_message, self._bell_was_away
