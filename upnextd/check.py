@@ -32,9 +32,7 @@ def check(
         return ExitCode.CONFIG, None
     if done.returncode == _UNWRITTEN:
         return ExitCode.FAILED, "what the service declares can't be written"
-    ended = ExitStatus.of(done.returncode)
-    failure = ImportFailure(f"the process that imports the service ended with {ended} before it was done")
-    return ExitCode.CONFIG, failure.line_for(service)
+    return ExitCode.CONFIG, ImportFailure.by_end(ExitStatus.of(done.returncode)).line_for(service)
 
 
 def main() -> None:
@@ -45,8 +43,10 @@ def main() -> None:
     before = opened.descriptors()
     try:
         loaded = template.load(service, only)
+        template.check_line(before, err)
         warnings = [*loaded.warnings, *template.check_forkable(before)]
     except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
+        template.check_line(before, err)
         _say(err, f"upnextd: {ImportFailure(template.failure(error).line).line_for(service)}")
         _end(_REPORTED)
     for warning in warnings:

@@ -26,6 +26,7 @@ OK = 'import upnext\nworker = upnext.Worker("jobs")\n@worker.task\nasync def hel
         ("def broken(:", "SyntaxError"),
         ("x = 1", "has no Worker"),
         ("raise SystemExit(3)", "SystemExit"),
+        ("import os; os.closerange(3, 4096)", "importing the service closed descriptors that it had not opened"),
         ("import os; os._exit(9)", "ended with exit:9"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ended with signal:SIGSEGV"),
         (
@@ -175,6 +176,12 @@ def test_version_and_check(tmp_path: Path) -> None:
     [
         ("import os; os._exit(0)", 78, "ended with exit:0 before it was done"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 78, "ended with signal:SIGKILL"),
+        ("import os; os.closerange(3, 4096)", 78, "closed descriptors that it had not opened"),
+        (
+            "import os; os.closerange(3, 4096); f = [open('/dev/null') for _ in range(9)]; 1 / 0",
+            78,
+            "closed descriptors",
+        ),
         ("import sys; sys.stdout.close(); sys.stderr.close()", 0, ""),
         ("import sys; sys.stdout.close(); sys.stderr.close(); raise SystemExit(0)", 78, "SystemExit: 0"),
     ],

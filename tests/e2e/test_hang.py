@@ -132,3 +132,38 @@ def test_dump_answers_while_the_loop_does_not(daemon: Daemon, queue: Queue) -> N
     assert "did not answer" in stacks
     assert "in spin" in stacks
     queue.ended(job_id)
+
+
+SLOW_IMPORT = """
+    import os, time
+    from pathlib import Path
+    import upnext
+
+    worker = upnext.Worker("jobs")
+
+    @worker.task
+    async def hello() -> None: ...
+
+    HERE = Path(__file__).parent
+    (HERE / f"imports-{os.getpid()}").touch()
+    while len(list(HERE.glob("imports-*"))) > 1 and not (HERE / "go").exists():
+        time.sleep(0.05)
+"""
+
+
+def test_stacks_of_a_child_that_imports_the_service_for_itself() -> None:
+    """The question must not end it."""
+    daemon = Daemon(SLOW_IMPORT, workers=1, args=("--no-preload",))
+    try:
+        daemon.launch()
+        wait_until(lambda: len(list(daemon.directory.glob("imports-*"))) == 3, PATIENCE)
+        pid = wait_until(lambda: daemon.child("worker-1")["pid"], PATIENCE)
+        shown = daemon.ctl("dump", "worker-1")
+        (daemon.directory / "go").touch()
+        daemon.wait_ready()
+        assert "service.py" in shown.stdout
+        assert daemon.child("worker-1")["pid"] == pid
+        assert daemon.child("worker-1")["restarts"] == 0
+        assert daemon.stop() == 0
+    finally:
+        daemon.close()

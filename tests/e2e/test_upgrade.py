@@ -165,6 +165,7 @@ def test_an_upgrade_to_a_program_with_another_inner_protocol_is_refused(tmp_path
         messages.write_text(text)
         daemon.signal(signal.SIGUSR2)
         wait_until(lambda: "can't take this daemon over" in daemon.log(), 30, "the refusal")
+        assert "(a restart takes it in); the daemon goes on as it was" in daemon.log()
         reload = daemon.ctl("reload", "--wait", timeout_s=60)
         assert reload.returncode != 0
         assert re.search(r"is another version than this daemon \(inner protocol", reload.stderr + reload.stdout)

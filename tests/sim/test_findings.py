@@ -78,3 +78,18 @@ def test_an_api_serves_on_while_its_template_is_replaced() -> None:
     )
     assert run.failure is None, run.failure
     assert not any(line.endswith(" refuses") for line in run.lines)
+
+
+def test_a_late_answer_to_a_drain_says_nothing_of_a_worker_that_was_resumed_since() -> None:
+    """A reload that was given up had drained it; in the next one it fetched on while newer code took requests."""
+    code = replace(GOOD, apis=(("front", 1),))
+    for seed in range(6):
+        run = life(
+            (6.0, "reload", replace(code, version=2)),
+            (2.001, "abort", code),
+            (3.0, "reload", replace(code, version=3)),
+            workers=1,
+            seed=seed,
+            code=code,
+        )
+        assert run.failure is None, run.failure

@@ -20,7 +20,7 @@ from upnextd.supervisor.children import Child
 from upnextd.supervisor.fleet import Fleet
 from upnextd.supervisor.generations import Generation, ImportFailure, Phase
 from upnextd.supervisor.instances import Instance
-from upnextd.supervisor.listeners import Listeners
+from upnextd.supervisor.listeners import Listeners, address_of
 
 NOW = 1000.0
 
@@ -209,12 +209,18 @@ class FakeChild:
         self.stack_waiters: dict[int, Any] = {}
         self.stacks = ""
         self.written_stacks: list[str] = []
+        self.catches = True
         self.signals: list[str] = []
         self.closed = False
         self.settled = True
 
     def signal(self, number: Any) -> None:
         self.signals.append(number.name)
+
+    def write_stacks(self) -> bool:
+        if self.catches:
+            self.signals.append("SIGUSR2")
+        return self.catches
 
     def new_stacks(self) -> str:
         return self.written_stacks.pop(0) if self.written_stacks else ""
@@ -396,6 +402,8 @@ class World:
     ) -> Instance:
         """Put an instance into the fleet."""
         made = Instance(self.fleet.next_id(), slot, role, generation, Life(state, NOW))
+        if role is Role.API and (api := self.fleet.api(generation, slot)) is not None:
+            made.address = address_of(api)
         if with_child:
             made.child = cast("Child", FakeChild(self.fleet.next_id(), slot, generation))
         self.fleet.instances.append(made)

@@ -511,6 +511,9 @@ class SimKernel:
             process.exit(ExitStatus(None, "SIGKILL"))
         return len(marked)
 
+    def catches(self, pid: int, number: signal.Signals) -> bool:
+        return pid in self.processes
+
     def rss_bytes(self, pid: int) -> int:
         return 50 << 20 if pid in self.processes else 0
 

@@ -14,7 +14,7 @@ class ExitCode(IntEnum):
     NOT_RUNNING = 3
     """No daemon answers on the control socket."""
     DEGRADED = 4
-    """`ctl status`: fewer workers ready than desired, or the broker is away."""
+    """`ctl status`: fewer workers or processes of an Api ready than desired, a child hangs, or the broker is away."""
     USAGE = 64
     """Bad arguments."""
     UNAVAILABLE = 69

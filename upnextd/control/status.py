@@ -61,7 +61,7 @@ def status(
         "ready_workers": fleet.ready_workers(),
         "stop_timeout_s": settings.stop_timeout_s,
         "exit_when_drained": desired.mode is Mode.DRAIN_EXIT,
-        "problem": fleet.problem(),
+        "problem": fleet.problem(now),
         "children": children,
         "secrets": _secrets(fleet),
         "apis": _apis(fleet),

@@ -6,8 +6,10 @@ each. Light at its top: the supervisor imports it for the numbers.
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import os
+import signal
 import sys
 from typing import Any
 
@@ -24,6 +26,8 @@ def main() -> None:
     """Entry of the exec'd process; the order is on stdin, as JSON."""
     with open(0, "rb", closefd=False) as stdin:
         raw = stdin.read()
+    # An operator may ask where its import is.
+    faulthandler.register(signal.SIGUSR2, DUMP_FD, all_threads=True, chain=False)
     code = 1
     template = None
     try:

@@ -73,6 +73,7 @@ def main() -> None:
     try:
         with content.recording(order.service) as loaded:
             service = load(order.service, order.only)
+        check_line(before, process.TEMPLATE_FD)
         apis = declared_apis(service, order.api_listen)
         warnings = [
             *service.warnings,
@@ -81,6 +82,7 @@ def main() -> None:
         ]
     except BaseException as error:  # noqa: BLE001 - whatever an import can raise, SystemExit too, is the service's failure to import
         flush()
+        check_line(before, process.TEMPLATE_FD)
         _tell(control, failure(error))
         os._exit(ExitCode.CONFIG)
     if not order.preload:
@@ -173,6 +175,16 @@ def nothing_to_do(loaded: Any) -> list[str]:
     if loaded.spec.apis or any(worker.tasks for worker in loaded.spec.workers):
         return []
     return [f"{loaded.spec.name} declares no task, cron or event handler: its workers have nothing to do"]
+
+
+def check_line(before: opened.Descriptors, fd: int) -> None:
+    """End this process where the import closed `fd`, by which it reports, or opened something else there: LINE_CLOSED says so.
+
+    `before`: the descriptors that were open before the import.
+    """
+    if not any(one[0] == fd for one in opened.descriptors() & before):
+        flush()
+        os._exit(process.LINE_CLOSED)
 
 
 def check_forkable(before: opened.Descriptors) -> list[str]:

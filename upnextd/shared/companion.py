@@ -52,7 +52,7 @@ class Companion:
         try:
             self._launch()
         except OSError as error:
-            self._log.fault(f"can't start the {self.slot} process: {error.strerror or error}")
+            self._log.fault(f"can't start the {self.slot} process: {process.why(error)}")
             self._later()
 
     def stop(self) -> None:

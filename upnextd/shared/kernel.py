@@ -103,6 +103,10 @@ class Kernel(Pipes, Protocol):
         """End what jobs of this daemon left running in sessions of their own. Blocks. -> how many there were."""
         ...
 
+    def catches(self, pid: int, number: signal.Signals) -> bool:
+        """Whether a process has a handler for a signal."""
+        ...
+
     def rss_bytes(self, pid: int) -> int: ...
     def oom_kills(self) -> int | None:
         """How many processes of our control group the kernel has killed for memory; None: not known."""

@@ -66,6 +66,9 @@ class LinuxKernel:
     def end_leftovers(self, daemon_id: str) -> int:
         return leftovers.end_all(daemon_id)
 
+    def catches(self, pid: int, number: signal.Signals) -> bool:
+        return process.catches(pid, number)
+
     def rss_bytes(self, pid: int) -> int:
         return process.rss_bytes(pid)
 

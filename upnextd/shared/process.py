@@ -22,6 +22,8 @@ from upnextd.shared import cgroups
 
 TEMPLATE_FD = 3
 """Where a template finds its end of the line to the supervisor."""
+LINE_CLOSED = 117
+"""What a process that imports the service ends with when the import closed the descriptors by which it reports."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -48,6 +50,12 @@ class ExitStatus:
 
     def __str__(self) -> str:
         return f"exit:{self.code}" if self.signal is None else f"signal:{self.signal}"
+
+
+def why(error: OSError) -> str:
+    """In words what the system refused, and which file it was about: `Permission denied: /usr/bin/python3`."""
+    text = error.strerror or str(error)
+    return text if error.filename is None or error.strerror is None else f"{text}: {os.fsdecode(error.filename)}"
 
 
 def become_subreaper() -> None:
@@ -244,6 +252,16 @@ def kill_session(session: int) -> int:
 
 def thread_count() -> int:
     return len(os.listdir("/proc/self/task"))
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal; not so for one that is gone."""
+    try:
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+            mask = next(line for line in file.read().splitlines() if line.startswith(b"SigCgt:"))
+    except (OSError, StopIteration):
+        return False
+    return bool(int(mask.split()[1], 16) >> (number - 1) & 1)
 
 
 def rss_bytes(pid: int) -> int:

@@ -127,6 +127,13 @@ class Child:
         if self.pidfd >= 0:
             self._kernel.signal(self.pidfd, number)
 
+    def write_stacks(self) -> bool:
+        """Have it write what its threads do, for `new_stacks`. -> whether it can: the signal for it ends a process that just starts."""
+        can = self.pid is not None and self._kernel.catches(self.pid, Signals.SIGUSR2)
+        if can:
+            self.signal(Signals.SIGUSR2)
+        return can
+
     def new_stacks(self) -> str:
         """What was written into the stack memfd since the last look."""
         text, self._dump_seen = self._kernel.read_from(self.ends.dump, self._dump_seen, _DUMP_CAP_BYTES)

@@ -95,6 +95,7 @@ class ExitHandler:
         self._messages.send_notices()
         failure = child.boot_failure
         if failure is not None and not self._fleet.desired.stopping:
+            self._fleet.start_failed(instance, failure[1])
             if child.broker_away and self._boot_wait.goes_on():
                 self._boot_wait.report("the broker", failure[1])
             elif child.lifespan_failed and not self._fleet.rollouts.on_trial(instance.generation):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from upnext.address import Address
 from upnext.control.slot_names import api_of, api_slots
 from upnext.core.counted import counted
 from upnextd.broker.embedded import EmbeddedBroker
@@ -32,6 +33,9 @@ from upnextd.supervisor.operations import Operations
 _TAIL_LINES = 60
 
 Json = dict[str, Any]
+
+LONG_START_S = 5.0
+"""A child that is not ready after so long is shown as a problem."""
 
 
 @dataclass(slots=True, eq=False)
@@ -128,6 +132,11 @@ class Fleet:
         """Give a number that no instance and no child of this daemon had before."""
         self.last_id += 1
         return self.last_id
+
+    def start_failed(self, instance: Instance, why: str) -> None:
+        """Keep why the child of a slot did not get ready, until one does. Of code on trial, the reload says so."""
+        if not self.rollouts.on_trial(instance.generation):
+            self.history.setdefault(instance.slot, SlotHistory()).start_failure = why
 
     def forgive(self, late_s: float) -> None:
         """Move everything that is due by the time for which the supervisor did not run."""
@@ -294,9 +303,23 @@ class Fleet:
         )
         return f"generation {self.desired.generation} has no template: {why}; {instead}"
 
-    def problem(self) -> str | None:
-        """Return what keeps children from being made or from starting, for people; None when nothing does."""
-        return self.template_problem() or self.waiting or self._silent_api() or None
+    def problem(self, now: float) -> str | None:
+        """Return what keeps children from being made or from starting, for people; None when nothing does. `now`: monotonic seconds."""
+        return self.template_problem() or self.waiting or self._start_problem(now) or self._silent_api() or None
+
+    def _start_problem(self, now: float) -> str:
+        """Return which child does not get ready, and why, as far as that is known."""
+        serving = {instance.slot for instance in self.instances if instance.life.state in slots.SERVING}
+        for instance in self.instances:
+            slot, child = instance.slot, instance.child
+            if slot in serving or self.desired.stopping or instance.leave_by is not None:
+                continue
+            if (history := self.history.get(slot)) is not None and history.start_failure:
+                return f"{self.name}: {slot} can't start: {history.start_failure}"
+            if child is not None and instance.life.state is State.STARTING and now - child.born_at >= LONG_START_S:
+                age_s = int(now - child.born_at)
+                return f"{self.name}: {slot} is not ready {age_s} s after its start (`upnext ctl dump {slot}` shows where it is)"
+        return ""
 
     def _silent_api(self) -> str:
         """Return which Api takes no connection although the daemon has started."""
@@ -331,6 +354,7 @@ class Fleet:
                 slot: {
                     "incarnations": one.incarnations,
                     "restarts": one.restarts,
+                    "start_failure": one.start_failure,
                     "last_exit": None if one.last_exit is None else one.last_exit.as_json(),
                 }
                 for slot, one in self.history.items()
@@ -359,7 +383,7 @@ class Fleet:
         self.instances = [_instance_from_state(one) for one in state["instances"]]
         for slot, one in state["history"].items():
             last = None if one["last_exit"] is None else LastExit(**one["last_exit"])
-            self.history[slot] = SlotHistory(one["incarnations"], one["restarts"], last)
+            self.history[slot] = SlotHistory(one["incarnations"], one["restarts"], last, one["start_failure"])
         self.scheduler_status = SchedulerStatus(**state["scheduler_status"])
         for death in state["notices"]:
             self.pending_notices.add(messages.from_json(messages.Died, death))
@@ -384,6 +408,7 @@ def _instance_to_state(instance: Instance) -> Json:
         "generation": instance.generation,
         "life": [life.state.name, life.since, life.deadline, life.drained],
         "outdated": instance.outdated,
+        "address": None if instance.address is None else dataclasses.asdict(instance.address),
         "leave_s": instance.leave_s,
         "leave_by": instance.leave_by,
         "reason": instance.reason,
@@ -399,6 +424,7 @@ def _instance_from_state(state: Mapping[str, Any]) -> Instance:
         state["generation"],
         Life(State[name], since, deadline, drained),
         outdated=state["outdated"],
+        address=None if state["address"] is None else Address(**state["address"]),
         leave_s=state["leave_s"],
         leave_by=state["leave_by"],
         reason=state["reason"],

@@ -44,6 +44,16 @@ class ImportFailure:
     line: str
     traceback: str = ""
 
+    @classmethod
+    def by_end(cls, status: ExitStatus) -> Self:
+        """Of a process that ended without a report."""
+        if status.code == process.LINE_CLOSED:
+            return cls(
+                "importing the service closed descriptors that it had not opened (os.closerange, say), so that nothing can be"
+                " reported any more: close only your own"
+            )
+        return cls(f"the process that imports the service ended with {status} before it was done")
+
     def line_for(self, service: str) -> str:
         """The line for people; it names the service once."""
         named = self.line.startswith((f"{service}:", f"{os.path.abspath(service)}:"))
@@ -191,7 +201,7 @@ class Generation:
                 where[exec_child.LISTENER_FD] = listener[0]
             pid = self._kernel.spawn(argv, self._env, where)
         except OSError as error:
-            why = error.strerror or str(error)
+            why = process.why(error)
             self._loop.call_soon(partial(self._listener.fork_failed, assignment.token, why, blameless=True))
             return True
         finally:
@@ -361,8 +371,7 @@ class Generation:
         else:
             self._output.drain()
         if was_importing:
-            why = f"the process that imports the service ended with {status} before it was done"
-            self.failure = self.failure or ImportFailure(why)
+            self.failure = self.failure or ImportFailure.by_end(status)
             self._listener.import_failed(self, self.failure)
         if not is_done:
             self._listener.template_gone(self, status)

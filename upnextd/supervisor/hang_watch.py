@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 
 from upnextd.rules import hangs, slots
 from upnextd.rules.hangs import Pulse
@@ -72,7 +71,7 @@ class HangWatch:
         """Log the stacks of a child, and keep them for the records of its jobs."""
         loop = self._loop
         age_s = child.heart.age_s(loop.time())
-        child.signal(signal.SIGUSR2)
+        child.write_stacks()
         written: list[str] = []
 
         def collect(polls: int) -> None:
@@ -113,7 +112,8 @@ class HangWatch:
         if child.pidfd < 0:
             return ""
         child.new_stacks()
-        child.signal(signal.SIGUSR2)
+        if not child.write_stacks():
+            return "it has just started: what its threads do can't be seen yet\n"
         written = ""
         for _ in range(_POLLS):
             await asyncio.sleep(_POLL_S)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from upnext.address import Address
 from upnext.control.exits import ExitCode
 from upnextd.rules.plan import QUARANTINE, Cause, Exit, InstanceView, Role
 from upnextd.rules.slots import Life, State
@@ -26,6 +27,8 @@ class Instance:
     life: Life
     child: Child | None = None
     outdated: bool = False
+    address: Address | None = None
+    """Where it takes connections: of a process of an Api, also when its generation is known no more."""
     leave_s: float | None = None
     leave_by: float | None = None
     reason: str | None = None
@@ -100,6 +103,8 @@ class SlotHistory:
     incarnations: int = 0
     restarts: int = 0
     last_exit: LastExit | None = None
+    start_failure: str = ""
+    """Why its child could not start; empty once one is ready."""
     output: LogTail = field(default_factory=LogTail)
 
 

@@ -113,6 +113,8 @@ class ChildMessages:
 
     def _became_ready(self, instance: Instance, child: Child, *, paused: bool) -> None:
         child.ready_at = self._loop.time()
+        if (history := self._fleet.history.get(child.slot)) is not None:
+            history.start_failure = ""
         child.heart = hangs.Heart(child.page.heartbeat, child.ready_at)
         self._duties.emit("child_ready", {"slot": child.slot, "pid": child.pid, "generation": child.generation})
         self._duties.post(instance, Event.BECAME_READY)
@@ -138,6 +140,7 @@ class ChildMessages:
         if instance is None or child.asked:
             return
         if instance.life.state is State.STARTING:
+            self._fleet.start_failed(instance, "it closed its channel before it was ready")
             self._log.fault(f"{instance.slot}[{child.pid}] closed its channel before it was ready: killed")
             child.signal(signal.SIGKILL)
         elif instance.life.state is State.DRAINING:

@@ -77,7 +77,11 @@ class Requests:
     def _stop(self, request: Request, *, now: bool) -> None:
         if not self._fleet.desired.stopping:
             self._notifier.stopping()
-        grace = "running jobs are killed" if now else f"running jobs have {self._stop_timeout_s:g} s"
+        running = self._fleet.running_jobs()
+        grace = "no job runs"
+        if running:
+            ends = "killed" if now else f"left {self._stop_timeout_s:g} s to end"
+            grace = f"{counted(running, 'running job')} {'is' if running == 1 else 'are'} {ends}"
         self._log.note(f"stopping ({request.value}): {grace}")
         if now:
             self._duties.edit(mode=Mode.STOP_NOW)

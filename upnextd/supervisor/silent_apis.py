@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from upnext.address import Address
-from upnextd.rules.plan import Role
 from upnextd.rules.slots import SERVING, State
 from upnextd.shared.logs import Log
 from upnextd.supervisor.duties import Duties
@@ -89,7 +88,11 @@ class SilentApis:
     def _processes(self, now: float) -> Iterator[tuple[Address, Instance, float]]:
         """-> the address of each that was ready and was not asked to end, and the age of its last beat in seconds."""
         for instance in self._fleet.instances:
-            api = self._fleet.api(instance.generation, instance.slot) if instance.role is Role.API else None
-            child = instance.child
-            if api is not None and child is not None and child.ready_at is not None and instance.life.state in SERVING:
-                yield address_of(api), instance, child.heart.age_s(now)
+            address, child = instance.address, instance.child
+            if (
+                address is not None
+                and child is not None
+                and child.ready_at is not None
+                and instance.life.state in SERVING
+            ):
+                yield address, instance, child.heart.age_s(now)

@@ -8,7 +8,7 @@ from typing import Any
 from upnextd.rules.plan import QUARANTINE, Mode, Role
 from upnextd.rules.slots import Event, State
 from upnextd.settings import Settings
-from upnextd.shared import api_meters
+from upnextd.shared import api_meters, process
 from upnextd.shared.kernel import Kernel
 from upnextd.shared.logs import Log
 from upnextd.shared.messages import Assignment, DeclaredApi
@@ -64,7 +64,7 @@ class Spawner:
                 self._kernel,
             )
         except OSError as error:
-            self._log.fault(f"{instance.slot}: can't make a child: {error.strerror or error}")
+            self._log.fault(f"{instance.slot}: can't make a child: {process.why(error)}")
             self._loop.call_soon(self._duties.post, instance, Event.FORK_FAILED)
             return
         instance.child = child
@@ -131,6 +131,7 @@ class Spawner:
             # A process that was killed right after it had reported the pid has not failed to fork.
             return
         instance.child.died_in_fork = not blameless
+        self._fleet.start_failed(instance, f"can't fork: {error}")
         self._log.fault(f"{instance.slot}: can't fork: {error}")
         self._duties.post(instance, Event.FORK_FAILED)
 

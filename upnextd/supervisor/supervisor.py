@@ -34,7 +34,7 @@ from upnextd.supervisor.fleet import Fleet
 from upnextd.supervisor.hang_watch import HangWatch
 from upnextd.supervisor.instances import Instance
 from upnextd.supervisor.lateness import TICK_S, Lateness
-from upnextd.supervisor.listeners import Listeners
+from upnextd.supervisor.listeners import Listeners, address_of
 from upnextd.supervisor.messages import ChildMessages
 from upnextd.supervisor.operations import Progress
 from upnextd.supervisor.recycling import Recycling
@@ -262,8 +262,11 @@ class Supervisor:
             case Action.WATCH:
                 self.spawner.watch(child)
             case Action.SEND_PAUSE:
+                child.drain_number += 1
                 child.channel.send(messages.Pause())
             case Action.SEND_RESUME:
+                # An answer to a drain before it may be on its way: it is out of date.
+                child.drain_number += 1
                 child.fetches = True
                 child.channel.send(messages.Resume())
             case Action.SEND_DRAIN if child.channel.closed:
@@ -323,7 +326,9 @@ class Supervisor:
             self._set_timer(instance)
             return
         if instance.life.state is State.STARTING:
-            self.log.fault(f"{instance.slot}: not ready within {self._limits.start_s:g} s: killed")
+            why = f"not ready within {self._limits.start_s:g} s: killed"
+            self.fleet.start_failed(instance, why)
+            self.log.fault(f"{instance.slot}: {why}")
         self.post(instance, Event.DEADLINE)
 
     # -- the tick --
@@ -405,6 +410,7 @@ class Supervisor:
                 made = Instance(fleet.next_id(), slot, role, generation, Life(since=self.loop.time()))
                 if role is Role.API and (api := fleet.api(generation, slot)) is not None:
                     made.leave_s = api.graceful_timeout_s + _API_MARGIN_S
+                    made.address = address_of(api)
                 fleet.instances.append(made)
                 self.wake()
             case plan.Drop(dropped):

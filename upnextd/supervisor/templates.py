@@ -15,6 +15,7 @@ from upnext.errors import BrokerInUseError, ListenError
 from upnextd.rules import plan
 from upnextd.rules.slots import Event
 from upnextd.settings import Settings
+from upnextd.shared import process
 from upnextd.shared.kernel import Kernel
 from upnextd.shared.logs import Log
 from upnextd.shared.messages import TemplateOrder
@@ -165,7 +166,7 @@ class Templates:
                 preload=settings.preload,
             )
         except OSError as error:
-            self._log.fault(f"can't start a template: {error.strerror or error}")
+            self._lack(number, f"its process can't be started: {process.why(error)}")
             return None
         generation.due_at = self._loop.time() + settings.import_timeout_s
         self._known_of(generation)

@@ -29,9 +29,11 @@ from upnextd.supervisor.generations import Phase
 from upnextd.supervisor.spawning import Spawner
 from upnextd.supervisor.templates import Templates
 
-STATE_VERSION = 6
+STATE_VERSION = 7
 _READS = f"{STATE_VERSION}.{scoreboard.LAYOUT:x}.{messages.PROTOCOL}"
 """What a program must read to take this daemon over: its state, the pages of its children, and what they and the templates send."""
+_OTHER_VERSION = 117
+"""What the throw-away process ends with when this code runs, and does not read that."""
 VARIABLE = "UPNEXTD_UPGRADE_FD"
 OUR_SIGNALS = frozenset(
     {
@@ -85,7 +87,7 @@ def take_over(env: MutableMapping[str, str]) -> Inherited | None:
 def probe() -> None:
     """Entry of the throw-away process: exits 0 when this code runs and reads the state, the pages and the messages of version argv[1]."""
     __import__("upnextd.main")
-    sys.exit(0 if sys.argv[1] == _READS else 1)
+    sys.exit(0 if sys.argv[1] == _READS else _OTHER_VERSION)
 
 
 class Server(Protocol):
@@ -154,8 +156,9 @@ class Upgrades:
 
     async def _upgrade(self) -> None:
         try:
-            if not await self._probed():
-                self._log.fault("the new code does not start, or can't take this daemon over: it goes on as it was")
+            refusal = await self._probed()
+            if refusal is not None:
+                self._log.fault(f"can't upgrade in place: {refusal}; the daemon goes on as it was")
                 return
             notice = _Notice(self._log, self._loop.time)
             while not self._fleet.desired.stopping:
@@ -179,13 +182,13 @@ class Upgrades:
         server = None if self._server.settled else "a client that reads its answer slowly"
         return half_done(self._fleet) or server
 
-    async def _probed(self) -> bool:
+    async def _probed(self) -> str | None:
+        """-> why the new code can't take over; None when it can."""
         argv = process.python_argv("upnextd.supervisor.upgrade:probe", _READS)
         try:
             pid = process.spawn(argv, self._child_env, {2: 2})
         except OSError as error:
-            self._log.fault(f"can't try the new code: {error.strerror or error}")
-            return False
+            return f"the new code can't be tried: {process.why(error)}"
         self._orphans.add(pid)
         pidfd = os.pidfd_open(pid)
         try:
@@ -194,7 +197,9 @@ class Upgrades:
                 if self._loop.time() > deadline:
                     process.send_signal(pidfd, signal.SIGKILL)
                 await asyncio.sleep(_SETTLE_S)
-            return status.code == 0
+            if status.code == _OTHER_VERSION:
+                return "the upnextd that is installed now is of another version and can't take this daemon over (a restart takes it in)"
+            return None if status.code == 0 else f"the new code does not start ({status})"
         finally:
             self._orphans.discard(pid)
             os.close(pidfd)
@@ -229,7 +234,7 @@ class Upgrades:
             for fd in fds:
                 os.set_inheritable(fd, False)
             os.close(memfd)
-            self._log.fault(f"can't upgrade: {error.strerror or error}")
+            self._log.fault(f"can't upgrade: {process.why(error)}")
 
 
 def half_done(fleet: Fleet) -> str | None:

@@ -15,7 +15,7 @@ from upnextd.shared.messages import Died
 from upnextd.shared.scoreboard import RunningJob
 from upnextd.supervisor import upgrade
 from upnextd.supervisor.death_notices import LastExit
-from upnextd.supervisor.fleet import Fleet, Rollout
+from upnextd.supervisor.fleet import LONG_START_S, Fleet, Rollout
 from upnextd.supervisor.generations import Phase
 from upnextd.supervisor.instances import SchedulerStatus, SlotHistory
 from upnextd.supervisor.operations import Progress
@@ -63,6 +63,28 @@ def test_a_reload_is_shown_unless_the_daemon_stops() -> None:
     assert world.fleet.mode() == "reloading"
     world.fleet.desired = replace(world.fleet.desired, mode=Mode.STOP)
     assert world.fleet.mode() == "stopping"
+
+
+def test_what_keeps_a_child_from_getting_ready_is_a_problem() -> None:
+    world = World(workers=2)
+    fleet, (one, _) = world.fleet, world.fleet.instances
+    assert fleet.problem(NOW) is None
+    one.life = Life(State.STARTING)
+    assert fleet.problem(NOW + LONG_START_S - 1) is None
+    assert "worker-1 is not ready 7 s after its start" in (fleet.problem(NOW + 7.5) or "")
+    fleet.start_failed(one, "no table of that name")
+    one.life = Life(State.BACKOFF)
+    assert "worker-1 can't start: no table of that name" in (fleet.problem(NOW) or "")
+    one.life = Life(State.READY)
+    assert fleet.problem(NOW) is None
+
+
+def test_a_failure_of_code_on_trial_is_the_problem_of_its_reload() -> None:
+    world = World()
+    instance = world.instance("worker-1", generation=2)
+    world.fleet.rollouts.current = Rollout(2, 1, rollout.Phase.TRYING)
+    world.fleet.start_failed(instance, "no")
+    assert not world.fleet.history
 
 
 def test_only_a_rollout_that_is_not_over_is_on_trial() -> None:
@@ -209,11 +231,11 @@ def test_children_of_a_role_have_not_ended() -> None:
 def test_the_state_has_the_form_of_its_version() -> None:
     """Another set of names needs another STATE_VERSION: programs of before and after read each other's state."""
     state = upgrade.to_state(World().fleet, [])
-    assert upgrade.STATE_VERSION == 6
+    assert upgrade.STATE_VERSION == 7
     assert set(state) == {
         "desired", "daemon_id", "since_ms", "since_s", "mark", "ids", "instances", "history", "generations", "broker", "listeners",
         "scheduler_status", "notices", "operations", "tally", "record", "contents", "former", "last_number",
     }  # fmt: skip
     assert set(state["instances"][0]) == {
-        "id", "slot", "role", "generation", "life", "outdated", "leave_s", "leave_by", "reason", "child",
+        "id", "slot", "role", "generation", "life", "outdated", "address", "leave_s", "leave_by", "reason", "child",
     }  # fmt: skip

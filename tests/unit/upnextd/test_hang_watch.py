@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from tests.support.actors import NOW, World, child_of
 from upnextd.rules.hangs import Heart
 from upnextd.rules.slots import Event, Life, State
-from upnextd.shared import messages
+from upnextd.shared import messages, process
 from upnextd.supervisor.hang_watch import SCHEDULER_HANG_S, HangWatch
 from upnextd.supervisor.lateness import Lateness
 
@@ -99,3 +101,28 @@ async def test_stacks_on_demand_have_the_tasks_that_the_loop_describes() -> None
     fake.stack_waiters[1].set_result("task 1")
     assert await reading == "task 1\nthread 1\n"
     assert not fake.stack_waiters
+
+
+async def test_a_child_that_has_just_started_is_not_ended_by_the_question_for_its_stacks() -> None:
+    world = World()
+    child = world.fleet.instances[0].child
+    assert child is not None
+    fake = child_of(world.fleet.instances[0])
+    fake.catches = False
+    watch = watch_of(world, 1.0, asyncio.get_running_loop())
+    reading = asyncio.ensure_future(watch.stacks(child))
+    await asyncio.sleep(0)
+    fake.stack_waiters[1].set_result("")
+    assert "it has just started" in await reading
+    assert not fake.signals
+
+
+def test_which_signals_a_process_catches() -> None:
+    before = signal.signal(signal.SIGUSR2, lambda *_: None)
+    try:
+        assert process.catches(os.getpid(), signal.SIGUSR2)
+        signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+        assert not process.catches(os.getpid(), signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert not process.catches(0, signal.SIGUSR2)

@@ -6,9 +6,10 @@ from typing import Any, cast
 
 import pytest
 
-from tests.support.actors import NOW, World
+from tests.support.actors import NOW, World, child_of
 from upnextd.rules.modes import Request
 from upnextd.rules.plan import Mode
+from upnextd.shared.scoreboard import RunningJob
 from upnextd.supervisor.operations import Progress
 from upnextd.supervisor.requests import Requests
 
@@ -66,6 +67,23 @@ def test_a_stop_has_a_deadline_and_ends_the_reload() -> None:
     requests.ask(Request.STOP_NOW)
     assert world.fleet.desired.mode is Mode.STOP_NOW
     assert recorder.stops == 1, "systemd is notified once"
+
+
+@pytest.mark.parametrize(
+    ("jobs", "request_", "line"),
+    [
+        (0, Request.STOP, "no job runs"),
+        (0, Request.STOP_NOW, "no job runs"),
+        (1, Request.STOP, "1 running job is left 30 s to end"),
+        (2, Request.STOP_NOW, "2 running jobs are killed"),
+    ],
+)
+def test_a_stop_logs_what_becomes_of_the_jobs_that_run(jobs: int, request_: Request, line: str) -> None:
+    world = World()
+    job = RunningJob("ship:1", "ship", "default", "1-0", 2.0)
+    child_of(world.fleet.instances[0]).page.jobs = [job] * jobs
+    requests_of(world)[0].ask(request_)
+    assert world.log.notes == [f"stopping ({request_.value}): {line}"]
 
 
 def test_a_new_mode_ends_the_operations_that_it_contradicts() -> None:

@@ -64,6 +64,14 @@ def test_one_of_two_is_enough(case: Case) -> None:
         assert not case.refuses(after_s)
 
 
+def test_a_process_whose_generation_is_known_no_more_counts_while_it_serves(case: Case) -> None:
+    """A reload was given up, and the code before it has no template: nothing takes the place of the processes of the newer code."""
+    case.world.fleet.generations.clear()
+    for after_s in range(10):
+        case.beat(*case.both, after_s=after_s)
+        assert not case.refuses(after_s)
+
+
 def test_they_are_taken_again_once_a_process_is_ready(case: Case) -> None:
     for instance in case.both:
         instance.life = Life(State.BACKOFF)

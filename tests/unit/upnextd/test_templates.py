@@ -251,3 +251,16 @@ class TestOneThatHangs:
         case.templates._watch(cast("Generation", case.template))
         case.world.loop.advance(100.0)
         assert not case.template.killed
+
+
+def test_a_template_that_can_not_be_started_is_one_line_that_names_the_program(case: Case) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/srv/python")
+
+    world = case.world
+    cast("Any", world.kernel).packet_pair = refuse
+    for _ in range(3):
+        assert Templates.start(case.templates, 1) is None
+    assert len(world.log.faults) == 1
+    assert "its process can't be started: Permission denied: /srv/python" in world.log.faults[0]
+    assert "Permission denied: /srv/python" in (world.fleet.problem(NOW) or "")
