@@ -11,7 +11,7 @@ import click
 import orjson
 
 from upnext.cli import known_names, output
-from upnext.cli.options import flags, queue_options
+from upnext.cli.options import Seconds, flags, queue_options
 from upnext.cli.queue import queue
 from upnext.control.exits import ExitCode
 from upnext.core.visible import visible
@@ -27,11 +27,9 @@ if TYPE_CHECKING:
 @click.option(
     "--kwargs", "kwargs_text", metavar="JSON", default="{}", help='Arguments as a JSON object: \'{"order_id": "A1"}\'.'
 )
-@click.option("--delay", type=click.FloatRange(min=0), default=None, help="Run it in so many seconds, not now.")
+@click.option("--delay", type=Seconds(min=0), default=None, help="Run it in so many seconds, not now.")
 @click.option("--wait", is_flag=True, help="Wait for the end and print the value as JSON.")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0), default=None, help="Longest wait, in seconds (default: for ever)."
-)
+@click.option("--timeout", type=Seconds(min=0), default=None, help="Longest wait, in seconds (default: for ever).")
 @queue_options
 @click.pass_context
 def call(

@@ -8,7 +8,7 @@ import click
 
 from upnext.cli import formatting, json_views, known_names, output
 from upnext.cli.nearest import NearestGroup
-from upnext.cli.options import flags, queue_options
+from upnext.cli.options import Seconds, flags, queue_options
 from upnext.cli.queue import queue
 from upnext.errors import UsageError
 
@@ -70,9 +70,7 @@ def resume(cron_name: str) -> None:
 @click.argument("schedule_name", metavar="NAME")
 @click.argument("task", shell_complete=known_names.tasks)
 @click.option("--cron", "expression", metavar="FIELDS", default=None, help="When: '0 9 * * mon-fri'.")
-@click.option(
-    "--every", type=click.FloatRange(min=1), metavar="SECONDS", default=None, help="Or: so many seconds apart."
-)
+@click.option("--every", type=Seconds(min=1), metavar="SECONDS", default=None, help="Or: so many seconds apart.")
 @click.option("--timezone", default="UTC", show_default=True, help="Zone of --cron, an IANA name.")
 @click.option(
     "--kwargs", "kwargs_text", metavar="JSON", default="{}", help='Arguments as a JSON object: \'{"order_id": "A1"}\'.'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,6 +14,16 @@ from upnext.cli import known_names
 F = TypeVar("F", bound=Callable[..., Any])
 
 _META = "upnext.cli"
+
+
+class Seconds(click.FloatRange):
+    """A finite number of them: `nan` and `inf` are floats, too, and no comparison refuses them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is not a valid float.", param, ctx)
+        return seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,18 @@ def test_a_word_that_is_near_to_nothing_gets_no_guess(capsys: pytest.CaptureFixt
             ["call", "tea", "--timeout", "-1"],
             "Invalid value for '--timeout': -1.0; write 0 or more (see `upnext call --help`)",
         ),
+        *(
+            (
+                [*command, flag, value],
+                f"Invalid value for '{flag}': '{value}' is not a number (see `upnext {named} --help`)",
+            )
+            for command, named, flag in (
+                (["call", "tea"], "call", "--timeout"),
+                (["call", "tea"], "call", "--delay"),
+                (["ctl", "drain"], "ctl drain", "--timeout"),
+            )
+            for value in ("nan", "inf", "1e999")
+        ),
         (["jobs", "--limit", "0"], "Invalid value for '--limit': 0; write 1 to 100000 (see `upnext jobs --help`)"),
         (
             ["ctl", "scale", "many"],

@@ -11,7 +11,7 @@ import click
 
 from upnext.cli import known_names, output
 from upnext.cli.ctl.connect import connect
-from upnext.cli.options import control_options, flags
+from upnext.cli.options import Seconds, control_options, flags
 from upnext.control.client import ControlClient, Ended
 from upnext.control.exits import ExitCode
 from upnext.core.visible import visible_lines
@@ -19,7 +19,7 @@ from upnext.errors import DaemonGoneError
 
 _wait = click.option("--wait", is_flag=True, help="Wait until it is done.")
 _timeout = click.option(
-    "--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Longest wait, in seconds."
+    "--timeout", type=Seconds(min=0), default=60.0, show_default=True, help="Longest wait, in seconds."
 )
 
 
@@ -94,7 +94,7 @@ def restart(ctx: click.Context, slot: str | None, wait: bool, timeout: float) ->
 @click.option("--no-wait", is_flag=True, help="Return as soon as the daemon has taken it on.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=None,
     help="Longest wait, in seconds (default: the daemon's own).",
 )

@@ -19,7 +19,7 @@ from upnext.cli.ctl import samples
 from upnext.cli.ctl.connect import connect
 from upnext.cli.ctl.samples import Look, TaskLook
 from upnext.cli.ctl.show import headline
-from upnext.cli.options import control_options, flags
+from upnext.cli.options import Seconds, control_options, flags
 from upnext.control.client import ControlClient
 from upnext.control.status import Status
 from upnext.errors import DaemonGoneError, DaemonNotRunningError, UpNextError
@@ -34,9 +34,7 @@ _QUEUE_SHARE = 0.1
 
 
 @click.command()
-@click.option(
-    "--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between two looks."
-)
+@click.option("--interval", type=Seconds(min=0.1), default=1.0, show_default=True, help="Seconds between two looks.")
 @click.option("--count", type=click.IntRange(min=1), default=None, help="End after so many looks (default: go on).")
 @control_options
 def top(interval: float, count: int | None) -> None:
