@@ -53,7 +53,7 @@ async def job(
     """Look a job up, by its id or by its idempotency key: `upnext.job(key="order-1", task="charge")`.
 
     key: of the job that holds it, or held it last; that is known for as long as the job's result (of a dead letter for 7 days at least).
-    task: whose key it is, for each task has keys of its own; None: of whichever task there is a job.
+    task: whose key it is, for each task has keys of its own; None: of whichever task there is a job, among those that services registered.
 
     Raises JobNotFoundError for an id or a key that is not known (any more), UsageError for text that is no id, and for a key that jobs of
     several tasks have.

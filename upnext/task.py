@@ -114,7 +114,7 @@ class Submitter(Generic[P, T]):
         at: the moment from which it may start, with a time zone; not together with `delay`. A past one is due at once.
         priority: "high" jobs are taken before "normal" ones of the same task.
         queue_ttl: seconds within which it has to start for the first time once due; after that it ends as expired.
-        idempotency_ttl: seconds for which `submit_idempotent` may hold its key at most (default: a day).
+        idempotency_ttl: seconds for which `submit_idempotent` or `replace` may hold its key at most (default: a day).
         wait_timeout: seconds that `wait` waits, unless the call says otherwise; None: until the job ends.
         timeout, retries, result_ttl: for these jobs in place of what the task has; None for the first two: no limit, for ever.
         labels: names and texts that are shown with these jobs and can be searched for; at most 16.
