@@ -19,6 +19,7 @@ from tests.integration.owning import announce, register, statement
 from tests.support.servers import Server
 from tests.support.service import serving
 from tests.support.waiting import PATIENCE, wait_until_async
+from upnext.core import activity
 from upnext.core.batches import batches
 from upnext.core.outcome import JobStatus
 from upnext.core.ownership import Source
@@ -291,6 +292,19 @@ def _wide(call: Callable[[Workbench], Call[Any]], fill: Callable[[Workbench], ob
     return filled
 
 
+def _happens(work: Workbench) -> Callable[[], Call[Any]]:
+    """As many events as one call takes, with long texts, after as many."""
+    numbers = itertools.count()
+
+    def call() -> Call[Any]:
+        events = [(f"1-{next(numbers)}", b"x" * 1000) for _ in range(activity.MOST_EVENTS)]
+        return daemons.note_activity(work.keys, "daemon-1", events)
+
+    for _ in range(20):
+        work.broker.run(call())
+    return call
+
+
 def _registers(work: Workbench) -> Callable[[], Call[Any]]:
     """The longest of its parts, names anew each time."""
     kinds: list[dict[str, Any]] = [{}, {"cron": CronSpec("* * * * *")}, {"event": "paid"}, {"max_concurrency": 3}]
@@ -544,6 +558,7 @@ WIDE_SCRIPTS: dict[str, Filled] = {
         lambda w: ownership.withdraw(w.keys, w.epoch, [f"d{n}" for n in range(100)], ended=True), _many_daemons
     ),
     "finish_again": _ended_before,
+    "note_activity": _happens,
     "set_aside": _wide(_set_aside),
     "read_rows": _wide(lambda w: checkup.read_rows(w.keys.tasks, w.keys.tasks, "hash", "0", checkup.MOST_ROWS)),
     "read_texts": _wide(
