@@ -43,12 +43,16 @@ if what == "leave writer":
     os.write(1, b"hello\\n")
     if os.fork() == 0: wait()
     os._exit(0)
+settled, settle = os.pipe()
 child = os.fork()
 if child == 0:
     if what == "bear mortal": ctypes.CDLL(None).prctl(1, 9)
     if what == "bear dead": os._exit(5)
     os.close(3)
+    os.close(settle)
     wait()
+os.close(settle)
+os.read(settled, 1)  # a parent that ended before would not take its child with it
 os.write(3, str(child).encode())
 linger()
 os._exit(0)
