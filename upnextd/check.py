@@ -67,7 +67,7 @@ def _read_secrets(spec: Any, out: int, err: int) -> bool:
     from upnext.engine import secrets  # noqa: PLC0415 - the daemon imports this module, and knows no engine
 
     sources, fine = secrets.Sources.of(os.environ), True
-    for name in sorted({name for worker in spec.workers for name in worker.secrets}):
+    for name in sorted({name for one in (*spec.workers, *spec.apis) for name in one.secrets}):
         try:
             _say(out, f"secret {name}: {secrets.read(name, sources).source}")
         except SecretError as error:
@@ -77,7 +77,7 @@ def _read_secrets(spec: Any, out: int, err: int) -> bool:
 
 
 def describe(spec: Any) -> list[str]:
-    """The service's name, and one line for each worker, task, cron and handler."""
+    """The service's name, and one line for each worker, task, cron, handler and Api."""
     lines = [f"service {spec.name}"]
     for worker in spec.workers:
         lines.append(f"worker {worker.name} (concurrency {worker.concurrency})")
@@ -88,6 +88,7 @@ def describe(spec: Any) -> list[str]:
             elif task.event is not None:
                 detail = f"  [on {task.event}]"
             lines.append(f"  {task.kind:<5} {task.arguments.describe()}{detail}")
+    lines += [f"api {api.name} at {api.address.url} (processes {api.processes})" for api in spec.apis]
     return lines
 
 

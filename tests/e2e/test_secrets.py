@@ -185,6 +185,18 @@ def test_check_reads_them(places: tuple[str, ...], tmp_path: Path) -> None:
     assert FILE_VALUE not in fine.stdout + fine.stderr + missing.stdout + missing.stderr
 
 
+def test_check_knows_apis_and_their_secrets(places: tuple[str, ...], tmp_path: Path) -> None:
+    service = tmp_path / "service.py"
+    service.write_text('import upnext\napi = upnext.Api("front", port=8123, processes=2, secrets=["file_key"])\n')
+    fine = check(service, *places)
+    assert fine.returncode == 0, fine.stderr
+    assert fine.stdout.splitlines()[1:] == [
+        "api front at http://127.0.0.1:8123 (processes 2)",
+        "secret file_key: directory",
+    ]
+    assert check(service).returncode == 78
+
+
 def test_one_that_is_asked_for_at_import_is_refused(places: tuple[str, ...], tmp_path: Path) -> None:
     service = tmp_path / "service.py"
     service.write_text(
