@@ -70,7 +70,7 @@ class TestCall:
     def test_a_delay_that_is_no_duration(self, bench: Bench, cli: Cli, value: str) -> None:
         bench.register(task("ship"))
         assert cli("call", "ship", "--kwargs", '{"order_id": "A1"}', "--delay", value) == 64
-        assert cli.err.startswith("upnext: call: --delay must be ")
+        assert cli.err.startswith(("upnext: call: --delay must be ", "upnext: Invalid value for '--delay': "))
         assert cli("call", "ship", "--kwargs", '{"order_id": "A1"}', "--wait", "--timeout", value) == 64
 
     def test_wait_prints_the_value(
