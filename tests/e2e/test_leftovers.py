@@ -45,6 +45,11 @@ SERVICE = """
 """
 
 
+def written(file: Path) -> str:
+    """What the process beside the job wrote; a shell makes the file before its first line is there."""
+    return file.read_text() if file.exists() else ""
+
+
 def rows(log: Path) -> list[Any]:
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
@@ -86,7 +91,7 @@ def test_the_start_after_a_kill_ends_what_jobs_left_running_before_they_run_agai
     one = daemon(SERVICE, redis_url=own_server.url, workers=1, env=env)
     with Queue(one) as queue:
         queue.submit("work")
-        wait_until(lambda: rows(log) and beside.exists(), 10, "the job to start")
+        wait_until(lambda: rows(log) and written(beside), 10, "the job to start")
         one.kill()
         killed = time.time()
         wait_until(lambda: float(beside.read_text().split()[-1]) > killed, 5, "it to work on without its daemon")
@@ -111,7 +116,7 @@ def test_a_copy_of_a_state_directory_leaves_the_living_alone(
     original = daemon(SERVICE, redis_url=own_server.tcp_url, workers=1, env=env("a"))
     with Queue(original) as queue:
         job_id = queue.submit("work")
-        wait_until(lambda: rows(log) and beside.exists(), 10, "the job to start")
+        wait_until(lambda: rows(log) and written(beside), 10, "the job to start")
         copied = tmp_path / "state"
         shutil.copytree(original.state, copied, ignore=shutil.ignore_patterns("*.sock"))
         second = daemon(SERVICE, redis_url=own_server.tcp_url, workers=1, env=env("b"), state=copied)
