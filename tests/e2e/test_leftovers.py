@@ -37,10 +37,10 @@ SERVICE = """
 
     @worker.task(timeout=None)
     async def work() -> None:
+        note("started", os.environ["TEST_HOST"], time.time(), os.environ["UPNEXTD_DAEMON"])
         # What it starts works on beside it, in a session of its own.
         beside = "while :; do date +%s.%N >> $0; sleep 0.05; done"
         subprocess.Popen(["sh", "-c", beside, os.environ["TEST_BESIDE"]], start_new_session=True)
-        note("started", os.environ["TEST_HOST"], time.time(), os.environ["UPNEXTD_DAEMON"])
         await asyncio.sleep(300)
 """
 
